@@ -1,0 +1,274 @@
+//! The command line that every example server shares.
+
+use clap::{Args, ValueEnum};
+use net_core::{Addr, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server};
+use std::io::Write;
+use tracing_appender::non_blocking::WorkerGuard;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The flags of a server. `--help` shows them with their defaults.
+#[derive(Args, Clone, Debug)]
+pub struct ServerFlags {
+    /// Where to listen: HOST:PORT, [V6]:PORT (repeatable)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
+    pub listen: Vec<Addr>,
+    /// Loops, one thread each: a number from 1 to 256, or per-core
+    #[arg(long, value_name = "N|per-core", default_value = "per-core", value_parser = parse_loops)]
+    pub loops: Loops,
+    /// Keep each loop on a core of its own (the default)
+    #[arg(long, overrides_with = "no_pin")]
+    pub pin: bool,
+    /// Let the system move the loops between cores
+    #[arg(long)]
+    pub no_pin: bool,
+    /// Who accepts: one thread for all loops, or each loop for itself
+    #[arg(long, value_enum, default_value_t)]
+    pub accept: AcceptFlag,
+    /// How connections are spread over the loops (only round-robin is built)
+    #[arg(long, value_enum, default_value_t)]
+    pub balance: BalanceFlag,
+    /// Descriptor tables: one for the process, one for each loop, or what the limit demands
+    #[arg(long, value_enum, default_value_t)]
+    pub fd_table: FdTableFlag,
+    /// The most connections; one more is accepted and closed. Default: what the tables hold
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: Option<u32>,
+    /// Close a connection on which nothing has moved for so long (60s, 500ms, 5m; 0: never)
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+    pub idle_timeout: Duration,
+    /// Close a new connection that has sent nothing for so long (0: never)
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    pub first_byte_timeout: Duration,
+    /// Unsent bytes of a connection above which its input waits
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub high_watermark: Option<usize>,
+    /// Unsent bytes of a connection at which its input goes on
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub low_watermark: Option<usize>,
+    /// Unsent bytes at which a connection is closed
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub output_limit: Option<usize>,
+    /// How long a drain may take before what is left is reset
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    pub drain_timeout: Duration,
+    /// Serve metrics over HTTP (not built yet)
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<String>,
+    /// What to log on standard error
+    #[arg(long, value_enum, default_value_t)]
+    pub log: LogFlag,
+}
+
+/// Who accepts connections.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AcceptFlag {
+    /// One thread, in exact rotation.
+    #[default]
+    Acceptor,
+    /// Each loop, by SO_REUSEPORT.
+    Reuseport,
+}
+
+/// How connections are spread.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BalanceFlag {
+    /// In exact rotation.
+    #[default]
+    RoundRobin,
+    /// Not built yet.
+    LeastConnections,
+    /// Not built yet.
+    SourceHash,
+}
+
+/// Which descriptor tables are used.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FdTableFlag {
+    /// The process's one.
+    Shared,
+    /// One for each loop.
+    PerLoop,
+    /// One for each loop if `--max-connections` asks for more than one holds.
+    #[default]
+    Auto,
+}
+
+/// How much is logged.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // the levels of `tracing`
+pub enum LogFlag {
+    Off,
+    Error,
+    #[default]
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+fn parse_listen(text: &str) -> Result<Addr, String> {
+    Addr::from_str(text).map_err(|error| error.to_string())
+}
+
+fn parse_loops(text: &str) -> Result<Loops, String> {
+    if text == "per-core" {
+        return Ok(Loops::PerCore);
+    }
+    match text.parse() {
+        Ok(n @ 1..=net_core::LOOPS_MAX) => Ok(Loops::Count(n)),
+        _ => Err(format!("write a number from 1 to {} or per-core", net_core::LOOPS_MAX)),
+    }
+}
+
+/// A time as people write it: `60s`, `500ms`, `5m`, `1h`; a bare number is seconds.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| "write a time like 60s or 500ms".to_owned())?;
+    let seconds = match unit {
+        "ms" => number / 1e3,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| "the time is too long".to_owned())
+}
+
+/// Bytes as people write them: `65536`, `64k`, `1m`.
+pub fn parse_bytes(text: &str) -> Result<usize, String> {
+    let lower = text.to_ascii_lowercase();
+    let (number, unit) = match lower.strip_suffix(['k', 'm', 'g']) {
+        Some(number) if lower.ends_with('k') => (number, 1 << 10),
+        Some(number) if lower.ends_with('m') => (number, 1 << 20),
+        Some(number) => (number, 1usize << 30),
+        None => (lower.as_str(), 1),
+    };
+    let number: usize = number.parse().map_err(|_| "write bytes like 65536, 64k or 1m".to_owned())?;
+    number.checked_mul(unit).ok_or_else(|| "that is more than memory".to_owned())
+}
+
+impl ServerFlags {
+    /// The server that the flags describe, or one sentence on what is not possible.
+    pub fn server(&self) -> Result<Server, String> {
+        self.refuse_what_is_not_built()?;
+        let limits = self.limits();
+        limits.check()?;
+        let mut server = Server::new()
+            .loops(self.loops)
+            .pin(!self.no_pin)
+            .accept(match self.accept {
+                AcceptFlag::Acceptor => net_core::Accept::Acceptor,
+                AcceptFlag::Reuseport => net_core::Accept::ReusePort,
+            })
+            .limits(limits)
+            .drain_timeout(self.drain_timeout);
+        for at in &self.listen {
+            server = server.listen_at(*at);
+        }
+        let wants_private = match self.fd_table {
+            FdTableFlag::Shared => false,
+            FdTableFlag::PerLoop => true,
+            FdTableFlag::Auto => match self.max_connections {
+                Some(max) => server.capacity().map_err(|e| e.to_string())? < max as usize,
+                None => false,
+            },
+        };
+        // SAFETY: the examples' handlers and factories hold memory only, no descriptor, and start
+        // no thread; what they print goes to standard error.
+        let promise = unsafe { PrivateTables::promise() };
+        Ok(server.fd_table(if wants_private { FdTable::PerLoop(promise) } else { FdTable::Shared }))
+    }
+
+    fn refuse_what_is_not_built(&self) -> Result<(), String> {
+        if self.balance != BalanceFlag::RoundRobin {
+            return Err("--balance: only round-robin is built; the others are not built yet".into());
+        }
+        if self.admin.is_some() {
+            return Err("--admin is not built yet".into());
+        }
+        Ok(())
+    }
+
+    fn limits(&self) -> Limits {
+        let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
+        let defaults = Limits::default();
+        // One mark given moves the others with it, so that they never cross by default.
+        let high = self.high_watermark.unwrap_or_else(|| {
+            let at_least = self.low_watermark.unwrap_or(0).max(defaults.high_watermark);
+            at_least.min(self.output_limit.unwrap_or(usize::MAX))
+        });
+        Limits {
+            connections_max: self.max_connections.map(|n| n as usize),
+            idle_timeout: some(self.idle_timeout),
+            first_byte_timeout: some(self.first_byte_timeout),
+            high_watermark: high,
+            low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),
+            output_limit: self.output_limit.unwrap_or(defaults.output_limit.max(high)),
+            ..defaults
+        }
+    }
+}
+
+/// Sends the log to standard error for as long as the guard lives. A closed or stuck one hurts
+/// nobody: a thread of its own writes, and what it cannot keep up with is dropped. Call it before
+/// the server starts.
+#[must_use = "the last lines are written when the guard is dropped"]
+pub fn start_log(level: LogFlag) -> Option<WorkerGuard> {
+    let level = match level {
+        LogFlag::Off => return None,
+        LogFlag::Error => tracing::Level::ERROR,
+        LogFlag::Warn => tracing::Level::WARN,
+        LogFlag::Info => tracing::Level::INFO,
+        LogFlag::Debug => tracing::Level::DEBUG,
+        LogFlag::Trace => tracing::Level::TRACE,
+    };
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(writer);
+    // Somebody else's subscriber is as good.
+    let _ = log.try_init();
+    Some(guard)
+}
+
+/// Runs an example server: the log, the start, one `READY ADDR` line on standard output, and the
+/// exit code. What is wrong with the flags is one sentence and exit code 2.
+pub fn run<H, F>(flags: &ServerFlags, factory: F) -> ExitCode
+where
+    H: Handler,
+    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+{
+    let _log = start_log(flags.log);
+    let server = match flags.server() {
+        Ok(server) => server,
+        Err(what) => return fail(2, &what),
+    };
+    let ended = server.run_with(factory, |running| {
+        let addrs: Vec<_> = running.addrs().iter().map(ToString::to_string).collect();
+        say_ready(&addrs.join(" "));
+    });
+    match ended {
+        Ok(ended) => std::process::Termination::report(ended),
+        Err(error) => fail(1, &error.to_string()),
+    }
+}
+
+/// The one line on standard output. Nobody may be there to read it, or somebody who never does:
+/// so a thread of its own writes it, which the program's end does not wait for.
+pub fn say_ready(at: &str) {
+    let line = format!("READY {at}\n");
+    let write = move || {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    };
+    if let Err(error) = std::thread::Builder::new().name("say-ready".into()).spawn(write) {
+        tracing::warn!(%error, "cannot say READY");
+    }
+}
+
+/// Says on standard error what is wrong, and with which exit code the program ends.
+pub fn fail(code: u8, what: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "error: {what}");
+    ExitCode::from(code)
+}

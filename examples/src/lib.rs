@@ -1,0 +1,4 @@
+//! What the examples share: their common command line, and the parts of `million`.
+
+pub mod flags;
+pub mod million;

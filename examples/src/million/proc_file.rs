@@ -1,0 +1,222 @@
+//! Reads the kernel's small text files under a root, which is `/` except in tests.
+//!
+//! Three outcomes are kept apart: the file is there, the file is missing (an older kernel, a
+//! container, a module that is not loaded: `None`), or it cannot be read or understood (an error
+//! which names the file).
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a file of the kernel told us nothing. It always names the file.
+#[derive(Debug)]
+pub enum LookError {
+    /// The file is there (or must be) and cannot be read.
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        error: io::Error,
+    },
+    /// The file was read, and does not say what it should.
+    Strange {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for in it.
+        wanted: &'static str,
+    },
+}
+
+impl fmt::Display for LookError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { path, error } => write!(out, "read {}: {error}", path.display()),
+            Self::Strange { path, wanted } => {
+                write!(out, "read {}: found no {wanted} in it", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LookError {}
+
+/// The directory below which `/proc` and `/sys` are found.
+#[derive(Clone, Copy, Debug)]
+pub struct Root<'a>(&'a Path);
+
+impl<'a> Root<'a> {
+    /// `path` is `/` in production and a made-up tree in tests.
+    pub fn new(path: &'a Path) -> Self {
+        Self(path)
+    }
+
+    /// The real path of `file`, which is written with or without a leading `/`.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file.trim_start_matches('/'))
+    }
+
+    /// The file's text, or `None` if there is no such file.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn text(&self, file: &str) -> Result<Option<String>, LookError> {
+        let path = self.path(file);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(LookError::Unreadable { path, error }),
+        }
+    }
+
+    /// The file's text; a missing file is an error too.
+    ///
+    /// # Errors
+    /// When the file is missing or cannot be read.
+    pub fn required_text(&self, file: &str) -> Result<String, LookError> {
+        let path = self.path(file);
+        std::fs::read_to_string(&path).map_err(|error| LookError::Unreadable { path, error })
+    }
+
+    /// All whole numbers of a file that holds nothing else, or `None` if there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or holds fewer than `N` numbers or something else.
+    pub fn numbers<const N: usize>(&self, file: &str) -> Result<Option<[u64; N]>, LookError> {
+        let Some(text) = self.text(file)? else {
+            return Ok(None);
+        };
+        let mut words = text.split_whitespace();
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            *number = words
+                .next()
+                .and_then(|word| word.parse().ok())
+                .ok_or_else(|| self.strange(file, "whole numbers"))?;
+        }
+        Ok(Some(numbers))
+    }
+
+    /// The one whole number a file holds, or `None` if there is no such file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not begin with a whole number.
+    pub fn number(&self, file: &str) -> Result<Option<u64>, LookError> {
+        Ok(self.numbers::<1>(file)?.map(|[number]| number))
+    }
+
+    /// The error for a file that does not say what it should.
+    pub fn strange(&self, file: &str, wanted: &'static str) -> LookError {
+        LookError::Strange {
+            path: self.path(file),
+            wanted,
+        }
+    }
+}
+
+/// True if the error means that the kernel has no such file. `ESRCH` comes when the process whose
+/// file it is ended between open and read.
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// The number on the line `key: number kB`, in bytes. Both `meminfo` and `smaps_rollup` are
+/// written like this; the kernel's kB are 1,024 bytes.
+pub fn kib_line(text: &str, key: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib.saturating_mul(1024))
+}
+
+/// A made-up `/proc` and `/sys` for the tests of this and other files.
+#[cfg(test)]
+pub(crate) mod fake {
+    use super::Root;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A directory of its own, removed when dropped.
+    pub(crate) struct FakeRoot(PathBuf);
+
+    impl FakeRoot {
+        pub(crate) fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("million-fake-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        pub(crate) fn path(&self) -> &Path {
+            &self.0
+        }
+
+        pub(crate) fn root(&self) -> Root<'_> {
+            Root::new(&self.0)
+        }
+
+        pub(crate) fn write(&self, file: &str, text: &str) -> &Self {
+            let path = self.0.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+            self
+        }
+    }
+
+    impl Drop for FakeRoot {
+        fn drop(&mut self) {
+            // A leftover directory in the temp directory harms nobody.
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fake::FakeRoot;
+    use super::*;
+
+    #[test]
+    fn missing_file_is_none_and_not_an_error() {
+        let fake = FakeRoot::new();
+        assert_eq!(fake.root().number("/proc/sys/fs/nr_open").unwrap(), None);
+    }
+
+    #[test]
+    fn unreadable_file_is_named_in_the_error() {
+        let fake = FakeRoot::new();
+        // A directory where a file should be cannot be read, even by root.
+        fake.write("proc/sys/fs/nr_open/oops", "");
+        let error = fake
+            .root()
+            .number("/proc/sys/fs/nr_open")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("proc/sys/fs/nr_open"), "{error}");
+    }
+
+    #[test]
+    fn words_where_numbers_should_be_name_the_file() {
+        let fake = FakeRoot::new();
+        fake.write("proc/sys/net/ipv4/tcp_mem", "1 2 many\n");
+        let error = fake
+            .root()
+            .numbers::<3>("/proc/sys/net/ipv4/tcp_mem")
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("tcp_mem: found no whole numbers"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn kib_lines_match_whole_keys_only() {
+        let text = "MemAvailable:   10 kB\nSlab:  3 kB\n";
+        assert_eq!(kib_line(text, "Slab"), Some(3 * 1024));
+        assert_eq!(kib_line(text, "Mem"), None);
+    }
+}

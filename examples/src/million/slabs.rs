@@ -1,0 +1,343 @@
+//! The kernel's object caches, from `/proc/slabinfo`: what sockets are made of, counted.
+//!
+//! Three things to know before trusting a number:
+//! - Only root may read the file; for others there is nothing here.
+//! - Caches of like size are merged, and then only one of their names is listed. `eventpoll_pwq`
+//!   often hides behind `anon_vma_chain`. `/sys/kernel/slab` tells which share a cache; the count is
+//!   then that of all of them together. `eventpoll_epi`, for one, grows by three for each loopback
+//!   pair where it is merged with `tcp_bind2_bucket`.
+//! - Someone who lists `/proc/PID/fd` makes a `dentry` and an inode for each descriptor. They are
+//!   given back under pressure, and no socket needs them. So of the caches that serve every kind of
+//!   file, [`Slabs::bytes_since`] counts no more objects than there are new sockets.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::proc_file::{LookError, Root, kib_line};
+
+/// One value for each cache that a watched socket takes an object from, by the kernel's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlabSet<T> {
+    /// The socket as TCP sees it.
+    #[serde(rename = "TCP")]
+    pub tcp: T,
+    /// The socket as a file system sees it.
+    pub sock_inode_cache: T,
+    /// The open file.
+    pub filp: T,
+    /// Its name, which no socket uses and every file has.
+    pub dentry: T,
+    /// The registration with an epoll.
+    pub eventpoll_epi: T,
+    /// The registration's place in the socket's wait queue.
+    pub eventpoll_pwq: T,
+}
+
+impl<T> SlabSet<T> {
+    /// Another set, made entry by entry.
+    pub fn map<U>(self, mut each: impl FnMut(T) -> U) -> SlabSet<U> {
+        SlabSet {
+            tcp: each(self.tcp),
+            sock_inode_cache: each(self.sock_inode_cache),
+            filp: each(self.filp),
+            dentry: each(self.dentry),
+            eventpoll_epi: each(self.eventpoll_epi),
+            eventpoll_pwq: each(self.eventpoll_pwq),
+        }
+    }
+
+    /// Two sets as one of pairs.
+    pub fn zip<U>(self, other: SlabSet<U>) -> SlabSet<(T, U)> {
+        SlabSet {
+            tcp: (self.tcp, other.tcp),
+            sock_inode_cache: (self.sock_inode_cache, other.sock_inode_cache),
+            filp: (self.filp, other.filp),
+            dentry: (self.dentry, other.dentry),
+            eventpoll_epi: (self.eventpoll_epi, other.eventpoll_epi),
+            eventpoll_pwq: (self.eventpoll_pwq, other.eventpoll_pwq),
+        }
+    }
+}
+
+/// One cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    /// Objects in use. The kernel counts those a core has set aside for itself as used.
+    pub objects: u64,
+    /// Size of one, in bytes.
+    pub object_bytes: u64,
+    /// All pages of the cache, in bytes: objects in use, free ones, and waste.
+    pub footprint_bytes: u64,
+}
+
+impl Cache {
+    /// What that many objects take, in bytes, at the cache's own rate of pages to objects.
+    fn bytes_of(&self, objects: u64) -> u64 {
+        let bytes = u128::from(objects) * u128::from(self.footprint_bytes);
+        let share = bytes.checked_div(u128::from(self.objects)).unwrap_or(0);
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+}
+
+/// Objects more than before; none where the cache is not listed.
+fn gained(now: Option<Cache>, before: Option<Cache>) -> u64 {
+    let objects = |cache: Option<Cache>| cache.map_or(0, |cache| cache.objects);
+    objects(now).saturating_sub(objects(before))
+}
+
+/// All of it at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slabs {
+    /// The caches a report shows. `None` where the kernel lists no such cache.
+    pub caches: SlabSet<Option<Cache>>,
+    /// `lsm_inode_cache`, of which every inode takes one where security modules are built in.
+    pub lsm_inode: Option<Cache>,
+    /// Pages of all caches a socket takes from, also those not shown, in bytes; without those that
+    /// every kind of inode takes from, `dentry` and `lsm_inode_cache`. A cache that several names
+    /// share is counted once.
+    pub socket_bytes: u64,
+}
+
+/// Caches that sockets take from and no report shows.
+const NOT_SHOWN: [&str; 5] = [
+    "TCPv6",
+    "ep_head",
+    "lsm_file_cache",
+    "tcp_bind_bucket",
+    "tcp_bind2_bucket",
+];
+
+const SHOWN: SlabSet<&str> = SlabSet {
+    tcp: "TCP",
+    sock_inode_cache: "sock_inode_cache",
+    filp: "filp",
+    dentry: "dentry",
+    eventpoll_epi: "eventpoll_epi",
+    eventpoll_pwq: "eventpoll_pwq",
+};
+
+impl Slabs {
+    /// Reads them now. `None` if the file is missing or only for root.
+    ///
+    /// # Errors
+    /// When the file cannot be read for another reason.
+    pub fn sample(root: &Root<'_>) -> Result<Option<Self>, LookError> {
+        let text = match root.text("/proc/slabinfo") {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(LookError::Unreadable { error, .. }) if is_forbidden(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let listing = Listing {
+            root,
+            text: &text,
+            page_bytes: page_bytes(root),
+        };
+        let mut counted = BTreeSet::new();
+        let mut socket_bytes = 0_u64;
+        let mut find = |name: &str| {
+            let (row, cache) = listing.cache(name)?;
+            if name != SHOWN.dentry && counted.insert(row) {
+                socket_bytes = socket_bytes.saturating_add(cache.footprint_bytes);
+            }
+            Some(cache)
+        };
+        let caches = SHOWN.map(&mut find);
+        for name in NOT_SHOWN {
+            find(name);
+        }
+        let lsm_inode = listing.cache("lsm_inode_cache").map(|(_, cache)| cache);
+        Ok(Some(Self {
+            caches,
+            lsm_inode,
+            socket_bytes,
+        }))
+    }
+
+    /// Memory which sockets have taken since `before`, in bytes, with their share of free places.
+    pub fn bytes_since(&self, before: &Self) -> u64 {
+        let own = self.socket_bytes.saturating_sub(before.socket_bytes);
+        let sockets = gained(self.caches.sock_inode_cache, before.caches.sock_inode_cache);
+        let share = |now: Option<Cache>, before| {
+            let objects = gained(now, before).min(sockets);
+            now.map_or(0, |cache| cache.bytes_of(objects))
+        };
+        let dentries = share(self.caches.dentry, before.caches.dentry);
+        own + dentries + share(self.lsm_inode, before.lsm_inode)
+    }
+
+    /// How many objects each shown cache has gained since `before`; `None` where it is not listed.
+    pub fn objects_since(&self, before: &Self) -> SlabSet<Option<u64>> {
+        self.caches
+            .zip(before.caches)
+            .map(|(now, before)| now.map(|_| gained(now, before)))
+    }
+}
+
+/// The text of the file, with what is needed to find a cache that goes by another name.
+struct Listing<'a> {
+    root: &'a Root<'a>,
+    text: &'a str,
+    page_bytes: u64,
+}
+
+impl<'a> Listing<'a> {
+    /// The cache and the name it is listed under.
+    fn cache(&self, name: &str) -> Option<(&'a str, Cache)> {
+        self.row(name).or_else(|| {
+            let home = self.home(name)?;
+            let same = |row: &&str| self.home(row).is_some_and(|other| other == home);
+            self.row(self.names().find(same)?)
+        })
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.text
+            .lines()
+            .skip(2)
+            .filter_map(|line| line.split_whitespace().next())
+    }
+
+    /// The directory of the merged cache that this name is a link to.
+    fn home(&self, name: &str) -> Option<PathBuf> {
+        std::fs::read_link(self.root.path(&format!("/sys/kernel/slab/{name}"))).ok()
+    }
+
+    /// A row reads `name active all size per-slab pages : tunables … : slabdata active all …`.
+    fn row(&self, name: &str) -> Option<(&'a str, Cache)> {
+        let is_it = |line: &&str| line.split_whitespace().next() == Some(name);
+        let words: Vec<&str> = self.text.lines().find(is_it)?.split_whitespace().collect();
+        let number = |place: usize| words.get(place)?.parse::<u64>().ok();
+        let slabs = number(words.iter().position(|&word| word == "slabdata")? + 2)?;
+        let cache = Cache {
+            objects: number(1)?,
+            object_bytes: number(3)?,
+            footprint_bytes: slabs
+                .saturating_mul(number(5)?)
+                .saturating_mul(self.page_bytes),
+        };
+        Some((words[0], cache))
+    }
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+/// The kernel's page size. The list of our own mappings states it; 4 KiB if it cannot be read.
+fn page_bytes(root: &Root<'_>) -> u64 {
+    let maps = root.text("/proc/self/smaps").ok().flatten();
+    maps.and_then(|text| kib_line(&text, "KernelPageSize"))
+        .unwrap_or(4096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proc_file::fake::FakeRoot;
+    use super::*;
+
+    const TEXT: &str = "slabinfo - version: 2.1\n\
+        # name <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables\n\
+        tw_sock_TCP 16 16 256 16 1 : tunables 0 0 0 : slabdata 1 1 0\n\
+        TCP 26 39 2368 13 8 : tunables 0 0 0 : slabdata 2 3 0\n\
+        sock_inode_cache 95 95 832 19 4 : tunables 0 0 0 : slabdata 5 5 0\n\
+        eventpoll_epi 224 224 128 32 1 : tunables 0 0 0 : slabdata 7 7 0\n\
+        anon_vma_chain 64 64 64 64 1 : tunables 0 0 0 : slabdata 1 1 0\n";
+
+    fn link(fake: &FakeRoot, name: &str, home: &str) {
+        let directory = fake.path().join("sys/kernel/slab");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::os::unix::fs::symlink(home, directory.join(name)).unwrap();
+    }
+
+    #[test]
+    fn caches_are_read_by_their_whole_name() {
+        let fake = FakeRoot::new();
+        fake.write("proc/slabinfo", TEXT);
+        let slabs = Slabs::sample(&fake.root()).unwrap().unwrap();
+        let tcp = slabs.caches.tcp.unwrap();
+        assert_eq!(
+            (tcp.objects, tcp.object_bytes, tcp.footprint_bytes),
+            (26, 2368, 3 * 8 * 4096)
+        );
+        assert_eq!(slabs.caches.filp, None);
+        assert_eq!(slabs.caches.eventpoll_pwq, None);
+    }
+
+    #[test]
+    fn merged_cache_is_found_under_another_name_and_counted_once() {
+        let fake = FakeRoot::new();
+        fake.write("proc/slabinfo", TEXT);
+        for (name, home) in [
+            ("anon_vma_chain", ":A-0000064"),
+            ("eventpoll_pwq", ":A-0000064"),
+            ("eventpoll_epi", ":A-0000128"),
+            ("tcp_bind2_bucket", ":A-0000128"),
+        ] {
+            link(&fake, name, home);
+        }
+        let slabs = Slabs::sample(&fake.root()).unwrap().unwrap();
+        assert_eq!(slabs.caches.eventpoll_pwq.unwrap().objects, 64);
+        assert_eq!(slabs.socket_bytes, (3 * 8 + 5 * 4 + 7 + 1) * 4096);
+    }
+
+    #[test]
+    fn growth_is_by_object() {
+        let fake = FakeRoot::new();
+        let before = Slabs::sample(&fake.write("proc/slabinfo", TEXT).root())
+            .unwrap()
+            .unwrap();
+        fake.write("proc/slabinfo", &TEXT.replace("TCP 26 39", "TCP 2026 2039"));
+        let growth = Slabs::sample(&fake.root())
+            .unwrap()
+            .unwrap()
+            .objects_since(&before);
+        assert_eq!(growth.tcp, Some(2000));
+        assert_eq!(growth.sock_inode_cache, Some(0));
+        assert_eq!(growth.filp, None);
+    }
+
+    #[test]
+    fn names_of_other_files_are_not_charged_to_sockets() {
+        let at = |sockets, dentries, socket_bytes| {
+            let cache = |objects, size| {
+                let footprint_bytes = objects * size;
+                Some(Cache {
+                    objects,
+                    object_bytes: size,
+                    footprint_bytes,
+                })
+            };
+            let caches = SlabSet {
+                sock_inode_cache: cache(sockets, 862),
+                dentry: cache(dentries, 195),
+                ..SlabSet::default()
+            };
+            Slabs {
+                caches,
+                lsm_inode: None,
+                socket_bytes,
+            }
+        };
+        let before = at(10, 5_000, 9_000);
+        assert_eq!(
+            at(110, 5_100, 99_000).bytes_since(&before),
+            90_000 + 100 * 195
+        );
+        assert_eq!(
+            at(110, 9_900, 99_000).bytes_since(&before),
+            90_000 + 100 * 195
+        );
+        assert_eq!(at(110, 4_000, 99_000).bytes_since(&before), 90_000);
+        assert_eq!(before.bytes_since(&at(110, 9_900, 99_000)), 0);
+        assert_eq!(Slabs::default().bytes_since(&Slabs::default()), 0);
+    }
+
+    #[test]
+    fn no_file_is_no_slabs() {
+        assert_eq!(Slabs::sample(&FakeRoot::new().root()).unwrap(), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! The bytes of a connection: what has arrived and is not understood yet, what is queued and not
+//! sent yet, and the pooled memory below both.
+//!
+//! ```text
+//!   socket ─▶ receive block ─▶ Input ─▶ callback ─▶ Output ─▶ socket
+//!                              │  ▲                 │
+//!               unfinished end ▼  │ next bytes      │ own blocks, shared `Bytes`
+//!                             Unread                │
+//!                              └───── Block ◀─ Pool ┘
+//! ```
+//!
+//! Promises:
+//!
+//! - An idle connection holds nothing here: [`Unread`] exists only while a message is unfinished,
+//!   and an empty [`Output`] owns no block.
+//! - Memory follows what has arrived or was queued, never what a peer announces, and it shrinks
+//!   again.
+//! - Every limit is an argument. At a limit nothing is changed, and the caller is told.
+//!
+//! Left to others: sockets, clocks, threads, and what a limit means for the connection. All types
+//! belong to the thread of one loop; only the payload inside a [`Bytes`] may be shared with others.
+//!
+//! One connection between two callbacks:
+//!
+//! ```
+//! use net_buffer::{Input, InputFull, Pool, Unread};
+//!
+//! const INPUT_BYTES_MAX: usize = 64 * 1024;
+//!
+//! /// Shows `arrived` to `callback`, behind what is kept already; keeps what the callback leaves.
+//! fn deliver(
+//!     arrived: &[u8],
+//!     kept: &mut Option<Unread>,
+//!     pool: &mut Pool,
+//!     mut callback: impl FnMut(&mut Input<'_>),
+//! ) -> Result<(), InputFull> {
+//!     let Some(mut unread) = kept.take() else {
+//!         let mut input = Input::new(arrived);
+//!         callback(&mut input);
+//!         if !input.is_empty() {
+//!             *kept = Some(Unread::keep(input.peek(), pool, INPUT_BYTES_MAX)?);
+//!         }
+//!         return Ok(());
+//!     };
+//!     unread.append(arrived, pool, INPUT_BYTES_MAX)?;
+//!     let mut input = Input::new(unread.as_slice());
+//!     callback(&mut input);
+//!     let taken = input.taken();
+//!     unread.consume(taken);
+//!     if unread.is_empty() {
+//!         unread.release(pool);
+//!     } else {
+//!         unread.shrink(pool);
+//!         *kept = Some(unread);
+//!     }
+//!     Ok(())
+//! }
+//!
+//! let mut pool = Pool::new(1 << 20);
+//! let mut kept = None;
+//! let mut lines = Vec::new();
+//! for arrived in [&b"HEL"[..], b"LO\r\nWOR", b"LD\n"] {
+//!     deliver(arrived, &mut kept, &mut pool, |input| {
+//!         while let Some(line) = input.take_line() {
+//!             lines.push(String::from_utf8_lossy(line).into_owned());
+//!         }
+//!     })?;
+//! }
+//! assert_eq!(lines, ["HELLO", "WORLD"]);
+//! assert!(kept.is_none());
+//! # Ok::<(), InputFull>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod block;
+mod frame;
+mod input;
+mod output;
+mod pool;
+
+pub use block::{Block, CLASS_MIN, class_for};
+pub use bytes::Bytes;
+pub use frame::{Frame, FrameError, LengthPrefix, Order, Width, find_line};
+pub use input::{Input, InputFull, Unread};
+pub use output::{Output, SHARED_COPY_MAX};
+pub use pool::Pool;

@@ -1,0 +1,153 @@
+//! A pool of blocks, one per loop, with a bound on what it keeps for later.
+
+use crate::block::{Block, CLASS_MIN, class_for};
+
+/// How many classes are kept: 4 KiB, 16 KiB, 64 KiB, 256 KiB and 1 MiB.
+///
+/// Larger blocks are rare, and one that waits for the next rare message costs more than the
+/// allocation it saves.
+const CLASSES_KEPT: usize = 5;
+
+/// Blocks waiting to be used again, at most `retain_bytes_max` bytes of them.
+///
+/// The bound is on what lies idle here; blocks in use are bounded by those who hold them. The block
+/// given last is taken first, as the cache remembers it best.
+///
+/// ```
+/// use net_buffer::Pool;
+///
+/// let mut pool = Pool::new(64 * 1024);
+/// let block = pool.take(100);
+/// assert_eq!(block.capacity(), 4096);
+/// pool.give(block);
+/// assert_eq!(pool.retained_bytes(), 4096);
+/// pool.trim(0);
+/// assert_eq!(pool.retained_bytes(), 0);
+/// ```
+#[derive(Debug)]
+pub struct Pool {
+    /// One list for each class, smallest first. All blocks in them are empty.
+    free: [Vec<Block>; CLASSES_KEPT],
+    /// The capacities of all blocks in `free`. Never above `retain_bytes_max`.
+    retained_bytes: usize,
+    retain_bytes_max: usize,
+}
+
+impl Pool {
+    /// An empty pool that will keep at most `retain_bytes_max` bytes. Zero keeps nothing.
+    pub fn new(retain_bytes_max: usize) -> Self {
+        Self {
+            free: Default::default(),
+            retained_bytes: 0,
+            retain_bytes_max,
+        }
+    }
+
+    /// An empty block with room for `at_least` bytes: a kept one if its class has any, else a new
+    /// one.
+    pub fn take(&mut self, at_least: usize) -> Block {
+        let kept = self.list(class_for(at_least)).and_then(Vec::pop);
+        if let Some(block) = kept {
+            self.retained_bytes -= block.capacity();
+            return block;
+        }
+        Block::new(at_least)
+    }
+
+    /// Takes a block back: cleared and kept, or freed if keeping it would pass the bound or it is
+    /// above 1 MiB.
+    pub fn give(&mut self, mut block: Block) {
+        let capacity = block.capacity();
+        if capacity > self.retain_bytes_max - self.retained_bytes {
+            return;
+        }
+        if let Some(list) = self.list(capacity) {
+            block.truncate(0);
+            list.push(block);
+            self.retained_bytes += capacity;
+        }
+    }
+
+    /// How many bytes of memory lie idle in the pool.
+    pub fn retained_bytes(&self) -> usize {
+        self.retained_bytes
+    }
+
+    /// Frees blocks, the largest first, until at most `to_bytes` are kept.
+    pub fn trim(&mut self, to_bytes: usize) {
+        for list in self.free.iter_mut().rev() {
+            while self.retained_bytes > to_bytes {
+                let Some(block) = list.pop() else { break };
+                self.retained_bytes -= block.capacity();
+            }
+            list.shrink_to_fit();
+        }
+    }
+
+    /// The list for blocks of `capacity` bytes, unless they are too large to be kept.
+    fn list(&mut self, capacity: usize) -> Option<&mut Vec<Block>> {
+        let class = (capacity / CLASS_MIN).ilog(4) as usize;
+        self.free.get_mut(class)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_comes_back_empty() {
+        let mut pool = Pool::new(CLASS_MIN);
+        let mut block = pool.take(1);
+        assert_eq!(block.append(b"secret"), 6);
+        let place = block.as_slice().as_ptr();
+        pool.give(block);
+        let again = pool.take(CLASS_MIN);
+        assert_eq!(again.as_slice().as_ptr(), place, "the same memory");
+        assert!(again.is_empty());
+    }
+
+    #[test]
+    fn the_pool_keeps_up_to_its_bound_and_not_a_block_more() {
+        let mut pool = Pool::new(3 * CLASS_MIN);
+        let blocks: Vec<_> = (0..4).map(|_| pool.take(1)).collect();
+        let mut retained = Vec::new();
+        for block in blocks {
+            pool.give(block);
+            retained.push(pool.retained_bytes() / CLASS_MIN);
+        }
+        assert_eq!(retained, [1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn a_pool_of_nothing_keeps_nothing() {
+        let mut pool = Pool::new(0);
+        let block = pool.take(1);
+        pool.give(block);
+        assert_eq!(pool.retained_bytes(), 0);
+    }
+
+    #[test]
+    fn a_megabyte_is_kept_and_more_is_not() {
+        let mut pool = Pool::new(usize::MAX);
+        let (at, above) = (pool.take(1 << 20), pool.take((1 << 20) + 1));
+        pool.give(at);
+        pool.give(above);
+        assert_eq!(pool.retained_bytes(), 1 << 20);
+        assert_eq!(pool.take(1 << 20).capacity(), 1 << 20);
+        assert_eq!(pool.retained_bytes(), 0);
+    }
+
+    #[test]
+    fn trim_frees_the_largest_first() {
+        let mut pool = Pool::new(usize::MAX);
+        let blocks = [1, 20_000, 200_000].map(|at_least| pool.take(at_least));
+        blocks.into_iter().for_each(|block| pool.give(block));
+        let small = class_for(1) + class_for(20_000);
+        assert_eq!(pool.retained_bytes(), small + class_for(200_000));
+        pool.trim(small);
+        assert_eq!(pool.retained_bytes(), small);
+        pool.trim(small - 1);
+        assert_eq!(pool.retained_bytes(), CLASS_MIN);
+    }
+}

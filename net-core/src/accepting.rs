@@ -1,0 +1,164 @@
+//! `Listening`: a listener, by a driver: batches, errors, and the rest when starved. The same for
+//! the acceptor and for a loop with listeners of its own.
+
+use crate::addr::Addr;
+use crate::arrival::Arrival;
+use crate::closed::{Closed, Why};
+use crate::driver::{Driver, Ending};
+use crate::gate::Gate;
+use crate::limits::Limits;
+use crate::listener::{AcceptError, Seldom, judge};
+use crate::stats::{Counter, Stats};
+use crate::sys::{Errno, Socket};
+use net_timer::Tick;
+use std::sync::Arc;
+
+pub(crate) struct Listening {
+    at: Addr,
+    socket: Option<Socket>,
+    /// The last batch ended before the kernel said that nobody waits.
+    has_more: bool,
+    /// Starved: no accept before this.
+    rests_until: Option<Tick>,
+    trouble: Seldom,
+}
+
+impl Listening {
+    /// Takes a listener over. Clients may wait already, so it begins as if signalled.
+    pub(crate) fn new(at: Addr, socket: Socket, limits: &Limits) -> Self {
+        let trouble = Seldom::new(limits.log_every);
+        Self { at, socket: Some(socket), has_more: true, rests_until: None, trouble }
+    }
+
+    pub(crate) fn signalled(&mut self) {
+        self.has_more = true;
+    }
+
+    /// There may be clients to accept now.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more && self.rests_until.is_none() && self.socket.is_some()
+    }
+
+    pub(crate) fn rests_until(&self) -> Option<Tick> {
+        self.rests_until.filter(|_| self.socket.is_some())
+    }
+
+    /// Accepts one batch into `into`. Over the connection limit, clients are closed at once.
+    pub(crate) fn accept<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        now: Tick,
+        limits: &Limits,
+        stats: &Stats,
+        gate: &Arc<Gate>,
+        into: &mut Vec<Arrival>,
+    ) {
+        if self.rests_until.is_some_and(|until| now >= until) {
+            // No new edge comes for those who waited meanwhile.
+            self.rests_until = None;
+            self.has_more = true;
+        }
+        if !self.has_more() {
+            return;
+        }
+        for _ in 0..limits.accepts_per_turn {
+            let Some(listener) = &self.socket else { return };
+            let errno = match driver.accept(listener) {
+                Ok((socket, peer)) => {
+                    stats.add(Counter::Accepted, 1);
+                    match gate.enter() {
+                        Some(permit) => into.push(Arrival { socket, peer, permit }),
+                        None => self.turn_away(driver, now, socket, stats, gate),
+                    }
+                    continue;
+                }
+                Err(errno) => errno,
+            };
+            match judge(errno) {
+                AcceptError::Nothing => {
+                    self.has_more = false;
+                    return;
+                }
+                AcceptError::Skip => {
+                    stats.add(Counter::AcceptSkipped, 1);
+                    if let Some(held_back) = self.trouble.may_speak(now) {
+                        tracing::info!(at = %self.at, %errno, held_back, "a client was lost at accept");
+                    }
+                }
+                AcceptError::Starved => return self.starved(driver, now, errno, limits, stats),
+                AcceptError::Broken => return self.broken(driver, errno),
+            }
+        }
+    }
+
+    fn turn_away<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        now: Tick,
+        socket: Socket,
+        stats: &Stats,
+        gate: &Gate,
+    ) {
+        driver.detach(socket, Ending::Close);
+        stats.closed(Closed::Refused(Why::Full));
+        if let Some(held_back) = self.trouble.may_speak(now) {
+            let open = gate.inside();
+            tracing::warn!(at = %self.at, open, held_back, "full: a client was turned away");
+        }
+    }
+
+    /// Descriptors or memory have run out: lets some clients know by closing them, then rests.
+    #[cold]
+    fn starved<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        now: Tick,
+        errno: Errno,
+        limits: &Limits,
+        stats: &Stats,
+    ) {
+        stats.add(Counter::Starved, 1);
+        if let Some(held_back) = self.trouble.may_speak(now) {
+            tracing::warn!(at = %self.at, %errno, held_back, "cannot accept; resting");
+        }
+        if let Some(listener) = &self.socket {
+            let shed = (0..limits.shed_per_pause).take_while(|_| driver.shed(listener)).count();
+            stats.add(Counter::Shed, shed as u64);
+        }
+        self.rests_until = Some(now.after(limits.starved_pause));
+    }
+
+    /// This listener will never accept again. The others go on.
+    #[cold]
+    fn broken<D: Driver>(&mut self, driver: &mut D, errno: Errno) {
+        tracing::error!(at = %self.at, %errno, "this listener is broken and ends");
+        if let Some(listener) = self.socket.take() {
+            driver.unlisten(listener);
+        }
+    }
+
+    /// Accepts whoever waits, then ends listening: from now on a connect is refused.
+    pub(crate) fn end<D: Driver>(
+        &mut self,
+        driver: &mut D,
+        now: Tick,
+        limits: &Limits,
+        stats: &Stats,
+        gate: &Arc<Gate>,
+        into: &mut Vec<Arrival>,
+    ) {
+        self.rests_until = None;
+        self.has_more = true;
+        // As many batches as a full backlog can fill, and no more: a flood must not keep us here.
+        let backlog = 4096 / limits.accepts_per_turn + 1;
+        for _ in 0..backlog {
+            if !self.has_more() {
+                break;
+            }
+            self.accept(driver, now, limits, stats, gate, into);
+        }
+        if let Some(listener) = self.socket.take() {
+            driver.unlisten(listener);
+        }
+    }
+}

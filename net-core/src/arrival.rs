@@ -1,0 +1,14 @@
+//! `Arrival`: a connection on its way into a loop. The one door in.
+
+use crate::addr::Addr;
+use crate::gate::Permit;
+use crate::sys::Socket;
+
+/// A connected socket that no loop owns yet. Dropped on its way, it is closed and its place in
+/// the process's count is free again.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) socket: Socket,
+    pub(crate) peer: Addr,
+    pub(crate) permit: Permit,
+}

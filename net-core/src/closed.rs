@@ -1,0 +1,168 @@
+//! Why a connection closed, and the names of the callbacks.
+
+use crate::sys::Errno;
+use std::fmt;
+
+/// Why a connection ended. Given to `on_close`, and counted under [`Closed::label`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum Closed {
+    /// The peer ended first, and everything owed to it was sent.
+    PeerEnded,
+    /// The peer reset the connection, or vanished while bytes were owed to it.
+    PeerReset,
+    /// The handler ended it: `finish`, `close` or `reset`.
+    Local,
+    /// A deadline passed.
+    Deadline(Which),
+    /// Unsent bytes reached [`output_limit`](crate::Limits::output_limit).
+    OutputLimit,
+    /// Unread bytes reached [`input_bytes_max`](crate::Limits::input_bytes_max).
+    InputLimit,
+    /// It was accepted only to be closed.
+    Refused(Why),
+    /// The server drained and the connection had nothing left to do.
+    Draining,
+    /// The server drained, and the connection was not done by the drain's deadline.
+    DrainDeadline,
+    /// The server was stopped at once.
+    Stopped,
+    /// A callback of this connection panicked.
+    Panicked(Callback),
+    /// The machine failed it: the error that the kernel gave.
+    Machine(Errno),
+}
+
+/// The deadlines of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Which {
+    /// No byte moved for the idle timeout.
+    Idle,
+    /// The first byte did not come in time.
+    FirstByte,
+    /// The handler's own, by `set_deadline`.
+    Own,
+    /// A dialled connection did not come up in time.
+    Connect,
+    /// A closing connection's peer took nothing of the rest.
+    Write,
+}
+
+/// Why an accepted connection was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Why {
+    /// `connections_max` are open.
+    Full,
+    /// `admit` said no.
+    Handler,
+}
+
+/// The callbacks of a [`Handler`](crate::Handler).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[allow(missing_docs)] // each is the callback of that name
+pub enum Callback {
+    Admit,
+    Open,
+    Data,
+    Room,
+    End,
+    Deadline,
+    Draining,
+    Close,
+    Message,
+    Timer,
+    /// The drop of a session or a message.
+    Drop,
+}
+
+impl Closed {
+    /// How many different labels there are.
+    pub const KINDS: usize = 16;
+
+    /// The label's place among all labels, below [`Closed::KINDS`].
+    pub fn kind(self) -> usize {
+        match self {
+            Closed::PeerEnded => 0,
+            Closed::PeerReset => 1,
+            Closed::Local => 2,
+            Closed::Deadline(Which::Idle) => 3,
+            Closed::Deadline(Which::FirstByte) => 4,
+            Closed::Deadline(Which::Own) => 5,
+            Closed::Deadline(Which::Connect) => 6,
+            Closed::Deadline(Which::Write) => 7,
+            Closed::OutputLimit => 8,
+            Closed::InputLimit => 9,
+            Closed::Refused(_) => 10,
+            Closed::Draining => 11,
+            Closed::DrainDeadline => 12,
+            Closed::Stopped => 13,
+            Closed::Panicked(_) => 14,
+            Closed::Machine(_) => 15,
+        }
+    }
+
+    /// The name under which it is counted, by kind.
+    pub const LABELS: [&'static str; Self::KINDS] = [
+        "peer_ended",
+        "peer_reset",
+        "local",
+        "idle",
+        "first_byte",
+        "own_deadline",
+        "connect_timeout",
+        "write_timeout",
+        "output_limit",
+        "input_limit",
+        "refused",
+        "draining",
+        "drain_deadline",
+        "stopped",
+        "panicked",
+        "machine",
+    ];
+
+    /// The name under which it is counted.
+    pub fn label(self) -> &'static str {
+        Self::LABELS[self.kind()]
+    }
+
+    /// The reason when the kernel reported `errno` on an established connection.
+    pub(crate) fn by_error(errno: Errno) -> Self {
+        match errno.raw() {
+            libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ETIMEDOUT => {
+                Closed::PeerReset
+            }
+            _ => Closed::Machine(errno),
+        }
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Closed::Machine(errno) => write!(f, "machine: {errno}"),
+            Closed::Panicked(callback) => write!(f, "panicked in {callback:?}"),
+            Closed::Refused(why) => write!(f, "refused: {why:?}"),
+            other => f.write_str(other.label()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_fits_beside_the_entry() {
+        assert_eq!(size_of::<Option<Closed>>(), 4);
+    }
+
+    #[test]
+    fn every_kind_has_its_own_label() {
+        let mut labels = Closed::LABELS.to_vec();
+        labels.sort_unstable();
+        labels.dedup();
+        assert_eq!(labels.len(), Closed::KINDS);
+        assert_eq!(Closed::Machine(Errno::new(libc::ENOSPC)).label(), "machine");
+    }
+}

@@ -1,0 +1,221 @@
+//! `Conn`: a connection, as a callback sees it.
+
+use crate::addr::Addr;
+use crate::closed::Closed;
+use crate::connection::{Head, Status};
+use crate::handler::Handler;
+use crate::here::Loop;
+use crate::id::ConnId;
+use crate::life::State;
+use crate::loop_state::LoopState;
+use crate::outbox::{Outbox, Queued};
+use bytes::Bytes;
+use net_buffer::Input;
+use std::time::Duration;
+
+/// A view of one connection, for the length of one callback.
+///
+/// It asks, and the loop carries out: bytes are offered to the kernel when the callback returns
+/// (its own connection's) or at the end of the turn (another's); an end is carried out after them.
+pub struct Conn<'a, H: Handler> {
+    state: &'a mut LoopState<H::Session, H::Message>,
+    id: ConnId,
+}
+
+impl<'a, H: Handler> Conn<'a, H> {
+    /// A view of a connection that is in the table, and stays there while the view lives.
+    #[inline]
+    pub(crate) fn new(state: &'a mut LoopState<H::Session, H::Message>, id: ConnId) -> Self {
+        Self { state, id }
+    }
+
+    #[inline]
+    fn parts(&mut self) -> (&mut Head, &mut H::Session, &mut Outbox) {
+        let state = &mut *self.state;
+        let connection = state.table.get(self.id).expect("a connection outlives its views");
+        (&mut connection.head, &mut connection.session, &mut state.outbox)
+    }
+
+    /// Its name, which any thread may keep.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// What the server remembers of it.
+    pub fn session(&mut self) -> &mut H::Session {
+        self.parts().1
+    }
+
+    /// The session, and beside it the means to send: to send from a buffer in the session.
+    pub fn split(&mut self) -> (&mut H::Session, Sender<'_>) {
+        let id = self.id;
+        let (head, session, outbox) = self.parts();
+        (session, Sender { head, outbox, id })
+    }
+
+    /// Queues a copy of `bytes`. All or nothing is taken; an empty slice is taken and is nothing.
+    ///
+    /// Above [`high_watermark`](crate::Limits::high_watermark) the answer is `Above`, and the
+    /// connection's own input is left unread until `on_room`. At
+    /// [`output_limit`](crate::Limits::output_limit) the bytes are refused and the connection
+    /// ends with `Closed::OutputLimit`. Also refused after `finish` and `close`.
+    #[inline]
+    pub fn send(&mut self, bytes: &[u8]) -> Queued {
+        self.split().1.send(bytes)
+    }
+
+    /// Queues a counted payload without copying it: for one message to many. Otherwise as `send`.
+    pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
+        self.split().1.send_shared(bytes)
+    }
+
+    /// Sends all of `input` back, the shortest way: from where it was received, if nothing waits
+    /// in front of it. Otherwise as `send`, but refused input is taken all the same.
+    #[inline]
+    pub fn echo(&mut self, input: &mut Input<'_>) -> Queued {
+        let from = input.taken();
+        let bytes = input.take_all();
+        let id = self.id;
+        let (head, _, outbox) = self.parts();
+        if outbox.echo(head, id, from, from + bytes.len()) {
+            return Queued::Queued;
+        }
+        outbox.send(head, id, bytes)
+    }
+
+    /// Bytes that wait in this process to be sent.
+    pub fn unsent(&mut self) -> usize {
+        let (head, _, outbox) = self.parts();
+        outbox.pending(head)
+    }
+
+    /// Whether `send` can still be taken.
+    pub fn is_open(&mut self) -> bool {
+        let ending =
+            Status::WISH_FINISH | Status::WISH_CLOSE | Status::WISH_RESET | Status::WISH_CAP;
+        let (head, ..) = self.parts();
+        head.status.state().takes_output() && !head.status.has(ending)
+    }
+
+    /// Ends sending: what is queued goes out, then FIN. Reading goes on until the peer ends too.
+    pub fn finish(&mut self) {
+        self.wish(Status::WISH_FINISH);
+    }
+
+    /// Ends the connection: what is queued goes out, then FIN; later input is thrown away. The
+    /// socket stays until the peer's FIN or the linger bound, so that the last bytes arrive.
+    pub fn close(&mut self) {
+        self.wish(Status::WISH_CLOSE);
+    }
+
+    /// Ends the connection at once, with RST. What is queued is dropped, and counted.
+    pub fn reset(&mut self) {
+        self.wish(Status::WISH_RESET);
+    }
+
+    /// Closes as soon as nothing is under way: no input that the kernel or the handler holds, no
+    /// unsent output, not [busy](Conn::busy).
+    pub fn close_when_idle(&mut self) {
+        self.parts().0.status.set(Status::WHEN_IDLE);
+        self.wish(0);
+    }
+
+    /// Says that the handler works for this connection elsewhere, so that it is not idle although
+    /// no byte waits; or that it does no more.
+    pub fn busy(&mut self, is_busy: bool) {
+        let status = &mut self.parts().0.status;
+        if is_busy {
+            status.set(Status::BUSY);
+        } else {
+            status.clear(Status::BUSY);
+            self.wish(0);
+        }
+    }
+
+    /// Leaves the peer's bytes in the kernel from now on, so that the peer must wait.
+    pub fn pause(&mut self) {
+        let status = &mut self.parts().0.status;
+        status.set(Status::PAUSED);
+        status.clear(Status::WISH_RESUME);
+    }
+
+    /// Goes on reading, also what came during the pause or was left in `input`.
+    pub fn resume(&mut self) {
+        let status = &mut self.parts().0.status;
+        if status.has(Status::PAUSED) {
+            status.clear(Status::PAUSED);
+            self.wish(Status::WISH_RESUME);
+        }
+    }
+
+    /// Sets the connection's own deadline, `after` from now, or takes it away. It replaces the one
+    /// set before, and no traffic moves it. Never early; up to two milliseconds late by the clock.
+    pub fn set_deadline(&mut self, after: Option<Duration>) {
+        let own = after.map(|after| self.state.now.after(after));
+        self.state.set_own_deadline(self.id, own);
+    }
+
+    /// Why it is ending, once that is decided; in `on_deadline`, which deadline came.
+    pub fn why(&mut self) -> Option<Closed> {
+        self.parts().0.why
+    }
+
+    /// The peer's address, asked of the kernel. `None` if the peer is gone.
+    pub fn peer(&mut self) -> Option<Addr> {
+        let peer_of = self.state.peer_of;
+        peer_of(&self.parts().0.socket).ok()
+    }
+
+    /// The loop it lives on.
+    pub fn here(&mut self) -> Loop<'_, H> {
+        Loop::new(self.state)
+    }
+
+    /// Another connection of this loop, if it still lives here.
+    pub fn other(&mut self, id: ConnId) -> Option<Conn<'_, H>> {
+        self.here().into_connection(id)
+    }
+
+    /// Calls `visit` for every open connection of this loop but this one: a scan of the table,
+    /// about a nanosecond a slot. For very many use [`Loop::visit_from`], in slices.
+    pub fn others(&mut self, mut visit: impl FnMut(&mut Conn<'_, H>)) {
+        let own = self.id;
+        self.here().each(|conn| {
+            if conn.id() != own {
+                visit(conn);
+            }
+        });
+    }
+
+    fn wish(&mut self, wish: u32) {
+        let id = self.id;
+        let (head, _, outbox) = self.parts();
+        if head.status.state() != State::Dead {
+            outbox.wish(head, id, wish);
+        }
+    }
+}
+
+/// The sending half of a [`Conn`], beside its session.
+pub struct Sender<'a> {
+    head: &'a mut Head,
+    outbox: &'a mut Outbox,
+    id: ConnId,
+}
+
+impl Sender<'_> {
+    /// As [`Conn::send`].
+    pub fn send(&mut self, bytes: &[u8]) -> Queued {
+        self.outbox.send(self.head, self.id, bytes)
+    }
+
+    /// As [`Conn::send_shared`].
+    pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
+        self.outbox.send_shared(self.head, self.id, bytes)
+    }
+
+    /// As [`Conn::unsent`].
+    pub fn unsent(&self) -> usize {
+        self.outbox.pending(self.head)
+    }
+}

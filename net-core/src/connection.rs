@@ -1,0 +1,226 @@
+//! What a loop remembers of one connection: 48 bytes, and a cold box while something is unfinished.
+
+use crate::closed::Closed;
+use crate::life::State;
+use crate::readiness::Link;
+use crate::sys::Socket;
+use net_buffer::{Output, Unread};
+use net_timer::{Entries, Links, Slot, Tick};
+
+/// One slot of the table: what the loop needs, and the user's session beside it.
+pub(crate) struct Connection<S> {
+    pub(crate) head: Head,
+    pub(crate) session: S,
+}
+
+/// The hot part. Its size is the price of an idle connection, and a test holds it.
+pub(crate) struct Head {
+    pub(crate) socket: Socket,
+    pub(crate) link: Link,
+    /// The generation that makes this connection's id its own. Equal to the table's for the slot.
+    pub(crate) generation: u32,
+    pub(crate) status: Status,
+    /// Its place in the wheel's lists.
+    pub(crate) links: Links,
+    /// When it must be looked at. The wheel files it no later than this, so that moving it later
+    /// is this one store; moving it earlier files it anew.
+    pub(crate) deadline: Tick,
+    pub(crate) slot: Slot,
+    /// Its list of waiting bytes in the loop's cork, plus one; 0: none. Valid with `CORKED`.
+    pub(crate) corked: u16,
+    /// Why it is ending, from the moment that is decided.
+    pub(crate) why: Option<Closed>,
+    /// There exactly while something is unfinished.
+    pub(crate) cold: Option<Box<Cold>>,
+}
+
+/// The rare part: unfinished input and output, and deadlines other than the idle one.
+#[derive(Default)]
+pub(crate) struct Cold {
+    pub(crate) unread: Option<Unread>,
+    pub(crate) output: Output,
+    /// The handler's own deadline.
+    pub(crate) own_deadline: Option<Tick>,
+    /// The idle (or first-byte) deadline, while `Head::deadline` is the nearer of several.
+    pub(crate) idle_deadline: Option<Tick>,
+    /// Bytes thrown away since closing began.
+    pub(crate) discarded: usize,
+}
+
+impl Cold {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unread.is_none()
+            && self.output.is_empty()
+            && self.own_deadline.is_none()
+            && self.idle_deadline.is_none()
+            && self.discarded == 0
+    }
+}
+
+/// The state and every flag in one word, so that the straight path is one test: zero means open,
+/// and nothing kept, queued, paused, wished for or special.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Status(u32);
+
+impl Status {
+    /// Unread input is kept in the cold box.
+    pub(crate) const UNREAD: u32 = 1 << 8;
+    /// Unsent output is queued in the cold box.
+    pub(crate) const UNSENT: u32 = 1 << 9;
+    /// Unsent output waits in the loop's cork.
+    pub(crate) const CORKED: u32 = 1 << 10;
+    /// The handler has paused it.
+    pub(crate) const PAUSED: u32 = 1 << 11;
+    /// Its output passed the high mark: its input is held back, and `on_room` is owed.
+    pub(crate) const HELD: u32 = 1 << 12;
+    /// It is on the ready list: to be received from without an edge.
+    pub(crate) const READY: u32 = 1 << 13;
+    /// It is on the list of those to be sent from at the turn's end.
+    pub(crate) const TO_FLUSH: u32 = 1 << 14;
+    /// It is on the list of wishes.
+    pub(crate) const WISHED: u32 = 1 << 15;
+    pub(crate) const WISH_FINISH: u32 = 1 << 16;
+    pub(crate) const WISH_CLOSE: u32 = 1 << 17;
+    pub(crate) const WISH_RESET: u32 = 1 << 18;
+    /// Output reached the hard cap.
+    pub(crate) const WISH_CAP: u32 = 1 << 19;
+    /// Reading goes on, as if an edge had come.
+    pub(crate) const WISH_RESUME: u32 = 1 << 20;
+    /// Close as soon as nothing is under way.
+    pub(crate) const WHEN_IDLE: u32 = 1 << 21;
+    /// The handler works for it elsewhere: not idle.
+    pub(crate) const BUSY: u32 = 1 << 22;
+    /// It was told of the drain.
+    pub(crate) const TOLD: u32 = 1 << 23;
+    /// No byte has come yet, and a first-byte deadline runs.
+    pub(crate) const FIRST_BYTE: u32 = 1 << 24;
+    /// `Head::deadline` is the nearest of several; the cold box has them.
+    pub(crate) const SEVERAL: u32 = 1 << 25;
+    /// What is kept unread comes to the handler again, although nothing was added to it.
+    pub(crate) const AGAIN: u32 = 1 << 27;
+    /// The close is a reset.
+    pub(crate) const RESET: u32 = 1 << 26;
+
+    pub(crate) const WISHES: u32 = Self::WISH_FINISH
+        | Self::WISH_CLOSE
+        | Self::WISH_RESET
+        | Self::WISH_CAP
+        | Self::WISH_RESUME;
+
+    const STATE: u32 = 0xFF;
+
+    pub(crate) fn new(state: State) -> Self {
+        Self(state as u32)
+    }
+
+    /// Open, and nothing else to think about.
+    #[inline]
+    pub(crate) fn is_straight(self) -> bool {
+        self.0 == 0
+    }
+
+    #[inline]
+    pub(crate) fn has(self, flags: u32) -> bool {
+        self.0 & flags != 0
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, flags: u32) {
+        self.0 |= flags;
+    }
+
+    #[inline]
+    pub(crate) fn clear(&mut self, flags: u32) {
+        self.0 &= !flags;
+    }
+
+    #[inline]
+    pub(crate) fn state(self) -> State {
+        const STATES: [State; 9] = [
+            State::Open,
+            State::Connecting,
+            State::PeerEnded,
+            State::Finishing,
+            State::Finished,
+            State::Closing,
+            State::Lingering,
+            State::LastBytes,
+            State::Dead,
+        ];
+        STATES[(self.0 & Self::STATE) as usize]
+    }
+
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.0 = self.0 & !Self::STATE | state as u32;
+    }
+}
+
+impl Head {
+    pub(crate) fn new(socket: Socket, generation: u32, state: State) -> Self {
+        Self {
+            socket,
+            link: Link::default(),
+            generation,
+            status: Status::new(state),
+            links: Links::default(),
+            deadline: Tick::MAX,
+            slot: Slot::NONE,
+            corked: 0,
+            why: None,
+            cold: None,
+        }
+    }
+
+    pub(crate) fn cold(&mut self) -> &mut Cold {
+        self.cold.get_or_insert_default()
+    }
+
+    /// Drops the cold box if nothing in it is unfinished.
+    pub(crate) fn thaw(&mut self) {
+        if self.cold.as_deref().is_some_and(Cold::is_idle) {
+            self.cold = None;
+        }
+    }
+
+    /// Bytes queued in the cold box.
+    pub(crate) fn unsent(&self) -> usize {
+        self.cold.as_deref().map_or(0, |cold| cold.output.len())
+    }
+}
+
+/// Lets the wheel find the links of a head by its slot number.
+pub(crate) trait Heads {
+    fn head_at(&mut self, slot: u32) -> &mut Head;
+}
+
+pub(crate) struct Filed<'a, T>(pub(crate) &'a mut T);
+
+impl<T: Heads> Entries for Filed<'_, T> {
+    #[inline]
+    fn links(&mut self, index: u32) -> (&mut Links, &mut Slot) {
+        let head = self.0.head_at(index);
+        (&mut head.links, &mut head.slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_costs_48_bytes() {
+        assert_eq!(size_of::<Head>(), 48);
+        assert_eq!(size_of::<Connection<()>>(), 48);
+    }
+
+    #[test]
+    fn every_state_comes_back_beside_any_flag() {
+        for state in 0..9u32 {
+            let mut status = Status(state);
+            status.set(Status::WISHES | Status::UNSENT);
+            assert_eq!(status.state() as u32, state);
+            status.clear(Status::WISHES | Status::UNSENT);
+            assert_eq!(status.is_straight(), state == 0);
+        }
+    }
+}

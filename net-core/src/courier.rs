@@ -1,0 +1,174 @@
+//! The courier: how connections reach a loop that has a descriptor table of its own.
+//!
+//! One SEQPACKET pair per loop carries descriptors by `SCM_RIGHTS`, and beside them, in the same
+//! message, each client's address. In a full table the kernel closes the surplus without a word,
+//! so the acceptor sends only as many as the loop has room for (its credit), and what is lost all
+//! the same is counted: the message says how many there were.
+
+use crate::addr::Addr;
+use crate::arrival::Arrival;
+use crate::gate::Gate;
+use crate::sys::rights::{self, RIGHTS_MAX};
+use crate::sys::{Errno, Socket};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// An address in a message: 16 bytes of IP (IPv4 mapped), 2 of port.
+const ADDRESS: usize = 18;
+const MESSAGE_MAX: usize = RIGHTS_MAX * ADDRESS;
+/// Messages that a loop takes in one turn.
+const MESSAGES_PER_TURN: usize = 4;
+
+/// Two ends: the acceptor's, and the loop's.
+pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
+    rights::pair()
+}
+
+/// Sends the arrivals at the front of `batch`, one message, and takes them out. All or nothing:
+/// on an error they stay. Their places in the gate go with them.
+pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errno> {
+    let count = batch.len().min(RIGHTS_MAX);
+    let mut payload = Vec::with_capacity(count * ADDRESS);
+    for arrival in &batch[..count] {
+        payload.extend_from_slice(&pack(arrival.peer));
+    }
+    rights::send(end, &payload, batch[..count].iter().map(|arrival| &arrival.socket))?;
+    for sent in batch.drain(..count) {
+        // The copy on its way is the connection now; closing ours does not end it.
+        sent.permit.keep();
+    }
+    Ok(count)
+}
+
+/// The loop's end.
+pub(crate) struct CourierEnd {
+    end: Socket,
+    has_more: bool,
+}
+
+/// What one look at the courier brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// Connections that were sent.
+    pub(crate) carried: u64,
+    /// Of these, how many the kernel closed, because this table had no room.
+    pub(crate) lost: u64,
+    /// No more will come.
+    pub(crate) is_the_end: bool,
+}
+
+impl CourierEnd {
+    pub(crate) fn new(end: Socket) -> Self {
+        Self { end, has_more: true }
+    }
+
+    pub(crate) fn signalled(&mut self) {
+        self.has_more = true;
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Takes some messages.
+    pub(crate) fn take(&mut self, gate: &Arc<Gate>, into: &mut Vec<Arrival>) -> Brought {
+        let mut brought = Brought::default();
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.has_more {
+                break;
+            }
+            self.take_one(gate, into, &mut brought);
+        }
+        brought
+    }
+
+    fn take_one(&mut self, gate: &Arc<Gate>, into: &mut Vec<Arrival>, brought: &mut Brought) {
+        let mut payload = [0u8; MESSAGE_MAX];
+        let mut sockets = Vec::new();
+        let message = match rights::receive(&self.end, &mut payload, &mut sockets) {
+            Ok(message) => message,
+            Err(errno) => {
+                self.has_more = false;
+                if errno.raw() != libc::EAGAIN {
+                    tracing::error!(%errno, "the courier is broken");
+                    brought.is_the_end = true;
+                }
+                return;
+            }
+        };
+        if message.bytes == 0 {
+            self.has_more = false;
+            brought.is_the_end = true;
+            return;
+        }
+        let addresses = payload[..message.bytes].chunks_exact(ADDRESS);
+        let carried = addresses.len();
+        brought.carried += carried as u64;
+        // The kernel fills a table from the front of the message and drops the rest.
+        brought.lost += carried.saturating_sub(sockets.len()) as u64;
+        debug_assert!(message.truncated == (carried > sockets.len()));
+        for (socket, address) in sockets.into_iter().zip(addresses) {
+            let permit = gate.take_over();
+            into.push(Arrival { socket, peer: unpack(address), permit });
+        }
+    }
+}
+
+fn pack(peer: Addr) -> [u8; ADDRESS] {
+    let Addr::Inet(address) = peer;
+    let ip = match address.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let mut packed = [0; ADDRESS];
+    packed[..16].copy_from_slice(&ip.octets());
+    packed[16..].copy_from_slice(&address.port().to_be_bytes());
+    packed
+}
+
+fn unpack(packed: &[u8]) -> Addr {
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&packed[..16]);
+    let port = u16::from_be_bytes([packed[16], packed[17]]);
+    Addr::from(SocketAddr::new(Ipv6Addr::from(octets).into(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(gate: &Arc<Gate>, port: u16) -> (Arrival, Socket) {
+        let (socket, far) = pair().unwrap();
+        let peer = Addr::from(SocketAddr::from(([127, 0, 0, 1], port)));
+        (Arrival { socket, peer, permit: gate.enter().unwrap() }, far)
+    }
+
+    #[test]
+    fn connections_arrive_with_their_addresses_and_keep_their_places() {
+        let gate = Gate::new(10);
+        let (ours, theirs) = pair().unwrap();
+        let (mut batch, _far): (Vec<_>, Vec<_>) = (1..=3).map(|p| arrival(&gate, p)).unzip();
+        assert_eq!(send(&ours, &mut batch), Ok(3));
+        assert!(batch.is_empty());
+        assert_eq!(gate.inside(), 3);
+        let (mut end, mut got) = (CourierEnd::new(theirs), Vec::new());
+        let brought = end.take(&gate, &mut got);
+        assert_eq!(brought, Brought { carried: 3, lost: 0, is_the_end: false });
+        assert_eq!(got[2].peer.to_string(), "127.0.0.1:3");
+        assert!(!end.has_more());
+        drop(got);
+        assert_eq!(gate.inside(), 0);
+        drop(ours);
+        end.signalled();
+        assert!(end.take(&gate, &mut Vec::new()).is_the_end);
+    }
+
+    #[test]
+    fn both_families_are_packed() {
+        for text in ["10.1.2.3:4", "[2001:db8::1]:65535"] {
+            let addr: Addr = text.parse().unwrap();
+            assert_eq!(unpack(&pack(addr)), addr);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The readiness driver: epoll, edge-triggered, registered once.
+//!
+//! All connections of a loop receive into one block, so an idle connection owns no buffer. What
+//! an edge means is decided in `readiness`; here are only the calls.
+
+use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, WAKER, What};
+use crate::addr::Addr;
+use crate::limits::Limits;
+use crate::readiness::AfterReceive;
+use crate::sys::{DialOptions, Errno, Events, Kernel, Linux, ListenOptions, Socket, Waker, epoll};
+use net_buffer::{Output, Pool};
+use net_timer::Tick;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// As many slices as the gather of one send uses. The kernel allows 1,024 (`IOV_MAX`).
+const SLICES: usize = 64;
+
+/// The default driver, over the kernel's system calls or over a model of them.
+pub(crate) struct Epoll<K: Kernel = Linux> {
+    kernel: K,
+    waker: Arc<Waker>,
+    events: Events,
+    /// The event that `next` gives next.
+    position: usize,
+    block: Box<[u8]>,
+}
+
+impl<K: Kernel> Epoll<K> {
+    /// The kernel behind it, for tests that steer a model.
+    #[cfg(test)]
+    pub(crate) fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    fn sent(link: &mut Link, offered: usize, result: Result<usize, Errno>) -> Sent {
+        match result {
+            Ok(bytes) => {
+                let is_full = link.after_send(offered, bytes);
+                Sent { bytes, then: if is_full { Then::Full } else { Then::Done } }
+            }
+            Err(errno) if errno.raw() == libc::EAGAIN => {
+                link.after_send(offered, 0);
+                Sent { bytes: 0, then: Then::Full }
+            }
+            Err(errno) => Sent { bytes: 0, then: Then::Failed(errno) },
+        }
+    }
+}
+
+impl<K: Kernel> Driver for Epoll<K> {
+    fn open(limits: &Limits, waker: Arc<Waker>) -> io::Result<Self> {
+        Ok(Self {
+            kernel: K::open(&waker, WAKER)?,
+            waker,
+            events: Events::with_capacity(limits.events_per_wait),
+            position: 0,
+            block: vec![0; limits.receive_block_bytes].into_boxed_slice(),
+        })
+    }
+
+    #[inline]
+    fn now(&self) -> Tick {
+        self.kernel.now()
+    }
+
+    #[inline]
+    fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()> {
+        // The reading was truncated to whole milliseconds, so the difference is never too short.
+        let timeout_ms = match until {
+            None => -1,
+            Some(until) => until.saturating_since(now).min(i32::MAX as u64) as i32,
+        };
+        self.position = 0;
+        self.kernel.wait(&mut self.events, timeout_ms)
+    }
+
+    #[inline]
+    fn next(&mut self) -> Option<Signal> {
+        let event = self.events.get(self.position)?;
+        self.position += 1;
+        if event.token == WAKER {
+            self.kernel.quiet(&self.waker);
+        }
+        Some(Signal { token: event.token, what: What::from_bits(event.bits) })
+    }
+
+    fn listen(&mut self, token: u64, at: &Addr, options: &ListenOptions) -> io::Result<Socket> {
+        let listener = self.kernel.listen(at, options)?;
+        self.kernel.watch(&listener, token)?;
+        Ok(listener)
+    }
+
+    fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
+        self.kernel.accept(listener)
+    }
+
+    fn shed(&mut self, listener: &Socket) -> bool {
+        self.kernel.shed(listener)
+    }
+
+    fn unlisten(&mut self, listener: Socket) {
+        self.kernel.unlisten(listener);
+    }
+
+    fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket> {
+        self.kernel.dial(to, options)
+    }
+
+    fn dialled(&mut self, socket: &Socket) -> Result<(), Errno> {
+        self.kernel.take_error(socket)?;
+        // A dialled port of the ephemeral range can be given to the dialler itself, and TCP then
+        // connects the socket to itself (simultaneous open). That is nobody.
+        match (K::local(socket), K::peer(socket)) {
+            (Ok(local), Ok(peer)) if local == peer => Err(Errno::new(libc::ECONNREFUSED)),
+            (_, Err(error)) => Err(Errno::of(&error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn failure(&mut self, socket: &Socket) -> Option<Errno> {
+        self.kernel.take_error(socket).err()
+    }
+
+    fn attach(&mut self, token: u64, socket: &Socket) -> Result<(), Errno> {
+        self.kernel.watch(socket, token)
+    }
+
+    fn peer(socket: &Socket) -> io::Result<Addr> {
+        K::peer(socket)
+    }
+
+    fn local(socket: &Socket) -> io::Result<Addr> {
+        K::local(socket)
+    }
+
+    #[inline]
+    fn receive(&mut self, socket: &Socket, link: &mut Link, most: usize) -> Received {
+        let asked = most.min(self.block.len());
+        match self.kernel.receive(socket, &mut self.block[..asked]) {
+            Ok(0) => Received::End,
+            Ok(got) => {
+                let is_last = link.after_receive(asked, got) == AfterReceive::Drained;
+                Received::Bytes(Lease { len: got as u32, is_last })
+            }
+            Err(errno) if errno.raw() == libc::EAGAIN => Received::Drained,
+            Err(errno) => Received::Failed(errno),
+        }
+    }
+
+    #[inline]
+    fn leased(&self, lease: &Lease) -> &[u8] {
+        &self.block[..lease.len as usize]
+    }
+
+    #[inline]
+    fn settle(&mut self, lease: Lease) {
+        // The one block is free again as soon as nobody looks at it.
+        let Lease { .. } = lease;
+    }
+
+    #[inline]
+    fn send_leased(
+        &mut self,
+        socket: &Socket,
+        link: &mut Link,
+        lease: &Lease,
+        from: usize,
+        to: usize,
+    ) -> Sent {
+        let bytes = &self.block[..lease.len as usize][from..to];
+        let result = self.kernel.send(socket, bytes);
+        Self::sent(link, bytes.len(), result)
+    }
+
+    fn offer(&mut self, socket: &Socket, link: &mut Link, parts: &[IoSlice<'_>]) -> Sent {
+        let offered = parts.iter().map(|part| part.len()).sum();
+        let result = match parts {
+            [one] => self.kernel.send(socket, one),
+            several => self.kernel.send_slices(socket, several),
+        };
+        Self::sent(link, offered, result)
+    }
+
+    fn send(
+        &mut self,
+        socket: &Socket,
+        link: &mut Link,
+        output: &mut Output,
+        pool: &mut Pool,
+        budget: usize,
+    ) -> Sent {
+        let mut sent = 0;
+        while !output.is_empty() {
+            if sent == budget {
+                return Sent { bytes: sent, then: Then::Budget };
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let (used, offered) = output.slices(&mut slices, budget - sent);
+            let result = self.kernel.send_slices(socket, &slices[..used]);
+            let once = Self::sent(link, offered, result);
+            output.advance(once.bytes, pool);
+            sent += once.bytes;
+            if once.then != Then::Done {
+                return Sent { bytes: sent, then: once.then };
+            }
+        }
+        Sent { bytes: sent, then: Then::Done }
+    }
+
+    fn finish(&mut self, socket: &Socket) -> Result<(), Errno> {
+        self.kernel.shutdown_write(socket)
+    }
+
+    fn unacknowledged(&self, socket: &Socket) -> usize {
+        self.kernel.unacknowledged(socket)
+    }
+
+    fn detach(&mut self, socket: Socket, how: Ending) {
+        self.kernel.close(socket, how == Ending::Reset);
+    }
+}
+
+// The bits have one meaning on both sides of the waist, so that nothing is translated per event.
+const _: () = {
+    assert!(epoll::IN == What::ARRIVED.bits() && epoll::PRI == What::URGENT.bits());
+    assert!(epoll::OUT == What::ROOM.bits() && epoll::ERR == What::GONE.bits());
+    assert!(epoll::HUP == What::HUNG_UP.bits() && epoll::RDHUP == What::ENDED.bits());
+};

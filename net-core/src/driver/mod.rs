@@ -1,0 +1,169 @@
+//! The waist: all that a loop asks of the world outside.
+//!
+//! A handler never reads or writes a socket. It is given bytes and leaves bytes, and the loop's
+//! turn moves them through a `Driver`. Sockets are made, asked and ended here and nowhere above.
+//! Bytes are leased in and given back; nothing borrowed stays across a callback.
+//!
+//! - [`epoll`](self::Epoll): readiness, the default. Generic over the system calls.
+//! - `sim`: a simulated kernel with scripted peers and a virtual clock, for tests.
+
+mod epoll;
+
+use crate::addr::Addr;
+use crate::limits::Limits;
+pub(crate) use crate::readiness::{Link, What};
+use crate::sys::{DialOptions, Errno, ListenOptions, Socket, Waker};
+pub(crate) use epoll::Epoll;
+use net_buffer::{Output, Pool};
+use net_timer::Tick;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+/// Tokens that name no connection: their lower half is zero.
+pub(crate) const WAKER: u64 = 0;
+pub(crate) const COURIER: u64 = 1 << 32;
+const FIRST_LISTENER: u64 = 2 << 32;
+
+/// The token of listener number `n`.
+pub(crate) fn listener_token(n: usize) -> u64 {
+    FIRST_LISTENER + ((n as u64) << 32)
+}
+
+/// The listener's number in a token, if it is one.
+pub(crate) fn listener_number(token: u64) -> Option<usize> {
+    let is_listener = token as u32 == 0 && token >= FIRST_LISTENER;
+    is_listener.then(|| ((token - FIRST_LISTENER) >> 32) as usize)
+}
+
+/// One event: for whom, and all that it said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signal {
+    /// What the socket was attached with.
+    pub(crate) token: u64,
+    /// What was said.
+    pub(crate) what: What,
+}
+
+/// Received bytes, lent by the driver until they are settled.
+#[derive(Debug)]
+#[must_use = "a lease is settled, so that the driver can use its memory again"]
+pub(crate) struct Lease {
+    /// How many.
+    pub(crate) len: u32,
+    /// Nothing more will come without a new signal.
+    pub(crate) is_last: bool,
+}
+
+/// How a receive ended.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// Here are bytes, at least one.
+    Bytes(Lease),
+    /// Nothing is there. A signal will come when that changes.
+    Drained,
+    /// The peer will send no more.
+    End,
+    /// The connection has failed.
+    Failed(Errno),
+}
+
+/// How a send ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// Bytes that the kernel took.
+    pub(crate) bytes: usize,
+    /// What follows.
+    pub(crate) then: Then,
+}
+
+/// What follows a send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// All was taken.
+    Done,
+    /// There is no more room. A ROOM signal will come.
+    Full,
+    /// The budget is used up. No signal will come: try again next turn.
+    Budget,
+    /// The connection has failed.
+    Failed(Errno),
+}
+
+/// How a connection is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// close(2): FIN, if none was sent.
+    Close,
+    /// RST.
+    Reset,
+}
+
+/// What a loop asks of the world. Used by the loop's own thread only; no call blocks but `wait`.
+pub(crate) trait Driver: Sized {
+    /// A driver in which `waker` ends a wait.
+    fn open(limits: &Limits, waker: Arc<Waker>) -> io::Result<Self>;
+    /// Milliseconds of a clock that never goes back, truncated.
+    fn now(&self) -> Tick;
+    /// Waits for signals, until `until` at the latest; `None` is for ever. `now` is the clock's
+    /// last reading; a time at or before it means: look, and do not wait.
+    fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()>;
+    /// The next signal of the last wait.
+    fn next(&mut self) -> Option<Signal>;
+
+    /// Binds, listens, and attaches the listener under `token`.
+    fn listen(&mut self, token: u64, at: &Addr, options: &ListenOptions) -> io::Result<Socket>;
+    /// The next client.
+    fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno>;
+    /// Accepts one client only to close it, when there is no descriptor to keep it. False if none
+    /// could be.
+    fn shed(&mut self, listener: &Socket) -> bool;
+    /// Ends listening, in every descriptor table that has a copy.
+    fn unlisten(&mut self, listener: Socket);
+    /// Begins a connect. The socket is attached by the caller, and signals when it is decided.
+    fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket>;
+    /// How a dialled connection came out, once it has signalled.
+    fn dialled(&mut self, socket: &Socket) -> Result<(), Errno>;
+    /// The error that the socket has reported, if it has. Asking takes it.
+    fn failure(&mut self, socket: &Socket) -> Option<Errno>;
+    /// From now on the socket signals under `token`.
+    fn attach(&mut self, token: u64, socket: &Socket) -> Result<(), Errno>;
+    /// The other end's address.
+    fn peer(socket: &Socket) -> io::Result<Addr>;
+    /// This end's address.
+    fn local(socket: &Socket) -> io::Result<Addr>;
+
+    /// Receives `most` bytes at most.
+    fn receive(&mut self, socket: &Socket, link: &mut Link, most: usize) -> Received;
+    /// The leased bytes.
+    fn leased(&self, lease: &Lease) -> &[u8];
+    /// Gives the lease back.
+    fn settle(&mut self, lease: Lease);
+
+    /// Sends the part of a lease from `from` to `to`: the shortest way an echo can take.
+    fn send_leased(
+        &mut self,
+        socket: &Socket,
+        link: &mut Link,
+        lease: &Lease,
+        from: usize,
+        to: usize,
+    ) -> Sent;
+    /// Sends borrowed parts, at most 1,024. What is not taken stays the caller's.
+    fn offer(&mut self, socket: &Socket, link: &mut Link, parts: &[IoSlice<'_>]) -> Sent;
+    /// Sends from `output`, at most `budget` bytes, and takes out what was sent.
+    fn send(
+        &mut self,
+        socket: &Socket,
+        link: &mut Link,
+        output: &mut Output,
+        pool: &mut Pool,
+        budget: usize,
+    ) -> Sent;
+
+    /// FIN after what was sent.
+    fn finish(&mut self, socket: &Socket) -> Result<(), Errno>;
+    /// Bytes sent that the peer has not acknowledged.
+    fn unacknowledged(&self, socket: &Socket) -> usize;
+    /// Ends the connection and owns the socket until nothing is in flight.
+    fn detach(&mut self, socket: Socket, how: Ending);
+}

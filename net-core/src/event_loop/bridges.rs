@@ -1,0 +1,325 @@
+//! What comes into the loop from elsewhere: orders, arrivals, mail, timers, and its own dials.
+
+use super::{EventLoop, guard};
+use crate::arrival::Arrival;
+use crate::closed::{Callback, Closed, Why};
+use crate::connection::{Filed, Status};
+use crate::driver::Driver;
+use crate::handler::{Handler, Peer};
+use crate::here::Loop;
+use crate::hub::{Mail, Order};
+use crate::id::ConnId;
+use crate::life::{Event, State};
+use crate::outbox::Queued;
+use crate::stats::Counter;
+use crate::sys::{Errno, Socket};
+use net_timer::Tick;
+use std::sync::atomic::Ordering;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// Looks at the order, and carries it out for some more connections.
+    pub(super) fn obey(&mut self) {
+        let order = self.state.bridge().control.order();
+        if order > self.order {
+            tracing::debug!(in_loop = self.state.number, ?order, "a new order");
+            self.order = order;
+            self.state.is_draining = true;
+            self.told_up_to = Some(0);
+            self.end_listening();
+        }
+        if self.told_up_to.is_some() {
+            self.tell_more();
+        }
+    }
+
+    /// Takes new connections, by queue, courier, or from listeners of its own.
+    pub(super) fn take_arrivals(&mut self) {
+        self.accept_own();
+        if self.courier.is_some() {
+            self.take_from_courier();
+        } else if !self.saw_the_end {
+            // The end is stored after the last arrival: looked at first, it holds for the queue.
+            let ended = self.state.bridge().arrivals_ended.load(Ordering::Acquire);
+            let mut taken = 0;
+            while taken < self.state.limits.arrivals_per_turn {
+                let Some(arrival) = self.state.bridge().arrivals.pop() else {
+                    self.saw_the_end = ended;
+                    break;
+                };
+                self.adopt(arrival);
+                taken += 1;
+            }
+            if taken > 0 {
+                self.state.bridge().stats.add(Counter::Adopted, taken as u64);
+            }
+        }
+    }
+
+    fn take_from_courier(&mut self) {
+        let Some(mut courier) = self.courier.take() else { return };
+        let mut arrivals = Vec::new();
+        let brought = courier.take(&self.hub.gate, &mut arrivals);
+        for arrival in arrivals {
+            self.adopt(arrival);
+        }
+        self.carried += brought.carried;
+        if brought.carried > 0 {
+            let stats = &self.state.bridge().stats;
+            stats.add(Counter::Adopted, brought.carried - brought.lost);
+            if brought.lost > 0 {
+                stats.add(Counter::LostOnTheWay, brought.lost);
+                for _ in 0..brought.lost {
+                    stats.closed(Closed::Machine(Errno::new(libc::EMFILE)));
+                    self.hub.gate.leave();
+                }
+                tracing::error!(
+                    in_loop = self.state.number,
+                    lost = brought.lost,
+                    "connections found no descriptor here and were closed on their way"
+                );
+            }
+        }
+        self.saw_the_end = brought.is_the_end || self.saw_the_end;
+        self.courier = Some(courier);
+    }
+
+    /// Accepts from the loop's own listeners (`SO_REUSEPORT`).
+    fn accept_own(&mut self) {
+        for n in 0..self.listeners.len() {
+            let mut accepted = Vec::new();
+            let now = self.state.now;
+            let bridge = &self.hub.loops[usize::from(self.state.number)];
+            let (limits, gate) = (&self.state.limits, &self.hub.gate);
+            self.listeners[n].accept(
+                &mut self.driver,
+                now,
+                limits,
+                &bridge.stats,
+                gate,
+                &mut accepted,
+            );
+            for arrival in accepted {
+                self.adopt(arrival);
+            }
+        }
+    }
+
+    /// Takes what is left at the listeners' doors, then shuts them.
+    fn end_listening(&mut self) {
+        for n in 0..self.listeners.len() {
+            let mut accepted = Vec::new();
+            let bridge = &self.hub.loops[usize::from(self.state.number)];
+            let (limits, gate) = (&self.state.limits, &self.hub.gate);
+            self.listeners[n].end(
+                &mut self.driver,
+                self.state.now,
+                limits,
+                &bridge.stats,
+                gate,
+                &mut accepted,
+            );
+            for arrival in accepted {
+                self.adopt(arrival);
+            }
+        }
+    }
+
+    /// The one door in: admits, enters into the table, watches, opens.
+    fn adopt(&mut self, arrival: Arrival) {
+        let Arrival { socket, peer, permit } = arrival;
+        if self.order >= Order::Cut {
+            let why =
+                if self.order == Order::Cut { Closed::DrainDeadline } else { Closed::Stopped };
+            return self.refuse(socket, why);
+        }
+        let admitted = guard(|| self.handler.admit(&Peer { addr: peer }));
+        let Some(session) = admitted else {
+            self.count_panic(Callback::Admit);
+            return self.refuse(socket, Closed::Panicked(Callback::Admit));
+        };
+        let Some(session) = session else {
+            return self.refuse(socket, Closed::Refused(Why::Handler));
+        };
+        let Some(id) = self.enter(socket, State::Open, session) else { return };
+        permit.keep();
+        if !self.watch(id) {
+            return;
+        }
+        self.start_idling(id);
+        self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
+        self.after(id);
+        if self.state.is_draining {
+            self.tell(id);
+        }
+    }
+
+    fn enter(&mut self, socket: Socket, state: State, session: H::Session) -> Option<ConnId> {
+        match self.state.table.insert(socket, state, session) {
+            Ok(id) => Some(id),
+            Err((socket, session)) => {
+                self.refuse(socket, Closed::Refused(Why::Full));
+                if guard(|| drop(session)).is_none() {
+                    self.count_panic(Callback::Drop);
+                }
+                None
+            }
+        }
+    }
+
+    /// Attaches a new connection to the driver. False if the kernel refused: then it is over.
+    fn watch(&mut self, id: ConnId) -> bool {
+        let Some(head) = self.state.head(id) else { return false };
+        match self.driver.attach(id.token(), &head.socket) {
+            Ok(()) => true,
+            Err(errno) => {
+                tracing::warn!(%id, %errno, "the kernel does not watch a new connection");
+                self.failed(id, errno);
+                false
+            }
+        }
+    }
+
+    /// The first deadline of an open connection.
+    fn start_idling(&mut self, id: ConnId) {
+        let idle = self.state.idle_deadline;
+        match self.state.limits.first_byte_timeout {
+            Some(timeout) => {
+                let first_byte = self.state.now.after(timeout);
+                if let Some(head) = self.state.head(id) {
+                    head.status.set(Status::FIRST_BYTE);
+                }
+                self.state.refile(id, first_byte.min(idle));
+            }
+            None => self.state.refile(id, idle),
+        }
+    }
+
+    // --- mail ----------------------------------------------------------------------------------
+
+    /// Takes mail, up to the turn's budget. What is left keeps the loop from sleeping.
+    pub(super) fn take_mail(&mut self) {
+        let mut taken = 0;
+        while taken < self.state.limits.mail_per_turn as u64 {
+            let Some(mail) = self.state.bridge().mail.take() else { break };
+            taken += 1;
+            self.read(mail);
+        }
+        if taken > 0 {
+            self.state.bridge().stats.add(Counter::Mail, taken);
+        }
+    }
+
+    fn read(&mut self, mail: Mail<H::Message>) {
+        match mail {
+            Mail::Message(message) => {
+                let (handler, state) = (&mut self.handler, &mut self.state);
+                if guard(|| handler.on_message(&mut Loop::new(state), message)).is_none() {
+                    self.state.bridge().stats.add(Counter::MailLost, 1);
+                    self.count_panic(Callback::Message);
+                }
+            }
+            Mail::Bytes(id, bytes) => {
+                let len = bytes.len() as u64;
+                let queued =
+                    self.state.with(id, |outbox, head| outbox.send_shared(head, id, bytes));
+                if !queued.is_some_and(Queued::is_taken) {
+                    self.state.outbox.dropped_bytes += len;
+                }
+            }
+            Mail::Close(id) => {
+                self.state.with(id, |outbox, head| {
+                    if head.status.state() != State::Dead {
+                        outbox.wish(head, id, Status::WISH_CLOSE);
+                    }
+                });
+            }
+        }
+    }
+
+    // --- timers --------------------------------------------------------------------------------
+
+    /// Fires what is due, within the turn's budget. What is left is due at the next wait, which
+    /// then does not sleep.
+    pub(super) fn fire_due(&mut self) {
+        let now = self.state.now;
+        let budget = self.state.limits.timers_per_turn;
+        let mut looked = 0;
+        while looked < budget {
+            let Some(tag) = self.state.timers.pop_due(now, &mut looked) else { break };
+            self.state.tally.fired += 1;
+            let (handler, state) = (&mut self.handler, &mut self.state);
+            if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
+                self.state.bridge().stats.add(Counter::MailLost, 1);
+                self.count_panic(Callback::Timer);
+            }
+        }
+        for _ in 0..budget {
+            let entries = &mut Filed(&mut self.state.table);
+            let Some(slot) = self.state.wheel.pop_due(entries, now) else { break };
+            let Some(id) = self.state.table.id_of(slot) else { continue };
+            let Some(head) = self.state.head(id) else { continue };
+            let deadline = head.deadline;
+            if deadline > now {
+                // It has moved later meanwhile, by a store: file it where it belongs now.
+                if deadline < Tick::MAX {
+                    self.state.wheel.insert(&mut Filed(&mut self.state.table), slot, deadline);
+                }
+            } else {
+                self.deadline(id);
+            }
+        }
+    }
+
+    // --- dials ---------------------------------------------------------------------------------
+
+    pub(super) fn start_dials(&mut self) {
+        if self.state.dials.is_empty() {
+            return;
+        }
+        for dial in std::mem::take(&mut self.state.dials) {
+            let begun = self.driver.dial(&dial.to, &dial.options);
+            let (socket, failure) = match begun {
+                Ok(socket) => (socket, None),
+                Err(error) => (Socket::none(), Some(Errno::of(&error))),
+            };
+            self.state.bridge().stats.add(Counter::Dialled, 1);
+            let Some(id) = self.enter(socket, State::Connecting, dial.session) else { continue };
+            self.hub.gate.enter_anyway().keep();
+            if let Some(errno) = failure {
+                self.failed(id, errno);
+                continue;
+            }
+            if let Some(head) = self.state.head(id) {
+                head.link.await_room();
+            }
+            if self.watch(id) {
+                let deadline = self.state.now.after(self.state.limits.connect_timeout);
+                self.state.file(id, deadline);
+                if self.order > Order::Run {
+                    self.tell(id);
+                }
+            }
+        }
+    }
+
+    /// A dialled connection has signalled. True: it is up.
+    pub(super) fn dial_decided(&mut self, id: ConnId) -> bool {
+        let Some(head) = self.state.head(id) else { return false };
+        match self.driver.dialled(&head.socket) {
+            Ok(()) => {
+                let own = head.cold.as_deref().is_some_and(|cold| cold.own_deadline.is_some());
+                if own {
+                    head.status.set(Status::SEVERAL);
+                }
+                self.state.file(id, Tick::MAX);
+                self.state.refile(id, self.state.idle_deadline);
+                self.step(id, Event::Connected);
+                true
+            }
+            Err(errno) => {
+                self.failed(id, errno);
+                false
+            }
+        }
+    }
+}

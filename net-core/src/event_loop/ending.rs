@@ -1,0 +1,375 @@
+//! A connection's life carried out: what the table says, done.
+
+use super::{EventLoop, guard};
+use crate::closed::{Callback, Closed, Which};
+use crate::connection::{Filed, Status};
+use crate::driver::{Driver, Ending, Received};
+use crate::handler::Handler;
+use crate::hub::Order;
+use crate::id::ConnId;
+use crate::life::{Event, State, Tell, step};
+use crate::stats::Counter;
+use crate::sys::Errno;
+use net_timer::Tick;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// Carries out one cell of the table of life, and makes the callback that it names.
+    pub(super) fn step(&mut self, id: ConnId, event: Event) {
+        let Some((from, owed)) =
+            self.state.with(id, |outbox, head| (head.status.state(), outbox.pending(head) > 0))
+        else {
+            return;
+        };
+        let Some(cell) = step(from, event, owed) else {
+            // Our own mistake. Its price is one connection, in production.
+            debug_assert!(false, "{event:?} cannot come to {id} in {from:?}");
+            tracing::error!(%id, ?from, ?event, "a connection met an event that cannot come");
+            self.state.because(id, Closed::Machine(Errno::new(libc::EIO)));
+            return self.bury(id, Ending::Reset);
+        };
+        if let Some(head) = self.state.head(id) {
+            head.status.set_state(cell.to);
+        }
+        if cell.to != from {
+            self.entered(id, cell.to);
+        }
+        match cell.call {
+            Some(Callback::End) => {
+                self.call(id, Callback::End, |handler, conn| handler.on_end(conn));
+            }
+            Some(Callback::Open) => {
+                self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
+            }
+            Some(Callback::Deadline) => {
+                self.call(id, Callback::Deadline, |handler, conn| handler.on_deadline(conn));
+            }
+            Some(Callback::Draining) => {
+                self.call(id, Callback::Draining, |handler, conn| handler.on_draining(conn));
+            }
+            _ => {}
+        }
+        match cell.tell {
+            Tell::Nothing => {}
+            Tell::Finish => {
+                if let Some(head) = self.state.head(id) {
+                    // ENOTCONN: the peer has reset it meanwhile, and reading will say so.
+                    let _ = self.driver.finish(&head.socket);
+                }
+            }
+            Tell::Close => return self.bury(id, Ending::Close),
+            Tell::Reset => return self.bury(id, Ending::Reset),
+        }
+        if cell.call.is_some() {
+            self.after(id);
+        }
+    }
+
+    /// Closing has begun, or gone on: only its own bound runs now, and input is thrown away.
+    fn entered(&mut self, id: ConnId, state: State) {
+        let bound = match state {
+            State::Closing | State::LastBytes => self.state.limits.write_timeout,
+            State::Lingering => self.state.limits.linger_timeout,
+            _ => return,
+        };
+        let deadline = self.state.now.after(bound);
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        head.status.clear(
+            Status::SEVERAL | Status::FIRST_BYTE | Status::PAUSED | Status::UNREAD | Status::AGAIN,
+        );
+        if let Some(cold) = head.cold.as_deref_mut() {
+            cold.own_deadline = None;
+            cold.idle_deadline = None;
+            if let Some(unread) = cold.unread.take() {
+                unread.release(&mut self.state.outbox.pool);
+            }
+        }
+        head.thaw();
+        self.state.file(id, deadline);
+        if state.discards() {
+            // What lies in the kernel already, perhaps the peer's FIN, has had its edge.
+            self.state.make_ready(id);
+        }
+    }
+
+    pub(super) fn peer_ended(&mut self, id: ConnId) {
+        self.state.because(id, Closed::PeerEnded);
+        self.step(id, Event::End);
+    }
+
+    /// The kernel reported an error for this connection.
+    #[cold]
+    pub(super) fn failed(&mut self, id: ConnId, errno: Errno) {
+        let Some((state, owed)) =
+            self.state.with(id, |outbox, head| (head.status.state(), outbox.pending(head) > 0))
+        else {
+            return;
+        };
+        if state == State::Dead {
+            return;
+        }
+        let by_error = if state == State::Connecting {
+            Closed::Machine(errno)
+        } else {
+            Closed::by_error(errno)
+        };
+        if let Some(head) = self.state.head(id)
+            && (head.why.is_none() || (owed && head.why == Some(Closed::PeerEnded)))
+        {
+            head.why = Some(by_error);
+        }
+        self.step(id, Event::Failed);
+    }
+
+    /// A callback of this connection panicked. `pending`: the bytes that had waited before it.
+    #[cold]
+    pub(super) fn panicked(&mut self, id: ConnId, callback: Callback, pending: usize) {
+        self.state.outbox.direct = Default::default();
+        self.state.with(id, |outbox, head| {
+            outbox.undo(head, pending);
+            head.status.clear(Status::WISHES | Status::PAUSED);
+        });
+        self.count_panic(callback);
+        if callback != Callback::Close {
+            if let Some(head) = self.state.head(id) {
+                head.why = Some(Closed::Panicked(callback));
+            }
+            self.step(id, Event::Panicked);
+        }
+    }
+
+    // --- wishes --------------------------------------------------------------------------------
+
+    /// What callbacks wished of connections other than their own, or may do now.
+    pub(super) fn grant_wishes(&mut self) {
+        let mut listed = std::mem::take(&mut self.state.outbox.wishes);
+        for id in listed.drain(..) {
+            if let Some(head) = self.state.head(id) {
+                head.status.clear(Status::WISHED);
+                self.grant(id);
+            }
+        }
+        if self.state.outbox.wishes.is_empty() {
+            self.state.outbox.wishes = listed; // its memory serves again
+        }
+    }
+
+    /// Carries out what was wished of one connection: the strongest wish, and no weaker one.
+    pub(super) fn grant(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        let wished = head.status;
+        head.status.clear(Status::WISHES);
+        if head.status.state() == State::Dead {
+            return;
+        }
+        if wished.has(Status::WISH_RESET) {
+            self.state.because(id, Closed::Local);
+            self.step(id, Event::Reset);
+        } else if wished.has(Status::WISH_CAP) {
+            self.state.because(id, Closed::OutputLimit);
+            self.step(id, Event::OutputFull);
+        } else if wished.has(Status::WISH_CLOSE) {
+            self.close(id);
+        } else if wished.has(Status::WISH_FINISH) {
+            self.state.because(id, Closed::Local);
+            self.step(id, Event::Finish);
+        } else if wished.has(Status::WISH_RESUME) {
+            self.read_on(id);
+        }
+        if wished.has(Status::WHEN_IDLE) {
+            self.close_if_idle(id);
+        }
+    }
+
+    fn close(&mut self, id: ConnId) {
+        let Some((why, owed)) =
+            self.state.with(id, |outbox, head| (head.why, outbox.pending(head) > 0))
+        else {
+            return;
+        };
+        // The peer took nothing for the whole idle timeout. It will not take the rest.
+        let is_stuck = owed && why == Some(Closed::Deadline(Which::Idle));
+        self.state.because(id, Closed::Local);
+        self.step(id, if is_stuck { Event::Reset } else { Event::Close });
+    }
+
+    /// Closes it if nothing is under way: nothing kept or queued, the handler not busy, and one
+    /// more receive finds nothing. Otherwise it is looked at again when something has changed.
+    fn close_if_idle(&mut self, id: ConnId) {
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        let state = head.status.state();
+        let under_way =
+            Status::UNREAD | Status::UNSENT | Status::CORKED | Status::BUSY | Status::PAUSED;
+        if !matches!(state, State::Open | State::PeerEnded | State::Finished)
+            || head.status.has(under_way)
+        {
+            return;
+        }
+        if state.reads() {
+            let budget = self.state.limits.receive_bytes_per_turn;
+            match self.driver.receive(&head.socket, &mut head.link, budget) {
+                Received::Drained => {}
+                Received::Bytes(lease) => {
+                    self.take_in(id, lease);
+                    // Whatever comes behind it has no edge of its own; and then idle again?
+                    self.state.make_ready(id);
+                    return self.look_again(id);
+                }
+                Received::End => return self.peer_ended(id),
+                Received::Failed(errno) => return self.failed(id, errno),
+            }
+        }
+        self.state.because(id, Closed::Draining);
+        let Some(head) = self.state.head(id) else { return };
+        // When the peer's kernel has all, close loses nothing, and there is nothing to linger for.
+        let all_arrived = self.driver.unacknowledged(&head.socket) == 0;
+        self.step(id, if all_arrived { Event::Idle } else { Event::Close });
+    }
+
+    fn look_again(&mut self, id: ConnId) {
+        self.state.with(id, |outbox, head| {
+            if head.status.has(Status::WHEN_IDLE) {
+                outbox.list_wish(head, id);
+            }
+        });
+    }
+
+    // --- deadlines -----------------------------------------------------------------------------
+
+    /// A connection's deadline has come.
+    pub(super) fn deadline(&mut self, id: ConnId) {
+        let now = self.state.now;
+        let Some(head) = self.state.head(id) else { return };
+        let state = head.status.state();
+        if state == State::Connecting {
+            self.state.because(id, Closed::Deadline(Which::Connect));
+            return self.step(id, Event::Overdue);
+        }
+        if state.is_closing() {
+            if state != State::Lingering && head.why.is_none() {
+                head.why = Some(Closed::Deadline(Which::Write));
+            }
+            return self.step(id, Event::Overdue);
+        }
+        let is_several = head.status.has(Status::SEVERAL);
+        let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
+        let which = if is_several && own.is_some_and(|own| own <= now) {
+            head.cold().own_deadline = None;
+            Which::Own
+        } else if head.status.has(Status::FIRST_BYTE) {
+            Which::FirstByte
+        } else {
+            Which::Idle
+        };
+        // The next one is filed before the callback, which may set its own.
+        let idle = match which {
+            Which::Own => self.state.idle_deadline_of(id),
+            _ => self.state.idle_deadline,
+        };
+        self.state.refile(id, idle);
+        self.state.tally.fired += 1;
+        let before = self.state.head(id).and_then(|head| head.why.replace(Closed::Deadline(which)));
+        self.step(id, Event::Deadline);
+        // It lives on, so this was no reason to end.
+        if let Some(head) = self.state.head(id)
+            && matches!(head.status.state(), State::Open | State::PeerEnded)
+        {
+            head.why = before;
+        }
+    }
+
+    // --- drain and stop ------------------------------------------------------------------------
+
+    /// Carries the order out for some more connections.
+    pub(super) fn tell_more(&mut self) {
+        let Some(mut slot) = self.told_up_to else { return };
+        for _ in 0..self.state.limits.drained_per_turn {
+            let Some(id) = self.state.table.next_live(slot) else {
+                self.told_up_to = None;
+                return;
+            };
+            slot = id.slot() + 1;
+            self.tell(id);
+        }
+        self.told_up_to = Some(slot);
+    }
+
+    /// Carries the present order out for one connection.
+    pub(super) fn tell(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        if head.status.state() == State::Dead {
+            return;
+        }
+        match self.order {
+            Order::Run => {}
+            Order::Drain if head.status.has(Status::TOLD) => {}
+            Order::Drain => {
+                head.status.set(Status::TOLD);
+                if head.status.state() == State::Connecting {
+                    self.state.because(id, Closed::Draining);
+                }
+                self.step(id, Event::Draining);
+            }
+            Order::Cut => {
+                self.state.because(id, Closed::DrainDeadline);
+                self.step(id, Event::Stop);
+            }
+            Order::Stop => {
+                self.state.because(id, Closed::Stopped);
+                self.step(id, Event::Stop);
+            }
+        }
+    }
+
+    // --- the end -------------------------------------------------------------------------------
+
+    /// It is over: nothing more is sent or received. `on_close` comes before the turn ends.
+    fn bury(&mut self, id: ConnId, how: Ending) {
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        head.status.set_state(State::Dead);
+        if how == Ending::Reset {
+            head.status.set(Status::RESET);
+        }
+        self.state.outbox.drop_all(head);
+        head.deadline = Tick::MAX;
+        self.state.wheel.cancel(&mut Filed(&mut self.state.table), id.slot());
+        self.state.dead.push(id);
+    }
+
+    /// Says good-bye to the dead: `on_close`, then the slot is free, then the socket is closed, and
+    /// only then can its number name another.
+    pub(super) fn reap(&mut self) {
+        while let Some(id) = self.state.dead.pop() {
+            let why = self.state.head(id).and_then(|head| head.why).unwrap_or(Closed::Local);
+            self.call(id, Callback::Close, |handler, conn| handler.on_close(conn, &why));
+            let Some(connection) = self.state.table.remove(id) else { continue };
+            let (head, session) = (connection.head, connection.session);
+            let how = if head.status.has(Status::RESET) { Ending::Reset } else { Ending::Close };
+            self.driver.detach(head.socket, how);
+            self.hub.gate.leave();
+            self.state.bridge().stats.closed(why);
+            if guard(|| drop(session)).is_none() {
+                self.count_panic(Callback::Drop);
+            }
+        }
+    }
+
+    /// Closes a connection that no session was made for.
+    pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: Closed) {
+        self.driver.detach(socket, Ending::Close);
+        self.state.bridge().stats.closed(why);
+    }
+
+    pub(super) fn close_mail(&mut self) {
+        let mut lost = 0;
+        let bridge = &self.hub.loops[usize::from(self.state.number)];
+        bridge.mail.close_and_drain(|mail| {
+            lost += 1;
+            // A message's own drop may panic; the rest must still be counted.
+            let _ = guard(|| drop(mail));
+        });
+        bridge.stats.add(Counter::MailLost, lost);
+    }
+}

@@ -1,0 +1,234 @@
+//! The turn: the only place where driver, handler and state meet.
+
+mod bridges;
+mod ending;
+mod receiving;
+mod sending;
+
+use crate::accepting::Listening;
+use crate::closed::Callback;
+use crate::conn::Conn;
+use crate::courier::CourierEnd;
+use crate::driver::Driver;
+use crate::handler::{Handler, Keep};
+use crate::hub::{Hub, Order};
+use crate::id::ConnId;
+use crate::limits::Limits;
+use crate::loop_state::LoopState;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
+pub(crate) struct EventLoop<H: Handler, D: Driver> {
+    driver: D,
+    handler: H,
+    state: LoopState<H::Session, H::Message>,
+    hub: Arc<Hub<H::Message>>,
+    listeners: Vec<Listening>,
+    courier: Option<CourierEnd>,
+    /// The order that is being carried out.
+    order: Order,
+    /// The slot from which the order is still to be carried out; `None`: it is, everywhere.
+    told_up_to: Option<u32>,
+    /// No more arrivals will come.
+    saw_the_end: bool,
+    /// Connections that the courier has brought, ever.
+    carried: u64,
+}
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    pub(crate) fn new(
+        number: usize,
+        driver: D,
+        handler: H,
+        limits: &Limits,
+        hub: Arc<Hub<H::Message>>,
+        listeners: Vec<Listening>,
+        courier: Option<CourierEnd>,
+    ) -> Self {
+        let now = driver.now();
+        let number = u8::try_from(number).expect("the server has checked the number of loops");
+        Self {
+            state: LoopState::new(number, now, limits.clone(), Arc::clone(&hub), D::peer),
+            driver,
+            handler,
+            hub,
+            listeners,
+            courier,
+            order: Order::Run,
+            told_up_to: None,
+            saw_the_end: false,
+            carried: 0,
+        }
+    }
+
+    /// Turns until the loop is over. An error is a fault of our own or of the machine's, in the
+    /// wait itself.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        while self.turn()? {}
+        Ok(())
+    }
+
+    /// One turn. False: that was the last.
+    pub(crate) fn turn(&mut self) -> io::Result<bool> {
+        self.wait()?;
+        self.obey();
+        self.take_arrivals();
+        self.take_mail();
+        self.take_signals();
+        self.serve_ready();
+        self.fire_due();
+        self.carry_out();
+        self.publish();
+        Ok(!self.is_over())
+    }
+
+    /// Waits for the next deadline or signal, or only looks if there is work left, and then reads
+    /// the clock, once for the whole turn.
+    fn wait(&mut self) -> io::Result<()> {
+        let until = if self.has_work() {
+            self.driver.wait(self.state.now, Some(self.state.now))
+        } else {
+            let bridge = &self.hub.loops[usize::from(self.state.number)];
+            let (order, saw_the_end) = (self.order, self.saw_the_end);
+            if bridge.doorbell.word().try_sleep(|| bridge.has_news(order, saw_the_end)) {
+                let deadline = self.next_deadline();
+                // The turn has taken time since its own reading of the clock.
+                let now = if deadline.is_some() { self.driver.now() } else { self.state.now };
+                let waited = self.driver.wait(now, deadline);
+                bridge.doorbell.word().woke();
+                waited
+            } else {
+                self.driver.wait(self.state.now, Some(self.state.now))
+            }
+        };
+        self.state.set_now(self.driver.now());
+        until
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = self.driver.next() {
+            self.signal(signal);
+            if self.state.outbox.cork.is_half_full() {
+                self.flush_cork();
+            }
+        }
+    }
+
+    /// Carries out what callbacks have asked for. What this brings about in turn is carried out
+    /// too, for a few rounds; the rest keeps the next wait from sleeping.
+    fn carry_out(&mut self) {
+        self.start_dials();
+        for _ in 0..3 {
+            self.grant_wishes();
+            self.reap();
+            self.flush_all();
+            if self.state.outbox.wishes.is_empty() && self.state.dead.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.state.publish();
+        if self.courier.is_some() {
+            // After the open count, which includes them: see `Bridge::taken`.
+            self.state.bridge().taken.store(self.carried, Ordering::Release);
+        }
+    }
+
+    /// Something is left to do that no signal will tell of.
+    fn has_work(&self) -> bool {
+        let state = &self.state;
+        !state.outbox.is_empty()
+            || !state.ready.is_empty()
+            || !state.dead.is_empty()
+            || !state.dials.is_empty()
+            || self.told_up_to.is_some()
+            || self.courier.as_ref().is_some_and(CourierEnd::has_more)
+            || self.listeners.iter().any(Listening::has_more)
+    }
+
+    fn next_deadline(&self) -> Option<net_timer::Tick> {
+        let rests = self.listeners.iter().filter_map(Listening::rests_until);
+        let timers = [self.state.wheel.next_due(), self.state.timers.next_due()];
+        rests.chain(timers.into_iter().flatten()).min()
+    }
+
+    fn is_over(&mut self) -> bool {
+        let is_over = self.order >= Order::Drain
+            && self.saw_the_end
+            && self.state.table.len() == 0
+            && !self.has_work();
+        if is_over {
+            self.close_mail();
+        }
+        is_over
+    }
+
+    // --- calling the handler -----------------------------------------------------------------
+
+    /// Calls the handler for one connection. True if the callback returned; if it panicked, what
+    /// it sent is taken back and the connection closes.
+    fn call(
+        &mut self,
+        id: ConnId,
+        callback: Callback,
+        body: impl FnOnce(&mut H, &mut Conn<'_, H>),
+    ) -> bool {
+        let Some(pending) = self.state.with(id, |outbox, head| outbox.pending(head)) else {
+            return false;
+        };
+        let returned = run(&mut self.handler, &mut self.state, id, body);
+        if !returned {
+            self.panicked(id, callback, pending);
+        }
+        returned
+    }
+
+    /// Counts a panic and asks the handler what is to become of the rest.
+    #[cold]
+    fn count_panic(&mut self, callback: Callback) {
+        self.state.bridge().stats.add(crate::stats::Counter::Panics, 1);
+        tracing::error!(in_loop = self.state.number, ?callback, "a callback panicked");
+        let answer = guard(|| self.handler.on_panic(callback));
+        if answer != Some(Keep::Running) {
+            self.hub.ask(Order::Stop);
+        }
+    }
+}
+
+/// Runs a callback of one connection inside the guard. True if it returned.
+#[inline]
+fn run<H: Handler>(
+    handler: &mut H,
+    state: &mut LoopState<H::Session, H::Message>,
+    id: ConnId,
+    body: impl FnOnce(&mut H, &mut Conn<'_, H>),
+) -> bool {
+    state.outbox.running = id.token();
+    state.outbox.direct = Default::default();
+    let returned =
+        catch_unwind(AssertUnwindSafe(|| body(handler, &mut Conn::new(state, id)))).map_err(forget);
+    state.outbox.running = 0;
+    returned.is_ok()
+}
+
+/// Runs user code that may panic. `None` if it did.
+///
+/// What it leaves half changed is its own: the loop's state is only ever changed by calls that do
+/// not panic, and user code sees nothing of it but through them.
+fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(forget).ok()
+}
+
+/// Drops a panic's payload, whose own drop may panic again.
+#[cold]
+fn forget(payload: Box<dyn std::any::Any + Send>) {
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // A payload that panics on drop with a payload that may do so too: leak it.
+        std::mem::forget(again);
+    }
+}

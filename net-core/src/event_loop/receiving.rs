@@ -1,0 +1,390 @@
+//! From a signal to `on_data`.
+
+use super::{EventLoop, run};
+use crate::closed::{Callback, Closed};
+use crate::connection::Status;
+use crate::driver::{COURIER, Driver, Lease, Received, Signal, Then, WAKER, What, listener_number};
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::life::{Event, State, step};
+use crate::stats::Counter;
+use net_buffer::{Input, Unread};
+use std::io::IoSlice;
+
+/// Where the bytes of one `on_data` lie.
+enum Source {
+    Lease(Lease),
+    /// What was kept from before, with the new bytes behind it.
+    Unread(Unread),
+}
+
+impl Source {
+    fn bytes<'a>(&'a self, driver: &'a impl Driver) -> &'a [u8] {
+        match self {
+            Source::Lease(lease) => driver.leased(lease),
+            Source::Unread(unread) => unread.as_slice(),
+        }
+    }
+}
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    #[inline]
+    pub(super) fn signal(&mut self, signal: Signal) {
+        let Some(id) = ConnId::from_token(signal.token) else {
+            return self.other_signal(signal.token);
+        };
+        // An event of a connection that is no more: it was closed earlier in this batch.
+        let Some(connection) = self.state.table.get(id) else { return };
+        let what = connection.head.link.observe(signal.what);
+        if connection.head.status.is_straight() && what == What::ARRIVED {
+            self.receive_straight(id);
+        } else {
+            self.signal_in_detail(id, what);
+        }
+    }
+
+    /// The straight path: bytes for an open connection of which nothing is kept, queued, paused
+    /// or wished, before the callback and after it. All else goes the long way.
+    #[inline]
+    fn receive_straight(&mut self, id: ConnId) {
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        let budget = self.state.limits.receive_bytes_per_turn;
+        let lease = match self.driver.receive(&head.socket, &mut head.link, budget) {
+            Received::Bytes(lease) => lease,
+            Received::Drained => return,
+            other => return self.receive_ended(id, other),
+        };
+        head.deadline = self.state.idle_deadline;
+        self.state.tally.receives += 1;
+        self.state.tally.received_bytes += u64::from(lease.len);
+
+        let mut input = Input::new(self.driver.leased(&lease));
+        let returned = run(&mut self.handler, &mut self.state, id, |handler, conn| {
+            handler.on_data(conn, &mut input);
+        });
+        let taken = input.taken();
+        let len = lease.len as usize;
+        let is_last = lease.is_last;
+
+        let direct = self.state.outbox.direct;
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        if !(returned && taken == len && head.status.is_straight()) {
+            return self.receive_detour(id, Source::Lease(lease), returned, taken, 0, budget - len);
+        }
+        if !direct.is_empty() {
+            let (socket, link) = (&head.socket, &mut head.link);
+            let sent = self.driver.send_leased(socket, link, &lease, direct.from, direct.to);
+            if sent.then != Then::Done {
+                self.sent_less(id, Source::Lease(lease), sent);
+                return self.go_on(id, is_last, budget - len);
+            }
+            self.state.tally.sends += 1;
+            self.state.tally.sent_bytes += sent.bytes as u64;
+        }
+        self.driver.settle(lease);
+        if !is_last {
+            self.receive(id, budget - len);
+        }
+    }
+
+    /// The straight path had to be left after the callback.
+    #[cold]
+    fn receive_detour(
+        &mut self,
+        id: ConnId,
+        source: Source,
+        returned: bool,
+        taken: usize,
+        pending: usize,
+        left: usize,
+    ) {
+        let is_last = matches!(&source, Source::Lease(lease) if lease.is_last);
+        self.after_data(id, source, returned, taken, pending);
+        self.go_on(id, is_last, left);
+    }
+
+    fn go_on(&mut self, id: ConnId, is_last: bool, left: usize) {
+        if !is_last {
+            self.receive(id, left);
+        }
+    }
+
+    /// An event that asks for more than bytes on the straight path.
+    #[cold]
+    #[inline(never)]
+    fn signal_in_detail(&mut self, id: ConnId, what: What) {
+        if self.is_in(id, State::Connecting) && !self.dial_decided(id) {
+            return;
+        }
+        if what.has(What::ROOM) {
+            self.flush(id);
+        }
+        let Some(head) = self.state.head(id) else { return };
+        let state = head.status.state();
+        let is_held = state.delivers() && head.status.has(Status::PAUSED | Status::HELD);
+        if what.has(What::ARRIVED) && state.reads() && !is_held {
+            self.receive(id, self.state.limits.receive_bytes_per_turn);
+        } else if what.has(What::GONE) && state != State::Dead {
+            // Nobody reads, so nobody would be told, and this edge is the only one.
+            if let Some(errno) = self.driver.failure(&head.socket) {
+                self.failed(id, errno);
+            }
+        }
+    }
+
+    fn other_signal(&mut self, token: u64) {
+        match token {
+            WAKER => self.state.bridge().stats.add(Counter::Wakeups, 1),
+            COURIER => {
+                if let Some(courier) = &mut self.courier {
+                    courier.signalled();
+                }
+            }
+            _ => {
+                let number = listener_number(token);
+                if let Some(listening) = number.and_then(|n| self.listeners.get_mut(n)) {
+                    listening.signalled();
+                }
+            }
+        }
+    }
+
+    /// Receives until nothing is left, or the connection is held, or `left` bytes are used up.
+    pub(super) fn receive(&mut self, id: ConnId, mut left: usize) {
+        loop {
+            let Some(connection) = self.state.table.get(id) else { return };
+            let head = &mut connection.head;
+            let state = head.status.state();
+            if !state.reads() || state.delivers() && head.status.has(Status::PAUSED | Status::HELD)
+            {
+                return;
+            }
+            if left == 0 {
+                return self.state.make_ready(id);
+            }
+            match self.driver.receive(&head.socket, &mut head.link, left) {
+                Received::Bytes(lease) => {
+                    let is_last = lease.is_last;
+                    left -= lease.len as usize;
+                    self.take_in(id, lease);
+                    if is_last {
+                        return;
+                    }
+                }
+                Received::Drained => return,
+                other => return self.receive_ended(id, other),
+            }
+        }
+    }
+
+    #[cold]
+    fn receive_ended(&mut self, id: ConnId, received: Received) {
+        match received {
+            Received::End => self.peer_ended(id),
+            Received::Failed(errno) => self.failed(id, errno),
+            Received::Bytes(_) | Received::Drained => unreachable!("the caller took these"),
+        }
+    }
+
+    pub(super) fn take_in(&mut self, id: ConnId, lease: Lease) {
+        self.state.tally.receives += 1;
+        self.state.tally.received_bytes += u64::from(lease.len);
+        let Some(head) = self.state.head(id) else { return self.driver.settle(lease) };
+        let state = head.status.state();
+        debug_assert!(step(state, Event::Bytes, false).is_some(), "bytes in {state:?}");
+        if state.discards() {
+            let so_far = &mut head.cold().discarded;
+            *so_far += lease.len as usize;
+            let is_too_much = *so_far > self.state.limits.linger_bytes_max;
+            self.driver.settle(lease);
+            if is_too_much {
+                self.step(id, Event::Overdue);
+            }
+            return;
+        }
+        self.first_byte(id);
+        self.state.touch(id);
+        let Some(head) = self.state.head(id) else { return self.driver.settle(lease) };
+        let kept = head.cold.as_deref_mut().and_then(|cold| cold.unread.take());
+        let source = match kept {
+            None => Source::Lease(lease),
+            Some(mut unread) => {
+                let bytes = self.driver.leased(&lease);
+                // The limit is looked at after the callback, when it has taken what it can.
+                let appended = unread.append(bytes, &mut self.state.outbox.pool, usize::MAX);
+                appended.expect("there is no limit here");
+                self.driver.settle(lease);
+                Source::Unread(unread)
+            }
+        };
+        self.hand_over(id, source);
+    }
+
+    fn first_byte(&mut self, id: ConnId) {
+        let idle_deadline = self.state.idle_deadline;
+        if let Some(head) = self.state.head(id)
+            && head.status.has(Status::FIRST_BYTE)
+        {
+            head.status.clear(Status::FIRST_BYTE);
+            self.state.refile(id, idle_deadline);
+        }
+    }
+
+    /// Lets the handler see the bytes, and does what it leaves.
+    fn hand_over(&mut self, id: ConnId, source: Source) {
+        let Some(pending) = self.state.with(id, |outbox, head| outbox.pending(head)) else {
+            return;
+        };
+        let mut input = Input::new(source.bytes(&self.driver));
+        let returned = run(&mut self.handler, &mut self.state, id, |handler, conn| {
+            handler.on_data(conn, &mut input);
+        });
+        let taken = input.taken();
+        self.after_data(id, source, returned, taken, pending);
+    }
+
+    /// After `on_data`: sends what was echoed, keeps what was not taken, then the rest as after
+    /// any callback.
+    fn after_data(
+        &mut self,
+        id: ConnId,
+        source: Source,
+        returned: bool,
+        taken: usize,
+        pending: usize,
+    ) {
+        if !returned {
+            self.panicked(id, Callback::Data, pending);
+            self.put_away(source);
+            return self.after(id);
+        }
+        let direct = std::mem::take(&mut self.state.outbox.direct);
+        if !direct.is_empty()
+            && let Some(connection) = self.state.table.get(id)
+        {
+            let head = &mut connection.head;
+            let sent = match &source {
+                Source::Lease(lease) => {
+                    let (from, to) = (direct.from, direct.to);
+                    self.driver.send_leased(&head.socket, &mut head.link, lease, from, to)
+                }
+                Source::Unread(unread) => {
+                    let part = IoSlice::new(&unread.as_slice()[direct.from..direct.to]);
+                    self.driver.offer(&head.socket, &mut head.link, &[part])
+                }
+            };
+            let rest = &source.bytes(&self.driver)[direct.from + sent.bytes..direct.to];
+            if !rest.is_empty() {
+                self.state.outbox.put_back(head, rest);
+                self.state.outbox.hold_if_above(head);
+            }
+            self.sent(id, sent.bytes);
+            if let Then::Failed(errno) = sent.then {
+                self.failed(id, errno);
+            }
+        }
+        self.keep(id, source, taken);
+        self.after(id);
+    }
+
+    /// The straight path's send took less than all.
+    #[cold]
+    fn sent_less(&mut self, id: ConnId, source: Source, sent: crate::driver::Sent) {
+        let direct = std::mem::take(&mut self.state.outbox.direct);
+        if let Some(connection) = self.state.table.get(id) {
+            let rest = &source.bytes(&self.driver)[direct.from + sent.bytes..direct.to];
+            self.state.outbox.put_back(&mut connection.head, rest);
+            self.state.outbox.hold_if_above(&mut connection.head);
+        }
+        self.put_away(source);
+        self.sent(id, sent.bytes);
+        if let Then::Failed(errno) = sent.then {
+            self.failed(id, errno);
+        }
+        self.after(id);
+    }
+
+    /// Keeps what was not taken, up to the limit, and gives the rest of the memory back.
+    fn keep(&mut self, id: ConnId, source: Source, taken: usize) {
+        let pool = &mut self.state.outbox.pool;
+        let kept = match source {
+            Source::Lease(lease) => {
+                let rest = &self.driver.leased(&lease)[taken..];
+                let kept = (!rest.is_empty())
+                    .then(|| Unread::keep(rest, pool, usize::MAX).expect("there is no limit here"));
+                self.driver.settle(lease);
+                kept
+            }
+            Source::Unread(mut unread) => {
+                unread.consume(taken);
+                if unread.is_empty() {
+                    unread.release(pool);
+                    None
+                } else {
+                    unread.shrink(pool);
+                    Some(unread)
+                }
+            }
+        };
+        let max = self.state.limits.input_bytes_max;
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        let state = head.status.state();
+        match kept {
+            Some(unread) if state.delivers() => {
+                let is_over = unread.len() > max;
+                head.status.set(Status::UNREAD);
+                head.cold().unread = Some(unread);
+                if is_over {
+                    self.state.because(id, Closed::InputLimit);
+                    self.step(id, Event::InputFull);
+                }
+            }
+            kept => {
+                if let Some(unread) = kept {
+                    unread.release(&mut self.state.outbox.pool);
+                }
+                head.status.clear(Status::UNREAD);
+                head.thaw();
+            }
+        }
+    }
+
+    fn put_away(&mut self, source: Source) {
+        match source {
+            Source::Lease(lease) => self.driver.settle(lease),
+            Source::Unread(unread) => unread.release(&mut self.state.outbox.pool),
+        }
+    }
+
+    /// Connections that go on without an edge: over their budget last turn, or resumed.
+    pub(super) fn serve_ready(&mut self) {
+        for _ in 0..self.state.ready.len() {
+            let Some(id) = self.state.ready.pop_front() else { return };
+            let Some(head) = self.state.head(id) else { continue };
+            head.status.clear(Status::READY);
+            if head.status.has(Status::AGAIN) {
+                head.status.clear(Status::AGAIN);
+                self.hand_over_again(id);
+            }
+            self.receive(id, self.state.limits.receive_bytes_per_turn);
+        }
+    }
+
+    /// What was kept while the connection was paused or held comes to the handler again.
+    fn hand_over_again(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        if head.status.state().delivers()
+            && !head.status.has(Status::PAUSED | Status::HELD)
+            && let Some(unread) = head.cold.as_deref_mut().and_then(|cold| cold.unread.take())
+        {
+            self.hand_over(id, Source::Unread(unread));
+        }
+    }
+
+    pub(super) fn is_in(&mut self, id: ConnId, state: State) -> bool {
+        self.state.head(id).is_some_and(|head| head.status.state() == state)
+    }
+}

@@ -1,0 +1,184 @@
+//! From what callbacks left to the kernel, and `on_room`.
+
+use super::EventLoop;
+use crate::closed::Callback;
+use crate::connection::Status;
+use crate::driver::{Driver, Sent, Then};
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::life::{Event, State};
+use std::io::IoSlice;
+
+/// Pieces of the cork that one gathering send takes. A connection with more moves them to its own
+/// queue first.
+const PIECES: usize = 64;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// After any callback of a connection: offers its own bytes, then carries out its wishes.
+    pub(super) fn after(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        if head.status.has(Status::CORKED | Status::UNSENT) {
+            self.flush(id);
+        }
+        let Some(head) = self.state.head(id) else { return };
+        if head.status.has(Status::WISHES) {
+            self.grant(id);
+        }
+    }
+
+    /// Offers what waits for one connection, unless the kernel is known to be full.
+    pub(super) fn flush(&mut self, id: ConnId) {
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        head.status.clear(Status::TO_FLUSH);
+        if !head.status.state().flushes() || head.link.is_full() {
+            return;
+        }
+        let outbox = &mut self.state.outbox;
+        let mut taken = Sent { bytes: 0, then: Then::Done };
+        if head.status.has(Status::CORKED) {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            let (used, bytes) = outbox.cork.slices(head.corked, &mut slices);
+            if bytes == outbox.cork.len(head.corked) {
+                taken = self.driver.offer(&head.socket, &mut head.link, &slices[..used]);
+                if taken.bytes == bytes {
+                    outbox.uncork(head);
+                } else {
+                    outbox.spill(head);
+                    head.cold().output.advance(taken.bytes, &mut outbox.pool);
+                    outbox.hold_if_above(head);
+                }
+            } else {
+                outbox.spill(head);
+            }
+        }
+        if taken.then == Then::Done && head.status.has(Status::UNSENT) {
+            let budget = self.state.limits.send_bytes_per_turn;
+            let cold = head.cold.get_or_insert_default();
+            let (socket, link) = (&head.socket, &mut head.link);
+            taken = self.driver.send(socket, link, &mut cold.output, &mut outbox.pool, budget);
+        }
+        if taken.then == Then::Budget {
+            head.status.set(Status::TO_FLUSH);
+            outbox.to_flush.push(id);
+        }
+        self.sent(id, taken.bytes);
+        if let Then::Failed(errno) = taken.then {
+            return self.failed(id, errno);
+        }
+        self.output_fell(id);
+    }
+
+    /// The kernel took bytes: counts them, and the connection is not idle.
+    pub(super) fn sent(&mut self, id: ConnId, bytes: usize) {
+        if bytes > 0 {
+            self.state.tally.sends += 1;
+            self.state.tally.sent_bytes += bytes as u64;
+            self.state.touch(id);
+        }
+    }
+
+    /// Less waits than before: perhaps nothing, perhaps no more than the low mark.
+    fn output_fell(&mut self, id: ConnId) {
+        let low = self.state.limits.low_watermark;
+        let Some((pending, was_held)) = self.state.with(id, |outbox, head| {
+            let pending = outbox.pending(head);
+            if pending == 0 {
+                head.status.clear(Status::UNSENT);
+                head.thaw();
+            }
+            let was_held = pending <= low && head.status.has(Status::HELD);
+            if was_held {
+                head.status.clear(Status::HELD);
+            }
+            (pending, was_held)
+        }) else {
+            return;
+        };
+        if was_held {
+            self.room(id);
+        }
+        let Some(head) = self.state.head(id) else { return };
+        let owes_fin =
+            matches!(head.status.state(), State::Finishing | State::Closing | State::LastBytes);
+        // What `on_room` sent counts too; it is looked at again when that is flushed.
+        if pending == 0 && owes_fin && !head.status.has(Status::UNSENT | Status::CORKED) {
+            self.step(id, Event::Flushed);
+        }
+    }
+
+    /// Below its low mark again: tells the handler, and goes on reading.
+    fn room(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        let state = head.status.state();
+        if state.takes_output() {
+            self.call(id, Callback::Room, |handler, conn| handler.on_room(conn));
+            // Its bytes go out at the end of the turn: offering them here would let a handler
+            // that fills the kernel's buffer each time keep the turn for itself.
+            if let Some(true) = self.state.with(id, |_, head| head.status.has(Status::UNSENT)) {
+                self.list_to_flush(id);
+            }
+        }
+        if state.delivers() {
+            self.read_on(id);
+        }
+    }
+
+    /// As if an edge had come: for input that was left in the kernel, or kept, meanwhile.
+    pub(super) fn read_on(&mut self, id: ConnId) {
+        if let Some(head) = self.state.head(id) {
+            if head.status.has(Status::UNREAD) {
+                head.status.set(Status::AGAIN);
+            }
+            self.state.make_ready(id);
+        }
+    }
+
+    pub(super) fn list_to_flush(&mut self, id: ConnId) {
+        if let Some(head) = self.state.table.get(id).map(|c| &mut c.head)
+            && !head.status.has(Status::TO_FLUSH)
+        {
+            head.status.set(Status::TO_FLUSH);
+            self.state.outbox.to_flush.push(id);
+        }
+    }
+
+    /// Sends what waits in the cork: one gathering send for each connection.
+    #[cold]
+    pub(super) fn flush_cork(&mut self) {
+        let mut owner = 1;
+        // Callbacks may add owners meanwhile, and the last flush empties the list.
+        while owner <= self.state.outbox.cork.owners() {
+            if let Some(id) = self.state.outbox.cork.owner(owner as u16) {
+                self.flush_corked(id);
+            }
+            owner += 1;
+        }
+    }
+
+    /// What the cork holds for a connection that cannot be sent to now must not keep the cork.
+    fn flush_corked(&mut self, id: ConnId) {
+        self.flush(id);
+        self.state.with(id, |outbox, head| outbox.spill(head));
+        self.after_wishes(id);
+    }
+
+    fn after_wishes(&mut self, id: ConnId) {
+        if self.state.head(id).is_some_and(|head| head.status.has(Status::WISHES)) {
+            self.grant(id);
+        }
+    }
+
+    /// The end of the turn: whatever waits is offered once.
+    pub(super) fn flush_all(&mut self) {
+        if self.state.outbox.cork.owners() > 0 {
+            self.flush_cork();
+        }
+        for _ in 0..self.state.outbox.to_flush.len() {
+            // What is over its budget is listed anew, behind these.
+            let id = self.state.outbox.to_flush.swap_remove(0);
+            self.flush(id);
+            self.after_wishes(id);
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `Handler`: what a user implements.
+
+use crate::addr::Addr;
+use crate::closed::{Callback, Closed};
+use crate::conn::Conn;
+use crate::here::Loop;
+use net_buffer::Input;
+
+/// A server's own code: one instance on each loop, made on that loop's thread by the server's
+/// factory, so it needs no lock and need not be `Send`.
+///
+/// Every callback runs on the loop's thread and none runs inside another. A callback asks, through
+/// its [`Conn`] or [`Loop`], and the loop carries it out after the callback has returned; so
+/// nothing that a callback calls ever fails or blocks. Failures arrive as `on_close`, which comes
+/// exactly once for every connection that was opened, and last.
+///
+/// A callback that panics costs its own connection only: what it sent in that call is dropped,
+/// what was sent before is delivered, and the connection closes with `Closed::Panicked`.
+pub trait Handler: Sized + 'static {
+    /// What the server remembers of each connection. Stored inline in the table: its size is paid
+    /// for every idle connection.
+    type Session: 'static;
+    /// What other loops and threads may post to this loop. Use
+    /// [`Infallible`](std::convert::Infallible) if nothing.
+    type Message: Send + 'static;
+
+    /// A new connection asks in. `None` closes it, politely.
+    fn admit(&mut self, peer: &Peer) -> Option<Self::Session>;
+
+    /// Bytes have come. What is not taken from `input` is kept, and comes again in front of what
+    /// comes next, up to [`input_bytes_max`](crate::Limits::input_bytes_max).
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>);
+
+    /// The connection is up: admitted, or dialled.
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) {}
+
+    /// After `send` had answered `Above`: the unsent bytes have fallen to the low mark.
+    fn on_room(&mut self, _conn: &mut Conn<'_, Self>) {}
+
+    /// The peer will send no more. It may still be reading, so what is owed is sent first.
+    fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
+        conn.finish();
+    }
+
+    /// The connection's deadline has come: idle, first byte, or its own.
+    fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
+        conn.close();
+    }
+
+    /// The server drains. Called once for each open connection, a few in each turn.
+    fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
+        conn.close_when_idle();
+    }
+
+    /// The connection is over. The last callback for it; its session is dropped after this.
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &Closed) {}
+
+    /// Something was posted to this loop.
+    fn on_message(&mut self, _here: &mut Loop<'_, Self>, _message: Self::Message) {}
+
+    /// A timer of this loop has come, by the tag it was armed with.
+    fn on_timer(&mut self, _here: &mut Loop<'_, Self>, _tag: u64) {}
+
+    /// A callback has panicked. The connection, message or timer at fault is lost, and counted;
+    /// this decides about the rest. (A panic in here stops the server.)
+    fn on_panic(&mut self, _place: Callback) -> Keep {
+        Keep::Running
+    }
+}
+
+/// What a handler says after one of its callbacks has panicked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// Go on.
+    Running,
+    /// Stop the whole server, at once.
+    StopServer,
+}
+
+/// Who asks in.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    pub(crate) addr: Addr,
+}
+
+impl Peer {
+    /// The address it comes from.
+    pub fn addr(&self) -> Addr {
+        self.addr
+    }
+}

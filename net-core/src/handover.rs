@@ -1,0 +1,184 @@
+//! From the acceptor to the loops: one lane for each, by queue or by courier.
+
+use crate::arrival::Arrival;
+use crate::closed::Closed;
+use crate::courier;
+use crate::hub::Hub;
+use crate::placement::RoundRobin;
+use crate::stats::Counter;
+use crate::sys::{Errno, Socket};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Places arrivals and hands them over. Used by the acceptor's thread only.
+pub(crate) struct Handover<M> {
+    hub: Arc<Hub<M>>,
+    placement: RoundRobin,
+    lanes: Vec<Lane>,
+    /// Arrivals for which no loop had room.
+    waiting: VecDeque<Arrival>,
+    /// The most descriptors that may be on their way in couriers at once, over all loops.
+    in_flight_max: u64,
+}
+
+/// The way to one loop.
+struct Lane {
+    /// Placed, and to be handed over at the end of this turn.
+    batch: Vec<Arrival>,
+    way: Way,
+}
+
+enum Way {
+    Queue,
+    Courier {
+        end: Socket,
+        /// Connections sent, ever.
+        sent: u64,
+        /// Connections that the loop's descriptor table has places for.
+        places: u64,
+    },
+    /// Nothing more is sent this way.
+    Closed,
+}
+
+impl<M> Handover<M> {
+    /// `couriers`: the acceptor's ends, one for each loop, and the places in a loop's table. Empty:
+    /// the loops share this thread's table.
+    pub(crate) fn new(
+        hub: Arc<Hub<M>>,
+        couriers: Vec<Socket>,
+        places: u64,
+        in_flight_max: u64,
+    ) -> Self {
+        let ways: Vec<_> = if couriers.is_empty() {
+            hub.loops.iter().map(|_| Way::Queue).collect()
+        } else {
+            couriers.into_iter().map(|end| Way::Courier { end, sent: 0, places }).collect()
+        };
+        let lanes = ways.into_iter().map(|way| Lane { batch: Vec::new(), way }).collect();
+        let placement = RoundRobin::new(hub.loops.len());
+        Self { hub, placement, lanes, waiting: VecDeque::new(), in_flight_max }
+    }
+
+    /// Places every arrival, in order, on the loops in turn.
+    pub(crate) fn place(&mut self, arrivals: &mut Vec<Arrival>) {
+        self.waiting.extend(arrivals.drain(..));
+        while let Some(arrival) = self.waiting.pop_front() {
+            let in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
+            let (hub, lanes) = (&self.hub, &self.lanes);
+            let picked = (in_flight < self.in_flight_max)
+                .then(|| self.placement.pick(|k| lanes[k].has_room(hub, k)))
+                .flatten();
+            let Some((k, skipped)) = picked else {
+                self.waiting.push_front(arrival);
+                return;
+            };
+            if skipped > 0 {
+                self.hub.acceptor.add(Counter::LoopSkipped, skipped as u64);
+            }
+            self.lanes[k].batch.push(arrival);
+        }
+    }
+
+    /// Connections on their way to loop `k` by courier, and those about to be.
+    fn in_flight(&self, k: usize) -> u64 {
+        match &self.lanes[k].way {
+            Way::Courier { sent, .. } => {
+                let taken = self.hub.loops[k].taken.load(Ordering::Acquire);
+                sent - taken + self.lanes[k].batch.len() as u64
+            }
+            Way::Queue | Way::Closed => 0,
+        }
+    }
+
+    /// Hands the placed arrivals over, with one ring for each loop that sleeps. False if some
+    /// could not be: call again a little later.
+    pub(crate) fn deliver(&mut self) -> bool {
+        for (k, lane) in self.lanes.iter_mut().enumerate() {
+            lane.deliver(&self.hub, k);
+        }
+        self.waiting.is_empty() && self.lanes.iter().all(|lane| lane.batch.is_empty())
+    }
+
+    /// Whether more may be accepted: nothing waits for room.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Nothing more comes: closes what could not be handed over, and tells the loops.
+    pub(crate) fn end(&mut self, why: Closed) {
+        let left =
+            self.waiting.drain(..).chain(self.lanes.iter_mut().flat_map(|l| l.batch.drain(..)));
+        for arrival in left {
+            drop(arrival);
+            self.hub.acceptor.closed(why);
+        }
+        for (lane, bridge) in self.lanes.iter_mut().zip(&self.hub.loops) {
+            // A courier's far end sees this as its end of file.
+            lane.way = Way::Closed;
+            // Release: who sees it sees every arrival that was pushed before.
+            bridge.arrivals_ended.store(true, Ordering::Release);
+            bridge.doorbell.ring();
+        }
+    }
+}
+
+impl Lane {
+    fn has_room<M>(&self, hub: &Hub<M>, k: usize) -> bool {
+        let bridge = &hub.loops[k];
+        if bridge.is_over.load(Ordering::Acquire) {
+            return false;
+        }
+        match &self.way {
+            Way::Queue => bridge.arrivals.len() + self.batch.len() < bridge.arrivals.capacity(),
+            Way::Courier { sent, places, .. } => {
+                // In this order: see `Bridge::taken`.
+                let taken = bridge.taken.load(Ordering::Acquire);
+                let open = bridge.stats.snapshot().get(Counter::Open);
+                open + (sent - taken) + (self.batch.len() as u64) < *places
+            }
+            Way::Closed => false,
+        }
+    }
+
+    fn deliver<M>(&mut self, hub: &Hub<M>, k: usize) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let bridge = &hub.loops[k];
+        match &mut self.way {
+            Way::Queue => {
+                let mut full = Vec::new();
+                for arrival in self.batch.drain(..) {
+                    if let Err(arrival) = bridge.arrivals.push(arrival) {
+                        full.push(arrival);
+                    }
+                }
+                self.batch = full;
+                bridge.doorbell.ring();
+            }
+            Way::Courier { end, sent, .. } => {
+                while !self.batch.is_empty() {
+                    match courier::send(end, &mut self.batch) {
+                        Ok(count) => *sent += count as u64,
+                        Err(errno) if is_passing(errno) => return,
+                        Err(errno) => {
+                            tracing::error!(to_loop = k, %errno, "the courier is broken");
+                            for arrival in self.batch.drain(..) {
+                                drop(arrival);
+                                hub.acceptor.closed(Closed::Machine(errno));
+                            }
+                        }
+                    }
+                }
+            }
+            Way::Closed => {}
+        }
+    }
+}
+
+/// The courier is full, or too many descriptors are in flight for this user (unix(7)); it passes.
+fn is_passing(errno: Errno) -> bool {
+    matches!(errno.raw(), libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)
+}

@@ -1,0 +1,126 @@
+//! `Loop`: the loop that a callback runs on.
+
+use crate::addr::Addr;
+use crate::conn::Conn;
+use crate::handler::Handler;
+use crate::hub::Remote;
+use crate::id::ConnId;
+use crate::life::State;
+use crate::loop_state::{Dial, LoopState};
+use crate::sys::DialOptions;
+use crate::timers::TimerId;
+use net_timer::Tick;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A view of the running loop, for the length of one callback.
+pub struct Loop<'a, H: Handler> {
+    state: &'a mut LoopState<H::Session, H::Message>,
+}
+
+impl<'a, H: Handler> Loop<'a, H> {
+    pub(crate) fn new(state: &'a mut LoopState<H::Session, H::Message>) -> Self {
+        Self { state }
+    }
+
+    /// This loop's number, from 0.
+    pub fn number(&self) -> usize {
+        usize::from(self.state.number)
+    }
+
+    /// How many loops the server has.
+    pub fn loops(&self) -> usize {
+        self.state.hub.loops.len()
+    }
+
+    /// The clock, as read at the start of this turn. The same for every callback of a turn.
+    pub fn now(&self) -> Tick {
+        self.state.now
+    }
+
+    /// Connections of this loop, in every state.
+    pub fn connections(&self) -> usize {
+        self.state.table.len()
+    }
+
+    /// The way to the other loops, and to this one from other threads.
+    pub fn remote(&self) -> Remote<H::Message> {
+        Remote(Arc::clone(&self.state.hub))
+    }
+
+    /// A connection of this loop, if it lives here and is not over.
+    pub fn connection(&mut self, id: ConnId) -> Option<Conn<'_, H>> {
+        Loop { state: &mut *self.state }.into_connection(id)
+    }
+
+    pub(crate) fn into_connection(self, id: ConnId) -> Option<Conn<'a, H>> {
+        // A slot and generation of another loop may be taken here too.
+        if id.in_loop() != usize::from(self.state.number) {
+            return None;
+        }
+        let head = self.state.head(id)?;
+        (head.status.state() != State::Dead).then(|| Conn::new(self.state, id))
+    }
+
+    /// Calls `visit` for every open connection of this loop. See [`Conn::others`] for its cost.
+    pub fn each(&mut self, visit: impl FnMut(&mut Conn<'_, H>)) {
+        self.visit_from(0, usize::MAX, visit);
+    }
+
+    /// Calls `visit` for the open connections in the next `slots` slots of the table, from slot
+    /// `from` on. Returns where to go on, or `None` at the end: a walk over very many connections
+    /// in slices, a timer between them, so that the loop serves others meanwhile.
+    pub fn visit_from(
+        &mut self,
+        from: u32,
+        slots: usize,
+        mut visit: impl FnMut(&mut Conn<'_, H>),
+    ) -> Option<u32> {
+        let end = (from as usize).saturating_add(slots);
+        let mut at = from;
+        while let Some(id) = self.state.table.next_live(at) {
+            if id.slot() as usize >= end {
+                return Some(id.slot());
+            }
+            let state = self.state.get(id).map(|found| found.head.status.state());
+            if matches!(state, Some(s) if !s.is_closing() && s != State::Dead && s != State::Connecting)
+            {
+                visit(&mut Conn::new(self.state, id));
+            }
+            at = id.slot() + 1;
+        }
+        None
+    }
+
+    /// Calls `on_timer` with `tag` once, `delay` from now. Never early.
+    pub fn after(&mut self, delay: Duration, tag: u64) -> TimerId {
+        self.state.timers.arm(self.state.now.after(delay), None, tag)
+    }
+
+    /// Calls `on_timer` with `tag` each time `period` has passed (at least a millisecond), without
+    /// drift. Periods missed while the loop was busy are missed.
+    pub fn every(&mut self, period: Duration, tag: u64) -> TimerId {
+        self.state.timers.arm(self.state.now.after(period), Some(period), tag)
+    }
+
+    /// Disarms a timer of this loop. False if it has fired for good, or was cancelled.
+    pub fn cancel(&mut self, timer: TimerId) -> bool {
+        self.state.timers.cancel(timer)
+    }
+
+    /// Dials a connection on this loop. Exactly one answer comes: `on_open`, or `on_close` with
+    /// the reason. Dialled connections count, but are not limited by `connections_max`.
+    pub fn dial(&mut self, to: Addr, options: DialOptions, session: H::Session) {
+        self.state.dials.push(Dial { to, options, session });
+    }
+
+    /// Asks the whole server to drain: as SIGTERM does.
+    pub fn drain(&mut self) {
+        self.state.hub.ask(crate::hub::Order::Drain);
+    }
+
+    /// Asks the whole server to stop at once: every connection is reset.
+    pub fn stop(&mut self) {
+        self.state.hub.ask(crate::hub::Order::Stop);
+    }
+}

@@ -1,0 +1,250 @@
+//! `Hub`: all that threads of one server share, and `Remote`, the user's end of it.
+
+use crate::arrival::Arrival;
+use crate::doorbell::Doorbell;
+use crate::gate::Gate;
+use crate::id::ConnId;
+use crate::limits::Limits;
+use crate::mailbox::{Mailbox, PostError};
+use crate::stats::{Counter, Snapshot, Stats};
+use crate::sys::Waker;
+use bytes::Bytes;
+use crossbeam_queue::ArrayQueue;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+/// What a loop is told to do. It only ever goes up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub(crate) enum Order {
+    Run = 0,
+    /// Finish what is under way, then end.
+    Drain = 1,
+    /// The drain's deadline: reset what is left.
+    Cut = 2,
+    /// Reset all, now.
+    Stop = 3,
+}
+
+/// An order that any thread gives by one store, and that cannot be full.
+#[derive(Debug)]
+pub(crate) struct Control(AtomicU32);
+
+impl Control {
+    fn new() -> Self {
+        Self(AtomicU32::new(Order::Run as u32))
+    }
+
+    /// Raises the order. Release: pairs with the load in [`Control::order`], so that what was
+    /// prepared before the order is seen by who obeys it.
+    pub(crate) fn give(&self, order: Order) {
+        self.0.fetch_max(order as u32, Ordering::AcqRel);
+    }
+
+    #[inline]
+    pub(crate) fn order(&self) -> Order {
+        match self.0.load(Ordering::Acquire) {
+            0 => Order::Run,
+            1 => Order::Drain,
+            2 => Order::Cut,
+            _ => Order::Stop,
+        }
+    }
+}
+
+/// What comes by mail.
+pub(crate) enum Mail<M> {
+    Message(M),
+    Bytes(ConnId, Bytes),
+    Close(ConnId),
+}
+
+/// The bridges into one loop, read each turn in this order: control, arrivals, mail.
+pub(crate) struct Bridge<M> {
+    pub(crate) doorbell: Doorbell,
+    pub(crate) control: Control,
+    /// Connections for this loop, where it shares the acceptor's descriptor table.
+    pub(crate) arrivals: ArrayQueue<Arrival>,
+    /// No more arrivals will come by the queue. Stored (Release) after the last push.
+    pub(crate) arrivals_ended: AtomicBool,
+    pub(crate) mail: Mailbox<Mail<M>>,
+    pub(crate) stats: Stats,
+    /// Arrivals that the loop has taken so far. Stored (Release) after the open count that
+    /// includes them, so that who reads this first never counts a connection as neither.
+    pub(crate) taken: AtomicU64,
+    /// The loop's thread is past its last turn, or gone.
+    pub(crate) is_over: AtomicBool,
+}
+
+impl<M> Bridge<M> {
+    /// The second look before sleep: is there anything on any bridge that the loop has not seen?
+    /// The courier, a descriptor, wakes by itself.
+    pub(crate) fn has_news(&self, obeyed: Order, saw_the_end: bool) -> bool {
+        self.control.order() != obeyed
+            || !self.arrivals.is_empty()
+            || !self.mail.is_empty()
+            || (!saw_the_end && self.arrivals_ended.load(Ordering::Acquire))
+    }
+}
+
+/// Everything that the threads of one server share.
+pub(crate) struct Hub<M> {
+    pub(crate) loops: Box<[Bridge<M>]>,
+    pub(crate) acceptor: Stats,
+    pub(crate) gate: Arc<Gate>,
+    /// What the server as a whole was asked to do, by a handler or a `Remote`.
+    pub(crate) asked: Control,
+    /// Wakes the acceptor's thread, which carries out what is asked.
+    pub(crate) acceptor_waker: Arc<Waker>,
+}
+
+impl<M> Hub<M> {
+    pub(crate) fn new(
+        loops: usize,
+        connections_max: usize,
+        limits: &Limits,
+    ) -> std::io::Result<Arc<Self>> {
+        let bridge = |_| {
+            Ok(Bridge {
+                doorbell: Doorbell::new(Arc::new(Waker::new()?)),
+                control: Control::new(),
+                arrivals: ArrayQueue::new(limits.arrivals_queue),
+                arrivals_ended: AtomicBool::new(false),
+                mail: Mailbox::new(limits.mail_queue),
+                stats: Stats::default(),
+                taken: AtomicU64::new(0),
+                is_over: AtomicBool::new(false),
+            })
+        };
+        Ok(Arc::new(Self {
+            loops: (0..loops).map(bridge).collect::<std::io::Result<_>>()?,
+            acceptor: Stats::default(),
+            gate: Gate::new(connections_max),
+            asked: Control::new(),
+            acceptor_waker: Arc::new(Waker::new()?),
+        }))
+    }
+
+    /// Asks the server to drain or stop.
+    pub(crate) fn ask(&self, order: Order) {
+        self.asked.give(order);
+        self.acceptor_waker.ring();
+    }
+
+    /// Tells every loop.
+    pub(crate) fn order(&self, order: Order) {
+        for bridge in &self.loops {
+            bridge.control.give(order);
+            bridge.doorbell.ring();
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut sum = self.acceptor.snapshot();
+        for bridge in &self.loops {
+            sum.add(&bridge.stats.snapshot());
+        }
+        sum
+    }
+}
+
+/// The way into a server's loops from any thread. Cheap to clone; outlives the server, whose loops
+/// then take nothing more.
+pub struct Remote<M>(pub(crate) Arc<Hub<M>>);
+
+impl<M> Clone for Remote<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Send> Remote<M> {
+    /// How many loops there are.
+    pub fn loops(&self) -> usize {
+        self.0.loops.len()
+    }
+
+    /// Posts a message to loop number `to`; its handler's `on_message` gets it. Any thread, never
+    /// blocking. A full or ended mailbox gives the message back.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    pub fn post(&self, to: usize, message: M) -> Result<(), PostError<M>> {
+        self.mail(to, Mail::Message(message)).map_err(|error| {
+            error.map(|mail| match mail {
+                Mail::Message(message) => message,
+                Mail::Bytes(..) | Mail::Close(_) => unreachable!("what was posted comes back"),
+            })
+        })
+    }
+
+    /// Posts a copy of `message` to every loop. Returns the loops that could not take it.
+    pub fn post_all(&self, message: M) -> Vec<usize>
+    where
+        M: Clone,
+    {
+        (0..self.loops()).filter(|&k| self.post(k, message.clone()).is_err()).collect()
+    }
+
+    /// Sends bytes on a connection of any loop. They are dropped, and counted, if the connection
+    /// has closed by the time its loop looks. Any thread, never blocking.
+    ///
+    /// # Panics
+    /// If the id is of another server with more loops.
+    pub fn send(&self, to: ConnId, bytes: impl Into<Bytes>) -> Result<(), PostError<Bytes>> {
+        self.mail(to.in_loop(), Mail::Bytes(to, bytes.into())).map_err(|error| {
+            error.map(|mail| match mail {
+                Mail::Bytes(_, bytes) => bytes,
+                Mail::Message(_) | Mail::Close(_) => unreachable!("what was posted comes back"),
+            })
+        })
+    }
+
+    /// Closes a connection of any loop, as `Conn::close` does. Any thread, never blocking.
+    pub fn close(&self, id: ConnId) -> Result<(), PostError<ConnId>> {
+        self.mail(id.in_loop(), Mail::Close(id)).map_err(|error| error.map(|_| id))
+    }
+
+    fn mail(&self, to: usize, mail: Mail<M>) -> Result<(), PostError<Mail<M>>> {
+        let bridge = &self.0.loops[to];
+        bridge.mail.post(mail)?;
+        bridge.doorbell.ring();
+        Ok(())
+    }
+
+    /// Asks the server to drain: as SIGTERM does.
+    pub fn drain(&self) {
+        self.0.ask(Order::Drain);
+    }
+
+    /// Asks the server to stop at once: every connection is reset.
+    pub fn stop(&self) {
+        self.0.ask(Order::Stop);
+    }
+
+    /// The counters of all threads, added up.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.snapshot()
+    }
+
+    /// The counters of one loop.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    pub fn snapshot_of(&self, in_loop: usize) -> Snapshot {
+        self.0.loops[in_loop].stats.snapshot()
+    }
+
+    /// Connections of the whole process, from accept to close.
+    pub fn connections(&self) -> usize {
+        self.0.gate.inside()
+    }
+
+    /// Connections open in one loop.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    pub fn open_in(&self, in_loop: usize) -> u64 {
+        self.snapshot_of(in_loop).get(Counter::Open)
+    }
+}

@@ -1,0 +1,89 @@
+//! `ConnId`: a name for a connection that is never used twice.
+
+use std::fmt;
+use std::num::NonZeroU64;
+
+/// The most loops that one server can have: a loop's number has 8 bits.
+pub const LOOPS_MAX: usize = 256;
+/// The most connections that one loop can have: a slot's number has 24 bits.
+pub const SLOTS_MAX: usize = 1 << 24;
+
+/// Names one connection of one server, for ever: `loop 8 bits | slot 24 | generation 32`.
+///
+/// A slot's generation grows with each connection that lived in it, and a slot whose generation
+/// would wrap is retired. So an id kept after its connection has closed finds nothing, never a
+/// stranger. Eight bytes, also as `Option`; plain data for any thread.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(NonZeroU64);
+
+impl ConnId {
+    /// Puts an id together. Generations begin at 1, which keeps it from being zero.
+    #[inline]
+    pub(crate) fn new(in_loop: u8, slot: u32, generation: u32) -> Self {
+        debug_assert!((slot as usize) < SLOTS_MAX && generation != 0);
+        let bits = u64::from(in_loop) << 56 | u64::from(slot) << 32 | u64::from(generation);
+        Self(NonZeroU64::new(bits).expect("generations begin at 1"))
+    }
+
+    /// The id in a driver's token; `None` for the tokens of listeners and wakers.
+    #[inline]
+    pub(crate) fn from_token(token: u64) -> Option<Self> {
+        if token as u32 == 0 { None } else { NonZeroU64::new(token).map(Self) }
+    }
+
+    /// What the driver is told for this connection.
+    #[inline]
+    pub(crate) fn token(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The loop that owns the connection, for life.
+    #[inline]
+    pub fn in_loop(self) -> usize {
+        (self.0.get() >> 56) as usize
+    }
+
+    #[inline]
+    pub(crate) fn slot(self) -> u32 {
+        (self.0.get() >> 32) as u32 & 0x00FF_FFFF
+    }
+
+    #[inline]
+    pub(crate) fn generation(self) -> u32 {
+        self.0.get() as u32
+    }
+}
+
+impl fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}.{}", self.in_loop(), self.slot(), self.generation())
+    }
+}
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_bytes_and_every_part_comes_back() {
+        assert_eq!(size_of::<Option<ConnId>>(), 8);
+        let id = ConnId::new(255, (SLOTS_MAX - 1) as u32, u32::MAX);
+        assert_eq!(
+            (id.in_loop(), id.slot(), id.generation()),
+            (255, (SLOTS_MAX - 1) as u32, u32::MAX)
+        );
+        assert_eq!(ConnId::from_token(id.token()), Some(id));
+    }
+
+    #[test]
+    fn a_token_of_no_generation_is_no_connection() {
+        assert_eq!(ConnId::from_token(0), None);
+        assert_eq!(ConnId::from_token(7 << 32), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! A multi-reactor network framework for servers with very many connections.
+//!
+//! One thread runs one loop. An acceptor hands connections to N loops in exact rotation, and each
+//! loop has its own epoll, connection table, timer wheel and mailbox. A server's code is a
+//! [`Handler`]: one instance on each loop, and a session for each connection. A callback is given
+//! bytes and leaves bytes; the loop's turn moves them.
+//!
+//! - [`Server`] starts it; [`Limits`] bounds it; [`Remote`] reaches its loops from other threads.
+//! - [`Conn`] is a connection, as a callback sees it; [`Loop`] the loop it runs on.
+//! - `docs/ARCHITECTURE.md` has the picture; `docs/LIFE.md` the table of a connection's life.
+#![deny(unsafe_code)]
+
+mod accepting;
+mod acceptor;
+mod addr;
+mod arrival;
+mod closed;
+mod conn;
+mod connection;
+mod cork;
+mod courier;
+mod doorbell;
+mod driver;
+mod error;
+mod event_loop;
+mod gate;
+mod handler;
+mod handover;
+mod here;
+mod hub;
+mod id;
+mod life;
+mod limits;
+mod listener;
+mod loop_state;
+mod mailbox;
+mod outbox;
+mod placement;
+mod readiness;
+mod server;
+mod sleep;
+mod stats;
+mod sync;
+mod sys;
+mod table;
+mod timers;
+
+pub use addr::{Addr, AddrError};
+pub use closed::{Callback, Closed, Which, Why};
+pub use conn::{Conn, Sender};
+pub use error::StartError;
+pub use handler::{Handler, Keep, Peer};
+pub use here::Loop;
+pub use hub::Remote;
+pub use id::{ConnId, LOOPS_MAX, SLOTS_MAX};
+pub use limits::Limits;
+pub use mailbox::PostError;
+pub use outbox::Queued;
+pub use server::{Accept, Ended, FdTable, Loops, Place, Running, Server};
+pub use stats::{Counter, Snapshot};
+pub use sys::{DialOptions, Errno, PrivateTables};
+pub use timers::TimerId;
+
+pub use bytes::Bytes;
+pub use net_buffer::{FrameError, Input, LengthPrefix};
+pub use net_timer::Tick;

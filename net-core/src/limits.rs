@@ -1,0 +1,189 @@
+//! `Limits`: every bound of the framework, with its default and the reason for it.
+
+use std::time::Duration;
+
+/// What a server may use at most. Everything has a bound, and every bound is here.
+///
+/// Bytes are bytes, not kilobytes. "Per loop" bounds hold for each loop by itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Connections of the whole process, open or being handed over. `None`: what the descriptor
+    /// tables hold. One more is accepted and closed at once, so that the client learns.
+    pub connections_max: Option<usize>,
+
+    /// A connection on which neither end has moved a byte for so long meets its deadline: bytes
+    /// received count, and bytes that the peer's kernel took. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// How long a new connection may take to send its first byte. `None`: like any idle one.
+    pub first_byte_timeout: Option<Duration>,
+    /// How long a dialled connection may take to come up. Less than the kernel's two minutes,
+    /// more than one lost SYN (1 s) and a second (3 s).
+    pub connect_timeout: Duration,
+    /// How long a closing connection's peer may refuse every byte of the rest. As long as other
+    /// servers wait for a slow reader.
+    pub write_timeout: Duration,
+    /// How long a closed connection waits for the peer's FIN, so that no late byte of the peer
+    /// turns the reply into a reset. Well above a round trip.
+    pub linger_timeout: Duration,
+    /// Bytes that are read and thrown away during that wait. A peer with more to say is cut off.
+    pub linger_bytes_max: usize,
+
+    /// Unsent bytes of one connection above which its own input is left unread, until...
+    pub high_watermark: usize,
+    /// ...no more than so many are left. Then `on_room` is called and reading goes on.
+    pub low_watermark: usize,
+    /// Unsent bytes of one connection at which it is closed: the hard cap.
+    pub output_limit: usize,
+    /// Unread bytes of one connection, that is the longest frame: more closes it.
+    pub input_bytes_max: usize,
+
+    /// The block of a loop into which all its connections receive. Large enough for a burst in
+    /// one call, small enough for a core's second-level cache.
+    pub receive_block_bytes: usize,
+    /// Bytes that one connection may receive in a turn. Then its neighbours are served.
+    pub receive_bytes_per_turn: usize,
+    /// Bytes that one connection may send in a turn.
+    pub send_bytes_per_turn: usize,
+    /// The block of a loop in which small writes to other connections wait for the turn's end.
+    pub cork_bytes: usize,
+    /// Free memory that a loop's pool keeps for the next burst.
+    pub pool_retain_bytes: usize,
+
+    /// Events taken from the kernel at once.
+    pub events_per_wait: usize,
+    /// Connections accepted in one batch, by the acceptor or a loop.
+    pub accepts_per_turn: usize,
+    /// Handed-over connections that wait for a loop. Full: the acceptor passes the loop over.
+    pub arrivals_queue: usize,
+    /// New connections that a loop takes in a turn.
+    pub arrivals_per_turn: usize,
+    /// Messages that wait for a loop. Full: `post` gives the message back.
+    pub mail_queue: usize,
+    /// Messages that a loop takes in a turn.
+    pub mail_per_turn: usize,
+    /// Timers and deadlines that a loop looks at in a turn.
+    pub timers_per_turn: usize,
+    /// Connections that a loop tells of the drain, or resets at its end, in a turn.
+    pub drained_per_turn: usize,
+
+    /// How long a listener rests when descriptors or memory have run out, before it tries again.
+    pub starved_pause: Duration,
+    /// Clients that are accepted and closed at once, per rest, when descriptors have run out.
+    pub shed_per_pause: usize,
+    /// Least time between two log lines about the same trouble.
+    pub log_every: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: None,
+            idle_timeout: None,
+            first_byte_timeout: None,
+            connect_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_secs(1),
+            linger_bytes_max: 1 << 20,
+            high_watermark: 64 << 10,
+            low_watermark: 16 << 10,
+            output_limit: 1 << 20,
+            input_bytes_max: 64 << 10,
+            receive_block_bytes: 64 << 10,
+            receive_bytes_per_turn: 256 << 10,
+            send_bytes_per_turn: 256 << 10,
+            cork_bytes: 64 << 10,
+            pool_retain_bytes: 1 << 20,
+            events_per_wait: 256,
+            accepts_per_turn: 64,
+            arrivals_queue: 1024,
+            arrivals_per_turn: 256,
+            mail_queue: 4096,
+            mail_per_turn: 256,
+            timers_per_turn: 1024,
+            drained_per_turn: 256,
+            starved_pause: Duration::from_millis(50),
+            shed_per_pause: 64,
+            log_every: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Limits {
+    /// Says in one sentence which limits contradict each other, if any do.
+    pub fn check(&self) -> Result<(), String> {
+        let refuse = |what: String| Err(what);
+        if self.low_watermark > self.high_watermark {
+            return refuse(format!(
+                "the low watermark ({}) is above the high watermark ({})",
+                self.low_watermark, self.high_watermark
+            ));
+        }
+        if self.high_watermark > self.output_limit {
+            return refuse(format!(
+                "the high watermark ({}) is above the output limit ({})",
+                self.high_watermark, self.output_limit
+            ));
+        }
+        if self.connections_max == Some(0) {
+            return refuse("a server of 0 connections can serve nobody".into());
+        }
+        let positive = [
+            ("high_watermark", self.high_watermark),
+            ("input_bytes_max", self.input_bytes_max),
+            ("receive_block_bytes", self.receive_block_bytes),
+            ("receive_bytes_per_turn", self.receive_bytes_per_turn),
+            ("send_bytes_per_turn", self.send_bytes_per_turn),
+            ("cork_bytes", self.cork_bytes),
+            ("events_per_wait", self.events_per_wait),
+            ("accepts_per_turn", self.accepts_per_turn),
+            ("arrivals_queue", self.arrivals_queue),
+            ("arrivals_per_turn", self.arrivals_per_turn),
+            ("mail_queue", self.mail_queue),
+            ("mail_per_turn", self.mail_per_turn),
+            ("timers_per_turn", self.timers_per_turn),
+            ("drained_per_turn", self.drained_per_turn),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return refuse(format!("{name} is 0: nothing would ever move"));
+        }
+        for (name, timeout) in
+            [("idle timeout", self.idle_timeout), ("first-byte timeout", self.first_byte_timeout)]
+        {
+            if timeout == Some(Duration::ZERO) {
+                return refuse(format!(
+                    "the {name} is 0: every connection would be closed at once"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_agree_with_each_other() {
+        Limits::default().check().unwrap();
+    }
+
+    #[test]
+    fn equal_marks_are_fine_and_crossed_ones_are_named() {
+        let equal =
+            Limits { low_watermark: 9, high_watermark: 9, output_limit: 9, ..Limits::default() };
+        equal.check().unwrap();
+        let crossed = Limits { low_watermark: 10, ..equal.clone() };
+        assert!(crossed.check().unwrap_err().contains("low watermark (10)"));
+        let capped = Limits { output_limit: 8, ..equal };
+        assert!(capped.check().unwrap_err().contains("output limit (8)"));
+    }
+
+    #[test]
+    fn zeros_that_stop_everything_are_refused() {
+        assert!(Limits { mail_per_turn: 0, ..Limits::default() }.check().is_err());
+        let at_once = Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() };
+        assert!(at_once.check().unwrap_err().contains("idle timeout"));
+        assert!(Limits { connections_max: Some(0), ..Limits::default() }.check().is_err());
+    }
+}

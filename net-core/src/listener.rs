@@ -1,0 +1,83 @@
+//! What an accept error means, and when a starved listener tries again. Pure.
+
+use crate::sys::Errno;
+use net_timer::Tick;
+use std::time::Duration;
+
+/// What to do after a failed accept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AcceptError {
+    /// Nobody waits. An edge will come.
+    Nothing,
+    /// That one client is lost, or was only a network error that Linux passes through accept
+    /// (accept(2), "Error handling"). The next may be fine.
+    Skip,
+    /// Descriptors or memory have run out. Clients wait, and no new edge will come for them: shed
+    /// a few, rest, try again by a timer.
+    Starved,
+    /// This listener can never accept again: it is no listener, or not ours any more.
+    Broken,
+}
+
+/// The table of accept's errors.
+pub(crate) fn judge(errno: Errno) -> AcceptError {
+    match errno.raw() {
+        libc::EAGAIN => AcceptError::Nothing,
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => AcceptError::Starved,
+        libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT => AcceptError::Broken,
+        // EINTR, ECONNABORTED, EPERM, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET,
+        // EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, and whatever a later kernel adds: never fatal.
+        _ => AcceptError::Skip,
+    }
+}
+
+/// Lets one log line through per interval and counts what it held back.
+#[derive(Debug)]
+pub(crate) struct Seldom {
+    every: Duration,
+    next: Option<Tick>,
+    held_back: u64,
+}
+
+impl Seldom {
+    pub(crate) fn new(every: Duration) -> Self {
+        Self { every, next: None, held_back: 0 }
+    }
+
+    /// `Some(n)`: speak, and say that `n` were not spoken of. `None`: be quiet.
+    pub(crate) fn may_speak(&mut self, now: Tick) -> Option<u64> {
+        if self.next.is_some_and(|next| now < next) {
+            self.held_back += 1;
+            return None;
+        }
+        self.next = Some(now.after(self.every));
+        Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_a_client_or_the_machine_ends_a_listener() {
+        let fatal = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EFAULT];
+        for raw in 1..=133 {
+            let is_fatal = judge(Errno::new(raw)) == AcceptError::Broken;
+            assert_eq!(is_fatal, fatal.contains(&raw), "errno {raw}");
+        }
+        assert_eq!(judge(Errno::new(libc::EMFILE)), AcceptError::Starved);
+        assert_eq!(judge(Errno::new(libc::ECONNABORTED)), AcceptError::Skip);
+        assert_eq!(judge(Errno::new(libc::EINTR)), AcceptError::Skip);
+    }
+
+    #[test]
+    fn trouble_is_logged_seldom_and_what_was_held_back_is_counted() {
+        let mut seldom = Seldom::new(Duration::from_secs(5));
+        let at = |ms| Tick::from_millis(ms);
+        assert_eq!(seldom.may_speak(at(0)), Some(0));
+        assert_eq!(seldom.may_speak(at(1)), None);
+        assert_eq!(seldom.may_speak(at(4999)), None);
+        assert_eq!(seldom.may_speak(at(5001)), Some(2));
+    }
+}

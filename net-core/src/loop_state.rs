@@ -1,0 +1,249 @@
+//! All that a loop remembers, without kernel and without user code.
+//!
+//! Callbacks see this, through `Conn` and `Loop`, and the turn sees it; neither the driver nor
+//! the handler is in it.
+
+use crate::addr::Addr;
+use crate::closed::Closed;
+use crate::connection::{Connection, Filed, Head, Status};
+use crate::hub::{Bridge, Hub};
+use crate::id::ConnId;
+use crate::life::State;
+use crate::limits::Limits;
+use crate::outbox::Outbox;
+use crate::stats::Counter;
+use crate::sys::{DialOptions, Socket};
+use crate::table::Table;
+use crate::timers::Timers;
+use net_timer::{Slot, Tick, Wheel};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+pub(crate) struct LoopState<S, M> {
+    pub(crate) number: u8,
+    pub(crate) table: Table<S>,
+    pub(crate) outbox: Outbox,
+    /// The deadlines of connections, filed by slot number.
+    pub(crate) wheel: Wheel,
+    pub(crate) timers: Timers,
+    /// Connections to receive from although no edge will come for them.
+    pub(crate) ready: VecDeque<ConnId>,
+    /// Connections that are over; `on_close` is due.
+    pub(crate) dead: Vec<ConnId>,
+    pub(crate) dials: Vec<Dial<S>>,
+    /// The clock, read once at the start of the turn.
+    pub(crate) now: Tick,
+    /// When a connection that moves a byte in this turn would be idle. `MAX`: never.
+    pub(crate) idle_deadline: Tick,
+    pub(crate) tally: Tally,
+    pub(crate) is_draining: bool,
+    pub(crate) limits: Limits,
+    pub(crate) hub: Arc<Hub<M>>,
+    pub(crate) peer_of: fn(&Socket) -> io::Result<Addr>,
+}
+
+/// A connection that a callback asked for.
+pub(crate) struct Dial<S> {
+    pub(crate) to: Addr,
+    pub(crate) options: DialOptions,
+    pub(crate) session: S,
+}
+
+/// The counts of the straight path, added up here and published once a turn.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) receives: u64,
+    pub(crate) received_bytes: u64,
+    pub(crate) sends: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) fired: u64,
+}
+
+impl<S, M> LoopState<S, M> {
+    pub(crate) fn new(
+        number: u8,
+        now: Tick,
+        limits: Limits,
+        hub: Arc<Hub<M>>,
+        peer_of: fn(&Socket) -> io::Result<Addr>,
+    ) -> Self {
+        let mut state = Self {
+            number,
+            table: Table::new(number),
+            outbox: Outbox::new(&limits),
+            wheel: Wheel::new(now),
+            timers: Timers::new(now),
+            ready: VecDeque::new(),
+            dead: Vec::new(),
+            dials: Vec::new(),
+            now,
+            idle_deadline: Tick::MAX,
+            tally: Tally::default(),
+            is_draining: false,
+            limits,
+            hub,
+            peer_of,
+        };
+        state.set_now(now);
+        state
+    }
+
+    pub(crate) fn bridge(&self) -> &Bridge<M> {
+        &self.hub.loops[usize::from(self.number)]
+    }
+
+    #[inline]
+    pub(crate) fn set_now(&mut self, now: Tick) {
+        self.now = now;
+        self.idle_deadline = match self.limits.idle_timeout {
+            Some(timeout) => now.after(timeout),
+            None => Tick::MAX,
+        };
+    }
+
+    #[inline]
+    pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut Connection<S>> {
+        self.table.get(id)
+    }
+
+    pub(crate) fn head(&mut self, id: ConnId) -> Option<&mut Head> {
+        self.table.get(id).map(|connection| &mut connection.head)
+    }
+
+    /// Runs `work` on a connection's head beside the outbox.
+    pub(crate) fn with<R>(
+        &mut self,
+        id: ConnId,
+        work: impl FnOnce(&mut Outbox, &mut Head) -> R,
+    ) -> Option<R> {
+        let connection = self.table.get(id)?;
+        Some(work(&mut self.outbox, &mut connection.head))
+    }
+
+    // --- deadlines ---------------------------------------------------------------------------
+
+    /// Sets when the connection must be looked at. Later than before is one store; earlier files
+    /// it anew; `MAX` takes it out.
+    pub(crate) fn file(&mut self, id: ConnId, deadline: Tick) {
+        let Some(connection) = self.table.get(id) else { return };
+        let head = &mut connection.head;
+        let before = std::mem::replace(&mut head.deadline, deadline);
+        let is_filed = head.slot != Slot::NONE;
+        let entries = &mut Filed(&mut self.table);
+        if deadline == Tick::MAX {
+            self.wheel.cancel(entries, id.slot());
+        } else if !is_filed || deadline < before {
+            self.wheel.rearm(entries, id.slot(), deadline);
+        }
+    }
+
+    /// A byte has moved: puts the deadline off, by whatever rule the state has.
+    pub(crate) fn touch(&mut self, id: ConnId) {
+        let idle_deadline = self.idle_deadline;
+        let write_deadline = self.now.after(self.limits.write_timeout);
+        let Some(head) = self.head(id) else { return };
+        match head.status.state() {
+            State::Closing | State::LastBytes => head.deadline = write_deadline,
+            State::Connecting | State::Lingering | State::Dead => {}
+            _ if head.status.has(Status::FIRST_BYTE) => {}
+            _ if head.status.has(Status::SEVERAL) => {
+                if let Some(cold) = head.cold.as_deref_mut() {
+                    cold.idle_deadline = Some(idle_deadline).filter(|d| *d < Tick::MAX);
+                }
+            }
+            _ => head.deadline = idle_deadline,
+        }
+    }
+
+    /// Files the nearest of the connection's deadlines: its own, and the idle or first-byte one.
+    pub(crate) fn refile(&mut self, id: ConnId, idle: Tick) {
+        let Some(head) = self.head(id) else { return };
+        let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
+        match own {
+            Some(own) => {
+                head.status.set(Status::SEVERAL);
+                head.cold().idle_deadline = Some(idle).filter(|d| *d < Tick::MAX);
+                self.file(id, own.min(idle));
+            }
+            None => {
+                head.status.clear(Status::SEVERAL);
+                if let Some(cold) = head.cold.as_deref_mut() {
+                    cold.idle_deadline = None;
+                }
+                head.thaw();
+                self.file(id, idle);
+            }
+        }
+    }
+
+    /// The connection's idle (or first-byte) deadline as it stands.
+    pub(crate) fn idle_deadline_of(&mut self, id: ConnId) -> Tick {
+        let Some(head) = self.head(id) else { return Tick::MAX };
+        if head.status.has(Status::SEVERAL) {
+            let idle = head.cold.as_deref().and_then(|cold| cold.idle_deadline);
+            return idle.unwrap_or(Tick::MAX);
+        }
+        head.deadline
+    }
+
+    /// The handler's own deadline.
+    pub(crate) fn set_own_deadline(&mut self, id: ConnId, own: Option<Tick>) {
+        let idle = self.idle_deadline_of(id);
+        let Some(head) = self.head(id) else { return };
+        let state = head.status.state();
+        if state.is_closing() || matches!(state, State::Dead) {
+            return; // only the bound on closing runs
+        }
+        if own.is_some() || head.cold.is_some() {
+            head.cold().own_deadline = own;
+        }
+        if state != State::Connecting {
+            self.refile(id, idle);
+        }
+    }
+
+    // --- the end -----------------------------------------------------------------------------
+
+    /// Notes why it ends, unless that is decided already.
+    pub(crate) fn because(&mut self, id: ConnId, why: Closed) {
+        if let Some(head) = self.head(id) {
+            head.why.get_or_insert(why);
+        }
+    }
+
+    /// To be received from in the next turn, or later in this one.
+    pub(crate) fn make_ready(&mut self, id: ConnId) {
+        if let Some(head) = self.table.get(id).map(|c| &mut c.head)
+            && !head.status.has(Status::READY)
+        {
+            head.status.set(Status::READY);
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Adds the turn's counts to the published ones.
+    pub(crate) fn publish(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        let bridge = &self.hub.loops[usize::from(self.number)];
+        let stats = &bridge.stats;
+        stats.add(Counter::Turns, 1);
+        if tally.receives > 0 {
+            stats.add(Counter::Receives, tally.receives);
+            stats.add(Counter::BytesIn, tally.received_bytes);
+        }
+        if tally.sends > 0 {
+            stats.add(Counter::Sends, tally.sends);
+            stats.add(Counter::BytesOut, tally.sent_bytes);
+        }
+        if tally.fired > 0 {
+            stats.add(Counter::Fired, tally.fired);
+        }
+        stats.set(Counter::Open, self.table.len() as u64);
+        stats.set(Counter::Timers, (self.wheel.len() + self.timers.len()) as u64);
+        stats.set(Counter::Mailbox, bridge.mail.len() as u64);
+        if self.outbox.dropped_bytes > 0 {
+            stats.add(Counter::BytesDropped, std::mem::take(&mut self.outbox.dropped_bytes));
+        }
+    }
+}

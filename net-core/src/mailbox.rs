@@ -1,0 +1,266 @@
+//! A bounded bridge from any thread to one loop: what was posted is taken, drained at the end, or
+//! given back.
+//!
+//! Senders post, the owning loop takes within its budget of the turn. The mailbox promises:
+//!
+//! - **a bound**: a full mailbox takes nothing, at once, and gives the item back;
+//! - **order**: the items of one sender arrive in the order in which it posted them;
+//! - **nothing lost silently**: after [`Mailbox::close_and_drain`] each successful post has been
+//!   handed to the owner exactly once, also those that raced with the close, and every other post
+//!   got its item back.
+//!
+//! It neither sleeps nor wakes anybody: who posts must ask the loop's [sleep word](crate::sleep)
+//! afterwards.
+
+mod turnstile;
+
+use std::{error, fmt};
+
+use crossbeam_queue::ArrayQueue;
+
+use turnstile::Turnstile;
+
+/// A bounded queue of items for one loop, with an end.
+///
+/// Any thread may [`post`](Self::post); taking and draining are the owner's.
+#[derive(Debug)]
+pub(crate) struct Mailbox<T> {
+    /// Every push happens inside it, so that the last one is known.
+    turnstile: Turnstile,
+    queue: ArrayQueue<T>,
+}
+
+impl<T> Mailbox<T> {
+    /// An open, empty mailbox for at most `bound` items. All the room is allocated here.
+    ///
+    /// # Panics
+    ///
+    /// If `bound` is zero.
+    pub(crate) fn new(bound: usize) -> Self {
+        Mailbox { turnstile: Turnstile::new(), queue: ArrayQueue::new(bound) }
+    }
+
+    /// Posts one item, or gives it back: at once, without waiting for the owner. Any thread.
+    ///
+    /// `Ok` means that the owner will take or drain it. The loop may be asleep: ask its sleep word
+    /// next.
+    pub(crate) fn post(&self, item: T) -> Result<(), PostError<T>> {
+        if !self.turnstile.enter() {
+            return Err(PostError::Ended(item));
+        }
+        let pushed = self.queue.push(item); // never panics, so the turnstile is always left
+        self.turnstile.leave();
+        pushed.map_err(PostError::Full)
+    }
+
+    /// The oldest item. The owner only.
+    ///
+    /// If its sender was interrupted in the middle of the post, this waits (yielding) for the rest
+    /// of it.
+    pub(crate) fn take(&self) -> Option<T> {
+        self.queue.pop()
+    }
+
+    /// Whether nothing waits. An item half posted counts as waiting, so a loop which sees `true` in
+    /// its second look has missed nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// How many items wait, for the statistics: already old when it returns.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Closes, waits for the posts under way, and hands over all that is left, oldest first. The
+    /// owner only, at its end.
+    ///
+    /// When this returns, every post that succeeded has come out of the mailbox: there is none to
+    /// come. The wait is for a few instructions of each sender inside a post, and no further one
+    /// can join them.
+    pub(crate) fn close_and_drain(&self, mut each: impl FnMut(T)) {
+        self.turnstile.close();
+        self.turnstile.wait_until_empty();
+        while let Some(item) = self.take() {
+            each(item);
+        }
+    }
+}
+
+/// Why an item was not posted. It is inside, unharmed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum PostError<T> {
+    /// The mailbox is at its bound: the loop is slower than its senders. Trying again later may
+    /// help.
+    Full(T),
+    /// The loop takes no more mail, and never will again.
+    Ended(T),
+}
+
+impl<T> PostError<T> {
+    /// The item that could not be posted.
+    pub fn into_inner(self) -> T {
+        match self {
+            PostError::Full(item) | PostError::Ended(item) => item,
+        }
+    }
+
+    /// The same reason, with something else inside.
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> PostError<U> {
+        match self {
+            PostError::Full(item) => PostError::Full(change(item)),
+            PostError::Ended(item) => PostError::Ended(change(item)),
+        }
+    }
+}
+
+// By hand, so that a result can be unwrapped whatever the item is.
+impl<T> fmt::Debug for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PostError::Full(_) => "Full(..)",
+            PostError::Ended(_) => "Ended(..)",
+        })
+    }
+}
+
+impl<T> fmt::Display for PostError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PostError::Full(_) => "the mailbox is full",
+            PostError::Ended(_) => "the loop takes no more mail",
+        })
+    }
+}
+
+impl<T> error::Error for PostError<T> {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn items_come_out_in_the_order_posted() {
+        let mailbox = Mailbox::new(3);
+        assert!(mailbox.is_empty());
+        for item in 1..=3 {
+            mailbox.post(item).unwrap();
+        }
+        assert_eq!(mailbox.len(), 3);
+        assert_eq!(
+            [mailbox.take(), mailbox.take(), mailbox.take(), mailbox.take()],
+            [Some(1), Some(2), Some(3), None]
+        );
+        assert!(mailbox.is_empty());
+    }
+
+    #[test]
+    fn full_mailbox_gives_the_item_back_and_takes_again_after_a_take() {
+        for bound in [1, 2, 7, 64] {
+            let mailbox = Mailbox::new(bound);
+            for item in 0..bound {
+                mailbox.post(item).unwrap();
+            }
+            assert_eq!(mailbox.post(bound), Err(PostError::Full(bound)));
+            assert_eq!(mailbox.len(), bound);
+            assert_eq!(mailbox.take(), Some(0));
+            mailbox.post(bound).unwrap();
+            assert_eq!(mailbox.post(bound + 1), Err(PostError::Full(bound + 1)));
+        }
+    }
+
+    #[test]
+    fn closed_mailbox_gives_the_item_back_as_ended_even_when_full() {
+        let mailbox = Mailbox::new(1);
+        mailbox.post("before").unwrap();
+        mailbox.turnstile.close();
+        mailbox.turnstile.close();
+        assert_eq!(mailbox.post("after"), Err(PostError::Ended("after")));
+        assert_eq!(mailbox.take(), Some("before"));
+        assert_eq!(mailbox.post("after").unwrap_err().into_inner(), "after");
+    }
+
+    #[test]
+    fn drain_hands_over_what_is_left_oldest_first_and_only_once() {
+        let mailbox = Mailbox::new(8);
+        for item in 0..5 {
+            mailbox.post(item).unwrap();
+        }
+        assert_eq!(mailbox.take(), Some(0));
+        let mut drained = Vec::new();
+        mailbox.close_and_drain(|item| drained.push(item));
+        assert_eq!(drained, [1, 2, 3, 4]);
+        mailbox.close_and_drain(|item| panic!("{item} came twice"));
+        assert_eq!(mailbox.post(5), Err(PostError::Ended(5)));
+    }
+
+    #[test]
+    fn each_of_eight_senders_keeps_its_order() {
+        const SENDERS: usize = 8;
+        const EACH: usize = 20_000;
+        let mailbox = Mailbox::new(64);
+        let finished = AtomicUsize::new(0);
+        let mut next = [0; SENDERS];
+        thread::scope(|scope| {
+            for sender in 0..SENDERS {
+                let (mailbox, finished) = (&mailbox, &finished);
+                scope.spawn(move || {
+                    for number in 0..EACH {
+                        let mut item = (sender, number);
+                        while let Err(back) = mailbox.post(item) {
+                            assert_eq!(back, PostError::Full((sender, number)));
+                            item = back.into_inner();
+                            thread::yield_now();
+                        }
+                    }
+                    finished.fetch_add(1, Ordering::Release);
+                });
+            }
+            let mut accept = |(sender, number): (usize, usize)| {
+                assert_eq!(number, next[sender], "sender {sender}");
+                next[sender] += 1;
+            };
+            while finished.load(Ordering::Acquire) < SENDERS {
+                assert!(mailbox.len() <= 64);
+                mailbox.take().map_or_else(thread::yield_now, &mut accept);
+            }
+            mailbox.close_and_drain(accept);
+        });
+        assert_eq!(next, [EACH; SENDERS]);
+    }
+
+    #[test]
+    fn nothing_is_lost_when_closing_races_with_posting() {
+        const ROUNDS: usize = 2_000;
+        const SENDERS: usize = 3;
+        for round in 0..ROUNDS {
+            let mailbox = Mailbox::new(16);
+            let start = Barrier::new(SENDERS + 1);
+            let (posted, drained) = thread::scope(|scope| {
+                let post_until_ended = || {
+                    start.wait();
+                    let mut posted = 0;
+                    loop {
+                        match mailbox.post(round) {
+                            Ok(()) => posted += 1,
+                            Err(PostError::Full(_)) => thread::yield_now(),
+                            Err(PostError::Ended(_)) => return posted,
+                        }
+                    }
+                };
+                let senders = [(); SENDERS].map(|()| scope.spawn(post_until_ended));
+                start.wait();
+                // Rounds differ in how far the senders get before the close.
+                let mut drained = (0..round % 64).filter_map(|_| mailbox.take()).count();
+                mailbox.close_and_drain(|_| drained += 1);
+                (senders.map(|sender| sender.join().unwrap()).iter().sum::<usize>(), drained)
+            });
+            assert_eq!(posted, drained, "round {round}");
+            assert!(mailbox.is_empty());
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What callbacks leave behind: bytes to send and wishes about connections. The turn carries
+//! them out.
+//!
+//! Bytes of one connection always wait in one place, so that their order is never in question:
+//! either in the loop's cork, or, once something is queued there, in its own `Output`.
+
+use crate::connection::{Head, Status};
+use crate::cork::Cork;
+use crate::id::ConnId;
+use crate::limits::Limits;
+use bytes::Bytes;
+use net_buffer::Pool;
+
+/// What became of bytes that were given to `send`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "refused bytes are lost unless the sender keeps them"]
+pub enum Queued {
+    /// Taken.
+    Queued,
+    /// Taken, and the connection is above its high mark: wait for `on_room`.
+    Above,
+    /// Not taken: the connection is ending, or has reached its hard cap and ends now.
+    Refused,
+}
+
+impl Queued {
+    /// Whether the bytes were taken.
+    pub fn is_taken(self) -> bool {
+        self != Queued::Refused
+    }
+}
+
+pub(crate) struct Outbox {
+    pub(crate) cork: Cork,
+    pub(crate) pool: Pool,
+    /// Connections with bytes for the end of the turn; those in the cork are known to the cork.
+    pub(crate) to_flush: Vec<ConnId>,
+    /// Connections of which something was wished.
+    pub(crate) wishes: Vec<ConnId>,
+    /// The token of the connection whose callback runs; 0 between callbacks.
+    pub(crate) running: u64,
+    /// Of the running callback's input, the stretch that is to be sent back as it lies.
+    pub(crate) direct: Direct,
+    /// Bytes taken from handlers that will never reach the kernel.
+    pub(crate) dropped_bytes: u64,
+    high_watermark: usize,
+    output_limit: usize,
+}
+
+/// A stretch of the running callback's input. Empty: `from == to`.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Direct {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+}
+
+impl Direct {
+    #[inline]
+    pub(crate) fn is_empty(self) -> bool {
+        self.from == self.to
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            cork: Cork::new(limits.cork_bytes),
+            pool: Pool::new(limits.pool_retain_bytes),
+            to_flush: Vec::new(),
+            wishes: Vec::new(),
+            running: 0,
+            direct: Direct::default(),
+            dropped_bytes: 0,
+            high_watermark: limits.high_watermark,
+            output_limit: limits.output_limit,
+        }
+    }
+
+    /// Queues a copy of `bytes`.
+    pub(crate) fn send(&mut self, head: &mut Head, id: ConnId, bytes: &[u8]) -> Queued {
+        if let Some(answer) = self.refusal(head, id, bytes.len()) {
+            return answer;
+        }
+        if !head.status.has(Status::UNSENT) {
+            if let Some(owner) = self.cork.add(self.owner_of(head), id, bytes) {
+                head.corked = owner;
+                head.status.set(Status::CORKED);
+                return self.mark(head);
+            }
+            self.spill(head);
+        }
+        head.cold.get_or_insert_default().output.push(bytes, &mut self.pool);
+        self.list_unsent(head, id);
+        self.mark(head)
+    }
+
+    /// Queues a counted payload: no copy for each receiver.
+    pub(crate) fn send_shared(&mut self, head: &mut Head, id: ConnId, bytes: Bytes) -> Queued {
+        if let Some(answer) = self.refusal(head, id, bytes.len()) {
+            return answer;
+        }
+        self.spill(head);
+        head.cold.get_or_insert_default().output.push_shared(bytes, &mut self.pool);
+        self.list_unsent(head, id);
+        self.mark(head)
+    }
+
+    /// Marks a stretch of the running callback's input to be sent back from where it lies. False
+    /// if that would break the order, or the input is another connection's: then send a copy.
+    #[inline]
+    pub(crate) fn echo(&mut self, head: &Head, id: ConnId, from: usize, to: usize) -> bool {
+        let nothing_before = !head.status.has(Status::UNSENT | Status::CORKED | ENDING)
+            && head.status.state().takes_output()
+            && id.token() == self.running;
+        if nothing_before && self.direct.is_empty() {
+            self.direct = Direct { from, to };
+            return true;
+        }
+        if nothing_before && self.direct.to == from {
+            self.direct.to = to;
+            return true;
+        }
+        false
+    }
+
+    /// The answer for bytes that are not queued at all.
+    fn refusal(&mut self, head: &mut Head, id: ConnId, len: usize) -> Option<Queued> {
+        if !head.status.state().takes_output() || head.status.has(ENDING) {
+            return Some(Queued::Refused);
+        }
+        if len == 0 {
+            return Some(Queued::Queued);
+        }
+        if self.pending(head).saturating_add(len) > self.output_limit {
+            // To go on after a gap would be worse than to end: the peer could not tell.
+            self.wish(head, id, Status::WISH_CAP);
+            return Some(Queued::Refused);
+        }
+        None
+    }
+
+    /// Bytes of this connection that wait to be sent.
+    pub(crate) fn pending(&self, head: &Head) -> usize {
+        if head.status.has(Status::CORKED) { self.cork.len(head.corked) } else { head.unsent() }
+    }
+
+    fn mark(&self, head: &mut Head) -> Queued {
+        if self.pending(head) > self.high_watermark {
+            head.status.set(Status::HELD);
+            return Queued::Above;
+        }
+        Queued::Queued
+    }
+
+    /// Above its high mark it is held until the low one.
+    pub(crate) fn hold_if_above(&self, head: &mut Head) {
+        let _ = self.mark(head);
+    }
+
+    fn owner_of(&self, head: &Head) -> u16 {
+        if head.status.has(Status::CORKED) { head.corked } else { 0 }
+    }
+
+    fn list_unsent(&mut self, head: &mut Head, id: ConnId) {
+        head.status.set(Status::UNSENT);
+        if !head.status.has(Status::TO_FLUSH) && id.token() != self.running {
+            head.status.set(Status::TO_FLUSH);
+            self.to_flush.push(id);
+        }
+    }
+
+    /// Moves what waits in the cork to the connection's own queue.
+    pub(crate) fn spill(&mut self, head: &mut Head) {
+        if !head.status.has(Status::CORKED) {
+            return;
+        }
+        let output = &mut head.cold.get_or_insert_default().output;
+        for piece in self.cork.pieces(head.corked) {
+            output.push(piece, &mut self.pool);
+        }
+        self.uncork(head);
+        head.status.set(Status::UNSENT);
+    }
+
+    /// Forgets what waits in the cork.
+    pub(crate) fn uncork(&mut self, head: &mut Head) {
+        self.cork.let_go(head.corked);
+        head.status.clear(Status::CORKED);
+    }
+
+    /// Puts bytes in front of everything that waits: the unsent rest of what was offered first.
+    pub(crate) fn put_back(&mut self, head: &mut Head, rest: &[u8]) {
+        self.spill(head);
+        head.cold.get_or_insert_default().output.push_front(rest, &mut self.pool);
+        head.status.set(Status::UNSENT);
+    }
+
+    /// Takes back what was queued after the first `pending` bytes: a callback's output, when it
+    /// has panicked.
+    pub(crate) fn undo(&mut self, head: &mut Head, pending: usize) {
+        let now = self.pending(head);
+        if now <= pending {
+            return;
+        }
+        self.dropped_bytes += (now - pending) as u64;
+        self.spill(head);
+        let cold = head.cold.get_or_insert_default();
+        cold.output.truncate(pending, &mut self.pool);
+        if cold.output.is_empty() {
+            head.status.clear(Status::UNSENT);
+        }
+    }
+
+    /// Drops all that waits.
+    pub(crate) fn drop_all(&mut self, head: &mut Head) {
+        if head.status.has(Status::CORKED) {
+            self.dropped_bytes += self.cork.len(head.corked) as u64;
+            self.uncork(head);
+        }
+        if let Some(cold) = head.cold.as_deref_mut() {
+            self.dropped_bytes += cold.output.clear(&mut self.pool) as u64;
+            if let Some(unread) = cold.unread.take() {
+                unread.release(&mut self.pool);
+            }
+        }
+        head.status.clear(Status::UNSENT | Status::UNREAD);
+        head.cold = None;
+    }
+
+    /// Notes a wish, for the end of the callback or of the turn.
+    pub(crate) fn wish(&mut self, head: &mut Head, id: ConnId, wish: u32) {
+        head.status.set(wish);
+        self.list_wish(head, id);
+    }
+
+    pub(crate) fn list_wish(&mut self, head: &mut Head, id: ConnId) {
+        if !head.status.has(Status::WISHED) {
+            head.status.set(Status::WISHED);
+            self.wishes.push(id);
+        }
+    }
+
+    /// Whether the turn has something to carry out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.to_flush.is_empty() && self.wishes.is_empty() && self.cork.owners() == 0
+    }
+}
+
+/// Wishes after which nothing more is taken for sending.
+const ENDING: u32 =
+    Status::WISH_FINISH | Status::WISH_CLOSE | Status::WISH_RESET | Status::WISH_CAP;

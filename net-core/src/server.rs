@@ -1,0 +1,307 @@
+//! `Server`: threads, pinning, start, drain and stop.
+
+mod capacity;
+mod start;
+
+use crate::addr::{Addr, AddrError};
+use crate::driver::Epoll;
+use crate::error::StartError;
+use crate::handler::Handler;
+use crate::hub::{Order, Remote};
+use crate::limits::Limits;
+use crate::stats::Snapshot;
+use crate::sys::PrivateTables;
+use crate::sys::signals::Signals;
+use std::process::{ExitCode, Termination};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+/// How many loops a server has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Loops {
+    /// One for each core that this process may use, as the system says (affinity and cgroups).
+    #[default]
+    PerCore,
+    /// So many: 1 to 256.
+    Count(usize),
+}
+
+/// Who accepts connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Accept {
+    /// One thread accepts for all loops and hands over in exact rotation.
+    #[default]
+    Acceptor,
+    /// Each loop has a listener of its own on the same address (`SO_REUSEPORT`); the kernel
+    /// spreads connections by a hash. No hand-over; uneven for few connections.
+    ReusePort,
+}
+
+/// Which descriptor table the loops use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum FdTable {
+    /// The process's. RLIMIT_NOFILE holds for all loops together.
+    #[default]
+    Shared,
+    /// Each loop has its own. RLIMIT_NOFILE holds for each loop, and loops do not contend for
+    /// the table's lock. Asks for a promise, because descriptors no longer pass between threads.
+    PerLoop(PrivateTables),
+}
+
+/// What a handler's factory is told: which loop it is made for.
+pub struct Place<M> {
+    number: usize,
+    remote: Remote<M>,
+}
+
+impl<M: Send> Place<M> {
+    /// The loop's number, from 0.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// How many loops there are.
+    pub fn loops(&self) -> usize {
+        self.remote.loops()
+    }
+
+    /// The way into all loops.
+    pub fn remote(&self) -> Remote<M> {
+        self.remote.clone()
+    }
+}
+
+/// Builds a server: an acceptor and N loops, one thread each.
+///
+/// ```no_run
+/// use net_core::{Conn, Handler, Input, Loops, Peer, Server};
+/// # use std::convert::Infallible;
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     type Session = ();
+///     type Message = Infallible;
+///
+///     fn admit(&mut self, _peer: &Peer) -> Option<()> {
+///         Some(())
+///     }
+///
+///     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+///         let _ = conn.echo(input); // refused only when the connection is ending
+///     }
+/// }
+///
+/// fn main() -> Result<net_core::Ended, net_core::StartError> {
+///     Server::new().listen("127.0.0.1:9000").loops(Loops::PerCore).run(|_place| Echo)
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Server {
+    listen: Vec<Result<Addr, AddrError>>,
+    loops: Loops,
+    pin: bool,
+    accept: Accept,
+    fd_table: FdTable,
+    limits: Limits,
+    drain_timeout: Duration,
+    backlog: i32,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            loops: Loops::default(),
+            pin: true,
+            accept: Accept::default(),
+            fd_table: FdTable::default(),
+            limits: Limits::default(),
+            drain_timeout: Duration::from_secs(10),
+            backlog: 4096,
+        }
+    }
+}
+
+impl Server {
+    /// A server of the default limits that listens nowhere yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Listens on `HOST:PORT` or `[V6]:PORT` too; port 0 is chosen by the kernel. What is wrong
+    /// with the address is said at start.
+    pub fn listen(mut self, at: &str) -> Self {
+        self.listen.push(at.parse());
+        self
+    }
+
+    /// Listens on this address too.
+    pub fn listen_at(mut self, at: Addr) -> Self {
+        self.listen.push(Ok(at));
+        self
+    }
+
+    /// How many loops.
+    pub fn loops(mut self, loops: Loops) -> Self {
+        self.loops = loops;
+        self
+    }
+
+    /// Whether loop i stays on the (i mod n)-th allowed core. Default: yes.
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Who accepts.
+    pub fn accept(mut self, accept: Accept) -> Self {
+        self.accept = accept;
+        self
+    }
+
+    /// What the server may use at most.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long a drain may take before what is left is reset. Default: 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Connections which the kernel completes ahead of accept, cut to `net.core.somaxconn`.
+    /// Default: 4096.
+    pub fn backlog(mut self, backlog: u16) -> Self {
+        self.backlog = i32::from(backlog.max(1));
+        self
+    }
+
+    /// Which descriptor table the loops use.
+    pub fn fd_table(mut self, fd_table: FdTable) -> Self {
+        self.fd_table = fd_table;
+        self
+    }
+
+    /// Connections that the descriptor tables have places for as this server is set up, after
+    /// RLIMIT_NOFILE has been raised to its hard limit.
+    pub fn capacity(&self) -> Result<usize, StartError> {
+        Ok(capacity::Capacity::of(self, self.loop_count()?)?.in_all())
+    }
+
+    /// Starts it, and returns once it listens. `factory` is called once on each loop's thread.
+    pub fn start<H, F>(self, factory: F) -> Result<Running<H::Message>, StartError>
+    where
+        H: Handler,
+        F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+    {
+        start::start::<H, Epoll, F>(self, factory, None)
+    }
+
+    /// Runs it until it has ended. SIGTERM and SIGINT drain it: it stops listening, finishes what
+    /// is under way, and ends; a second signal ends it at once.
+    pub fn run<H, F>(self, factory: F) -> Result<Ended, StartError>
+    where
+        H: Handler,
+        F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+    {
+        self.run_with(factory, |_| {})
+    }
+
+    /// As [`run`](Self::run), and calls `ready` once it listens: to say so, or to keep the
+    /// [`Remote`].
+    pub fn run_with<H, F>(
+        self,
+        factory: F,
+        ready: impl FnOnce(&Running<H::Message>),
+    ) -> Result<Ended, StartError>
+    where
+        H: Handler,
+        F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+    {
+        let running = start::start::<H, Epoll, F>(self, factory, Some(Signals::catch))?;
+        ready(&running);
+        running.wait()
+    }
+
+    fn loop_count(&self) -> Result<usize, StartError> {
+        let count = match self.loops {
+            Loops::Count(n) => n,
+            Loops::PerCore => thread::available_parallelism().map_or(1, usize::from),
+        };
+        if !(1..=crate::id::LOOPS_MAX).contains(&count) {
+            let max = crate::id::LOOPS_MAX;
+            return Err(StartError::plain(format!("{count} loops: a server has 1 to {max}")));
+        }
+        Ok(count)
+    }
+}
+
+/// A server that runs. Dropped, it stops at once and waits for its threads.
+pub struct Running<M> {
+    remote: Remote<M>,
+    addrs: Vec<Addr>,
+    acceptor: Option<JoinHandle<Result<Ended, StartError>>>,
+    threads: Vec<ThreadId>,
+}
+
+impl<M: Send> Running<M> {
+    /// Where it listens, in the order in which it was told to: with the ports that were chosen.
+    pub fn addrs(&self) -> &[Addr] {
+        &self.addrs
+    }
+
+    /// The way into its loops.
+    pub fn remote(&self) -> Remote<M> {
+        self.remote.clone()
+    }
+
+    /// Waits until it has ended: by a signal, or by [`Remote::drain`] or [`Remote::stop`].
+    pub fn wait(mut self) -> Result<Ended, StartError> {
+        self.join()
+    }
+}
+
+impl<M> Running<M> {
+    fn join(&mut self) -> Result<Ended, StartError> {
+        let Some(acceptor) = self.acceptor.take() else {
+            return Err(StartError::plain("the server has been waited for already"));
+        };
+        acceptor.join().unwrap_or_else(|_| Err(StartError::plain("the acceptor's thread panicked")))
+    }
+}
+
+impl<M> Drop for Running<M> {
+    fn drop(&mut self) {
+        if self.acceptor.is_none() {
+            return;
+        }
+        self.remote.0.ask(Order::Stop);
+        // A callback that drops its own server cannot wait for itself. The threads end all the
+        // same, and by themselves.
+        if !self.threads.contains(&thread::current().id()) {
+            let _ = self.join(); // whoever wants to know how it ended calls `wait`
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The last counts of all threads.
+    pub counts: Snapshot,
+    /// The signal that ended it at once, if a second one came.
+    pub cut_by_signal: Option<i32>,
+}
+
+impl Termination for Ended {
+    /// 0; or, after a second signal, 128 and its number, as a shell would have it.
+    fn report(self) -> ExitCode {
+        match self.cut_by_signal {
+            Some(signal) => ExitCode::from(128u8.wrapping_add(signal as u8)),
+            None => ExitCode::SUCCESS,
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! How many connections the descriptor tables hold.
+
+use super::{Accept, FdTable, Server};
+use crate::error::StartError;
+use crate::sys::descriptors;
+
+/// Descriptors left free in each table, for what handlers open and for passing ones.
+const RESERVE: u64 = 16;
+
+pub(crate) struct Capacity {
+    /// RLIMIT_NOFILE, raised: places in each table.
+    pub(crate) nofile: u64,
+    /// Connections that one table holds.
+    pub(crate) per_table: u64,
+    tables: u64,
+}
+
+impl Capacity {
+    /// Raises the limit and counts.
+    pub(crate) fn of(server: &Server, loops: usize) -> Result<Self, StartError> {
+        let nofile = descriptors::raise_limit()
+            .map_err(|error| StartError::new("raise RLIMIT_NOFILE", error))?;
+        let loops = loops as u64;
+        let listeners = server.listen.len() as u64;
+        let (used, tables) = match server.fd_table {
+            FdTable::Shared => {
+                let open = descriptors::open_now()
+                    .map_err(|error| StartError::new("count open descriptors", error))?;
+                // A waker, an epoll and a spare for each loop and for the acceptor.
+                let of_loops = match server.accept {
+                    Accept::Acceptor => 3 * loops,
+                    Accept::ReusePort => (3 + listeners) * loops,
+                };
+                (open as u64 + 3 + listeners + of_loops, 1)
+            }
+            // Standard ones, every loop's and the acceptor's waker, courier, epoll, spare.
+            FdTable::PerLoop(_) => (3 + loops + 1 + 3 + listeners, loops),
+        };
+        let per_table = nofile.saturating_sub(used + RESERVE);
+        if per_table == 0 {
+            return Err(StartError::plain(format!(
+                "RLIMIT_NOFILE is {nofile}, and the server itself needs {}: raise it (ulimit -n)",
+                used + RESERVE + 1
+            )));
+        }
+        Ok(Self { nofile, per_table, tables })
+    }
+
+    pub(crate) fn in_all(&self) -> usize {
+        (self.per_table * self.tables) as usize
+    }
+}

@@ -1,0 +1,348 @@
+//! Starting: everything that can be refused is tried before `start` returns.
+
+use super::capacity::Capacity;
+use super::{Accept, Ended, FdTable, Place, Running, Server};
+use crate::accepting::Listening;
+use crate::acceptor::Acceptor;
+use crate::addr::Addr;
+use crate::courier::{self, CourierEnd};
+use crate::driver::{COURIER, Driver, listener_token};
+use crate::error::StartError;
+use crate::event_loop::EventLoop;
+use crate::handler::Handler;
+use crate::handover::Handover;
+use crate::hub::{Hub, Order, Remote};
+use crate::limits::Limits;
+use crate::sys::descriptors::{self, LeftBehind, Traveller};
+use crate::sys::signals::Signals;
+use crate::sys::{ListenOptions, PrivateTables, Socket, Waker};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+type Catch = fn(&Arc<Waker>) -> io::Result<Signals>;
+
+pub(super) fn start<H, D, F>(
+    server: Server,
+    factory: F,
+    catch: Option<Catch>,
+) -> Result<Running<H::Message>, StartError>
+where
+    H: Handler,
+    D: Driver + Send + 'static,
+    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+{
+    server.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
+    descriptors::fill_standard().map_err(|e| StartError::new("open /dev/null for 0, 1, 2", e))?;
+    let loops = server.loop_count()?;
+    let wanted: Vec<Addr> = server
+        .listen
+        .iter()
+        .cloned()
+        .collect::<Result<_, _>>()
+        .map_err(|error| StartError::plain(format!("listen: {error}")))?;
+    let capacity = Capacity::of(&server, loops)?;
+    let max = say_capacity(&server, loops, &capacity);
+    let hub = Hub::new(loops, max, &server.limits)
+        .map_err(|error| StartError::new(format!("make eventfds for {loops} loops"), error))?;
+    let signals = match catch {
+        Some(catch) => Some(
+            catch(&hub.acceptor_waker)
+                .map_err(|e| StartError::new("catch SIGTERM and SIGINT", e))?,
+        ),
+        None => None,
+    };
+    let (acceptor_driver, listeners, addrs) = open_doors::<H, D>(&server, &hub, &wanted)?;
+
+    let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
+    let couriers = start_loops::<H, D, F>(&server, &hub, &addrs, factory, &mut team)?;
+    let in_flight_max = (capacity.nofile / 2).max(1);
+    let handover = Handover::new(Arc::clone(&hub), couriers, capacity.per_table, in_flight_max);
+    // Where the loops listen themselves, the doors held open here have served their purpose: the
+    // address was free, and its port is known.
+    let listeners = if server.accept == Accept::ReusePort { Vec::new() } else { listeners };
+    let ids = team.threads.iter().map(|thread| thread.thread().id()).collect();
+    let acceptor = Acceptor::new(
+        acceptor_driver,
+        Arc::clone(&hub),
+        listeners,
+        handover,
+        server.limits.clone(),
+        server.drain_timeout,
+        signals,
+    );
+    let acceptor = thread::Builder::new()
+        .name("net-acceptor".into())
+        .spawn(move || supervise(acceptor, team))
+        .map_err(|error| StartError::new("start the acceptor's thread", error))?;
+    tracing::info!(loops, connections_max = max, "listening on {addrs:?}");
+    Ok(Running { remote: Remote(hub), addrs, acceptor: Some(acceptor), threads: ids })
+}
+
+/// Says how many connections are possible and what the limit is made of.
+fn say_capacity(server: &Server, loops: usize, capacity: &Capacity) -> usize {
+    let holds = capacity.in_all();
+    let tables = match server.fd_table {
+        FdTable::Shared => "one descriptor table".to_owned(),
+        FdTable::PerLoop(_) => format!("{loops} private descriptor tables"),
+    };
+    let nofile = capacity.nofile;
+    tracing::info!("RLIMIT_NOFILE {nofile}: {tables} hold {holds} connections");
+    match server.limits.connections_max {
+        Some(asked) if asked > holds => {
+            tracing::warn!(
+                "{asked} connections were asked for, but {tables} hold {holds}: raise RLIMIT_NOFILE, \
+                 or use more loops with private tables"
+            );
+            holds
+        }
+        Some(asked) => asked,
+        None => holds,
+    }
+}
+
+/// The acceptor's driver and its listeners. For loops that listen themselves, this only holds the
+/// addresses, so that a port chosen by the kernel is one and the same for all.
+#[allow(clippy::type_complexity)]
+fn open_doors<H: Handler, D: Driver>(
+    server: &Server,
+    hub: &Hub<H::Message>,
+    wanted: &[Addr],
+) -> Result<(D, Vec<Listening>, Vec<Addr>), StartError> {
+    let mut driver = D::open(&server.limits, Arc::clone(&hub.acceptor_waker))
+        .map_err(|error| StartError::new("make the acceptor's epoll", error))?;
+    let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
+    for (n, at) in wanted.iter().enumerate() {
+        let options = listen_options(server);
+        let socket = match server.accept {
+            Accept::Acceptor => driver.listen(listener_token(n), at, &options),
+            Accept::ReusePort => Socket::bind(at, &options),
+        }
+        .map_err(|error| StartError::new(format!("listen on {at}"), error))?;
+        let at =
+            D::local(&socket).map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
+        addrs.push(at);
+        listeners.push(Listening::new(at, socket, &server.limits));
+    }
+    Ok((driver, listeners, addrs))
+}
+
+fn listen_options(server: &Server) -> ListenOptions {
+    let reuse_port = server.accept == Accept::ReusePort;
+    ListenOptions { backlog: server.backlog, reuse_port, ..ListenOptions::default() }
+}
+
+/// The loops' threads. Dropped before the acceptor has taken them over, they are stopped.
+struct Team<M> {
+    hub: Arc<Hub<M>>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl<M> Team<M> {
+    /// Waits for all. The numbers of those that panicked.
+    fn join(&mut self) -> Vec<usize> {
+        let joined = self.threads.drain(..).enumerate();
+        joined.filter_map(|(k, thread)| thread.join().is_err().then_some(k)).collect()
+    }
+}
+
+impl<M> Drop for Team<M> {
+    fn drop(&mut self) {
+        if self.threads.is_empty() {
+            return;
+        }
+        for bridge in &self.hub.loops {
+            bridge.arrivals_ended.store(true, Ordering::Release);
+        }
+        self.hub.order(Order::Stop);
+        self.join();
+    }
+}
+
+/// Starts every loop and waits until each has said that it stands. Returns the acceptor's ends of
+/// the couriers.
+fn start_loops<H, D, F>(
+    server: &Server,
+    hub: &Arc<Hub<H::Message>>,
+    addrs: &[Addr],
+    factory: F,
+    team: &mut Team<H::Message>,
+) -> Result<Vec<Socket>, StartError>
+where
+    H: Handler,
+    D: Driver,
+    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+{
+    let cores = if server.pin { core_affinity::get_core_ids().unwrap_or_default() } else { vec![] };
+    let factory = Arc::new(factory);
+    let (report, reports) = mpsc::channel();
+    let mut near_ends = Vec::new();
+    for number in 0..hub.loops.len() {
+        let courier = match server.fd_table {
+            FdTable::Shared => None,
+            FdTable::PerLoop(promise) => {
+                let (near, far) = courier::pair()
+                    .map_err(|e| StartError::new(format!("make loop {number}'s courier"), e))?;
+                near_ends.push(near);
+                Some((Traveller::new(far), promise))
+            }
+        };
+        let seed = Seed {
+            number,
+            core: cores.get(number % cores.len().max(1)).copied(),
+            courier,
+            listen: if server.accept == Accept::ReusePort { addrs.to_vec() } else { Vec::new() },
+            options: listen_options(server),
+            limits: server.limits.clone(),
+            hub: Arc::clone(hub),
+        };
+        let (factory, report) = (Arc::clone(&factory), report.clone());
+        let thread = thread::Builder::new()
+            .name(format!("net-loop-{number}"))
+            .spawn(move || loop_thread::<H, D, F>(seed, &factory, report))
+            .map_err(|error| {
+                StartError::new(format!("start the thread of loop {number}"), error)
+            })?;
+        team.threads.push(thread);
+    }
+    drop(report);
+    let mut left_behind = Vec::new();
+    for _ in 0..hub.loops.len() {
+        match reports.recv() {
+            Ok(Ok(left)) => left_behind.extend(left),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(StartError::plain("a loop's thread ended while it started")),
+        }
+    }
+    // Only now, when every loop has made its copy of this table, can no number be mistaken.
+    left_behind.into_iter().for_each(LeftBehind::close);
+    Ok(near_ends)
+}
+
+/// What a loop's thread is born with.
+struct Seed<M> {
+    number: usize,
+    core: Option<core_affinity::CoreId>,
+    courier: Option<(Traveller, PrivateTables)>,
+    listen: Vec<Addr>,
+    options: ListenOptions,
+    limits: Limits,
+    hub: Arc<Hub<M>>,
+}
+
+/// What a loop's thread says once it stands: the copy of its courier's end that it has left.
+type Stands = Result<Option<LeftBehind>, StartError>;
+
+fn loop_thread<H, D, F>(seed: Seed<H::Message>, factory: &F, report: mpsc::Sender<Stands>)
+where
+    H: Handler,
+    D: Driver,
+    F: Fn(&Place<H::Message>) -> H,
+{
+    let hub = Arc::clone(&seed.hub);
+    let number = seed.number;
+    let _farewell = Farewell { hub: &hub, number };
+    let (mut event_loop, left_behind) = match grow::<H, D, F>(seed, factory) {
+        Ok(grown) => grown,
+        Err(error) => {
+            let _ = report.send(Err(error)); // nobody listens: another loop has failed first
+            return;
+        }
+    };
+    if report.send(Ok(left_behind)).is_err() {
+        return;
+    }
+    drop(report);
+    if let Err(error) = event_loop.run() {
+        tracing::error!(in_loop = number, %error, "the loop's wait has failed; the loop ends");
+        panic!("loop {number}: epoll_wait: {error}");
+    }
+}
+
+/// However a loop's thread ends, the acceptor learns of it, and posts to it are given back.
+struct Farewell<'a, M> {
+    hub: &'a Hub<M>,
+    number: usize,
+}
+
+impl<M> Drop for Farewell<'_, M> {
+    fn drop(&mut self) {
+        let bridge = &self.hub.loops[self.number];
+        bridge.mail.close_and_drain(drop);
+        // Release: with it, the acceptor sees the loop's last counts.
+        bridge.is_over.store(true, Ordering::Release);
+        self.hub.acceptor_waker.ring();
+    }
+}
+
+/// Makes the loop, on its own thread.
+fn grow<H, D, F>(
+    seed: Seed<H::Message>,
+    factory: &F,
+) -> Result<(EventLoop<H, D>, Option<LeftBehind>), StartError>
+where
+    H: Handler,
+    D: Driver,
+    F: Fn(&Place<H::Message>) -> H,
+{
+    let Seed { number, core, courier, listen, options, limits, hub } = seed;
+    let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
+    let (courier, left_behind) = match courier {
+        None => (None, None),
+        Some((far, promise)) => {
+            let wakers = hub.loops.iter().map(|bridge| bridge.doorbell.waker());
+            let wakers = wakers.chain([&hub.acceptor_waker]).map(Arc::as_ref);
+            let settled = far.settle(wakers, promise);
+            let (end, left) = settled.map_err(|e| fail("make a descriptor table of its own", e))?;
+            (Some(end), Some(left))
+        }
+    };
+    if let Some(core) = core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!(in_loop = number, core = core.id, "cannot pin the loop to its core");
+    }
+    let waker = Arc::clone(hub.loops[number].doorbell.waker());
+    let mut driver = D::open(&limits, waker).map_err(|e| fail("make its epoll", e))?;
+    let mut listeners = Vec::new();
+    for (n, at) in listen.into_iter().enumerate() {
+        let socket = driver
+            .listen(listener_token(n), &at, &options)
+            .map_err(|e| fail(&format!("listen on {at}"), e))?;
+        listeners.push(Listening::new(at, socket, &limits));
+    }
+    let courier = match courier {
+        None => None,
+        Some(end) => {
+            driver.attach(COURIER, &end).map_err(|e| fail("watch its courier", e.into()))?;
+            Some(CourierEnd::new(end))
+        }
+    };
+    let place = Place { number, remote: Remote(Arc::clone(&hub)) };
+    let handler = catch_unwind(AssertUnwindSafe(|| factory(&place)))
+        .map_err(|_| StartError::plain(format!("loop {number}: the handler's factory panicked")))?;
+    let event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
+    Ok((event_loop, left_behind))
+}
+
+/// The acceptor's thread: accepts until all is over, then waits for the loops' threads.
+fn supervise<M, D: Driver>(
+    mut acceptor: Acceptor<M, D>,
+    mut team: Team<M>,
+) -> Result<Ended, StartError> {
+    let ran = acceptor.run();
+    if ran.is_err() {
+        team.hub.order(Order::Stop);
+    }
+    drop(acceptor);
+    let died = team.join();
+    let (signals, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
+    if let Some(number) = died.first() {
+        return Err(StartError::plain(format!("loop {number} died: see the log")));
+    }
+    let counts = team.hub.snapshot();
+    tracing::info!("ended: {counts}");
+    Ok(Ended { counts, cut_by_signal: (signals > 1).then_some(last) })
+}

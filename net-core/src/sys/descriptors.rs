@@ -1,0 +1,167 @@
+//! The descriptor table: its limit, a private copy for a loop, and the spare descriptor.
+
+use super::{Socket, Waker};
+use std::fs::File;
+use std::io;
+use std::os::fd::RawFd;
+use std::thread::{self, ThreadId};
+
+/// Raises the soft RLIMIT_NOFILE to the hard one and returns the limit that now holds: the
+/// number of descriptors that *each* table may have. A refusal leaves the limit as it was.
+pub(crate) fn raise_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a writable rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        // SAFETY: `raised` is a readable rlimit.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
+            return Ok(raised.rlim_cur);
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// How many descriptors this process has open now, counted in `/proc/self/fd`.
+pub(crate) fn open_now() -> io::Result<usize> {
+    // The directory's own descriptor is among the entries.
+    Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+}
+
+/// The promise under which loops may have descriptor tables of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PrivateTables(());
+
+impl PrivateTables {
+    /// Promises it.
+    ///
+    /// # Safety
+    /// No value that owns or borrows a descriptor and was made on another thread may be used or
+    /// dropped on a loop's thread, nor the reverse: in the other table its number is closed, or is
+    /// a client's. So the handlers and their factory must hold no `File`, socket or pipe from
+    /// outside, must not send theirs out, and must start no thread. Standard input, output and
+    /// error are the exception: 0, 1 and 2 stay what they are in every table.
+    pub const unsafe fn promise() -> Self {
+        Self(())
+    }
+}
+
+/// A socket that will live in the table of another thread, made on the thread of its home table.
+#[derive(Debug)]
+pub(crate) struct Traveller {
+    socket: Socket,
+    home: ThreadId,
+}
+
+/// The copy of a traveller that is still open in its home table, under a number that nothing owns.
+#[derive(Debug)]
+#[must_use = "left open at home, the traveller's end would never be seen"]
+pub(crate) struct LeftBehind {
+    number: RawFd,
+    home: ThreadId,
+}
+
+impl Traveller {
+    pub(crate) fn new(socket: Socket) -> Self {
+        Self { socket, home: thread::current().id() }
+    }
+
+    /// Gives the calling thread a descriptor table of its own, in which nothing stays open but 0,
+    /// 1, 2, every waker, and this socket. Their numbers stay the same.
+    pub(crate) fn settle<'a>(
+        self,
+        wakers: impl Iterator<Item = &'a Waker>,
+        _: PrivateTables,
+    ) -> io::Result<(Socket, LeftBehind)> {
+        let Self { socket, home } = self;
+        // SAFETY: it takes no pointers. What it does to descriptors: every number means the same
+        // file as before, until `close_range` below; that nobody uses one of those on this thread
+        // afterwards is the promise.
+        if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut kept: Vec<RawFd> = wakers.map(Waker::number).collect();
+        kept.push(socket.number());
+        kept.sort_unstable();
+        let mut from: u32 = 3;
+        for number in kept {
+            let number = number as u32;
+            if number > from {
+                close_range(from, number - 1)?;
+            }
+            from = from.max(number + 1);
+        }
+        close_range(from, u32::MAX)?;
+        let left_behind = LeftBehind { number: socket.number(), home };
+        Ok((socket, left_behind))
+    }
+}
+
+impl LeftBehind {
+    /// Closes the copy in the home table.
+    ///
+    /// # Panics
+    /// On any other thread than the one that made the traveller.
+    pub(crate) fn close(self) {
+        assert_eq!(thread::current().id(), self.home, "a copy is closed in its home table");
+        // SAFETY: the number is open in this thread's table, since the traveller's owner never
+        // closed it here; and nothing here owns it, since the owner now lives in another table.
+        unsafe { libc::close(self.number) };
+    }
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: takes no pointers; nobody uses these numbers on this thread, by the promise.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Opens /dev/null under 0, 1 and 2 where they are closed, so that no connection can get one of
+/// these numbers and receive what somebody prints.
+pub(crate) fn fill_standard() -> io::Result<()> {
+    for number in 0..3 {
+        // SAFETY: F_GETFD takes no pointer and changes nothing.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0 {
+            continue;
+        }
+        // SAFETY: the path is a C string; the descriptor is given up to the number for good.
+        let raw = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // The lowest free number is given out first, so it is `number` unless a thread raced us;
+        // then the number is taken, which is as good.
+    }
+    Ok(())
+}
+
+/// One descriptor held in reserve, for the moment when the table is full: given up, it makes room
+/// to accept the client that waits and to close it, so that it learns at once.
+/// (The trick of Marc Lehmann, in libev's documentation.)
+#[derive(Debug)]
+pub(crate) struct Spare(Option<File>);
+
+impl Spare {
+    pub(crate) fn new() -> Self {
+        Self(File::open("/dev/null").ok())
+    }
+
+    /// Accepts one client and closes it. False if there was none, or no descriptor for it.
+    ///
+    /// Another thread may take the freed number first; then this fails, and the caller's pause
+    /// keeps it from trying without end.
+    pub(crate) fn shed(&mut self, listener: &Socket) -> bool {
+        if self.0.take().is_none() {
+            // The reserve was lost to another thread earlier; perhaps it can be had again.
+            *self = Self::new();
+            if self.0.take().is_none() {
+                return false;
+            }
+        }
+        let shed = listener.accept().is_ok();
+        *self = Self::new();
+        shed
+    }
+}

@@ -1,0 +1,106 @@
+//! epoll(7), without policy: add, remove, wait.
+
+use super::Errno;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+pub(crate) const IN: u32 = libc::EPOLLIN as u32;
+pub(crate) const PRI: u32 = libc::EPOLLPRI as u32;
+pub(crate) const OUT: u32 = libc::EPOLLOUT as u32;
+pub(crate) const ERR: u32 = libc::EPOLLERR as u32;
+pub(crate) const HUP: u32 = libc::EPOLLHUP as u32;
+pub(crate) const RDHUP: u32 = libc::EPOLLRDHUP as u32;
+pub(crate) const EDGE: u32 = libc::EPOLLET as u32;
+
+/// One event: the token given at registration, and the kernel's bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    /// What the descriptor was registered with.
+    pub(crate) token: u64,
+    /// `EPOLLIN` and its siblings.
+    pub(crate) bits: u32,
+}
+
+/// Room for the events of one wait.
+pub(crate) struct Events {
+    list: Vec<libc::epoll_event>,
+}
+
+impl Events {
+    /// Room for `capacity` events. More that are ready come with the next wait.
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        Self { list: Vec::with_capacity(capacity.max(1)) }
+    }
+
+    /// The event at `position`, if the last wait brought that many.
+    #[inline]
+    pub(crate) fn get(&self, position: usize) -> Option<Event> {
+        self.list.get(position).map(|event| Event { token: event.u64, bits: event.events })
+    }
+
+    /// Puts an event in, as a wait would: for kernels other than the real one.
+    #[cfg(test)]
+    pub(crate) fn push(&mut self, event: Event) -> bool {
+        let has_room = self.list.len() < self.list.capacity();
+        if has_room {
+            self.list.push(libc::epoll_event { events: event.bits, u64: event.token });
+        }
+        has_room
+    }
+
+    #[cfg(test)]
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+}
+
+/// An epoll instance. Used by its own thread only.
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: epoll_create1 takes no pointers.
+        let raw = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `raw` came from epoll_create1 just above and nothing else owns it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(raw) }))
+    }
+
+    pub(crate) fn add(&self, fd: RawFd, token: u64, bits: u32) -> Result<(), Errno> {
+        match self.control(libc::EPOLL_CTL_ADD, fd, token, bits) {
+            // The number is registered already, for a file which a copy elsewhere keeps alive.
+            // What counts is the new owner: its token replaces the old one.
+            Err(errno) if errno.raw() == libc::EEXIST => {
+                self.control(libc::EPOLL_CTL_MOD, fd, token, bits)
+            }
+            done => done,
+        }
+    }
+
+    fn control(&self, what: i32, fd: RawFd, token: u64, bits: u32) -> Result<(), Errno> {
+        let mut event = libc::epoll_event { events: bits, u64: token };
+        // SAFETY: `event` is valid for the call; the kernel copies it.
+        let done = unsafe { libc::epoll_ctl(self.0.as_raw_fd(), what, fd, &mut event) };
+        if done == 0 { Ok(()) } else { Err(Errno::last()) }
+    }
+
+    /// Waits for events: `timeout_ms` at most, −1 for ever. An interrupting signal is an empty
+    /// wait, so that its effect is looked at.
+    pub(crate) fn wait(&self, events: &mut Events, timeout_ms: i32) -> io::Result<()> {
+        events.list.clear();
+        let room = events.list.capacity().min(i32::MAX as usize) as i32;
+        // SAFETY: the list owns `room` places behind its pointer, which the kernel may fill.
+        let filled = unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.list.as_mut_ptr(), room, timeout_ms)
+        };
+        if filled < 0 {
+            let errno = Errno::last();
+            return if errno.raw() == libc::EINTR { Ok(()) } else { Err(errno.into()) };
+        }
+        // SAFETY: the kernel has written `filled` events, and `filled <= room = capacity`.
+        unsafe { events.list.set_len(filled as usize) };
+        Ok(())
+    }
+}

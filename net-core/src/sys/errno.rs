@@ -1,0 +1,50 @@
+//! The kernel's error numbers as a two-byte value.
+
+use std::{fmt, io};
+
+/// An error number of the kernel, as in errno(3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Errno(u16);
+
+impl Errno {
+    /// The errno with this number.
+    pub const fn new(raw: i32) -> Self {
+        Self(raw as u16)
+    }
+
+    /// What the last failed system call of this thread reported.
+    #[cold]
+    pub(crate) fn last() -> Self {
+        Self::of(&io::Error::last_os_error())
+    }
+
+    /// The errno inside `error`; `EIO` where it carries none.
+    pub fn of(error: &io::Error) -> Self {
+        Self::new(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+
+    /// The number, as in errno(3).
+    pub const fn raw(self) -> i32 {
+        self.0 as i32
+    }
+}
+
+impl From<Errno> for io::Error {
+    fn from(errno: Errno) -> Self {
+        io::Error::from_raw_os_error(errno.raw())
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        io::Error::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Errno({}: {self})", self.0)
+    }
+}
+
+impl std::error::Error for Errno {}

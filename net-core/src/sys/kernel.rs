@@ -1,0 +1,157 @@
+//! `Kernel`: what the epoll driver asks of the system, so that tests can put a model in its place.
+
+use super::{DialOptions, Epoll, Errno, Events, ListenOptions, Socket, Waker, descriptors, epoll};
+use crate::addr::Addr;
+use net_timer::Tick;
+use std::io::{self, IoSlice};
+
+/// The system calls of a loop, one method each and no policy. Used by the loop's thread only.
+///
+/// [`Linux`] is the real one. The model kernel of the tests has sockets with finite buffers, and
+/// reports an edge only where Linux would.
+pub(crate) trait Kernel: Sized {
+    /// An epoll instance in which `waker` is registered under `waker_token`.
+    fn open(waker: &Waker, waker_token: u64) -> io::Result<Self>;
+    /// Milliseconds of the monotonic clock, truncated.
+    fn now(&self) -> Tick;
+    /// Registers a socket for edge-triggered events of every kind, for as long as it is open.
+    fn watch(&mut self, socket: &Socket, token: u64) -> Result<(), Errno>;
+    /// Replaces the events by those that are ready; waits `timeout_ms` at most, −1 for ever.
+    fn wait(&mut self, events: &mut Events, timeout_ms: i32) -> io::Result<()>;
+    /// recv(2).
+    fn receive(&mut self, socket: &Socket, into: &mut [u8]) -> Result<usize, Errno>;
+    /// send(2).
+    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno>;
+    /// sendmsg(2) with at most 1,024 slices.
+    fn send_slices(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno>;
+    /// shutdown(2) of the sending half.
+    fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno>;
+    /// Bytes that the peer has not acknowledged.
+    fn unacknowledged(&self, socket: &Socket) -> usize;
+    /// close(2), with RST if `reset`.
+    fn close(&mut self, socket: Socket, reset: bool);
+    /// The error kept for the socket: how a connect ended.
+    fn take_error(&self, socket: &Socket) -> Result<(), Errno>;
+    /// bind(2) and listen(2).
+    fn listen(&mut self, at: &Addr, options: &ListenOptions) -> io::Result<Socket>;
+    /// connect(2), begun.
+    fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket>;
+    /// accept4(2).
+    fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno>;
+    /// Accepts and closes one client by giving up the spare descriptor for a moment.
+    fn shed(&mut self, listener: &Socket) -> bool;
+    /// Ends listening, by shutdown and then close: a copy in another descriptor table, or in a
+    /// forked process, must not go on accepting.
+    fn unlisten(&mut self, listener: Socket);
+    /// getpeername(2).
+    fn peer(socket: &Socket) -> io::Result<Addr>;
+    /// getsockname(2).
+    fn local(socket: &Socket) -> io::Result<Addr>;
+    /// Sets the waker's counter back.
+    fn quiet(&mut self, waker: &Waker);
+}
+
+/// The kernel we run on.
+pub(crate) struct Linux {
+    epoll: Epoll,
+    spare: descriptors::Spare,
+}
+
+/// Registered once and never modified: no system call follows when the interest changes.
+const EVERYTHING: u32 = epoll::IN | epoll::OUT | epoll::PRI | epoll::RDHUP | epoll::EDGE;
+
+impl Kernel for Linux {
+    fn open(waker: &Waker, waker_token: u64) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(waker.number(), waker_token, epoll::IN | epoll::EDGE)?;
+        Ok(Self { epoll, spare: descriptors::Spare::new() })
+    }
+
+    #[inline]
+    fn now(&self) -> Tick {
+        monotonic()
+    }
+
+    fn watch(&mut self, socket: &Socket, token: u64) -> Result<(), Errno> {
+        self.epoll.add(socket.number(), token, EVERYTHING)
+    }
+
+    #[inline]
+    fn wait(&mut self, events: &mut Events, timeout_ms: i32) -> io::Result<()> {
+        self.epoll.wait(events, timeout_ms)
+    }
+
+    #[inline]
+    fn receive(&mut self, socket: &Socket, into: &mut [u8]) -> Result<usize, Errno> {
+        socket.receive(into)
+    }
+
+    #[inline]
+    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
+        socket.send(bytes)
+    }
+
+    fn send_slices(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        socket.send_slices(slices)
+    }
+
+    fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno> {
+        socket.shutdown_write()
+    }
+
+    fn unacknowledged(&self, socket: &Socket) -> usize {
+        socket.unacknowledged()
+    }
+
+    fn close(&mut self, socket: Socket, reset: bool) {
+        if reset {
+            socket.reset();
+        }
+    }
+
+    fn take_error(&self, socket: &Socket) -> Result<(), Errno> {
+        socket.take_error()
+    }
+
+    fn listen(&mut self, at: &Addr, options: &ListenOptions) -> io::Result<Socket> {
+        Socket::listen(at, options)
+    }
+
+    fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket> {
+        Socket::dial(to, options)
+    }
+
+    fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
+        listener.accept()
+    }
+
+    fn shed(&mut self, listener: &Socket) -> bool {
+        self.spare.shed(listener)
+    }
+
+    fn unlisten(&mut self, listener: Socket) {
+        listener.shutdown_listener();
+    }
+
+    fn peer(socket: &Socket) -> io::Result<Addr> {
+        socket.peer()
+    }
+
+    fn local(socket: &Socket) -> io::Result<Addr> {
+        socket.local()
+    }
+
+    fn quiet(&mut self, waker: &Waker) {
+        waker.quiet();
+    }
+}
+
+/// Milliseconds of CLOCK_MONOTONIC, which no change of the date moves. Its origin is the boot,
+/// one and the same for every thread.
+#[inline]
+pub(crate) fn monotonic() -> Tick {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a writable timespec. The call cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    Tick::from_millis(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+}

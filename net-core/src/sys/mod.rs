@@ -1,0 +1,27 @@
+//! Everything that touches libc: the only place in the workspace where `unsafe` is allowed.
+//!
+//! What leaves this module is safe to use in any order by any caller. It holds no policy: it
+//! says what the kernel said, as values, and leaves the deciding to the floors above.
+#![allow(unsafe_code)]
+
+pub(crate) mod descriptors;
+pub(crate) mod epoll;
+mod errno;
+mod kernel;
+pub(crate) mod rights;
+pub(crate) mod signals;
+mod socket;
+mod waker;
+
+pub use descriptors::PrivateTables;
+use epoll::Epoll;
+#[cfg(test)]
+pub(crate) use epoll::Event;
+pub(crate) use epoll::Events;
+pub use errno::Errno;
+pub(crate) use kernel::{Kernel, Linux};
+pub use socket::DialOptions;
+#[cfg(test)]
+pub(crate) use socket::SIM_BASE;
+pub(crate) use socket::{ListenOptions, Socket};
+pub(crate) use waker::Waker;

@@ -1,0 +1,311 @@
+//! `Socket`: one stream socket, owned by one number of four bytes.
+
+use super::Errno;
+use crate::addr::Addr;
+use std::io::{self, IoSlice};
+use std::mem::{self, MaybeUninit};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+/// From here on a number is no descriptor but the name of a simulated socket: no descriptor table
+/// can be that large (`fs.nr_open` ends 64 below it).
+#[cfg(test)]
+pub(crate) const SIM_BASE: RawFd = 0x4000_0000;
+
+/// Owns one non-blocking stream socket and closes it when dropped.
+///
+/// Four bytes, and no more knowledge than the number: what is registered where, and what is still
+/// in flight, is the driver's business.
+#[derive(Debug)]
+pub(crate) struct Socket(RawFd);
+
+/// How a listener is made.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenOptions {
+    /// Connections which the kernel completes ahead of accept. Cut to `net.core.somaxconn`.
+    pub(crate) backlog: i32,
+    /// Several listeners on one address, among which the kernel spreads connections.
+    pub(crate) reuse_port: bool,
+    /// Send small writes at once. Accepted sockets inherit it, so it costs no call of theirs.
+    pub(crate) nodelay: bool,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { backlog: 4096, reuse_port: false, nodelay: true }
+    }
+}
+
+/// How a connection is dialled.
+#[derive(Clone, Debug, Default)]
+pub struct DialOptions {
+    /// The address to come from; its port is chosen at connect where it is 0, so that one port
+    /// serves many destinations.
+    pub source: Option<SocketAddr>,
+}
+
+impl Socket {
+    /// Takes over a descriptor that nothing else owns.
+    pub(crate) fn from_owned(fd: OwnedFd) -> Self {
+        Self(fd.into_raw_fd())
+    }
+
+    /// A name of a simulated socket. Dropping it makes no system call.
+    #[cfg(test)]
+    pub(crate) fn simulated(number: i32) -> Self {
+        Self(SIM_BASE + number)
+    }
+
+    /// No socket at all: what a dial has that did not even begin.
+    pub(crate) fn none() -> Self {
+        Self(-1)
+    }
+
+    pub(crate) fn number(&self) -> RawFd {
+        self.0
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: this Socket owns the open descriptor, and the borrow ends before it does.
+        unsafe { BorrowedFd::borrow_raw(self.0) }
+    }
+
+    /// Only binds: holds an address for listeners that share it.
+    pub(crate) fn bind(at: &Addr, options: &ListenOptions) -> io::Result<Self> {
+        let Addr::Inet(at) = at;
+        Ok(Self(bound(*at, options)?.into_raw_fd()))
+    }
+
+    /// Binds and listens. The address in use, the missing right and the rest come back as errors.
+    pub(crate) fn listen(at: &Addr, options: &ListenOptions) -> io::Result<Self> {
+        let Addr::Inet(at) = at;
+        let socket = bound(*at, options)?;
+        socket.listen(options.backlog)?;
+        Ok(Self(socket.into_raw_fd()))
+    }
+
+    /// Begins a connect. `Ok` says only that it has begun: the socket turns writable when it is
+    /// decided.
+    pub(crate) fn dial(to: &Addr, options: &DialOptions) -> io::Result<Self> {
+        let Addr::Inet(to) = to;
+        let socket = stream_socket(*to)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(source) = options.source {
+            if source.port() == 0 {
+                // Leaves the choice of the port to connect, which may then share it (ip(7)).
+                bind_address_no_port(&socket)?;
+            }
+            socket.bind(&source.into())?;
+        }
+        match socket.connect(&(*to).into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Self(socket.into_raw_fd()))
+    }
+
+    /// Takes the next finished connection off a listener, non-blocking and close-on-exec.
+    pub(crate) fn accept(&self) -> Result<(Self, Addr), Errno> {
+        let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+        let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        // SAFETY: `storage` has `length` writable bytes and both live through the call.
+        let raw = unsafe {
+            libc::accept4(
+                self.0,
+                storage.as_mut_ptr().cast(),
+                &mut length,
+                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            )
+        };
+        if raw < 0 {
+            return Err(Errno::last());
+        }
+        // SAFETY: a sockaddr_storage is plain bytes, valid when zeroed and as the kernel fills it.
+        let storage = unsafe { storage.assume_init() };
+        Ok((Self(raw), address_of(&storage)))
+    }
+
+    /// Receives into `into`; 0 is the peer's end of stream.
+    #[inline]
+    pub(crate) fn receive(&self, into: &mut [u8]) -> Result<usize, Errno> {
+        loop {
+            // SAFETY: `into` is writable for its length during the call.
+            let n = unsafe { libc::recv(self.0, into.as_mut_ptr().cast(), into.len(), 0) };
+            if n >= 0 {
+                return Ok(n as usize);
+            }
+            let errno = Errno::last();
+            if errno.raw() != libc::EINTR {
+                return Err(errno);
+            }
+        }
+    }
+
+    /// Sends from `bytes`. A peer that is gone is an error, never a signal (`MSG_NOSIGNAL`).
+    #[inline]
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        loop {
+            // SAFETY: `bytes` is readable for its length during the call.
+            let n = unsafe {
+                libc::send(self.0, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
+            };
+            if n >= 0 {
+                return Ok(n as usize);
+            }
+            let errno = Errno::last();
+            if errno.raw() != libc::EINTR {
+                return Err(errno);
+            }
+        }
+    }
+
+    /// Sends from all of `slices` in one call: at most `IOV_MAX` (1,024) of them.
+    pub(crate) fn send_slices(&self, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        // SAFETY: msghdr is plain data for which zero is valid.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_iov = slices.as_ptr().cast_mut().cast();
+        message.msg_iovlen = slices.len();
+        loop {
+            // SAFETY: IoSlice has the layout of iovec (std's promise); the kernel only reads them,
+            // and the slices outlive the call.
+            let n = unsafe { libc::sendmsg(self.0, &message, libc::MSG_NOSIGNAL) };
+            if n >= 0 {
+                return Ok(n as usize);
+            }
+            let errno = Errno::last();
+            if errno.raw() != libc::EINTR {
+                return Err(errno);
+            }
+        }
+    }
+
+    /// No more will be sent: FIN follows the bytes already given to the kernel.
+    pub(crate) fn shutdown_write(&self) -> Result<(), Errno> {
+        self.shutdown(libc::SHUT_WR)
+    }
+
+    /// Ends listening at once in every descriptor table that holds a copy.
+    pub(crate) fn shutdown_listener(&self) {
+        // ENOTCONN would say that it listens no more, which is what is wanted.
+        let _ = self.shutdown(libc::SHUT_RDWR);
+    }
+
+    fn shutdown(&self, how: i32) -> Result<(), Errno> {
+        // SAFETY: shutdown takes no pointers.
+        if unsafe { libc::shutdown(self.0, how) } == 0 { Ok(()) } else { Err(Errno::last()) }
+    }
+
+    /// Closes with RST: what is unsent is dropped, and there is no TIME_WAIT.
+    pub(crate) fn reset(self) {
+        // A socket that refuses the option is closed the ordinary way; there is no better one.
+        let _ = socket2::SockRef::from(&self.as_fd()).set_linger(Some(std::time::Duration::ZERO));
+    }
+
+    /// The error that the kernel keeps for this socket, which is taken by asking.
+    pub(crate) fn take_error(&self) -> Result<(), Errno> {
+        match socket2::SockRef::from(&self.as_fd()).take_error() {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) | Err(error) => Err(Errno::of(&error)),
+        }
+    }
+
+    /// Bytes which the peer's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)).
+    pub(crate) fn unacknowledged(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: `bytes` is a writable int, which is what TIOCOUTQ (= SIOCOUTQ) fills.
+        let done = unsafe { libc::ioctl(self.0, libc::TIOCOUTQ, &mut bytes) };
+        if done == 0 { bytes as usize } else { 0 }
+    }
+
+    /// The other end's address. `ENOTCONN` after a reset.
+    pub(crate) fn peer(&self) -> io::Result<Addr> {
+        inet(socket2::SockRef::from(&self.as_fd()).peer_addr()?)
+    }
+
+    /// This end's address: where port 0 was asked for, the port that was given.
+    pub(crate) fn local(&self) -> io::Result<Addr> {
+        inet(socket2::SockRef::from(&self.as_fd()).local_addr()?)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.0 < 0 {
+            return;
+        }
+        #[cfg(test)]
+        if self.0 >= SIM_BASE {
+            return;
+        }
+        // SAFETY: this Socket owned the descriptor, and no one can use it after this drop. Linux
+        // frees the number whatever close says (close(2)), so there is nothing to retry.
+        unsafe { libc::close(self.0) };
+    }
+}
+
+fn stream_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
+    let kind = socket2::Type::STREAM.nonblocking().cloexec();
+    socket2::Socket::new(socket2::Domain::for_address(at), kind, Some(socket2::Protocol::TCP))
+}
+
+fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<socket2::Socket> {
+    let socket = stream_socket(at)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(options.reuse_port)?;
+    socket.set_tcp_nodelay(options.nodelay)?;
+    socket.bind(&at.into())?;
+    Ok(socket)
+}
+
+fn bind_address_no_port(socket: &socket2::Socket) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let on: libc::c_int = 1;
+    // SAFETY: `on` is a readable int of the stated length.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            mem::size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn inet(address: socket2::SockAddr) -> io::Result<Addr> {
+    let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    Ok(Addr::from(address))
+}
+
+/// The address in `storage`, by its family; of an unknown family the unspecified address.
+fn address_of(storage: &libc::sockaddr_storage) -> Addr {
+    let address = match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that a sockaddr_in lies here, and storage is large enough
+            // and aligned for every kind of address.
+            let v4 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            SocketAddr::V4(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, for sockaddr_in6.
+            let v6 = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            let port = u16::from_be(v6.sin6_port);
+            SocketAddr::V6(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id))
+        }
+        _ => SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)),
+    };
+    Addr::from(address)
+}
+
+/// Makes a Socket of a descriptor number that was just received and that nothing else owns.
+///
+/// # Safety
+/// `raw` must be open and owned by the caller, who gives it up.
+pub(super) unsafe fn from_received(raw: RawFd) -> Socket {
+    // SAFETY: the caller's promise.
+    Socket::from_owned(unsafe { OwnedFd::from_raw_fd(raw) })
+}

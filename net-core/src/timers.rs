@@ -1,0 +1,146 @@
+//! Timers of a loop: after, every, cancel, each with a tag that the handler gave.
+
+use net_timer::{Entries, Links, Slot, Tick, Wheel};
+use slab::Slab;
+use std::time::Duration;
+
+/// Names one timer of one loop. A timer that has fired or was cancelled is not found again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct TimerId {
+    key: u32,
+    serial: u32,
+}
+
+pub(crate) struct Timers {
+    wheel: Wheel,
+    armed: Armed,
+    serial: u32,
+}
+
+struct Armed(Slab<Timer>);
+
+struct Timer {
+    links: Links,
+    slot: Slot,
+    serial: u32,
+    deadline: Tick,
+    every: Option<Duration>,
+    tag: u64,
+}
+
+impl Entries for Armed {
+    fn links(&mut self, index: u32) -> (&mut Links, &mut Slot) {
+        let timer = &mut self.0[index as usize];
+        (&mut timer.links, &mut timer.slot)
+    }
+}
+
+impl Timers {
+    pub(crate) fn new(now: Tick) -> Self {
+        Self { wheel: Wheel::new(now), armed: Armed(Slab::new()), serial: 0 }
+    }
+
+    /// Arms a timer for `deadline`, and again each time `every` later if that is given.
+    pub(crate) fn arm(&mut self, deadline: Tick, every: Option<Duration>, tag: u64) -> TimerId {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        let (links, slot) = (Links::default(), Slot::default());
+        let key = self.armed.0.insert(Timer { links, slot, serial, deadline, every, tag }) as u32;
+        self.wheel.insert(&mut self.armed, key, deadline);
+        TimerId { key, serial }
+    }
+
+    /// Disarms it. False if it is not armed any more.
+    pub(crate) fn cancel(&mut self, id: TimerId) -> bool {
+        let is_armed = self.armed.0.get(id.key as usize).is_some_and(|t| t.serial == id.serial);
+        if is_armed {
+            self.wheel.cancel(&mut self.armed, id.key);
+            self.armed.0.remove(id.key as usize);
+        }
+        is_armed
+    }
+
+    /// The tag of one timer that is due, or `None`. `looked` counts what was looked at.
+    pub(crate) fn pop_due(&mut self, now: Tick, looked: &mut usize) -> Option<u64> {
+        loop {
+            let key = self.wheel.pop_due(&mut self.armed, now)?;
+            *looked += 1;
+            let timer = &mut self.armed.0[key as usize];
+            if timer.deadline > now {
+                let deadline = timer.deadline;
+                self.wheel.insert(&mut self.armed, key, deadline);
+                continue;
+            }
+            let tag = timer.tag;
+            match timer.every {
+                Some(every) => {
+                    // From the time it was due, so that the period does not drift; what was
+                    // missed while the loop was busy is missed.
+                    let on_time = timer.deadline.saturating_add(Tick::millis_of(every).max(1));
+                    timer.deadline = if on_time > now { on_time } else { now.after(every) };
+                    let deadline = timer.deadline;
+                    self.wheel.insert(&mut self.armed, key, deadline);
+                }
+                None => {
+                    self.armed.0.remove(key as usize);
+                }
+            }
+            return Some(tag);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn next_due(&self) -> Option<Tick> {
+        self.wheel.next_due()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.armed.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn due(timers: &mut Timers, now: u64) -> Vec<u64> {
+        let mut looked = 0;
+        std::iter::from_fn(|| timers.pop_due(Tick::from_millis(now), &mut looked)).collect()
+    }
+
+    #[test]
+    fn one_shot_fires_once_and_never_early() {
+        let mut timers = Timers::new(Tick::ZERO);
+        let id = timers.arm(Tick::from_millis(100), None, 7);
+        assert_eq!(due(&mut timers, 99), []);
+        assert_eq!(due(&mut timers, 100), [7]);
+        assert_eq!(due(&mut timers, 10_000), []);
+        assert!(!timers.cancel(id));
+        assert_eq!(timers.len(), 0);
+    }
+
+    #[test]
+    fn a_period_does_not_drift_and_missed_ones_are_missed() {
+        let mut timers = Timers::new(Tick::ZERO);
+        let id = timers.arm(Tick::from_millis(10), Some(10 * MS), 1);
+        assert_eq!(due(&mut timers, 13), [1]);
+        assert_eq!(due(&mut timers, 19), []);
+        assert_eq!(due(&mut timers, 20), [1]);
+        assert_eq!(due(&mut timers, 95), [1]);
+        assert_eq!(due(&mut timers, 96), []);
+        assert!(timers.cancel(id));
+        assert_eq!(due(&mut timers, 1000), []);
+    }
+
+    #[test]
+    fn a_cancelled_timers_id_does_not_find_its_successor() {
+        let mut timers = Timers::new(Tick::ZERO);
+        let old = timers.arm(Tick::from_millis(10), None, 1);
+        assert!(timers.cancel(old));
+        timers.arm(Tick::from_millis(10), None, 2);
+        assert!(!timers.cancel(old));
+        assert_eq!(due(&mut timers, 10), [2]);
+    }
+}

@@ -1,0 +1,55 @@
+//! One level of the wheel: 64 slots, and a bitmap of those which hold something.
+
+use crate::entries::Entries;
+use crate::list::List;
+
+/// A level stands for one digit of the time, and a digit has this many bits.
+pub(crate) const DIGIT_BITS: u32 = 6;
+
+const SLOTS: usize = 1 << DIGIT_BITS;
+
+/// One level of the wheel.
+pub(crate) struct Level {
+    /// Bit `n` is set exactly when `slots[n]` is not empty.
+    occupied: u64,
+    slots: [List; SLOTS],
+}
+
+impl Level {
+    pub(crate) const EMPTY: Level = Level {
+        occupied: 0,
+        slots: [List::EMPTY; SLOTS],
+    };
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.occupied == 0
+    }
+
+    /// The lowest position that holds something, which is the soonest. The level must not be empty.
+    pub(crate) fn soonest(&self) -> u32 {
+        debug_assert!(!self.is_empty());
+        self.occupied.trailing_zeros()
+    }
+
+    /// Puts an entry that is in no list at the end of the one at this position.
+    pub(crate) fn push(&mut self, entries: &mut impl Entries, position: u32, index: u32) {
+        self.slots[position as usize].push(entries, index);
+        self.occupied |= 1 << position;
+    }
+
+    /// Takes an entry out of the list at this position. It may also be in a list elsewhere, as long
+    /// as it does not head it.
+    pub(crate) fn remove(&mut self, entries: &mut impl Entries, position: u32, index: u32) {
+        let slot = &mut self.slots[position as usize];
+        slot.remove(entries, index);
+        if slot.is_empty() {
+            self.occupied &= !(1 << position);
+        }
+    }
+
+    /// Takes the whole list at this position.
+    pub(crate) fn take(&mut self, position: u32) -> List {
+        self.occupied &= !(1 << position);
+        std::mem::replace(&mut self.slots[position as usize], List::EMPTY)
+    }
+}

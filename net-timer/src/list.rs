@@ -1,0 +1,69 @@
+//! A first-in, first-out list that is linked through the caller's entries.
+//!
+//! It is a ring: the last entry's `next` is the head and the head's `prev` is the last. So one
+//! index finds both ends, and push, remove and append are a handful of stores whatever the length.
+//!
+//! ```text
+//!     head ──> a ──> b ──> c ──┐
+//!              ^───────────────┘        and the same backwards
+//! ```
+
+use crate::entries::{Entries, Links, NIL};
+
+/// The head of a list; [`NIL`] when it is empty.
+#[derive(Clone, Copy)]
+pub(crate) struct List {
+    head: u32,
+}
+
+impl List {
+    pub(crate) const EMPTY: List = List { head: NIL };
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.head == NIL
+    }
+
+    /// The entry that has waited longest.
+    pub(crate) fn first(self) -> Option<u32> {
+        (!self.is_empty()).then_some(self.head)
+    }
+
+    /// Puts an entry that is in no list at the end of this one.
+    pub(crate) fn push(&mut self, entries: &mut impl Entries, index: u32) {
+        *entries.links(index).0 = Links {
+            prev: index,
+            next: index,
+        };
+        self.append(entries, List { head: index });
+    }
+
+    /// Puts all of `other` behind all of this.
+    pub(crate) fn append(&mut self, entries: &mut impl Entries, other: List) {
+        if self.is_empty() {
+            *self = other;
+        } else if !other.is_empty() {
+            let last = entries.links(self.head).0.prev;
+            let other_last = entries.links(other.head).0.prev;
+            join(entries, last, other.head);
+            join(entries, other_last, self.head);
+        }
+    }
+
+    /// Takes an entry out of its list. If it is the head of that list, `self` must be that list;
+    /// otherwise any will do, since only its neighbours change.
+    pub(crate) fn remove(&mut self, entries: &mut impl Entries, index: u32) {
+        let Links { prev, next } = std::mem::take(entries.links(index).0);
+        if next != index {
+            join(entries, prev, next);
+        }
+        if self.head == index {
+            self.head = if next == index { NIL } else { next };
+        }
+    }
+}
+
+/// Makes `next` the successor of `prev`.
+fn join(entries: &mut impl Entries, prev: u32, next: u32) {
+    entries.links(prev).0.next = next;
+    entries.links(next).0.prev = prev;
+}
