@@ -215,3 +215,6 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
         (S::Finishing | S::Closing | S::Lingering | S::LastBytes, E::Idle) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
