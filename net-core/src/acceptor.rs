@@ -3,9 +3,9 @@
 
 use crate::accepting::Listening;
 use crate::closed::Closed;
-use crate::driver::{Driver, listener_number};
+use crate::driver::{Driver, WAKER, listener_number};
 use crate::handover::Handover;
-use crate::hub::{Hub, Order};
+use crate::hub::{Bridge, Hub, Order};
 use crate::limits::Limits;
 use crate::sys::signals::Signals;
 use net_timer::Tick;
@@ -69,6 +69,9 @@ impl<M, D: Driver> Acceptor<M, D> {
             self.driver.wait(now, self.next(now))?;
             now = self.driver.now();
             while let Some(signal) = self.driver.next() {
+                if signal.token == WAKER {
+                    self.driver.woken();
+                }
                 let number = listener_number(signal.token);
                 if let Some(listening) = number.and_then(|n| self.listeners.get_mut(n)) {
                     listening.signalled();
@@ -137,7 +140,7 @@ impl<M, D: Driver> Acceptor<M, D> {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             asked = asked.max(Order::Cut);
         }
-        let has_died = |bridge: &crate::hub::Bridge<M>| bridge.is_over.load(Ordering::Acquire);
+        let has_died = |bridge: &Arc<Bridge<M>>| bridge.is_over.load(Ordering::Acquire);
         if self.order == Order::Run && self.hub.loops.iter().any(has_died) {
             tracing::error!("a loop has ended by itself; the server stops");
             asked = Order::Stop;

@@ -59,7 +59,6 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// connection's own input is left unread until `on_room`. At
     /// [`output_limit`](crate::Limits::output_limit) the bytes are refused and the connection
     /// ends with `Closed::OutputLimit`. Also refused after `finish` and `close`.
-    #[inline]
     pub fn send(&mut self, bytes: &[u8]) -> Queued {
         self.split().1.send(bytes)
     }
@@ -75,12 +74,17 @@ impl<'a, H: Handler> Conn<'a, H> {
     pub fn echo(&mut self, input: &mut Input<'_>) -> Queued {
         let from = input.taken();
         let bytes = input.take_all();
-        let id = self.id;
-        let (head, _, outbox) = self.parts();
-        if outbox.echo(head, id, from, from + bytes.len()) {
+        if self.state.outbox.echo(self.id, from, from + bytes.len()) {
             return Queued::Queued;
         }
-        outbox.send(head, id, bytes)
+        self.echo_copy(bytes)
+    }
+
+    /// Out of line, so that the usual echo is small enough to be inlined into the turn.
+    #[cold]
+    #[inline(never)]
+    fn echo_copy(&mut self, bytes: &[u8]) -> Queued {
+        self.send(bytes)
     }
 
     /// Bytes that wait in this process to be sent.

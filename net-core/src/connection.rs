@@ -6,6 +6,7 @@ use crate::readiness::Link;
 use crate::sys::Socket;
 use net_buffer::{Output, Unread};
 use net_timer::{Entries, Links, Slot, Tick};
+use std::num::NonZeroU32;
 
 /// One slot of the table: what the loop needs, and the user's session beside it.
 pub(crate) struct Connection<S> {
@@ -18,7 +19,7 @@ pub(crate) struct Head {
     pub(crate) socket: Socket,
     pub(crate) link: Link,
     /// The generation that makes this connection's id its own. Equal to the table's for the slot.
-    pub(crate) generation: u32,
+    pub(crate) generation: NonZeroU32,
     pub(crate) status: Status,
     /// Its place in the wheel's lists.
     pub(crate) links: Links,
@@ -156,7 +157,7 @@ impl Status {
 }
 
 impl Head {
-    pub(crate) fn new(socket: Socket, generation: u32, state: State) -> Self {
+    pub(crate) fn new(socket: Socket, generation: NonZeroU32, state: State) -> Self {
         Self {
             socket,
             link: Link::default(),

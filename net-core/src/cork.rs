@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     fn id(n: u32) -> ConnId {
-        ConnId::new(0, n, 1)
+        ConnId::new(0, n, std::num::NonZeroU32::MIN)
     }
 
     fn text(cork: &Cork, of: u16) -> Vec<u8> {

@@ -89,7 +89,7 @@ impl<M> Bridge<M> {
 
 /// Everything that the threads of one server share.
 pub(crate) struct Hub<M> {
-    pub(crate) loops: Box<[Bridge<M>]>,
+    pub(crate) loops: Box<[Arc<Bridge<M>>]>,
     pub(crate) acceptor: Stats,
     pub(crate) gate: Arc<Gate>,
     /// What the server as a whole was asked to do, by a handler or a `Remote`.
@@ -105,7 +105,7 @@ impl<M> Hub<M> {
         limits: &Limits,
     ) -> std::io::Result<Arc<Self>> {
         let bridge = |_| {
-            Ok(Bridge {
+            Ok(Arc::new(Bridge {
                 doorbell: Doorbell::new(Arc::new(Waker::new()?)),
                 control: Control::new(),
                 arrivals: ArrayQueue::new(limits.arrivals_queue),
@@ -114,7 +114,7 @@ impl<M> Hub<M> {
                 stats: Stats::default(),
                 taken: AtomicU64::new(0),
                 is_over: AtomicBool::new(false),
-            })
+            }))
         };
         Ok(Arc::new(Self {
             loops: (0..loops).map(bridge).collect::<std::io::Result<_>>()?,

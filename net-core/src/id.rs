@@ -1,7 +1,7 @@
 //! `ConnId`: a name for a connection that is never used twice.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 
 /// The most loops that one server can have: a loop's number has 8 bits.
 pub const LOOPS_MAX: usize = 256;
@@ -14,43 +14,48 @@ pub const SLOTS_MAX: usize = 1 << 24;
 /// would wrap is retired. So an id kept after its connection has closed finds nothing, never a
 /// stranger. Eight bytes, also as `Option`; plain data for any thread.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnId(NonZeroU64);
+pub struct ConnId {
+    /// The loop in the highest 8 bits, the slot below.
+    place: u32,
+    generation: NonZeroU32,
+}
 
 impl ConnId {
-    /// Puts an id together. Generations begin at 1, which keeps it from being zero.
+    /// Puts an id together. Generations begin at 1.
     #[inline]
-    pub(crate) fn new(in_loop: u8, slot: u32, generation: u32) -> Self {
-        debug_assert!((slot as usize) < SLOTS_MAX && generation != 0);
-        let bits = u64::from(in_loop) << 56 | u64::from(slot) << 32 | u64::from(generation);
-        Self(NonZeroU64::new(bits).expect("generations begin at 1"))
+    pub(crate) fn new(in_loop: u8, slot: u32, generation: NonZeroU32) -> Self {
+        debug_assert!((slot as usize) < SLOTS_MAX);
+        Self { place: u32::from(in_loop) << 24 | slot, generation }
     }
 
-    /// The id in a driver's token; `None` for the tokens of listeners and wakers.
+    /// The id in a driver's token; `None` for the tokens of listeners and wakers, whose generation
+    /// is 0.
     #[inline]
     pub(crate) fn from_token(token: u64) -> Option<Self> {
-        if token as u32 == 0 { None } else { NonZeroU64::new(token).map(Self) }
+        let generation = NonZeroU32::new(token as u32)?;
+        Some(Self { place: (token >> 32) as u32, generation })
     }
 
     /// What the driver is told for this connection.
     #[inline]
     pub(crate) fn token(self) -> u64 {
-        self.0.get()
+        u64::from(self.place) << 32 | u64::from(self.generation.get())
     }
 
     /// The loop that owns the connection, for life.
     #[inline]
     pub fn in_loop(self) -> usize {
-        (self.0.get() >> 56) as usize
+        (self.place >> 24) as usize
     }
 
     #[inline]
     pub(crate) fn slot(self) -> u32 {
-        (self.0.get() >> 32) as u32 & 0x00FF_FFFF
+        self.place & 0x00FF_FFFF
     }
 
     #[inline]
-    pub(crate) fn generation(self) -> u32 {
-        self.0.get() as u32
+    pub(crate) fn generation(self) -> NonZeroU32 {
+        self.generation
     }
 }
 
@@ -73,10 +78,10 @@ mod tests {
     #[test]
     fn eight_bytes_and_every_part_comes_back() {
         assert_eq!(size_of::<Option<ConnId>>(), 8);
-        let id = ConnId::new(255, (SLOTS_MAX - 1) as u32, u32::MAX);
+        let id = ConnId::new(255, (SLOTS_MAX - 1) as u32, NonZeroU32::MAX);
         assert_eq!(
             (id.in_loop(), id.slot(), id.generation()),
-            (255, (SLOTS_MAX - 1) as u32, u32::MAX)
+            (255, (SLOTS_MAX - 1) as u32, NonZeroU32::MAX)
         );
         assert_eq!(ConnId::from_token(id.token()), Some(id));
     }

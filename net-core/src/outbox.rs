@@ -37,8 +37,11 @@ pub(crate) struct Outbox {
     pub(crate) to_flush: Vec<ConnId>,
     /// Connections of which something was wished.
     pub(crate) wishes: Vec<ConnId>,
-    /// The token of the connection whose callback runs; 0 between callbacks.
-    pub(crate) running: u64,
+    /// The connection whose callback runs.
+    running: Option<ConnId>,
+    /// Nothing of the running connection's waits before what it echoes, nor is it ending: its
+    /// input may go back from where it lies.
+    may_direct: bool,
     /// Of the running callback's input, the stretch that is to be sent back as it lies.
     pub(crate) direct: Direct,
     /// Bytes taken from handlers that will never reach the kernel.
@@ -68,7 +71,8 @@ impl Outbox {
             pool: Pool::new(limits.pool_retain_bytes),
             to_flush: Vec::new(),
             wishes: Vec::new(),
-            running: 0,
+            running: None,
+            may_direct: false,
             direct: Direct::default(),
             dropped_bytes: 0,
             high_watermark: limits.high_watermark,
@@ -105,22 +109,52 @@ impl Outbox {
         self.mark(head)
     }
 
+    /// A callback of this connection begins.
+    #[inline]
+    pub(crate) fn begin(&mut self, head: &Head, id: ConnId) {
+        self.running = Some(id);
+        self.direct = Direct::default();
+        self.may_direct = !head.status.has(Status::UNSENT | Status::CORKED | ENDING)
+            && head.status.state().takes_output();
+    }
+
+    /// As `begin`, for a connection on the straight path, of which nothing waits.
+    #[inline]
+    pub(crate) fn begin_straight(&mut self, id: ConnId) {
+        self.running = Some(id);
+        self.direct = Direct::default();
+        self.may_direct = true;
+    }
+
+    /// The running callback has ended.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        self.running = None;
+    }
+
     /// Marks a stretch of the running callback's input to be sent back from where it lies. False
     /// if that would break the order, or the input is another connection's: then send a copy.
     #[inline]
-    pub(crate) fn echo(&mut self, head: &Head, id: ConnId, from: usize, to: usize) -> bool {
-        let nothing_before = !head.status.has(Status::UNSENT | Status::CORKED | ENDING)
-            && head.status.state().takes_output()
-            && id.token() == self.running;
-        if nothing_before && self.direct.is_empty() {
+    pub(crate) fn echo(&mut self, id: ConnId, from: usize, to: usize) -> bool {
+        if self.running != Some(id) || !self.may_direct {
+            return false;
+        }
+        if self.direct.is_empty() {
             self.direct = Direct { from, to };
-            return true;
-        }
-        if nothing_before && self.direct.to == from {
+        } else if self.direct.to == from {
             self.direct.to = to;
-            return true;
+        } else {
+            return false;
         }
-        false
+        true
+    }
+
+    /// Something of this connection's has come before what it may echo later.
+    #[inline]
+    fn bars_echo(&mut self, id: ConnId) {
+        if self.running == Some(id) {
+            self.may_direct = false;
+        }
     }
 
     /// The answer for bytes that are not queued at all.
@@ -131,6 +165,7 @@ impl Outbox {
         if len == 0 {
             return Some(Queued::Queued);
         }
+        self.bars_echo(id);
         if self.pending(head).saturating_add(len) > self.output_limit {
             // To go on after a gap would be worse than to end: the peer could not tell.
             self.wish(head, id, Status::WISH_CAP);
@@ -163,7 +198,7 @@ impl Outbox {
 
     fn list_unsent(&mut self, head: &mut Head, id: ConnId) {
         head.status.set(Status::UNSENT);
-        if !head.status.has(Status::TO_FLUSH) && id.token() != self.running {
+        if !head.status.has(Status::TO_FLUSH) && self.running != Some(id) {
             head.status.set(Status::TO_FLUSH);
             self.to_flush.push(id);
         }
@@ -229,6 +264,7 @@ impl Outbox {
 
     /// Notes a wish, for the end of the callback or of the turn.
     pub(crate) fn wish(&mut self, head: &mut Head, id: ConnId, wish: u32) {
+        self.bars_echo(id);
         head.status.set(wish);
         self.list_wish(head, id);
     }

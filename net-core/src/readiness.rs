@@ -48,6 +48,13 @@ impl What {
         self.0
     }
 
+    /// Bytes arrived and nothing else is to be thought of: there is no need to
+    /// [observe](Link::observe) it for a connection whose last send was whole.
+    #[inline]
+    pub(crate) const fn is_plain_arrival(self) -> bool {
+        self.0 & !Self::ROOM.0 == Self::ARRIVED.0
+    }
+
     /// Whether any of `other`'s bits are here.
     #[inline]
     pub(crate) const fn has(self, other: What) -> bool {

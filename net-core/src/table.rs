@@ -10,6 +10,7 @@ use crate::id::{ConnId, SLOTS_MAX};
 use crate::life::State;
 use crate::sys::Socket;
 use slab::Slab;
+use std::num::NonZeroU32;
 
 /// Slots of one chunk: 3 MiB of entries for a session of no size.
 const CHUNK: usize = 1 << 16;
@@ -25,7 +26,7 @@ pub(crate) struct Table<S> {
 struct Chunk<S> {
     places: Slab<Place<S>>,
     /// For each slot ever used: the generation of its present or else its next connection.
-    generations: Vec<u32>,
+    generations: Vec<NonZeroU32>,
     retired: usize,
 }
 
@@ -59,7 +60,7 @@ impl<S> Table<S> {
         let place = chunk.places.vacant_entry();
         let key = place.key();
         if key == chunk.generations.len() {
-            chunk.generations.push(1);
+            chunk.generations.push(NonZeroU32::MIN);
         }
         let generation = chunk.generations[key];
         let head = Head::new(socket, generation, state);
@@ -214,7 +215,7 @@ mod tests {
     fn a_slot_whose_generation_would_wrap_is_retired() {
         let (mut table, ids) = filled(1);
         table.remove(ids[0]);
-        table.chunks[0].generations[0] = u32::MAX - 2;
+        table.chunks[0].generations[0] = NonZeroU32::new(u32::MAX - 2).unwrap();
         let mut seen = vec![ids[0]];
         for n in 0..5 {
             let id = table.insert(socket(), State::Open, n).unwrap();
@@ -249,7 +250,7 @@ mod tests {
         ids.iter().for_each(|&id| drop(table.remove(id)));
         for i in 0..3 * CHUNK {
             let id = table.insert(socket(), State::Open, i).unwrap();
-            assert_eq!(id.generation(), 2);
+            assert_eq!(id.generation().get(), 2);
         }
         assert!(ids.iter().all(|&old| table.get(old).is_none()));
     }

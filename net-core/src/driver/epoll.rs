@@ -75,13 +75,14 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.wait(&mut self.events, timeout_ms)
     }
 
+    fn woken(&mut self) {
+        self.kernel.quiet(&self.waker);
+    }
+
     #[inline]
     fn next(&mut self) -> Option<Signal> {
         let event = self.events.get(self.position)?;
         self.position += 1;
-        if event.token == WAKER {
-            self.kernel.quiet(&self.waker);
-        }
         Some(Signal { token: event.token, what: What::from_bits(event.bits) })
     }
 

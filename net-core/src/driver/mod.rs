@@ -107,6 +107,8 @@ pub(crate) trait Driver: Sized {
     /// Waits for signals, until `until` at the latest; `None` is for ever. `now` is the clock's
     /// last reading; a time at or before it means: look, and do not wait.
     fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()>;
+    /// Takes note of the waker's signal, so that the next ring is a signal again.
+    fn woken(&mut self);
     /// The next signal of the last wait.
     fn next(&mut self) -> Option<Signal>;
 

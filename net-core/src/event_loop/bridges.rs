@@ -19,7 +19,7 @@ use std::sync::atomic::Ordering;
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Looks at the order, and carries it out for some more connections.
     pub(super) fn obey(&mut self) {
-        let order = self.state.bridge().control.order();
+        let order = self.state.bridge.control.order();
         if order > self.order {
             tracing::debug!(in_loop = self.state.number, ?order, "a new order");
             self.order = order;
@@ -38,11 +38,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if self.courier.is_some() {
             self.take_from_courier();
         } else if !self.saw_the_end {
+            if self.state.bridge.arrivals.is_empty()
+                && !self.state.bridge.arrivals_ended.load(Ordering::Relaxed)
+            {
+                return; // as in most turns: two loads, where pop would cost a fence
+            }
             // The end is stored after the last arrival: looked at first, it holds for the queue.
-            let ended = self.state.bridge().arrivals_ended.load(Ordering::Acquire);
+            let ended = self.state.bridge.arrivals_ended.load(Ordering::Acquire);
             let mut taken = 0;
             while taken < self.state.limits.arrivals_per_turn {
-                let Some(arrival) = self.state.bridge().arrivals.pop() else {
+                let Some(arrival) = self.state.bridge.arrivals.pop() else {
                     self.saw_the_end = ended;
                     break;
                 };
@@ -50,11 +55,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 taken += 1;
             }
             if taken > 0 {
-                self.state.bridge().stats.add(Counter::Adopted, taken as u64);
+                self.state.bridge.stats.add(Counter::Adopted, taken as u64);
             }
         }
     }
 
+    #[inline(never)] // its message buffer would be on the turn's stack
     fn take_from_courier(&mut self) {
         let Some(mut courier) = self.courier.take() else { return };
         let mut arrivals = Vec::new();
@@ -64,7 +70,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         self.carried += brought.carried;
         if brought.carried > 0 {
-            let stats = &self.state.bridge().stats;
+            let stats = &self.state.bridge.stats;
             stats.add(Counter::Adopted, brought.carried - brought.lost);
             if brought.lost > 0 {
                 stats.add(Counter::LostOnTheWay, brought.lost);
@@ -88,7 +94,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for n in 0..self.listeners.len() {
             let mut accepted = Vec::new();
             let now = self.state.now;
-            let bridge = &self.hub.loops[usize::from(self.state.number)];
+            let bridge = &self.state.bridge;
             let (limits, gate) = (&self.state.limits, &self.hub.gate);
             self.listeners[n].accept(
                 &mut self.driver,
@@ -108,7 +114,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn end_listening(&mut self) {
         for n in 0..self.listeners.len() {
             let mut accepted = Vec::new();
-            let bridge = &self.hub.loops[usize::from(self.state.number)];
+            let bridge = &self.state.bridge;
             let (limits, gate) = (&self.state.limits, &self.hub.gate);
             self.listeners[n].end(
                 &mut self.driver,
@@ -198,15 +204,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Takes mail, up to the turn's budget. What is left keeps the loop from sleeping.
     pub(super) fn take_mail(&mut self) {
+        if self.state.bridge.mail.is_empty() {
+            return; // as in most turns: two loads, where pop would cost a fence
+        }
         let mut taken = 0;
         while taken < self.state.limits.mail_per_turn as u64 {
-            let Some(mail) = self.state.bridge().mail.take() else { break };
+            let Some(mail) = self.state.bridge.mail.take() else { break };
             taken += 1;
             self.read(mail);
         }
-        if taken > 0 {
-            self.state.bridge().stats.add(Counter::Mail, taken);
-        }
+        let bridge = &self.state.bridge;
+        bridge.stats.add(Counter::Mail, taken);
+        bridge.stats.set(Counter::Mailbox, bridge.mail.len() as u64);
     }
 
     fn read(&mut self, mail: Mail<H::Message>) {
@@ -214,7 +223,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Mail::Message(message) => {
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| handler.on_message(&mut Loop::new(state), message)).is_none() {
-                    self.state.bridge().stats.add(Counter::MailLost, 1);
+                    self.state.bridge.stats.add(Counter::MailLost, 1);
                     self.count_panic(Callback::Message);
                 }
             }
@@ -249,7 +258,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.tally.fired += 1;
             let (handler, state) = (&mut self.handler, &mut self.state);
             if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
-                self.state.bridge().stats.add(Counter::MailLost, 1);
+                self.state.bridge.stats.add(Counter::MailLost, 1);
                 self.count_panic(Callback::Timer);
             }
         }
@@ -282,7 +291,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 Ok(socket) => (socket, None),
                 Err(error) => (Socket::none(), Some(Errno::of(&error))),
             };
-            self.state.bridge().stats.add(Counter::Dialled, 1);
+            self.state.bridge.stats.add(Counter::Dialled, 1);
             let Some(id) = self.enter(socket, State::Connecting, dial.session) else { continue };
             self.hub.gate.enter_anyway().keep();
             if let Some(errno) = failure {

@@ -227,7 +227,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.step(id, if all_arrived { Event::Idle } else { Event::Close });
     }
 
-    fn look_again(&mut self, id: ConnId) {
+    /// Something has changed for a connection that is to close when it is idle.
+    pub(super) fn look_again(&mut self, id: ConnId) {
         self.state.with(id, |outbox, head| {
             if head.status.has(Status::WHEN_IDLE) {
                 outbox.list_wish(head, id);
@@ -349,7 +350,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let how = if head.status.has(Status::RESET) { Ending::Reset } else { Ending::Close };
             self.driver.detach(head.socket, how);
             self.hub.gate.leave();
-            self.state.bridge().stats.closed(why);
+            self.state.bridge.stats.closed(why);
             if guard(|| drop(session)).is_none() {
                 self.count_panic(Callback::Drop);
             }
@@ -359,12 +360,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Closes a connection that no session was made for.
     pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: Closed) {
         self.driver.detach(socket, Ending::Close);
-        self.state.bridge().stats.closed(why);
+        self.state.bridge.stats.closed(why);
     }
 
     pub(super) fn close_mail(&mut self) {
         let mut lost = 0;
-        let bridge = &self.hub.loops[usize::from(self.state.number)];
+        let bridge = &self.state.bridge;
         bridge.mail.close_and_drain(|mail| {
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.

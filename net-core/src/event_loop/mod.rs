@@ -15,6 +15,7 @@ use crate::hub::{Hub, Order};
 use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::loop_state::LoopState;
+use net_timer::Tick;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -91,13 +92,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let until = if self.has_work() {
             self.driver.wait(self.state.now, Some(self.state.now))
         } else {
-            let bridge = &self.hub.loops[usize::from(self.state.number)];
+            let bridge = &self.state.bridge;
             let (order, saw_the_end) = (self.order, self.saw_the_end);
             if bridge.doorbell.word().try_sleep(|| bridge.has_news(order, saw_the_end)) {
-                let deadline = self.next_deadline();
-                // The turn has taken time since its own reading of the clock.
-                let now = if deadline.is_some() { self.driver.now() } else { self.state.now };
-                let waited = self.driver.wait(now, deadline);
+                let (now, until) = self.next_deadline();
+                let waited = self.driver.wait(now, until);
                 bridge.doorbell.word().woke();
                 waited
             } else {
@@ -111,15 +110,20 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn take_signals(&mut self) {
         while let Some(signal) = self.driver.next() {
             self.signal(signal);
-            if self.state.outbox.cork.is_half_full() {
-                self.flush_cork();
-            }
         }
     }
 
     /// Carries out what callbacks have asked for. What this brings about in turn is carried out
     /// too, for a few rounds; the rest keeps the next wait from sleeping.
+    #[inline]
     fn carry_out(&mut self) {
+        let state = &self.state;
+        if !(state.outbox.is_empty() && state.dead.is_empty() && state.dials.is_empty()) {
+            self.carry_out_some();
+        }
+    }
+
+    fn carry_out_some(&mut self) {
         self.start_dials();
         for _ in 0..3 {
             self.grant_wishes();
@@ -135,7 +139,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.publish();
         if self.courier.is_some() {
             // After the open count, which includes them: see `Bridge::taken`.
-            self.state.bridge().taken.store(self.carried, Ordering::Release);
+            self.state.bridge.taken.store(self.carried, Ordering::Release);
         }
     }
 
@@ -151,10 +155,25 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || self.listeners.iter().any(Listening::has_more)
     }
 
-    fn next_deadline(&self) -> Option<net_timer::Tick> {
-        let rests = self.listeners.iter().filter_map(Listening::rests_until);
-        let timers = [self.state.wheel.next_due(), self.state.timers.next_due()];
-        rests.chain(timers.into_iter().flatten()).min()
+    /// The clock, and until when to wait.
+    ///
+    /// The turn has taken time since it read the clock. For a near deadline it is read again; for
+    /// a far one the wait ends a little early, which then is near: that costs less than another
+    /// reading in every turn.
+    fn next_deadline(&self) -> (Tick, Option<Tick>) {
+        const NEAR_MS: u64 = 64;
+        let mut next = sooner(self.state.wheel.next_due(), self.state.timers.next_due());
+        for listening in &self.listeners {
+            next = sooner(next, listening.rests_until());
+        }
+        let now = self.state.now;
+        match next {
+            None => (now, None),
+            Some(next) if next.saturating_since(now) > NEAR_MS => {
+                (now, Some(Tick::from_millis(next.as_millis() - NEAR_MS / 2)))
+            }
+            Some(next) => (self.driver.now(), Some(next)),
+        }
     }
 
     fn is_over(&mut self) -> bool {
@@ -181,6 +200,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(pending) = self.state.with(id, |outbox, head| outbox.pending(head)) else {
             return false;
         };
+        self.state.with(id, |outbox, head| outbox.begin(head, id));
         let returned = run(&mut self.handler, &mut self.state, id, body);
         if !returned {
             self.panicked(id, callback, pending);
@@ -191,7 +211,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Counts a panic and asks the handler what is to become of the rest.
     #[cold]
     fn count_panic(&mut self, callback: Callback) {
-        self.state.bridge().stats.add(crate::stats::Counter::Panics, 1);
+        self.state.bridge.stats.add(crate::stats::Counter::Panics, 1);
         tracing::error!(in_loop = self.state.number, ?callback, "a callback panicked");
         let answer = guard(|| self.handler.on_panic(callback));
         if answer != Some(Keep::Running) {
@@ -200,7 +220,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 }
 
-/// Runs a callback of one connection inside the guard. True if it returned.
+/// Runs a callback of one connection, which the outbox was told of, inside the guard. True if it
+/// returned.
 #[inline]
 fn run<H: Handler>(
     handler: &mut H,
@@ -208,12 +229,17 @@ fn run<H: Handler>(
     id: ConnId,
     body: impl FnOnce(&mut H, &mut Conn<'_, H>),
 ) -> bool {
-    state.outbox.running = id.token();
-    state.outbox.direct = Default::default();
     let returned =
         catch_unwind(AssertUnwindSafe(|| body(handler, &mut Conn::new(state, id)))).map_err(forget);
-    state.outbox.running = 0;
+    state.outbox.end();
     returned.is_ok()
+}
+
+fn sooner(a: Option<Tick>, b: Option<Tick>) -> Option<Tick> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Runs user code that may panic. `None` if it did.

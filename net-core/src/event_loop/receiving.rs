@@ -35,27 +35,26 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         };
         // An event of a connection that is no more: it was closed earlier in this batch.
         let Some(connection) = self.state.table.get(id) else { return };
-        let what = connection.head.link.observe(signal.what);
-        if connection.head.status.is_straight() && what == What::ARRIVED {
-            self.receive_straight(id);
-        } else {
-            self.signal_in_detail(id, what);
+        let head = &mut connection.head;
+        if !head.status.is_straight() || !signal.what.is_plain_arrival() {
+            let what = head.link.observe(signal.what);
+            return self.signal_in_detail(id, what);
+        }
+        match self.driver.receive(&head.socket, &mut head.link, usize::MAX) {
+            Received::Bytes(lease) => {
+                head.deadline = self.state.idle_deadline;
+                self.state.outbox.begin_straight(id);
+                self.hand_over_straight(id, lease);
+            }
+            Received::Drained => {}
+            other => self.receive_ended(id, other),
         }
     }
 
     /// The straight path: bytes for an open connection of which nothing is kept, queued, paused
     /// or wished, before the callback and after it. All else goes the long way.
     #[inline]
-    fn receive_straight(&mut self, id: ConnId) {
-        let Some(connection) = self.state.table.get(id) else { return };
-        let head = &mut connection.head;
-        let budget = self.state.limits.receive_bytes_per_turn;
-        let lease = match self.driver.receive(&head.socket, &mut head.link, budget) {
-            Received::Bytes(lease) => lease,
-            Received::Drained => return,
-            other => return self.receive_ended(id, other),
-        };
-        head.deadline = self.state.idle_deadline;
+    fn hand_over_straight(&mut self, id: ConnId, lease: Lease) {
         self.state.tally.receives += 1;
         self.state.tally.received_bytes += u64::from(lease.len);
 
@@ -71,43 +70,40 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         if !(returned && taken == len && head.status.is_straight()) {
-            return self.receive_detour(id, Source::Lease(lease), returned, taken, 0, budget - len);
+            return self.receive_detour(id, Source::Lease(lease), returned, taken);
         }
         if !direct.is_empty() {
             let (socket, link) = (&head.socket, &mut head.link);
             let sent = self.driver.send_leased(socket, link, &lease, direct.from, direct.to);
             if sent.then != Then::Done {
                 self.sent_less(id, Source::Lease(lease), sent);
-                return self.go_on(id, is_last, budget - len);
+                return self.go_on(id, is_last, len);
             }
             self.state.tally.sends += 1;
             self.state.tally.sent_bytes += sent.bytes as u64;
+        } else {
+            self.relieve_cork();
         }
         self.driver.settle(lease);
-        if !is_last {
-            self.receive(id, budget - len);
-        }
+        self.go_on(id, is_last, len);
     }
 
     /// The straight path had to be left after the callback.
     #[cold]
-    fn receive_detour(
-        &mut self,
-        id: ConnId,
-        source: Source,
-        returned: bool,
-        taken: usize,
-        pending: usize,
-        left: usize,
-    ) {
+    fn receive_detour(&mut self, id: ConnId, source: Source, returned: bool, taken: usize) {
         let is_last = matches!(&source, Source::Lease(lease) if lease.is_last);
-        self.after_data(id, source, returned, taken, pending);
-        self.go_on(id, is_last, left);
+        let len = source.bytes(&self.driver).len();
+        self.after_data(id, source, returned, taken, 0);
+        self.go_on(id, is_last, len);
     }
 
-    fn go_on(&mut self, id: ConnId, is_last: bool, left: usize) {
+    /// Receives on, unless the last receive said that nothing more is there. `received`: bytes of
+    /// this turn so far.
+    #[inline]
+    fn go_on(&mut self, id: ConnId, is_last: bool, received: usize) {
         if !is_last {
-            self.receive(id, left);
+            let budget = self.state.limits.receive_bytes_per_turn;
+            self.receive(id, budget.saturating_sub(received));
         }
     }
 
@@ -134,9 +130,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    #[cold]
     fn other_signal(&mut self, token: u64) {
         match token {
-            WAKER => self.state.bridge().stats.add(Counter::Wakeups, 1),
+            WAKER => {
+                self.driver.woken();
+                self.state.bridge.stats.add(Counter::Wakeups, 1);
+            }
             COURIER => {
                 if let Some(courier) = &mut self.courier {
                     courier.signalled();

@@ -14,16 +14,23 @@ use std::io::IoSlice;
 const PIECES: usize = 64;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// Sends what is in the cork before it is full.
+    #[inline]
+    pub(super) fn relieve_cork(&mut self) {
+        if self.state.outbox.cork.is_half_full() {
+            self.flush_cork();
+        }
+    }
+
     /// After any callback of a connection: offers its own bytes, then carries out its wishes.
     pub(super) fn after(&mut self, id: ConnId) {
+        self.relieve_cork();
         let Some(head) = self.state.head(id) else { return };
         if head.status.has(Status::CORKED | Status::UNSENT) {
             self.flush(id);
         }
-        let Some(head) = self.state.head(id) else { return };
-        if head.status.has(Status::WISHES) {
-            self.grant(id);
-        }
+        self.look_again(id);
+        self.after_wishes(id);
     }
 
     /// Offers what waits for one connection, unless the kernel is known to be full.
@@ -102,8 +109,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let owes_fin =
             matches!(head.status.state(), State::Finishing | State::Closing | State::LastBytes);
         // What `on_room` sent counts too; it is looked at again when that is flushed.
-        if pending == 0 && owes_fin && !head.status.has(Status::UNSENT | Status::CORKED) {
-            self.step(id, Event::Flushed);
+        if pending == 0 && !head.status.has(Status::UNSENT | Status::CORKED) {
+            if owes_fin {
+                self.step(id, Event::Flushed);
+            } else {
+                self.look_again(id);
+            }
         }
     }
 
