@@ -220,7 +220,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 Received::Failed(errno) => return self.failed(id, errno),
             }
         }
-        self.state.because(id, Closed::Draining);
+        let why = if self.order == Order::Run { Closed::Local } else { Closed::Draining };
+        self.state.because(id, why);
         let Some(head) = self.state.head(id) else { return };
         // When the peer's kernel has all, close loses nothing, and there is nothing to linger for.
         let all_arrived = self.driver.unacknowledged(&head.socket) == 0;
@@ -248,33 +249,40 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.step(id, Event::Overdue);
         }
         if state.is_closing() {
-            if state != State::Lingering && head.why.is_none() {
+            if state != State::Lingering {
+                // Whatever ended it: that the rest was lost is the more important news.
                 head.why = Some(Closed::Deadline(Which::Write));
             }
             return self.step(id, Event::Overdue);
         }
-        let is_several = head.status.has(Status::SEVERAL);
+        let is_first_byte = head.status.has(Status::FIRST_BYTE);
         let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
-        let which = if is_several && own.is_some_and(|own| own <= now) {
-            head.cold().own_deadline = None;
+        let idle = self.state.idle_deadline_of(id);
+        let which = if own.is_some_and(|own| own <= now) {
+            if let Some(head) = self.state.head(id) {
+                head.cold().own_deadline = None;
+            }
             Which::Own
-        } else if head.status.has(Status::FIRST_BYTE) {
+        } else if idle > now {
+            // Bytes have moved the idle one since the nearest of several was filed.
+            return self.state.refile(id, idle);
+        } else if is_first_byte {
             Which::FirstByte
         } else {
             Which::Idle
         };
         // The next one is filed before the callback, which may set its own.
         let idle = match which {
-            Which::Own => self.state.idle_deadline_of(id),
+            Which::Own => idle,
             _ => self.state.idle_deadline,
         };
         self.state.refile(id, idle);
         self.state.tally.fired += 1;
         let before = self.state.head(id).and_then(|head| head.why.replace(Closed::Deadline(which)));
         self.step(id, Event::Deadline);
-        // It lives on, so this was no reason to end.
+        // It lives on as before, so this was no reason to end.
         if let Some(head) = self.state.head(id)
-            && matches!(head.status.state(), State::Open | State::PeerEnded)
+            && head.status.state() == state
         {
             head.why = before;
         }

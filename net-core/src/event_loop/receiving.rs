@@ -195,8 +195,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let state = head.status.state();
         debug_assert!(step(state, Event::Bytes, false).is_some(), "bytes in {state:?}");
         if state.discards() {
+            // While bytes are owed, only the write timeout counts: the peer may say what it likes.
+            let len = if state == State::Lingering { lease.len as usize } else { 0 };
             let so_far = &mut head.cold().discarded;
-            *so_far += lease.len as usize;
+            *so_far += len;
             let is_too_much = *so_far > self.state.limits.linger_bytes_max;
             self.driver.settle(lease);
             if is_too_much {
