@@ -393,7 +393,7 @@ fn whatever_a_callback_leaves_there_is_a_cell_for_it() {
                 let then = then.unwrap_or_else(|| panic!("no cell for {place}"));
                 assert_eq!(then.call, None, "a callback inside a callback: {place}");
                 let is_ending = then.to.is_closing() || then.to == S::Dead;
-                assert_eq!(is_ending || left == E::Finish, true, "{place}: {:?}", then.to);
+                assert!(is_ending || left == E::Finish, "{place}: {:?}", then.to);
             }
         }
     }
