@@ -64,8 +64,11 @@ impl<M> Handover<M> {
     /// Places every arrival, in order, on the loops in turn.
     pub(crate) fn place(&mut self, arrivals: &mut Vec<Arrival>) {
         self.waiting.extend(arrivals.drain(..));
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
         while let Some(arrival) = self.waiting.pop_front() {
-            let in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
             let (hub, lanes) = (&self.hub, &self.lanes);
             let picked = (in_flight < self.in_flight_max)
                 .then(|| self.placement.pick(|k| lanes[k].has_room(hub, k)))
@@ -77,6 +80,7 @@ impl<M> Handover<M> {
             if skipped > 0 {
                 self.hub.acceptor.add(Counter::LoopSkipped, skipped as u64);
             }
+            in_flight += u64::from(matches!(self.lanes[k].way, Way::Courier { .. }));
             self.lanes[k].batch.push(arrival);
         }
     }
@@ -135,7 +139,7 @@ impl Lane {
             Way::Courier { sent, places, .. } => {
                 // In this order: see `Bridge::taken`.
                 let taken = bridge.taken.load(Ordering::Acquire);
-                let open = bridge.stats.snapshot().get(Counter::Open);
+                let open = bridge.stats.get(Counter::Open);
                 open + (sent - taken) + (self.batch.len() as u64) < *places
             }
             Way::Closed => false,

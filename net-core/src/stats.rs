@@ -102,6 +102,10 @@ impl Stats {
         self.counters[counter as usize].store(n, Ordering::Relaxed);
     }
 
+    pub(crate) fn get(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
     pub(crate) fn closed(&self, why: Closed) {
         let place = &self.closed[why.kind()];
         place.store(place.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);

@@ -236,7 +236,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Lets the handler see the bytes, and does what it leaves.
     fn hand_over(&mut self, id: ConnId, source: Source) {
-        let Some(pending) = self.state.with(id, |outbox, head| outbox.pending(head)) else {
+        let Some(pending) = self.state.with(id, |outbox, head| {
+            outbox.begin(head, id);
+            outbox.pending(head)
+        }) else {
             return;
         };
         let mut input = Input::new(source.bytes(&self.driver));

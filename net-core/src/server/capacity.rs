@@ -26,9 +26,9 @@ impl Capacity {
             FdTable::Shared => {
                 let open = descriptors::open_now()
                     .map_err(|error| StartError::new("count open descriptors", error))?;
-                // A waker, an epoll and a spare for each loop and for the acceptor.
+                // A waker and an epoll for each loop and for the acceptor, and who listens has a spare.
                 let of_loops = match server.accept {
-                    Accept::Acceptor => 3 * loops,
+                    Accept::Acceptor => 2 * loops,
                     Accept::ReusePort => (3 + listeners) * loops,
                 };
                 (open as u64 + 3 + listeners + of_loops, 1)

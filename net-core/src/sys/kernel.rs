@@ -54,7 +54,8 @@ pub(crate) trait Kernel: Sized {
 /// The kernel we run on.
 pub(crate) struct Linux {
     epoll: Epoll,
-    spare: descriptors::Spare,
+    /// There while this thread listens.
+    spare: Option<descriptors::Spare>,
 }
 
 /// Registered once and never modified: no system call follows when the interest changes.
@@ -64,7 +65,7 @@ impl Kernel for Linux {
     fn open(waker: &Waker, waker_token: u64) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(waker.number(), waker_token, epoll::IN | epoll::EDGE)?;
-        Ok(Self { epoll, spare: descriptors::Spare::new() })
+        Ok(Self { epoll, spare: None })
     }
 
     #[inline]
@@ -114,6 +115,7 @@ impl Kernel for Linux {
     }
 
     fn listen(&mut self, at: &Addr, options: &ListenOptions) -> io::Result<Socket> {
+        self.spare.get_or_insert_with(descriptors::Spare::new);
         Socket::listen(at, options)
     }
 
@@ -126,7 +128,7 @@ impl Kernel for Linux {
     }
 
     fn shed(&mut self, listener: &Socket) -> bool {
-        self.spare.shed(listener)
+        self.spare.as_mut().is_some_and(|spare| spare.shed(listener))
     }
 
     fn unlisten(&mut self, listener: Socket) {
