@@ -3,10 +3,13 @@
 use clap::{Args, ValueEnum};
 use net_core::{Addr, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server};
 use std::io::Write;
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Log lines that wait while standard error is slow; more are dropped.
+const LINES_QUEUED: usize = 1024;
 
 /// The flags of a server. `--help` shows them with their defaults.
 #[derive(Args, Clone, Debug)]
@@ -225,7 +228,10 @@ pub fn start_log(level: LogFlag) -> Option<WorkerGuard> {
         LogFlag::Debug => tracing::Level::DEBUG,
         LogFlag::Trace => tracing::Level::TRACE,
     };
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    // By default its queue takes 5 MB before the first line.
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_QUEUED)
+        .finish(std::io::stderr());
     let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(writer);
     // Somebody else's subscriber is as good.
     let _ = log.try_init();

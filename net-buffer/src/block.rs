@@ -39,9 +39,7 @@ impl Block {
     /// Allocates an empty block of the class for `at_least` bytes. Its pages are untouched, hence
     /// not resident yet.
     pub(crate) fn new(at_least: usize) -> Self {
-        Self {
-            bytes: Vec::with_capacity(class_for(at_least)),
-        }
+        Self { bytes: Vec::with_capacity(class_for(at_least)) }
     }
 
     /// How many bytes the block can hold: its size class.
@@ -124,10 +122,7 @@ mod tests {
         assert_eq!(block.append(&[1; 4000]), 4000);
         assert_eq!(block.append(&[2; 4000]), 96);
         assert_eq!(block.append(&[3]), 0);
-        assert_eq!(
-            (block.len(), block.room(), block.capacity()),
-            (4096, 0, 4096)
-        );
+        assert_eq!((block.len(), block.room(), block.capacity()), (4096, 0, 4096));
         assert_eq!(block.as_slice()[3999..4001], [1, 2]);
     }
 }

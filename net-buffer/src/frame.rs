@@ -106,12 +106,7 @@ pub struct Frame {
 impl LengthPrefix {
     /// A prefix that counts the payload only, which may have up to `max` bytes.
     pub const fn new(width: Width, order: Order, max: usize) -> Self {
-        Self {
-            width,
-            order,
-            max,
-            counts_itself: false,
-        }
+        Self { width, order, max, counts_itself: false }
     }
 
     /// A prefix of one byte.
@@ -152,10 +147,7 @@ impl LengthPrefix {
     /// The same with a number that counts the prefix's own bytes too.
     #[must_use]
     pub const fn counting_itself(self) -> Self {
-        Self {
-            counts_itself: true,
-            ..self
-        }
+        Self { counts_itself: true, ..self }
     }
 
     /// Finds the frame at the front of `bytes`, or `None` while it is not all there.
@@ -172,10 +164,7 @@ impl LengthPrefix {
             return Ok(None);
         }
         // Both ends lie in `bytes`, so the sum cannot overflow.
-        Ok(Some(Frame {
-            start: prefix.len(),
-            end: prefix.len() + payload,
-        }))
+        Ok(Some(Frame { start: prefix.len(), end: prefix.len() + payload }))
     }
 
     /// The prefix for a payload of `payload_len` bytes: the array's first bytes, as many as the
@@ -209,27 +198,17 @@ impl LengthPrefix {
     /// The length of the payload that `number` announces, if it is allowed.
     fn payload_len(&self, number: u64) -> Result<usize, FrameError> {
         let Some(length) = number.checked_sub(self.own_share()) else {
-            return Err(FrameError::TooShort {
-                length: number,
-                width: self.width.bytes(),
-            });
+            return Err(FrameError::TooShort { length: number, width: self.width.bytes() });
         };
         match usize::try_from(length) {
             Ok(payload) if payload <= self.max => Ok(payload),
-            _ => Err(FrameError::TooLong {
-                length,
-                max: self.max,
-            }),
+            _ => Err(FrameError::TooLong { length, max: self.max }),
         }
     }
 
     /// How much of the number in the prefix is the prefix itself.
     fn own_share(&self) -> u64 {
-        if self.counts_itself {
-            self.width.bytes() as u64
-        } else {
-            0
-        }
+        if self.counts_itself { self.width.bytes() as u64 } else { 0 }
     }
 }
 
@@ -256,16 +235,10 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLong { length, max } => {
-                write!(
-                    f,
-                    "the frame has {length} bytes of payload, more than the {max} allowed"
-                )
+                write!(f, "the frame has {length} bytes of payload, more than the {max} allowed")
             }
             Self::TooShort { length, width } => {
-                write!(
-                    f,
-                    "the frame says it has {length} bytes, but its prefix alone has {width}"
-                )
+                write!(f, "the frame says it has {length} bytes, but its prefix alone has {width}")
             }
         }
     }
@@ -308,11 +281,7 @@ mod tests {
         assert_eq!(find_line(b"no end\r"), None);
         assert_eq!(find_line(b"\n"), Some((0, 1)));
         assert_eq!(find_line(b"\r\n"), Some((0, 2)));
-        assert_eq!(
-            find_line(b"a\r\r\nb\n"),
-            Some((2, 4)),
-            "one return belongs to the line end"
-        );
+        assert_eq!(find_line(b"a\r\r\nb\n"), Some((2, 4)), "one return belongs to the line end");
         assert_eq!(find_line(b"a\rb\nc"), Some((3, 4)));
     }
 
@@ -320,36 +289,18 @@ mod tests {
     fn no_length_overflows_and_none_above_the_limit_is_awaited() {
         for max in [0, 1, 100, 70_000, usize::MAX] {
             let limit = max as u64;
-            let lengths = [
-                0,
-                1,
-                limit,
-                limit.saturating_add(1),
-                1 << 31,
-                (1 << 32) - 1,
-                1 << 63,
-                u64::MAX,
-            ];
+            let lengths =
+                [0, 1, limit, limit.saturating_add(1), 1 << 31, (1 << 32) - 1, 1 << 63, u64::MAX];
             for shape in shapes(max) {
                 for number in lengths {
                     let Some(bytes) = prefix(&shape, number) else {
                         continue;
                     };
-                    let own = if shape.counts_itself {
-                        bytes.len() as u64
-                    } else {
-                        0
-                    };
+                    let own = if shape.counts_itself { bytes.len() as u64 } else { 0 };
                     let expected = match number.checked_sub(own) {
-                        None => Err(FrameError::TooShort {
-                            length: number,
-                            width: bytes.len(),
-                        }),
+                        None => Err(FrameError::TooShort { length: number, width: bytes.len() }),
                         Some(length) if length > limit => Err(FrameError::TooLong { length, max }),
-                        Some(0) => Ok(Some(Frame {
-                            start: bytes.len(),
-                            end: bytes.len(),
-                        })),
+                        Some(0) => Ok(Some(Frame { start: bytes.len(), end: bytes.len() })),
                         Some(_) => Ok(None),
                     };
                     assert_eq!(shape.find(&bytes), expected, "{shape:?} {number}");
@@ -366,65 +317,29 @@ mod tests {
             for cut in 0..width + 200 {
                 assert_eq!(shape.find(&whole[..cut]), Ok(None), "{shape:?} {cut}");
             }
-            assert_eq!(
-                shape.find(&whole),
-                Ok(Some(Frame {
-                    start: width,
-                    end: width + 200
-                }))
-            );
+            assert_eq!(shape.find(&whole), Ok(Some(Frame { start: width, end: width + 200 })));
         }
     }
 
     #[test]
     fn a_header_is_refused_above_the_limit_or_the_width() {
         assert!(LengthPrefix::u8(300).encode_header(255).is_ok());
-        let full = FrameError::TooLong {
-            length: 256,
-            max: 255,
-        };
+        let full = FrameError::TooLong { length: 256, max: 255 };
         assert_eq!(LengthPrefix::u8(300).encode_header(256), Err(full));
-        assert!(
-            LengthPrefix::u8(300)
-                .counting_itself()
-                .encode_header(254)
-                .is_ok()
-        );
-        assert!(
-            LengthPrefix::u8(300)
-                .counting_itself()
-                .encode_header(255)
-                .is_err()
-        );
+        assert!(LengthPrefix::u8(300).counting_itself().encode_header(254).is_ok());
+        assert!(LengthPrefix::u8(300).counting_itself().encode_header(255).is_err());
         assert!(LengthPrefix::u16_be(9).encode_header(9).is_ok());
         assert!(LengthPrefix::u16_be(9).encode_header(10).is_err());
         let widest = LengthPrefix::u64_be(usize::MAX);
-        assert_eq!(
-            widest.encode_header(usize::MAX),
-            Ok(((usize::MAX as u64).to_be_bytes(), 8))
-        );
-        assert!(
-            widest
-                .counting_itself()
-                .encode_header(usize::MAX - 7)
-                .is_err()
-        );
+        assert_eq!(widest.encode_header(usize::MAX), Ok(((usize::MAX as u64).to_be_bytes(), 8)));
+        assert!(widest.counting_itself().encode_header(usize::MAX - 7).is_err());
     }
 
     #[test]
     fn errors_are_sentences() {
         let long = FrameError::TooLong { length: 9, max: 8 };
-        assert_eq!(
-            long.to_string(),
-            "the frame has 9 bytes of payload, more than the 8 allowed"
-        );
-        let short = FrameError::TooShort {
-            length: 3,
-            width: 4,
-        };
-        assert_eq!(
-            short.to_string(),
-            "the frame says it has 3 bytes, but its prefix alone has 4"
-        );
+        assert_eq!(long.to_string(), "the frame has 9 bytes of payload, more than the 8 allowed");
+        let short = FrameError::TooShort { length: 3, width: 4 };
+        assert_eq!(short.to_string(), "the frame says it has 3 bytes, but its prefix alone has 4");
     }
 }

@@ -41,10 +41,7 @@ impl<'a> Input<'a> {
     /// Lends `bytes`, none of them read.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            unread: bytes,
-            taken: 0,
-        }
+        Self { unread: bytes, taken: 0 }
     }
 
     /// All unread bytes; they stay unread.
@@ -78,11 +75,7 @@ impl<'a> Input<'a> {
     /// If fewer than `n` bytes are unread.
     #[inline]
     pub fn consume(&mut self, n: usize) {
-        assert!(
-            n <= self.len(),
-            "consumed {n} of {} unread bytes",
-            self.len()
-        );
+        assert!(n <= self.len(), "consumed {n} of {} unread bytes", self.len());
         self.split(n);
     }
 
@@ -158,10 +151,7 @@ impl Unread {
         if bytes.len() > max {
             return Err(InputFull { limit: max });
         }
-        Ok(Self {
-            block: filled(bytes, bytes.len(), pool),
-            start: 0,
-        })
+        Ok(Self { block: filled(bytes, bytes.len(), pool), start: 0 })
     }
 
     /// Adds what arrived next, so long as at most `max` bytes are unread then; else nothing is
@@ -185,11 +175,7 @@ impl Unread {
     /// If fewer than `n` bytes are unread.
     #[inline]
     pub fn consume(&mut self, n: usize) {
-        assert!(
-            n <= self.len(),
-            "consumed {n} of {} unread bytes",
-            self.len()
-        );
+        assert!(n <= self.len(), "consumed {n} of {} unread bytes", self.len());
         self.start += n;
     }
 
@@ -273,11 +259,7 @@ pub struct InputFull {
 
 impl fmt::Display for InputFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "more than {} bytes of input would wait unread",
-            self.limit
-        )
+        write!(f, "more than {} bytes of input would wait unread", self.limit)
     }
 }
 
@@ -328,30 +310,19 @@ mod tests {
     #[test]
     #[should_panic(expected = "consumed 4 of 3 unread bytes")]
     fn consuming_more_than_is_kept_panics() {
-        Unread::keep(b"abc", &mut Pool::new(0), 9)
-            .unwrap()
-            .consume(4);
+        Unread::keep(b"abc", &mut Pool::new(0), 9).unwrap().consume(4);
     }
 
     #[test]
     fn the_limit_is_reached_but_not_passed() {
         let mut pool = Pool::new(0);
-        assert_eq!(
-            Unread::keep(&[0; 11], &mut pool, 10).unwrap_err(),
-            InputFull { limit: 10 }
-        );
+        assert_eq!(Unread::keep(&[0; 11], &mut pool, 10).unwrap_err(), InputFull { limit: 10 });
         let mut unread = Unread::keep(&[0; 9], &mut pool, 10).unwrap();
-        assert_eq!(
-            unread.append(&[1; 2], &mut pool, 10),
-            Err(InputFull { limit: 10 })
-        );
+        assert_eq!(unread.append(&[1; 2], &mut pool, 10), Err(InputFull { limit: 10 }));
         assert_eq!(unread.as_slice(), [0; 9], "nothing is changed");
         assert_eq!(unread.append(&[1], &mut pool, 10), Ok(()));
         assert_eq!(unread.append(&[], &mut pool, 10), Ok(()));
-        assert_eq!(
-            unread.append(&[2], &mut pool, 10),
-            Err(InputFull { limit: 10 })
-        );
+        assert_eq!(unread.append(&[2], &mut pool, 10), Err(InputFull { limit: 10 }));
         unread.consume(1);
         assert_eq!(unread.append(&[2], &mut pool, 10), Ok(()));
         assert_eq!(unread.as_slice(), [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
@@ -370,15 +341,8 @@ mod tests {
         unread.append(&[2; 1000], &mut pool, 64 * KIB).unwrap();
         assert_eq!((unread.memory(), unread.len()), (CLASS_MIN, CLASS_MIN));
         unread.append(&[3], &mut pool, 64 * KIB).unwrap();
-        assert_eq!(
-            (unread.memory(), unread.len()),
-            (4 * CLASS_MIN, CLASS_MIN + 1)
-        );
-        assert_eq!(
-            pool.retained_bytes(),
-            CLASS_MIN,
-            "the smaller block went back"
-        );
+        assert_eq!((unread.memory(), unread.len()), (4 * CLASS_MIN, CLASS_MIN + 1));
+        assert_eq!(pool.retained_bytes(), CLASS_MIN, "the smaller block went back");
     }
 
     #[test]
@@ -393,10 +357,7 @@ mod tests {
         );
         unread.consume(1000 * KIB - 3);
         unread.shrink(&mut pool);
-        assert_eq!(
-            (unread.memory(), unread.as_slice()),
-            (CLASS_MIN, &[7; 3][..])
-        );
+        assert_eq!((unread.memory(), unread.as_slice()), (CLASS_MIN, &[7; 3][..]));
         unread.release(&mut pool);
         assert_eq!(pool.retained_bytes(), 1024 * KIB + CLASS_MIN);
     }
@@ -407,18 +368,10 @@ mod tests {
         let mut unread = Unread::keep(&[0; CLASS_MIN + 1], &mut pool, 64 * KIB).unwrap();
         unread.consume(2);
         unread.shrink(&mut pool);
-        assert_eq!(
-            unread.memory(),
-            4 * CLASS_MIN,
-            "below the border, but near it"
-        );
+        assert_eq!(unread.memory(), 4 * CLASS_MIN, "below the border, but near it");
         unread.consume(CLASS_MIN / 2 - 2);
         unread.shrink(&mut pool);
-        assert_eq!(
-            unread.memory(),
-            4 * CLASS_MIN,
-            "one byte more than half the class"
-        );
+        assert_eq!(unread.memory(), 4 * CLASS_MIN, "one byte more than half the class");
         unread.consume(1);
         unread.shrink(&mut pool);
         assert_eq!((unread.memory(), unread.len()), (CLASS_MIN, CLASS_MIN / 2));

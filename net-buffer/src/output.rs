@@ -172,11 +172,7 @@ impl Output {
     pub fn truncate(&mut self, len: usize, pool: &mut Pool) {
         while self.len > len {
             let excess = self.len - len;
-            let sent = if self.chunks.len() == 1 {
-                self.sent_front
-            } else {
-                0
-            };
+            let sent = if self.chunks.len() == 1 { self.sent_front } else { 0 };
             let back = self.chunks.back_mut().expect("unsent bytes lie in a chunk");
             let unsent = back.len() - sent;
             if excess < unsent {
@@ -248,12 +244,7 @@ impl Output {
 /// Shows the sizes only: what a connection carries has no place in a log.
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            chunks,
-            sent_front: _,
-            len,
-            memory,
-        } = self;
+        let Self { chunks, sent_front: _, len, memory } = self;
         f.debug_struct("Output")
             .field("len", len)
             .field("chunks", &chunks.len())
@@ -352,11 +343,7 @@ mod tests {
             output.push(&[0; 100], &mut pool);
             assert!(output.memory() <= CLASS_MIN + 2 * output.len());
         }
-        assert!(
-            output.chunks.len() < 50,
-            "{} chunks for 2 MB",
-            output.chunks.len()
-        );
+        assert!(output.chunks.len() < 50, "{} chunks for 2 MB", output.chunks.len());
     }
 
     #[test]
@@ -372,11 +359,7 @@ mod tests {
         let (sent, calls) = drain(&mut output, &mut pool, 1024, usize::MAX);
         assert_eq!(calls, 5);
         assert!(sent == expected);
-        assert_eq!(
-            output.chunks.capacity(),
-            0,
-            "the list of a burst does not stay"
-        );
+        assert_eq!(output.chunks.capacity(), 0, "the list of a burst does not stay");
     }
 
     #[test]
@@ -390,11 +373,7 @@ mod tests {
         assert_eq!(output.chunks.len(), REFERENCES_BEFORE_BLOCK + 2);
         let (sent, calls) = drain(&mut output, &mut pool, 2, 1000);
         assert!(sent == expected);
-        assert_eq!(
-            calls,
-            2 + 5,
-            "two by the count of slices, five by the budget"
-        );
+        assert_eq!(calls, 2 + 5, "two by the count of slices, five by the budget");
         assert_eq!(output.memory(), 0);
     }
 
@@ -406,11 +385,7 @@ mod tests {
         assert_eq!(output.memory(), 0);
         output.push(b"own", &mut pool);
         output.push_shared(Bytes::from_static(&[0; SHARED_COPY_MAX]), &mut pool);
-        assert_eq!(
-            output.chunks.len(),
-            2,
-            "at the bound: joined to the last block"
-        );
+        assert_eq!(output.chunks.len(), 2, "at the bound: joined to the last block");
         output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
         assert_eq!(output.chunks.len(), 3, "above it: shared");
     }

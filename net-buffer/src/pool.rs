@@ -36,11 +36,7 @@ pub struct Pool {
 impl Pool {
     /// An empty pool that will keep at most `retain_bytes_max` bytes. Zero keeps nothing.
     pub fn new(retain_bytes_max: usize) -> Self {
-        Self {
-            free: Default::default(),
-            retained_bytes: 0,
-            retain_bytes_max,
-        }
+        Self { free: Default::default(), retained_bytes: 0, retain_bytes_max }
     }
 
     /// An empty block with room for `at_least` bytes: a kept one if its class has any, else a new

@@ -48,14 +48,8 @@ fn a_step() -> impl Strategy<Value = Step> {
 fn gather(output: &Output, slices: usize, budget: usize) -> Vec<u8> {
     let mut into = vec![IoSlice::new(&[]); slices];
     let (filled, bytes) = output.slices(&mut into, budget);
-    assert!(
-        into[..filled].iter().all(|slice| !slice.is_empty()),
-        "no slice is empty"
-    );
-    let gathered: Vec<u8> = into[..filled]
-        .iter()
-        .flat_map(|slice| slice.to_vec())
-        .collect();
+    assert!(into[..filled].iter().all(|slice| !slice.is_empty()), "no slice is empty");
+    let gathered: Vec<u8> = into[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
     assert_eq!(gathered.len(), bytes);
     gathered
 }
@@ -132,11 +126,7 @@ struct Reader {
 
 impl Reader {
     fn new(max: usize) -> Self {
-        Self {
-            kept: None,
-            pool: Pool::new(usize::MAX),
-            max,
-        }
+        Self { kept: None, pool: Pool::new(usize::MAX), max }
     }
 
     fn deliver(
@@ -180,10 +170,7 @@ fn pieces<'b>(mut bytes: &'b [u8], cuts: &'b [usize]) -> impl Iterator<Item = &'
 }
 
 fn some_cuts() -> impl Strategy<Value = Vec<usize>> {
-    vec(
-        prop_oneof![3 => 1..8_usize, 2 => 1..2000_usize, 1 => 10_000..80_000_usize],
-        1..20,
-    )
+    vec(prop_oneof![3 => 1..8_usize, 2 => 1..2000_usize, 1 => 10_000..80_000_usize], 1..20)
 }
 
 /// Few kinds of bytes, so that line ends in all their forms are frequent; now and then a long line.
@@ -199,12 +186,7 @@ fn a_shape() -> impl Strategy<Value = LengthPrefix> {
     let width = prop::sample::select(&[Width::U8, Width::U16, Width::U32, Width::U64][..]);
     let order = prop::sample::select(&[Order::Big, Order::Little][..]);
     (width, order, 0..40_000_usize, any::<bool>()).prop_map(|(width, order, max, counts_itself)| {
-        LengthPrefix {
-            width,
-            order,
-            max,
-            counts_itself,
-        }
+        LengthPrefix { width, order, max, counts_itself }
     })
 }
 

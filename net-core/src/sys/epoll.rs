@@ -91,9 +91,12 @@ impl Epoll {
     pub(crate) fn wait(&self, events: &mut Events, timeout_ms: i32) -> io::Result<()> {
         events.list.clear();
         let room = events.list.capacity().min(i32::MAX as usize) as i32;
-        // SAFETY: the list owns `room` places behind its pointer, which the kernel may fill.
+        let (fd, list) = (self.0.as_raw_fd(), events.list.as_mut_ptr());
+        // SAFETY: the list owns `room` places behind its pointer, which the kernel may fill. No
+        // signal mask is given, so its size is not looked at. (By number, because the C library's
+        // epoll_wait is a point of cancellation, as its recv is.)
         let filled = unsafe {
-            libc::epoll_wait(self.0.as_raw_fd(), events.list.as_mut_ptr(), room, timeout_ms)
+            libc::syscall(libc::SYS_epoll_pwait, fd, list, room, timeout_ms, 0usize, 8usize)
         };
         if filled < 0 {
             let errno = Errno::last();

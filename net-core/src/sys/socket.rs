@@ -2,6 +2,7 @@
 
 use super::Errno;
 use crate::addr::Addr;
+use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -65,6 +66,7 @@ impl Socket {
         self.0
     }
 
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: this Socket owns the open descriptor, and the borrow ends before it does.
         unsafe { BorrowedFd::borrow_raw(self.0) }
@@ -128,22 +130,16 @@ impl Socket {
 
     /// Receives into `into`; 0 is the peer's end of stream.
     ///
-    /// By number, as `send`: in a program of several threads the C library makes recv and send
+    /// Past the C library, as `send`: in a program of several threads it makes recv and send
     /// points of cancellation (pthreads(7)), which costs about 60 instructions a call and which
     /// nobody here uses.
     #[inline]
     pub(crate) fn receive(&self, into: &mut [u8]) -> Result<usize, Errno> {
         loop {
-            // SAFETY: `into` is writable for its length during the call; no address is asked for.
-            let n = unsafe {
-                libc::syscall(libc::SYS_recvfrom, self.0, into.as_mut_ptr(), into.len(), 0, 0, 0)
-            };
-            if n >= 0 {
-                return Ok(n as usize);
-            }
-            let errno = Errno::last();
-            if errno.raw() != libc::EINTR {
-                return Err(errno);
+            match rustix::net::recv(self.as_fd(), &mut *into, RecvFlags::empty()) {
+                Ok((got, _)) => return Ok(got),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(Errno::new(errno.raw_os_error())),
             }
         }
     }
@@ -152,17 +148,10 @@ impl Socket {
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
         loop {
-            let flags = libc::MSG_NOSIGNAL;
-            // SAFETY: `bytes` is readable for its length during the call; no address is given.
-            let n = unsafe {
-                libc::syscall(libc::SYS_sendto, self.0, bytes.as_ptr(), bytes.len(), flags, 0, 0)
-            };
-            if n >= 0 {
-                return Ok(n as usize);
-            }
-            let errno = Errno::last();
-            if errno.raw() != libc::EINTR {
-                return Err(errno);
+            match rustix::net::send(self.as_fd(), bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => return Ok(sent),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(Errno::new(errno.raw_os_error())),
             }
         }
     }
