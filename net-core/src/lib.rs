@@ -64,3 +64,8 @@ pub use timers::TimerId;
 pub use bytes::Bytes;
 pub use net_buffer::{FrameError, Input, LengthPrefix};
 pub use net_timer::Tick;
+
+/// The README's example compiles too.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
