@@ -101,6 +101,10 @@ impl Status {
     pub(crate) const AGAIN: u32 = 1 << 27;
     /// The close is a reset.
     pub(crate) const RESET: u32 = 1 << 26;
+    /// More is to be expected behind what came: it is not idle before a quiet time has passed.
+    pub(crate) const FLOWS: u32 = 1 << 28;
+    /// Bytes have flowed again since that time began.
+    pub(crate) const FLOWS_ON: u32 = 1 << 29;
 
     pub(crate) const WISHES: u32 = Self::WISH_FINISH
         | Self::WISH_CLOSE

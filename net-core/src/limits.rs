@@ -28,6 +28,10 @@ pub struct Limits {
     /// Bytes that are read and thrown away during that wait. A peer with more to say is cut off.
     pub linger_bytes_max: usize,
 
+    /// How long a stream in flow must have been quiet before its connection counts as idle when it
+    /// is to close. Longer than the gaps in a stream, and short enough to end without delay.
+    pub quiet_time: Duration,
+
     /// Unsent bytes of one connection above which its own input is left unread, until...
     pub high_watermark: usize,
     /// ...no more than so many are left. Then `on_room` is called and reading goes on.
@@ -84,6 +88,7 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(1),
             linger_bytes_max: 1 << 20,
+            quiet_time: Duration::from_millis(30),
             high_watermark: 64 << 10,
             low_watermark: 16 << 10,
             output_limit: 1 << 20,

@@ -250,6 +250,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Fires what is due, within the turn's budget. What is left is due at the next wait, which
     /// then does not sleep.
     pub(super) fn fire_due(&mut self) {
+        if !self.flowing.is_empty() {
+            self.end_quiet_times();
+        }
         let now = self.state.now;
         let budget = self.state.limits.timers_per_turn;
         let mut looked = 0;

@@ -193,8 +193,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.step(id, if is_stuck { Event::Reset } else { Event::Close });
     }
 
-    /// Closes it if nothing is under way: nothing kept or queued, the handler not busy, and one
-    /// more receive finds nothing. Otherwise it is looked at again when something has changed.
+    /// Closes it if nothing is under way: nothing kept or queued, the handler not busy, no stream
+    /// in flow, and one more receive finds nothing. Otherwise it is looked at again when something
+    /// has changed.
     fn close_if_idle(&mut self, id: ConnId) {
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
@@ -207,6 +208,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         }
         if state.reads() {
+            if head.status.has(Status::FLOWS) {
+                return;
+            }
             let budget = self.state.limits.receive_bytes_per_turn;
             match self.driver.receive(&head.socket, &mut head.link, budget) {
                 Received::Drained => {}
@@ -318,6 +322,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 if head.status.state() == State::Connecting {
                     self.state.because(id, Closed::Draining);
                 }
+                self.flows_if_just_used(id);
                 self.step(id, Event::Draining);
             }
             Order::Cut => {

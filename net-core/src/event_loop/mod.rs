@@ -2,6 +2,7 @@
 
 mod bridges;
 mod ending;
+mod quiet;
 mod receiving;
 mod sending;
 
@@ -16,6 +17,7 @@ use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::loop_state::LoopState;
 use net_timer::Tick;
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -37,6 +39,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     saw_the_end: bool,
     /// Connections that the courier has brought, ever.
     carried: u64,
+    /// Connections that flow (see `quiet`), and when their quiet time is over: soonest first.
+    flowing: VecDeque<(Tick, ConnId)>,
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -62,6 +66,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             told_up_to: None,
             saw_the_end: false,
             carried: 0,
+            flowing: VecDeque::new(),
         }
     }
 
@@ -166,6 +171,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for listening in &self.listeners {
             next = sooner(next, listening.rests_until());
         }
+        next = sooner(next, self.flowing.front().map(|&(until, _)| until));
         let now = self.state.now;
         match next {
             None => (now, None),

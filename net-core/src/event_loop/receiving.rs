@@ -208,6 +208,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         self.first_byte(id);
         self.state.touch(id);
+        self.received_some(id, lease.len);
         let Some(head) = self.state.head(id) else { return self.driver.settle(lease) };
         let kept = head.cold.as_deref_mut().and_then(|cold| cold.unread.take());
         let source = match kept {

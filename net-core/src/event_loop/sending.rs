@@ -103,6 +103,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         };
         if was_held {
+            // The peer's window was shut, and is about to open.
+            self.flows_if_closing(id);
             self.room(id);
         }
         let Some(head) = self.state.head(id) else { return };

@@ -1,0 +1,74 @@
+//! Quiet: when nothing more is to be expected on a connection that is to close when it is idle.
+//!
+//! A stream in full flow has gaps. A receive that finds nothing proves little while the peer's
+//! kernel holds more behind a window that was shut until just now: closing there would cut the
+//! stream. So after a large piece, after input was held back, or just after any byte when a drain
+//! begins, the connection is left open until it has been quiet for a while. Small questions and
+//! answers do not count as a flow, or a client that never stops asking would never be let go.
+
+use super::EventLoop;
+use crate::connection::Status;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::id::ConnId;
+
+/// A receive of so many bytes is taken for a piece of something larger.
+const PIECE_OF_A_FLOW: u32 = 4096;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// Bytes were received on a connection that may be about to close.
+    #[inline]
+    pub(super) fn received_some(&mut self, id: ConnId, bytes: u32) {
+        if bytes >= PIECE_OF_A_FLOW {
+            self.flows_if_closing(id);
+        }
+    }
+
+    /// What was received, or may be now, has more behind it: it matters if the connection closes.
+    pub(super) fn flows_if_closing(&mut self, id: ConnId) {
+        if self.state.head(id).is_some_and(|head| head.status.has(Status::WHEN_IDLE)) {
+            self.flows(id);
+        }
+    }
+
+    /// The drain begins for this connection: was it just in use? (Its idle deadline tells.)
+    pub(super) fn flows_if_just_used(&mut self, id: ConnId) {
+        let idle_deadline = self.state.idle_deadline;
+        let quiet = self.state.limits.quiet_time.as_millis() as u64;
+        let Some(head) = self.state.head(id) else { return };
+        let tells = head.deadline < net_timer::Tick::MAX
+            && !head.status.has(Status::FIRST_BYTE | Status::SEVERAL);
+        if tells && idle_deadline.saturating_since(head.deadline) < quiet {
+            self.flows(id);
+        }
+    }
+
+    fn flows(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        if head.status.has(Status::FLOWS) {
+            head.status.set(Status::FLOWS_ON);
+            return;
+        }
+        head.status.set(Status::FLOWS);
+        let until = self.state.now.after(self.state.limits.quiet_time);
+        self.flowing.push_back((until, id));
+    }
+
+    /// Looks at those that have had time to be quiet.
+    pub(super) fn end_quiet_times(&mut self) {
+        while let Some(&(until, id)) = self.flowing.front() {
+            if until > self.state.now {
+                return;
+            }
+            self.flowing.pop_front();
+            let Some(head) = self.state.head(id) else { continue };
+            let flows_on = head.status.has(Status::FLOWS_ON);
+            head.status.clear(Status::FLOWS | Status::FLOWS_ON);
+            if flows_on {
+                self.flows(id);
+            } else {
+                self.look_again(id);
+            }
+        }
+    }
+}
