@@ -1,0 +1,62 @@
+//! Sends every line to everyone else, on every loop.
+//!
+//!     cargo run --release --bin chat -- --listen 127.0.0.1:9000
+//!     nc 127.0.0.1 9000        (twice, and type)
+
+use clap::Parser;
+use examples::flags::{self, ServerFlags};
+use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, Remote};
+use std::process::ExitCode;
+
+/// Sends every line to everyone else.
+#[derive(Parser)]
+#[command(version)]
+struct Flags {
+    #[command(flatten)]
+    server: ServerFlags,
+}
+
+/// A longer line closes its connection.
+const LINE_MAX: usize = 4096;
+
+struct Chat {
+    own: usize,
+    all: Remote<Bytes>,
+}
+
+impl Handler for Chat {
+    type Session = ();
+    type Message = Bytes;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        Some(())
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        while let Some(line) = input.take_line() {
+            if line.len() > LINE_MAX {
+                return conn.close();
+            }
+            // One copy, counted: all who receive it share it.
+            let line = Bytes::from([line, b"\n"].concat());
+            // A reader too slow for the chat is closed by its output limit.
+            conn.others(|other| _ = other.send_shared(line.clone()));
+            for other_loop in (0..self.all.loops()).filter(|&n| n != self.own) {
+                // A full mailbox loses the line for that loop: nobody here can wait for it.
+                let _ = self.all.post(other_loop, line.clone());
+            }
+        }
+        if input.len() > LINE_MAX {
+            conn.close();
+        }
+    }
+
+    fn on_message(&mut self, here: &mut Loop<'_, Self>, line: Bytes) {
+        here.each(|conn| _ = conn.send_shared(line.clone()));
+    }
+}
+
+fn main() -> ExitCode {
+    let chat = |place: &net_core::Place<Bytes>| Chat { own: place.number(), all: place.remote() };
+    flags::run(&Flags::parse().server, chat)
+}
