@@ -3,10 +3,10 @@
 use clap::{Args, ValueEnum};
 use net_core::{Addr, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server};
 use std::io::Write;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 /// Log lines that wait while standard error is slow; more are dropped.
 const LINES_QUEUED: usize = 1024;
@@ -39,10 +39,10 @@ pub struct ServerFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
     /// Close a connection on which nothing has moved for so long (60s, 500ms, 5m; 0: never)
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub idle_timeout: Duration,
     /// Close a new connection that has sent nothing for so long (0: never)
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub first_byte_timeout: Duration,
     /// Unsent bytes of a connection above which its input waits
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
@@ -149,7 +149,8 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
         Some(number) => (number, 1usize << 30),
         None => (lower.as_str(), 1),
     };
-    let number: usize = number.parse().map_err(|_| "write bytes like 65536, 64k or 1m".to_owned())?;
+    let number: usize =
+        number.parse().map_err(|_| "write bytes like 65536, 64k or 1m".to_owned())?;
     number.checked_mul(unit).ok_or_else(|| "that is more than memory".to_owned())
 }
 
@@ -229,9 +230,8 @@ pub fn start_log(level: LogFlag) -> Option<WorkerGuard> {
         LogFlag::Trace => tracing::Level::TRACE,
     };
     // By default its queue takes 5 MB before the first line.
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_QUEUED)
-        .finish(std::io::stderr());
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(LINES_QUEUED).finish(std::io::stderr());
     let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(writer);
     // Somebody else's subscriber is as good.
     let _ = log.try_init();
