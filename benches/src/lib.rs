@@ -1,1 +1,1 @@
-//! To be written.
+//! What the programs of the benches share.
