@@ -166,11 +166,7 @@ mod tests {
         assert_eq!("1_000_000".parse(), Ok(Count::Exactly(1_000_000)));
         assert_eq!("30000".parse(), Ok(Count::Exactly(30_000)));
         assert!("0".parse::<Count>().unwrap_err().contains("at least 1"));
-        assert!(
-            "-3".parse::<Count>()
-                .unwrap_err()
-                .contains("`-3` is neither")
-        );
+        assert!("-3".parse::<Count>().unwrap_err().contains("`-3` is neither"));
         assert!("".parse::<Count>().is_err());
     }
 
@@ -178,11 +174,7 @@ mod tests {
     fn loops_are_numbers_or_per_core() {
         assert_eq!("per-core".parse(), Ok(LoopsAsked::PerCore));
         assert_eq!("3".parse(), Ok(LoopsAsked::Exactly(3)));
-        assert!(
-            "0".parse::<LoopsAsked>()
-                .unwrap_err()
-                .contains("at least 1")
-        );
+        assert!("0".parse::<LoopsAsked>().unwrap_err().contains("at least 1"));
         assert_eq!(LoopsAsked::PerCore.number(4), Some(4));
         assert_eq!(LoopsAsked::Auto.number(4), None);
     }
@@ -191,12 +183,6 @@ mod tests {
     fn one_end_is_here_unless_both_halves_are() {
         assert_eq!(Role::Both.ends(), 2);
         assert_eq!(Role::Server.ends(), 1);
-        assert_eq!(
-            Role::Swarm {
-                source_addresses: 1
-            }
-            .ends(),
-            1
-        );
+        assert_eq!(Role::Swarm { source_addresses: 1 }.ends(), 1);
     }
 }

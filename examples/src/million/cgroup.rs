@@ -90,12 +90,9 @@ fn group_and_parents(group: &str) -> Vec<String> {
     if names.contains(&"..") {
         names.clear();
     }
-    let paths = (0..=names.len()).rev().map(|depth| {
-        names[..depth]
-            .iter()
-            .map(|name| format!("/{name}"))
-            .collect::<String>()
-    });
+    let paths = (0..=names.len())
+        .rev()
+        .map(|depth| names[..depth].iter().map(|name| format!("/{name}")).collect::<String>());
     paths.collect()
 }
 
@@ -111,38 +108,20 @@ fn limit_at(
     if text.trim() == "max" {
         return Ok(None);
     }
-    let limit_bytes: u64 = text
-        .trim()
-        .parse()
-        .map_err(|_| root.strange(&file, "number of bytes"))?;
+    let limit_bytes: u64 =
+        text.trim().parse().map_err(|_| root.strange(&file, "number of bytes"))?;
     if limit_bytes >= V1_UNLIMITED_BYTES {
         return Ok(None);
     }
-    let used = root
-        .number(&format!("{directory}/{}", hierarchy.used))?
-        .unwrap_or(0);
-    let stat = root
-        .text(&format!("{directory}/memory.stat"))?
-        .unwrap_or_default();
-    let cache: u64 = hierarchy
-        .cache_lines
-        .iter()
-        .filter_map(|key| stat_line(&stat, key))
-        .sum();
+    let used = root.number(&format!("{directory}/{}", hierarchy.used))?.unwrap_or(0);
+    let stat = root.text(&format!("{directory}/memory.stat"))?.unwrap_or_default();
+    let cache: u64 = hierarchy.cache_lines.iter().filter_map(|key| stat_line(&stat, key)).sum();
     let pinned = used.saturating_sub(cache);
-    Ok(Some(GroupMemory {
-        limit_bytes,
-        available_bytes: limit_bytes.saturating_sub(pinned),
-        file,
-    }))
+    Ok(Some(GroupMemory { limit_bytes, available_bytes: limit_bytes.saturating_sub(pinned), file }))
 }
 
 fn stat_line(stat: &str, key: &str) -> Option<u64> {
-    stat.lines()
-        .find_map(|line| line.strip_prefix(key))?
-        .trim()
-        .parse()
-        .ok()
+    stat.lines().find_map(|line| line.strip_prefix(key))?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -163,10 +142,7 @@ mod tests {
             .write("sys/fs/cgroup/a/b/memory.max", "max\n")
             .write("sys/fs/cgroup/a/memory.max", "1000\n")
             .write("sys/fs/cgroup/a/memory.current", "700\n")
-            .write(
-                "sys/fs/cgroup/a/memory.stat",
-                "anon 9\ninactive_file 100\nactive_file 50\n",
-            );
+            .write("sys/fs/cgroup/a/memory.stat", "anon 9\ninactive_file 100\nactive_file 50\n");
         let found = memory(&fake.root()).unwrap().unwrap();
         assert_eq!(found.limit_bytes, 1000);
         assert_eq!(found.available_bytes, 450);
@@ -177,19 +153,16 @@ mod tests {
     fn version_one_without_a_limit_is_no_limit() {
         let fake = FakeRoot::new();
         let file = "sys/fs/cgroup/memory/x/memory.limit_in_bytes";
-        fake.write("proc/self/cgroup", "4:memory:/x\n0::/\n")
-            .write(file, "9223372036854771712\n");
+        fake.write("proc/self/cgroup", "4:memory:/x\n0::/\n").write(file, "9223372036854771712\n");
         assert_eq!(memory(&fake.root()).unwrap(), None);
-        fake.write(file, "5000\n")
-            .write("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "1000\n");
+        fake.write(file, "5000\n").write("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "1000\n");
         assert_eq!(memory(&fake.root()).unwrap().unwrap().available_bytes, 4000);
     }
 
     #[test]
     fn limit_that_is_no_number_names_its_file() {
         let fake = FakeRoot::new();
-        fake.write("proc/self/cgroup", "0::/\n")
-            .write("sys/fs/cgroup/memory.max", "lots\n");
+        fake.write("proc/self/cgroup", "0::/\n").write("sys/fs/cgroup/memory.max", "lots\n");
         let error = memory(&fake.root()).unwrap_err().to_string();
         assert!(error.contains("memory.max"), "{error}");
     }

@@ -34,15 +34,8 @@ mod tests {
 
     #[test]
     fn examination_shows_the_walls_even_when_the_plan_is_refused() {
-        let machine = Machine {
-            cores: 2,
-            nofile_hard: 20_000,
-            ..Machine::default()
-        };
-        let asked = Asked {
-            connections: Count::Exactly(10),
-            ..Asked::default()
-        };
+        let machine = Machine { cores: 2, nofile_hard: 20_000, ..Machine::default() };
+        let asked = Asked { connections: Count::Exactly(10), ..Asked::default() };
         let text = examination(&machine, &asked);
         assert!(text.contains("descriptors of the server"), "{text}");
         assert!(text.contains("refused: memory: 10 × "), "{text}");

@@ -138,9 +138,7 @@ impl KernelStat {
 
     /// All slab memory taken since `before`, in bytes: also what others took meanwhile.
     pub fn slab_bytes_since(&self, before: &Self) -> u64 {
-        self.memory
-            .slab_bytes
-            .saturating_sub(before.memory.slab_bytes)
+        self.memory.slab_bytes.saturating_sub(before.memory.slab_bytes)
     }
 }
 
@@ -152,25 +150,19 @@ mod tests {
     fn fake() -> FakeRoot {
         let fake = FakeRoot::new();
         let tcp = "TCP: inuse 2002 orphan 1 tw 3 alloc 2005 mem 154\n";
-        fake.write(
-            "proc/net/sockstat",
-            &format!("sockets: used 18\n{tcp}UDP: inuse 9 mem 8\n"),
-        )
-        .write("proc/net/sockstat6", "TCP6: inuse 4\nUDP6: inuse 1\n")
-        .write(
-            "proc/meminfo",
-            "MemFree: 3 kB\nMemAvailable: 5 kB\nSlab: 7 kB\nSUnreclaim: 2 kB\n",
-        );
+        fake.write("proc/net/sockstat", &format!("sockets: used 18\n{tcp}UDP: inuse 9 mem 8\n"))
+            .write("proc/net/sockstat6", "TCP6: inuse 4\nUDP6: inuse 1\n")
+            .write(
+                "proc/meminfo",
+                "MemFree: 3 kB\nMemAvailable: 5 kB\nSlab: 7 kB\nSUnreclaim: 2 kB\n",
+            );
         fake
     }
 
     #[test]
     fn sockets_are_read_from_the_tcp_lines() {
         let stat = SocketStat::sample(&fake().root()).unwrap();
-        assert_eq!(
-            (stat.in_use, stat.in_use_v6, stat.in_use_in_all()),
-            (2002, 4, 2006)
-        );
+        assert_eq!((stat.in_use, stat.in_use_v6, stat.in_use_in_all()), (2002, 4, 2006));
         assert_eq!((stat.orphans, stat.time_wait), (1, 3));
         assert_eq!((stat.allocated, stat.buffered_pages), (2005, 154));
     }
@@ -178,11 +170,7 @@ mod tests {
     #[test]
     fn both_ends_on_loopback_are_one_connection() {
         let stat = SocketStat::sample(&fake().root()).unwrap();
-        let before = SocketStat {
-            in_use: 2,
-            in_use_v6: 4,
-            ..SocketStat::default()
-        };
+        let before = SocketStat { in_use: 2, in_use_v6: 4, ..SocketStat::default() };
         assert_eq!(stat.connections_since(&before, 2), 1000);
         assert_eq!(stat.connections_since(&before, 1), 2000);
     }
@@ -200,10 +188,7 @@ mod tests {
     #[test]
     fn growth_is_by_the_caches_of_sockets_where_both_readings_have_them() {
         let with = |socket_bytes| KernelStat {
-            slabs: Some(Slabs {
-                socket_bytes,
-                ..Slabs::default()
-            }),
+            slabs: Some(Slabs { socket_bytes, ..Slabs::default() }),
             ..KernelStat::default()
         };
         assert_eq!(with(75).kernel_bytes_since(&with(5)), 70);
@@ -213,9 +198,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let error = KernelStat::sample(FakeRoot::new().path())
-            .unwrap_err()
-            .to_string();
+        let error = KernelStat::sample(FakeRoot::new().path()).unwrap_err().to_string();
         assert!(error.contains("sockstat"), "{error}");
         let fake = fake();
         fake.write("proc/net/sockstat", "sockets: used 18\n");

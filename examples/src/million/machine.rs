@@ -97,49 +97,22 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = |name: &str, value: String| writeln!(out, "  {name:<24} {value}");
-        line(
-            "kernel",
-            self.kernel.clone().unwrap_or_else(|| "?".to_owned()),
-        )?;
+        line("kernel", self.kernel.clone().unwrap_or_else(|| "?".to_owned()))?;
         line("cores", self.cores.to_string())?;
         let available = bytes(self.memory_available_bytes);
         let total = bytes(self.memory_total_bytes);
-        let limit = self
-            .memory_limited_by
-            .as_ref()
-            .map(|file| format!(" (limited by {file})"));
-        line(
-            "memory",
-            format!(
-                "{available} available of {total}{}",
-                limit.unwrap_or_default()
-            ),
-        )?;
-        let (soft, hard) = (
-            or_unlimited(self.nofile_soft),
-            or_unlimited(self.nofile_hard),
-        );
+        let limit = self.memory_limited_by.as_ref().map(|file| format!(" (limited by {file})"));
+        line("memory", format!("{available} available of {total}{}", limit.unwrap_or_default()))?;
+        let (soft, hard) = (or_unlimited(self.nofile_soft), or_unlimited(self.nofile_hard));
         line("nofile", format!("{soft} soft, {hard} hard"))?;
         line("fs.nr_open", or_unknown(self.nr_open))?;
         let open = or_unknown(self.files_open);
-        line(
-            "fs.file-max",
-            format!("{}, {open} open", or_unknown(self.file_max)),
-        )?;
+        line("fs.file-max", format!("{}, {open} open", or_unknown(self.file_max)))?;
         line("max_user_watches", or_unknown(self.max_user_watches))?;
-        line(
-            "ip_local_port_range",
-            or_unknown_list(self.port_range.as_ref().map(|r| &r[..])),
-        )?;
-        line(
-            "tcp_mem (pages)",
-            or_unknown_list(self.tcp_mem_pages.as_ref().map(|r| &r[..])),
-        )?;
+        line("ip_local_port_range", or_unknown_list(self.port_range.as_ref().map(|r| &r[..])))?;
+        line("tcp_mem (pages)", or_unknown_list(self.tcp_mem_pages.as_ref().map(|r| &r[..])))?;
         let count = or_unknown(self.conntrack_count);
-        line(
-            "nf_conntrack",
-            format!("{count} of {}", or_unknown(self.conntrack_max)),
-        )?;
+        line("nf_conntrack", format!("{count} of {}", or_unknown(self.conntrack_max)))?;
         line("somaxconn", or_unknown(self.somaxconn))?;
         line("tcp_max_orphans", or_unknown(self.tcp_max_orphans))?;
         line("tcp_max_tw_buckets", or_unknown(self.tcp_max_tw_buckets))
@@ -160,11 +133,7 @@ impl Memory {
         let bytes_of = |key| kib_line(&text, key).ok_or_else(|| root.strange(FILE, key));
         let total_bytes = bytes_of("MemTotal")?;
         let available_bytes = bytes_of("MemAvailable")?;
-        let machine = Self {
-            total_bytes,
-            available_bytes,
-            limited_by: None,
-        };
+        let machine = Self { total_bytes, available_bytes, limited_by: None };
         Ok(match cgroup::memory(root)? {
             Some(group) if group.available_bytes < available_bytes => Self {
                 total_bytes: total_bytes.min(group.limit_bytes),
@@ -201,11 +170,7 @@ fn cores() -> u32 {
 }
 
 fn or_unlimited(limit: u64) -> String {
-    if limit == u64::MAX {
-        "unlimited".to_owned()
-    } else {
-        grouped(limit)
-    }
+    if limit == u64::MAX { "unlimited".to_owned() } else { grouped(limit) }
 }
 
 fn or_unknown(limit: Option<u64>) -> String {
@@ -213,13 +178,7 @@ fn or_unknown(limit: Option<u64>) -> String {
 }
 
 fn or_unknown_list(limits: Option<&[u64]>) -> String {
-    let words = |limits: &[u64]| {
-        limits
-            .iter()
-            .map(|l| l.to_string())
-            .collect::<Vec<_>>()
-            .join(" ")
-    };
+    let words = |limits: &[u64]| limits.iter().map(|l| l.to_string()).collect::<Vec<_>>().join(" ");
     limits.map_or_else(|| "not there".to_owned(), words)
 }
 
@@ -234,11 +193,8 @@ mod tests {
 
     fn smallest() -> FakeRoot {
         let fake = FakeRoot::new();
-        fake.write(
-            "proc/meminfo",
-            "MemTotal: 2000 kB\nMemFree: 5 kB\nMemAvailable: 1000 kB\n",
-        )
-        .write("proc/self/limits", LIMITS);
+        fake.write("proc/meminfo", "MemTotal: 2000 kB\nMemFree: 5 kB\nMemAvailable: 1000 kB\n")
+            .write("proc/self/limits", LIMITS);
         fake
     }
 
@@ -279,15 +235,8 @@ mod tests {
         assert_eq!(machine.tcp_max_orphans, Some(131_072));
         assert_eq!(machine.tcp_max_tw_buckets, Some(131_073));
         assert_eq!(machine.somaxconn, Some(4096));
-        assert_eq!(
-            (machine.conntrack_max, machine.conntrack_count),
-            (Some(262_144), Some(7))
-        );
-        assert_eq!(
-            machine.descriptors_per_table(),
-            15000,
-            "nr_open is lower than the hard limit"
-        );
+        assert_eq!((machine.conntrack_max, machine.conntrack_count), (Some(262_144), Some(7)));
+        assert_eq!(machine.descriptors_per_table(), 15000, "nr_open is lower than the hard limit");
         assert!(machine.to_string().contains("2,466,183, 497 open"));
     }
 
@@ -300,20 +249,14 @@ mod tests {
         let machine = Machine::look(fake.path()).unwrap();
         assert_eq!(machine.memory_total_bytes, 102_400);
         assert_eq!(machine.memory_available_bytes, 100_000);
-        assert_eq!(
-            machine.memory_limited_by.as_deref(),
-            Some("/sys/fs/cgroup/box/memory.max")
-        );
+        assert_eq!(machine.memory_limited_by.as_deref(), Some("/sys/fs/cgroup/box/memory.max"));
     }
 
     #[test]
     fn unlimited_descriptors_are_bound_by_nr_open_alone() {
         let fake = smallest();
-        fake.write(
-            "proc/self/limits",
-            "Max open files  unlimited  unlimited  files\n",
-        )
-        .write("proc/sys/fs/nr_open", "1048576\n");
+        fake.write("proc/self/limits", "Max open files  unlimited  unlimited  files\n")
+            .write("proc/sys/fs/nr_open", "1048576\n");
         let machine = Machine::look(fake.path()).unwrap();
         assert_eq!(machine.nofile_hard, u64::MAX);
         assert_eq!(machine.descriptors_per_table(), 1_048_576);

@@ -28,9 +28,7 @@ pub struct Pace {
 impl Pace {
     /// The pace for this machine; defaults of an untuned small kernel stand in for unknown limits.
     pub fn of(machine: &Machine) -> Self {
-        let pressure = machine
-            .tcp_mem_pages
-            .map_or(65_536, |[_, pressure, _]| pressure);
+        let pressure = machine.tcp_mem_pages.map_or(65_536, |[_, pressure, _]| pressure);
         let orphans = machine.tcp_max_orphans.unwrap_or(65_536);
         let backlog = machine.somaxconn.unwrap_or(4_096);
         Self {
@@ -81,9 +79,6 @@ mod tests {
         };
         let pace = Pace::of(&machine);
         assert_eq!(pace.closes_per_second, 1);
-        assert_eq!(
-            (pace.unread_messages_max, pace.connects_in_flight_max),
-            (1, 1)
-        );
+        assert_eq!((pace.unread_messages_max, pace.connects_in_flight_max), (1, 1));
     }
 }

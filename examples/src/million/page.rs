@@ -39,22 +39,11 @@ pub fn html(report: &Report) -> Result<String, Box<dyn Error>> {
     }
     write!(page, "{}", table(&report.rows()))?;
     if let Some(plan) = &report.plan {
-        write!(
-            page,
-            "<h2>Plan</h2>\n<pre>{}</pre>\n",
-            escaped(&plan.to_string())
-        )?;
+        write!(page, "<h2>Plan</h2>\n<pre>{}</pre>\n", escaped(&plan.to_string()))?;
     }
-    write!(
-        page,
-        "<h2>Machine</h2>\n<pre>{}</pre>\n",
-        escaped(&report.machine.to_string())
-    )?;
+    write!(page, "<h2>Machine</h2>\n<pre>{}</pre>\n", escaped(&report.machine.to_string()))?;
     let command = escaped(&report.command);
-    write!(
-        page,
-        "<h2>Command</h2>\n<pre>{command}</pre>\n</main>\n</html>\n"
-    )?;
+    write!(page, "<h2>Command</h2>\n<pre>{command}</pre>\n</main>\n</html>\n")?;
     Ok(page)
 }
 
@@ -105,10 +94,7 @@ fn headline(report: &Report) -> String {
         ("verified", grouped(report.verified)),
         ("lost", grouped(report.lost.max(report.hold.lost))),
         ("came up in", format!("{:.1} s", report.connect_seconds)),
-        (
-            "server, each",
-            format!("{:.0} B", report.user_bytes_per_connection),
-        ),
+        ("server, each", format!("{:.0} B", report.user_bytes_per_connection)),
         ("kernel, each", bytes(report.kernel_bytes_per_pair as u64)),
         ("p99 while held", microseconds(report.hold.p99_us)),
     ];
@@ -125,9 +111,7 @@ struct Plot {
 fn plots(report: &Report) -> [Plot; 4] {
     let over_time = |value: fn(&Sample) -> Option<f64>| -> Points {
         let points = report.samples.iter();
-        points
-            .filter_map(|sample| Some((sample.seconds, value(sample)?)))
-            .collect()
+        points.filter_map(|sample| Some((sample.seconds, value(sample)?))).collect()
     };
     let swarm = over_time(|sample| Some(sample.connections as f64));
     let server = over_time(|sample| sample.server_open.map(|count| count as f64));
@@ -135,22 +119,10 @@ fn plots(report: &Report) -> [Plot; 4] {
     let user = over_time(|sample| Some(sample.user_bytes as f64));
     let p99 = over_time(|sample| sample.p99_us);
     [
-        Plot {
-            title: "Connections open",
-            lines: vec![("by swarm", swarm), ("by server", server)],
-        },
-        Plot {
-            title: "Kernel memory, bytes",
-            lines: vec![("", kernel)],
-        },
-        Plot {
-            title: "Server's private memory, bytes",
-            lines: vec![("", user)],
-        },
-        Plot {
-            title: "Round trips, p99, µs",
-            lines: vec![("", p99)],
-        },
+        Plot { title: "Connections open", lines: vec![("by swarm", swarm), ("by server", server)] },
+        Plot { title: "Kernel memory, bytes", lines: vec![("", kernel)] },
+        Plot { title: "Server's private memory, bytes", lines: vec![("", user)] },
+        Plot { title: "Round trips, p99, µs", lines: vec![("", p99)] },
     ]
 }
 
@@ -161,41 +133,23 @@ fn figure(plot: &Plot, seconds: f64) -> Result<String, Box<dyn Error>> {
             continue;
         }
         let color = format!("rgb({red} {green} {blue})");
-        write!(
-            text,
-            "<span><i style=\"background:{color}\"></i>{name}</span>"
-        )?;
+        write!(text, "<span><i style=\"background:{color}\"></i>{name}</span>")?;
     }
-    let series: Vec<Points> = plot
-        .lines
-        .iter()
-        .map(|(_, points)| points.clone())
-        .collect();
-    write!(
-        text,
-        "</figcaption>\n{}\n</figure>\n",
-        lines(&series, seconds)?
-    )?;
+    let series: Vec<Points> = plot.lines.iter().map(|(_, points)| points.clone()).collect();
+    write!(text, "</figcaption>\n{}\n</figure>\n", lines(&series, seconds)?)?;
     Ok(text)
 }
 
 fn table(rows: &[Row]) -> String {
     let line = |row: &Row| {
-        format!(
-            "<tr><th>{}</th><td>{}</td></tr>\n",
-            escaped(&row.label),
-            escaped(&row.value)
-        )
+        format!("<tr><th>{}</th><td>{}</td></tr>\n", escaped(&row.label), escaped(&row.value))
     };
     let lines: String = rows.iter().map(line).collect();
     format!("<h2>All figures</h2>\n<table>\n{lines}</table>\n")
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -220,19 +174,12 @@ mod tests {
             assert!(!page.contains(tag), "{tag}");
         }
         let addresses = page.matches("http").count();
-        assert_eq!(
-            addresses,
-            page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count()
-        );
+        assert_eq!(addresses, page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
     }
 
     #[test]
     fn failure_is_the_first_thing_said_and_text_is_escaped() {
-        let report = Report {
-            lost: 1,
-            command: "million --x '<b>'".to_owned(),
-            ..flawless()
-        };
+        let report = Report { lost: 1, command: "million --x '<b>'".to_owned(), ..flawless() };
         let page = html(&report).unwrap();
         assert!(page.contains("Failed: of 1,000,000 connections: 1 lost."));
         assert!(page.contains("&lt;b&gt;") && !page.contains("<b>"));
@@ -243,11 +190,7 @@ mod tests {
         let fake = FakeRoot::new();
         let path = fake.path().join("million/report.html");
         write(&path, &flawless()).unwrap();
-        assert!(
-            std::fs::read_to_string(&path)
-                .unwrap()
-                .starts_with("<!doctype html>")
-        );
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with("<!doctype html>"));
         let below_a_file = path.join("report.html");
         let error = write(&below_a_file, &flawless()).unwrap_err().to_string();
         assert!(error.contains("report.html"), "{error}");

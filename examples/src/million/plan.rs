@@ -53,18 +53,11 @@ impl Plan {
             Count::Default => CONNECTIONS_DEFAULT.min(fits_at_best(machine, asked)).max(1),
         };
         if connections > walls.fits() {
-            return Err(Refusal::Wall {
-                connections,
-                wall: walls.first().clone(),
-            });
+            return Err(Refusal::Wall { connections, wall: walls.first().clone() });
         }
         let server = server_room(machine, asked).tables_for(connections);
         let swarm = swarm_room(machine).tables_for(connections);
-        let loops = if asked.role.serves() {
-            server.loops
-        } else {
-            swarm.loops
-        };
+        let loops = if asked.role.serves() { server.loops } else { swarm.loops };
         Ok(Self {
             connections,
             role: asked.role,
@@ -83,20 +76,14 @@ impl Plan {
     pub fn shares(&self) -> Vec<Share> {
         let loops = self.swarm.map(|swarm| swarm.loops);
         let per_source = self.connections_per_source;
-        loops.map_or_else(Vec::new, |loops| {
-            shares(self.connections, loops, per_source)
-        })
+        loops.map_or_else(Vec::new, |loops| shares(self.connections, loops, per_source))
     }
 }
 
 /// What fits when loops and tables are ours to choose. A run without a number aims at this, so
 /// that a `--loops` which is too small is refused, and not obeyed with fewer connections.
 fn fits_at_best(machine: &Machine, asked: &Asked) -> u64 {
-    let free = Asked {
-        loops: LoopsAsked::Auto,
-        fd_table: FdTableAsked::Auto,
-        ..asked.clone()
-    };
+    let free = Asked { loops: LoopsAsked::Auto, fd_table: FdTableAsked::Auto, ..asked.clone() };
     Walls::of(machine, &free).fits()
 }
 
@@ -119,10 +106,7 @@ mod tests {
     }
 
     fn exactly(connections: u64) -> Asked {
-        Asked {
-            connections: Count::Exactly(connections),
-            ..Asked::default()
-        }
+        Asked { connections: Count::Exactly(connections), ..Asked::default() }
     }
 
     #[test]
@@ -133,31 +117,16 @@ mod tests {
         assert_eq!((server.loops, server.fd_table), (52, FdTable::PerLoop));
         assert_eq!(plan.swarm, plan.server);
         assert_eq!(plan.first_wall.name, "fs.file-max");
-        assert_eq!(
-            plan.shares()
-                .iter()
-                .map(|share| share.connections)
-                .sum::<u64>(),
-            1_000_000
-        );
+        assert_eq!(plan.shares().iter().map(|share| share.connections).sum::<u64>(), 1_000_000);
         let text = plan.to_string();
         assert_eq!(text.lines().count(), 5, "{text}");
-        assert!(
-            text.contains("52 loops × 19,900 places = 1,034,800"),
-            "{text}"
-        );
-        assert!(
-            text.contains("fs.file-max, at 1,208,000: sysctl -w"),
-            "{text}"
-        );
+        assert!(text.contains("52 loops × 19,900 places = 1,034,800"), "{text}");
+        assert!(text.contains("fs.file-max, at 1,208,000: sysctl -w"), "{text}");
     }
 
     #[test]
     fn nothing_asked_is_what_fits_where_a_million_does_not() {
-        let small = Machine {
-            file_max: Some(250_183),
-            ..machine()
-        };
+        let small = Machine { file_max: Some(250_183), ..machine() };
         let plan = Plan::make(&small, &Asked::default()).unwrap();
         assert_eq!(plan.connections, 100_000);
     }
@@ -166,79 +135,42 @@ mod tests {
     fn at_the_wall_fits_and_one_above_is_refused() {
         for connections in [1_207_999, 1_208_000] {
             assert_eq!(
-                Plan::make(&machine(), &exactly(connections))
-                    .unwrap()
-                    .connections,
+                Plan::make(&machine(), &exactly(connections)).unwrap().connections,
                 connections
             );
         }
-        let refusal = Plan::make(&machine(), &exactly(1_208_001))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refusal.starts_with("fs.file-max: 1,208,001 × 2 files"),
-            "{refusal}"
-        );
+        let refusal = Plan::make(&machine(), &exactly(1_208_001)).unwrap_err().to_string();
+        assert!(refusal.starts_with("fs.file-max: 1,208,001 × 2 files"), "{refusal}");
     }
 
     #[test]
     fn max_is_what_the_first_wall_allows() {
-        let max = Asked {
-            connections: Count::Max,
-            ..Asked::default()
-        };
+        let max = Asked { connections: Count::Max, ..Asked::default() };
         assert_eq!(Plan::make(&machine(), &max).unwrap().connections, 1_208_000);
-        let two_loops = Asked {
-            loops: LoopsAsked::Exactly(2),
-            ..max
-        };
-        assert_eq!(
-            Plan::make(&machine(), &two_loops).unwrap().connections,
-            39_800
-        );
+        let two_loops = Asked { loops: LoopsAsked::Exactly(2), ..max };
+        assert_eq!(Plan::make(&machine(), &two_loops).unwrap().connections, 39_800);
     }
 
     #[test]
     fn too_few_loops_are_refused_though_no_number_was_asked() {
         for loops in [LoopsAsked::Exactly(2), LoopsAsked::PerCore] {
-            let asked = Asked {
-                loops,
-                ..Asked::default()
-            };
+            let asked = Asked { loops, ..Asked::default() };
             let refusal = Plan::make(&machine(), &asked).unwrap_err().to_string();
             assert_eq!(
                 refusal,
                 "2 private tables × 19,900 = 39,800 < 1,000,000: use ≥ 51 loops or raise nofile"
             );
         }
-        let asked = Asked {
-            loops: LoopsAsked::Exactly(51),
-            ..Asked::default()
-        };
-        assert_eq!(
-            Plan::make(&machine(), &asked)
-                .unwrap()
-                .server
-                .unwrap()
-                .loops,
-            51
-        );
+        let asked = Asked { loops: LoopsAsked::Exactly(51), ..Asked::default() };
+        assert_eq!(Plan::make(&machine(), &asked).unwrap().server.unwrap().loops, 51);
     }
 
     #[test]
     fn shared_table_is_refused_above_its_last_place() {
-        let shared = |number| Asked {
-            fd_table: FdTableAsked::Shared,
-            ..exactly(number)
-        };
+        let shared = |number| Asked { fd_table: FdTableAsked::Shared, ..exactly(number) };
         assert!(Plan::make(&machine(), &shared(19_892)).is_ok());
-        let refusal = Plan::make(&machine(), &shared(19_893))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refusal.starts_with("1 shared table × 19,892 = 19,892 < 19,893"),
-            "{refusal}"
-        );
+        let refusal = Plan::make(&machine(), &shared(19_893)).unwrap_err().to_string();
+        assert!(refusal.starts_with("1 shared table × 19,892 = 19,892 < 19,893"), "{refusal}");
     }
 
     #[test]
@@ -248,10 +180,7 @@ mod tests {
             loops: LoopsAsked::Exactly(3),
             ..exactly(30_000)
         };
-        let limited = Machine {
-            nofile_hard: 16_384,
-            ..machine()
-        };
+        let limited = Machine { nofile_hard: 16_384, ..machine() };
         let plan = Plan::make(&limited, &asked).unwrap();
         assert_eq!(plan.server.unwrap().places(), 3 * 16_284);
         assert_eq!(plan.swarm.unwrap().loops, 4);
@@ -259,10 +188,7 @@ mod tests {
 
     #[test]
     fn number_of_loops_is_bound_by_the_id() {
-        let asked = |loops| Asked {
-            loops: LoopsAsked::Exactly(loops),
-            ..exactly(10)
-        };
+        let asked = |loops| Asked { loops: LoopsAsked::Exactly(loops), ..exactly(10) };
         assert!(Plan::make(&machine(), &asked(256)).is_ok());
         let refusal = Plan::make(&machine(), &asked(257)).unwrap_err().to_string();
         assert!(refusal.starts_with("257 loops > 256"), "{refusal}");
@@ -275,26 +201,15 @@ mod tests {
             file_max: None,
             ..machine()
         };
-        let refusal = Plan::make(&poor, &exactly(1_500_000))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refusal.contains("= 12.9 GB > 9.8 GB available: ask for at most"),
-            "{refusal}"
-        );
+        let refusal = Plan::make(&poor, &exactly(1_500_000)).unwrap_err().to_string();
+        assert!(refusal.contains("= 12.9 GB > 9.8 GB available: ask for at most"), "{refusal}");
     }
 
     #[test]
     fn machine_without_room_is_refused_rather_than_given_an_empty_plan() {
-        let poor = Machine {
-            nofile_hard: 64,
-            ..machine()
-        };
+        let poor = Machine { nofile_hard: 64, ..machine() };
         for connections in [Count::Default, Count::Max] {
-            let asked = Asked {
-                connections,
-                ..Asked::default()
-            };
+            let asked = Asked { connections, ..Asked::default() };
             let refusal = Plan::make(&poor, &asked).unwrap_err().to_string();
             assert!(refusal.contains("raise nofile from 64"), "{refusal}");
         }
@@ -302,10 +217,7 @@ mod tests {
 
     #[test]
     fn half_a_plan_has_half_the_cost() {
-        let asked = Asked {
-            role: Role::Server,
-            ..Asked::default()
-        };
+        let asked = Asked { role: Role::Server, ..Asked::default() };
         let plan = Plan::make(&machine(), &asked).unwrap();
         assert_eq!(plan.swarm, None);
         assert!(plan.shares().is_empty());

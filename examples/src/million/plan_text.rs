@@ -16,26 +16,12 @@ impl fmt::Display for Plan {
             Role::Server => "the server's end on this machine",
             Role::Swarm { .. } => "the clients' end on this machine",
         };
-        writeln!(
-            out,
-            "plan    {}, {place}",
-            counted(self.connections, "connection")
-        )?;
+        writeln!(out, "plan    {}, {place}", counted(self.connections, "connection"))?;
         if let Some(server) = &self.server {
-            writeln!(
-                out,
-                "server  {}, accept by {}",
-                words_of(server),
-                self.accept
-            )?;
+            writeln!(out, "server  {}, accept by {}", words_of(server), self.accept)?;
         }
         if let Some(swarm) = &self.swarm {
-            writeln!(
-                out,
-                "swarm   {}{}",
-                words_of(swarm),
-                self.words_of_sources()
-            )?;
+            writeln!(out, "swarm   {}{}", words_of(swarm), self.words_of_sources())?;
         }
         let memory = &self.prediction;
         write!(out, "memory  {} expected: ", bytes(memory.total_bytes()))?;
@@ -46,11 +32,7 @@ impl fmt::Display for Plan {
         if self.swarm.is_some() {
             write!(out, ", swarm {}", bytes(memory.swarm_bytes))?;
         }
-        let WallFound {
-            name,
-            allows,
-            way_out,
-        } = &self.first_wall;
+        let WallFound { name, allows, way_out } = &self.first_wall;
         write!(out, "\nwall    {name}, at {}: {way_out}", grouped(*allows))
     }
 }
@@ -60,18 +42,12 @@ impl Plan {
         if self.role != Role::Both {
             return String::new();
         }
-        let Some(last) = self
-            .shares()
-            .last()
-            .map(|share| share.first_source + share.sources)
+        let Some(last) = self.shares().last().map(|share| share.first_source + share.sources)
         else {
             return String::new();
         };
         let (first, last) = (loopback_source(0), loopback_source(last - 1));
-        format!(
-            ", from {first} to {last}, ≤ {} each",
-            grouped(self.connections_per_source)
-        )
+        format!(", from {first} to {last}, ≤ {} each", grouped(self.connections_per_source))
     }
 }
 
@@ -81,10 +57,7 @@ fn words_of(tables: &Tables) -> String {
     match tables.fd_table {
         FdTable::Shared => format!("{loops}, one shared table of {places} places"),
         FdTable::PerLoop => {
-            format!(
-                "{loops} × {} places = {places}",
-                grouped(tables.places_per_table)
-            )
+            format!("{loops} × {} places = {places}", grouped(tables.places_per_table))
         }
     }
 }

@@ -30,9 +30,7 @@ pub fn lines(series: &[Points], seconds: f64) -> Result<String, Box<dyn Error>> 
     draw(&mut svg, series, seconds)?;
     let size = format!(" width=\"{}\" height=\"{}\"", SIZE.0, SIZE.1);
     // Without a size of its own it takes the page's width and keeps its shape, by the viewBox.
-    Ok(svg
-        .replacen(&size, "", 1)
-        .replace(INK_IN_SVG, "\"currentColor\""))
+    Ok(svg.replacen(&size, "", 1).replace(INK_IN_SVG, "\"currentColor\""))
 }
 
 fn draw(svg: &mut String, series: &[Points], seconds: f64) -> Result<(), Box<dyn Error>> {
@@ -62,10 +60,8 @@ fn draw(svg: &mut String, series: &[Points], seconds: f64) -> Result<(), Box<dyn
         .draw()?;
     let widths = if series.len() > 1 { [5, 2] } else { [2, 2] };
     for ((points, (red, green, blue)), width) in series.iter().zip(COLORS).zip(widths) {
-        let finite = points
-            .iter()
-            .copied()
-            .filter(|point| point.0.is_finite() && point.1.is_finite());
+        let finite =
+            points.iter().copied().filter(|point| point.0.is_finite() && point.1.is_finite());
         let style = RGBColor(red, green, blue).stroke_width(width);
         chart.draw_series(LineSeries::new(finite, style))?;
     }
@@ -96,11 +92,8 @@ mod tests {
 
     #[test]
     fn plot_is_svg_in_the_colours_of_the_page() {
-        let svg = lines(
-            &[vec![(0.0, 0.0), (1.0, 1e6)], vec![(0.0, 5.0), (1.0, 6.0)]],
-            1.0,
-        )
-        .unwrap();
+        let svg =
+            lines(&[vec![(0.0, 0.0), (1.0, 1e6)], vec![(0.0, 5.0), (1.0, 6.0)]], 1.0).unwrap();
         assert!(svg.starts_with("<svg "), "{svg}");
         assert!(svg.contains("viewBox=\"0 0 480 220\""));
         assert!(!svg.contains("width=\"480\""));
@@ -112,26 +105,15 @@ mod tests {
 
     #[test]
     fn nothing_measured_is_an_empty_plot() {
-        for series in [
-            vec![],
-            vec![vec![]],
-            vec![vec![(0.0, 0.0)]],
-            vec![vec![(0.0, f64::NAN)]],
-        ] {
+        for series in [vec![], vec![vec![]], vec![vec![(0.0, 0.0)]], vec![vec![(0.0, f64::NAN)]]] {
             assert!(lines(&series, 0.0).unwrap().starts_with("<svg "));
         }
     }
 
     #[test]
     fn axis_numbers_are_short() {
-        let expected = [
-            (0.0, "0"),
-            (2.5, "2.5"),
-            (40.0, "40"),
-            (2e5, "200k"),
-            (1.2e6, "1.2M"),
-            (8e9, "8G"),
-        ];
+        let expected =
+            [(0.0, "0"), (2.5, "2.5"), (40.0, "40"), (2e5, "200k"), (1.2e6, "1.2M"), (8e9, "8G")];
         for (value, text) in expected {
             assert_eq!(short(value), text);
         }

@@ -106,10 +106,7 @@ impl<'a> Root<'a> {
 
     /// The error for a file that does not say what it should.
     pub fn strange(&self, file: &str, wanted: &'static str) -> LookError {
-        LookError::Strange {
-            path: self.path(file),
-            wanted,
-        }
+        LookError::Strange { path: self.path(file), wanted }
     }
 }
 
@@ -122,9 +119,7 @@ fn is_missing(error: &io::Error) -> bool {
 /// The number on the line `key: number kB`, in bytes. Both `meminfo` and `smaps_rollup` are
 /// written like this; the kernel's kB are 1,024 bytes.
 pub fn kib_line(text: &str, key: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib.saturating_mul(1024))
 }
@@ -189,11 +184,7 @@ mod tests {
         let fake = FakeRoot::new();
         // A directory where a file should be cannot be read, even by root.
         fake.write("proc/sys/fs/nr_open/oops", "");
-        let error = fake
-            .root()
-            .number("/proc/sys/fs/nr_open")
-            .unwrap_err()
-            .to_string();
+        let error = fake.root().number("/proc/sys/fs/nr_open").unwrap_err().to_string();
         assert!(error.contains("proc/sys/fs/nr_open"), "{error}");
     }
 
@@ -201,16 +192,8 @@ mod tests {
     fn words_where_numbers_should_be_name_the_file() {
         let fake = FakeRoot::new();
         fake.write("proc/sys/net/ipv4/tcp_mem", "1 2 many\n");
-        let error = fake
-            .root()
-            .numbers::<3>("/proc/sys/net/ipv4/tcp_mem")
-            .unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("tcp_mem: found no whole numbers"),
-            "{error}"
-        );
+        let error = fake.root().numbers::<3>("/proc/sys/net/ipv4/tcp_mem").unwrap_err();
+        assert!(error.to_string().contains("tcp_mem: found no whole numbers"), "{error}");
     }
 
     #[test]

@@ -21,11 +21,7 @@ enum Face {
     /// A bar that redraws itself.
     Bar(ProgressBar),
     /// Lines, each a tenth of the way apart.
-    Lines {
-        out: Box<dyn Write + Send>,
-        tenths_said: u64,
-        began: Instant,
-    },
+    Lines { out: Box<dyn Write + Send>, tenths_said: u64, began: Instant },
 }
 
 const TEMPLATE: &str = "{bar:24} {human_pos}/{human_len}  {per_sec}  eta {eta}  {msg}";
@@ -39,22 +35,12 @@ impl Progress {
         let style = ProgressStyle::with_template(TEMPLATE).expect("the template is a constant");
         let bar = ProgressBar::new(total).with_style(style.progress_chars("━╸─"));
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self {
-            face: Face::Bar(bar),
-            total,
-        }
+        Self { face: Face::Bar(bar), total }
     }
 
     /// Writes a line to `out` about every tenth of the way, and the last one at `total`.
     pub fn in_lines(total: u64, out: Box<dyn Write + Send>) -> Self {
-        Self {
-            face: Face::Lines {
-                out,
-                tenths_said: 0,
-                began: Instant::now(),
-            },
-            total,
-        }
+        Self { face: Face::Lines { out, tenths_said: 0, began: Instant::now() }, total }
     }
 
     /// Shows a new state. May be called as often as is convenient.
@@ -67,11 +53,7 @@ impl Progress {
                 bar.set_message(memory);
                 bar.set_position(connections);
             }
-            Face::Lines {
-                out,
-                tenths_said,
-                began,
-            } => {
+            Face::Lines { out, tenths_said, began } => {
                 let tenths = tenths(connections, self.total);
                 if tenths > *tenths_said {
                     *tenths_said = tenths;
@@ -105,22 +87,13 @@ impl Progress {
 /// How many tenths of the way are done; no connections to open means that all is done.
 fn tenths(connections: u64, total: u64) -> u64 {
     let done = u128::from(connections) * 10;
-    done.checked_div(u128::from(total))
-        .map_or(10, |tenths| tenths as u64)
+    done.checked_div(u128::from(total)).map_or(10, |tenths| tenths as u64)
 }
 
 fn line(connections: u64, total: u64, elapsed: Duration, memory: &str) -> String {
     let seconds = elapsed.as_secs_f64();
-    let rate = if seconds > 0.0 {
-        connections as f64 / seconds
-    } else {
-        0.0
-    };
-    let left = if rate > 0.0 {
-        (total - connections) as f64 / rate
-    } else {
-        0.0
-    };
+    let rate = if seconds > 0.0 { connections as f64 / seconds } else { 0.0 };
+    let left = if rate > 0.0 { (total - connections) as f64 / rate } else { 0.0 };
     format!(
         "{}/{} connections, {}/s, {left:.0} s left, {memory}",
         grouped(connections),
@@ -156,12 +129,7 @@ mod tests {
     }
 
     fn at(connections: u64) -> Sample {
-        Sample {
-            connections,
-            user_bytes: 64_000,
-            kernel_bytes: 8_300_000,
-            ..Sample::default()
-        }
+        Sample { connections, user_bytes: 64_000, kernel_bytes: 8_300_000, ..Sample::default() }
     }
 
     #[test]
@@ -176,10 +144,7 @@ mod tests {
         assert_eq!(text.lines().count(), 10, "{text}");
         assert!(text.starts_with("100/1,000 connections, "), "{text}");
         assert!(text.contains("server 64.0 KB, kernel 8.3 MB"), "{text}");
-        assert!(
-            text.lines().last().unwrap().starts_with("1,000/1,000"),
-            "{text}"
-        );
+        assert!(text.lines().last().unwrap().starts_with("1,000/1,000"), "{text}");
     }
 
     #[test]

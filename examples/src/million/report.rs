@@ -29,6 +29,10 @@ pub struct Report {
     pub missing: u64,
     /// Connections that ended before they were told to.
     pub lost: u64,
+    /// The same by reason.
+    pub lost_by: BTreeMap<String, u64>,
+    /// Dials that failed and were tried again.
+    pub dials_retried: u64,
     /// The fewest connections that were open at once during the hold, by the kernel's count and by
     /// the loops' own, whichever was less.
     pub held_at_once: u64,
@@ -38,6 +42,10 @@ pub struct Report {
     pub private_bytes: PrivateBytes,
     /// Growth of the server's private memory for each connection, in bytes.
     pub user_bytes_per_connection: f64,
+    /// Private memory of the same server, idle, which was told to expect one connection, in bytes.
+    pub idle_private_bytes: u64,
+    /// The server's private memory above that, for each connection, in bytes.
+    pub user_bytes_per_connection_over_idle: f64,
     /// Growth of kernel memory for each connection with its ends here, in bytes, by the caches
     /// that sockets take from.
     pub kernel_bytes_per_pair: f64,
@@ -48,10 +56,15 @@ pub struct Report {
     /// Growth of all slab memory for each connection, in bytes: a cross-check on
     /// `kernel_bytes_per_pair` which includes what others took meanwhile.
     pub slab_bytes_per_pair: f64,
+    /// Memory nobody uses at all which is less than before, for each connection, in bytes: another
+    /// cross-check, and the swarm's memory and everyone else's are in it.
+    pub free_bytes_per_pair: f64,
     /// Round trips of the verification, in microseconds.
     pub rtt_us: RttUs,
     /// The hold.
     pub hold: Hold,
+    /// Round trips of the active connections in the hold, in microseconds.
+    pub hold_rtt_us: RttUs,
     /// The broadcast.
     pub broadcast: Broadcast,
     /// Connections the server closed, by reason.
@@ -98,11 +111,7 @@ impl PrivateBytes {
 
 /// `total` divided among `count`; zero if there are none.
 pub fn per(total: u64, count: u64) -> f64 {
-    if count == 0 {
-        0.0
-    } else {
-        total as f64 / count as f64
-    }
+    if count == 0 { 0.0 } else { total as f64 / count as f64 }
 }
 
 /// Round trips, in microseconds.
@@ -121,14 +130,12 @@ pub struct RttUs {
 impl RttUs {
     /// From round trips that were recorded in nanoseconds; all zero if none was.
     pub fn of_nanoseconds(histogram: &Histogram<u64>) -> Self {
+        if histogram.is_empty() {
+            return Self::default(); // its maximum is not zero
+        }
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
         let max = histogram.max() as f64 / 1e3;
-        Self {
-            p50: at(0.5),
-            p99: at(0.99),
-            p999: at(0.999),
-            max,
-        }
+        Self { p50: at(0.5), p99: at(0.99), p999: at(0.999), max }
     }
 }
 
@@ -246,37 +253,18 @@ pub(crate) mod tests {
             verified: million,
             held_at_once: million,
             connect_seconds: 15.0,
-            private_bytes: PrivateBytes {
-                empty: 10_000_000,
-                full: 70_000_000,
-            },
+            private_bytes: PrivateBytes { empty: 10_000_000, full: 70_000_000 },
             user_bytes_per_connection: 60.0,
             kernel_bytes_per_pair: 8_300.0,
-            rtt_us: RttUs {
-                p50: 100.0,
-                p99: 900.0,
-                p999: 2_000.0,
-                max: 9_000.0,
-            },
-            hold: Hold {
-                seconds: 10.0,
-                active: 10_000,
-                p99_us: 150.0,
-                lost: 0,
-            },
-            broadcast: Broadcast {
-                delivered: million,
-                seconds: 8.0,
-            },
+            rtt_us: RttUs { p50: 100.0, p99: 900.0, p999: 2_000.0, max: 9_000.0 },
+            hold: Hold { seconds: 10.0, active: 10_000, p99_us: 150.0, lost: 0 },
+            broadcast: Broadcast { delivered: million, seconds: 8.0 },
             closed: BTreeMap::from([("peer_ended".to_owned(), 500_000)]),
             books_balance: true,
             loops: 52,
             fd_table: FdTable::PerLoop,
             samples: vec![
-                Sample {
-                    connections: 0,
-                    ..Sample::default()
-                },
+                Sample { connections: 0, ..Sample::default() },
                 Sample {
                     seconds: 15.0,
                     connections: million,
@@ -299,10 +287,7 @@ pub(crate) mod tests {
             broadcast closed books_balance loops fd_table accept machine plan forecast samples";
         let inner = [
             ("private_bytes", "empty full"),
-            (
-                "slab",
-                "TCP sock_inode_cache filp dentry eventpoll_epi eventpoll_pwq",
-            ),
+            ("slab", "TCP sock_inode_cache filp dentry eventpoll_epi eventpoll_pwq"),
             ("rtt_us", "p50 p99 p999 max"),
             ("hold", "seconds active p99_us lost"),
             ("broadcast", "delivered seconds"),
@@ -323,11 +308,7 @@ pub(crate) mod tests {
 
     #[test]
     fn forecast_has_errors_only_where_something_was_measured() {
-        let predicted = Prediction {
-            kernel_bytes: 103,
-            user_bytes: 50,
-            swarm_bytes: 1,
-        };
+        let predicted = Prediction { kernel_bytes: 103, user_bytes: 50, swarm_bytes: 1 };
         let forecast = Forecast::compare(predicted, 2, 100, 0);
         assert_eq!(forecast.kernel_error_percent.map(f64::round), Some(3.0));
         assert_eq!(forecast.user_error_percent, None);

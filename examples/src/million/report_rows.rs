@@ -27,46 +27,37 @@ impl Report {
 
     fn add_connections(&self, table: &mut Table) {
         let rate = if self.connect_seconds > 0.0 {
-            format!(
-                ", {} a second",
-                grouped((self.connected as f64 / self.connect_seconds) as u64)
-            )
+            format!(", {} a second", grouped((self.connected as f64 / self.connect_seconds) as u64))
         } else {
             String::new()
         };
         let up = format!("{} of {}", grouped(self.connected), grouped(self.asked));
-        table.add(
-            "connected",
-            format!("{up} in {}{rate}", seconds(self.connect_seconds)),
-        );
+        table.add("connected", format!("{up} in {}{rate}", seconds(self.connect_seconds)));
         let [right, wrong, missing] = [self.verified, self.wrong, self.missing].map(grouped);
-        table.add(
-            "verified",
-            format!("{right} right, {wrong} wrong, {missing} missing"),
-        );
+        table.add("verified", format!("{right} right, {wrong} wrong, {missing} missing"));
         table.add("held at once", grouped(self.held_at_once));
-        table.add("lost", grouped(self.lost));
-        let loops = format!(
-            "{}, {} descriptor table, {}",
-            self.loops, self.fd_table, self.accept
-        );
+        let reasons = self.lost_by.iter().map(|(why, count)| format!("{why} {}", grouped(*count)));
+        let reasons: Vec<_> = std::iter::once(grouped(self.lost)).chain(reasons).collect();
+        table.add("lost", reasons.join(", "));
+        if self.dials_retried > 0 {
+            table.add("dials tried again", grouped(self.dials_retried));
+        }
+        let loops = format!("{}, {} descriptor table, {}", self.loops, self.fd_table, self.accept);
         table.add("server's loops", loops);
     }
 
     fn add_memory(&self, table: &mut Table) {
         let private = self.private_bytes;
         let [empty, full] = [private.empty, private.full].map(bytes);
-        table.add(
-            "server's private memory",
-            format!("{full} full, {empty} empty"),
-        );
+        table.add("server's private memory", format!("{full} full, {empty} empty"));
         let each = |bytes: f64| format!("{bytes:.1} B each");
         let whole = |bytes: f64| format!("{} B each", grouped(bytes.round() as u64));
         table.add("user memory, growth", each(self.user_bytes_per_connection));
         table.add(
-            "fixed cost of a loop",
-            bytes(private.empty / u64::from(self.loops.max(1))),
+            "user memory, over an idle server",
+            each(self.user_bytes_per_connection_over_idle),
         );
+        table.add("fixed cost of a loop", bytes(private.empty / u64::from(self.loops.max(1))));
         table.add("kernel memory", whole(self.kernel_bytes_per_pair));
         table.add("all slab memory", whole(self.slab_bytes_per_pair));
         let sized = self.slab.zip(self.slab_object_bytes);
@@ -79,24 +70,15 @@ impl Report {
             ("eventpoll_pwq", sized.eventpoll_pwq),
         ] {
             if let (Some(count), Some(size)) = (count, size) {
-                table.add(
-                    &format!("{name} objects"),
-                    format!("{} × {size} B", grouped(count)),
-                );
+                table.add(&format!("{name} objects"), format!("{} × {size} B", grouped(count)));
             }
         }
         let forecast = &self.forecast;
-        let kernel = against(
-            forecast.predicted.kernel_bytes,
-            forecast.kernel_error_percent,
-        );
+        let kernel = against(forecast.predicted.kernel_bytes, forecast.kernel_error_percent);
         table.add("kernel memory, predicted", kernel);
         let user = against(forecast.predicted.user_bytes, forecast.user_error_percent);
         table.add("server's memory, predicted", user);
-        table.add(
-            "predicted for 10,000,000",
-            bytes(forecast.ten_million.total_bytes()),
-        );
+        table.add("predicted for 10,000,000", bytes(forecast.ten_million.total_bytes()));
     }
 
     fn add_traffic(&self, table: &mut Table) {
@@ -105,16 +87,8 @@ impl Report {
         let percentiles = format!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}");
         table.add("round trip, all at once", percentiles);
         let hold = self.hold;
-        let active = format!(
-            "{} active, p99 {}",
-            grouped(hold.active),
-            microseconds(hold.p99_us)
-        );
-        let held = format!(
-            "{}, {active}, {} lost",
-            seconds(hold.seconds),
-            grouped(hold.lost)
-        );
+        let active = format!("{} active, p99 {}", grouped(hold.active), microseconds(hold.p99_us));
+        let held = format!("{}, {active}, {} lost", seconds(hold.seconds), grouped(hold.lost));
         table.add("hold", held);
         let delivered = grouped(self.broadcast.delivered);
         let time = seconds(self.broadcast.seconds);
@@ -125,11 +99,7 @@ impl Report {
         for (reason, count) in &self.closed {
             table.add(&format!("closed: {reason}"), grouped(*count));
         }
-        let balance = if self.books_balance {
-            "balance"
-        } else {
-            "DO NOT BALANCE"
-        };
+        let balance = if self.books_balance { "balance" } else { "DO NOT BALANCE" };
         table.add("books", balance.to_owned());
         table.add("whole run", seconds(self.total_seconds));
     }
@@ -138,11 +108,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = self.rows();
-        let width = rows
-            .iter()
-            .map(|row| row.label.chars().count())
-            .max()
-            .unwrap_or(0);
+        let width = rows.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
         for Row { label, value } in &rows {
             writeln!(out, "  {label:<width$}  {value}")?;
         }
@@ -157,10 +123,7 @@ struct Table(Vec<Row>);
 
 impl Table {
     fn add(&mut self, label: &str, value: String) {
-        self.0.push(Row {
-            label: label.to_owned(),
-            value,
-        });
+        self.0.push(Row { label: label.to_owned(), value });
     }
 }
 
@@ -191,25 +154,12 @@ mod tests {
     #[test]
     fn table_shows_the_figures_and_the_verdict() {
         let text = flawless().to_string();
-        assert!(
-            text.contains("1,000,000 of 1,000,000 in 15.0 s, 66,666 a second"),
-            "{text}"
-        );
+        assert!(text.contains("1,000,000 of 1,000,000 in 15.0 s, 66,666 a second"), "{text}");
         assert!(text.contains("60.0 B each"), "{text}");
         assert!(text.contains("closed: peer_ended"), "{text}");
-        assert!(
-            text.ends_with("1,000,000 connections, all proven."),
-            "{text}"
-        );
-        let failed = Report {
-            lost: 1,
-            ..flawless()
-        }
-        .to_string();
-        assert!(
-            failed.ends_with("FAILED of 1,000,000 connections: 1 lost."),
-            "{failed}"
-        );
+        assert!(text.ends_with("1,000,000 connections, all proven."), "{text}");
+        let failed = Report { lost: 1, ..flawless() }.to_string();
+        assert!(failed.ends_with("FAILED of 1,000,000 connections: 1 lost."), "{failed}");
     }
 
     #[test]
@@ -225,12 +175,7 @@ mod tests {
 
     #[test]
     fn times_are_written_in_the_unit_that_suits_them() {
-        let expected = [
-            (0.4, "0 µs"),
-            (999.0, "999 µs"),
-            (1_500.0, "1.5 ms"),
-            (2e6, "2.00 s"),
-        ];
+        let expected = [(0.4, "0 µs"), (999.0, "999 µs"), (1_500.0, "1.5 ms"), (2e6, "2.00 s")];
         for (number, text) in expected {
             assert_eq!(microseconds(number), text);
         }

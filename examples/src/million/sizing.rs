@@ -79,9 +79,7 @@ pub struct Prediction {
 impl Prediction {
     /// All of it, in bytes.
     pub fn total_bytes(&self) -> u64 {
-        self.kernel_bytes
-            .saturating_add(self.user_bytes)
-            .saturating_add(self.swarm_bytes)
+        self.kernel_bytes.saturating_add(self.user_bytes).saturating_add(self.swarm_bytes)
     }
 }
 
@@ -94,9 +92,7 @@ pub fn predict(connections: u64, loops: u32) -> Prediction {
 pub fn predict_for(role: Role, connections: u64, loops: u32) -> Prediction {
     let loops = u64::from(loops);
     let linear = |per_connection: u64, per_loop: u64| {
-        connections
-            .saturating_mul(per_connection)
-            .saturating_add(loops * per_loop)
+        connections.saturating_mul(per_connection).saturating_add(loops * per_loop)
     };
     let mut prediction = Prediction::default();
     if role.serves() {
@@ -149,28 +145,16 @@ mod tests {
         assert_eq!(empty.user_bytes, 52 * USER_BYTES_PER_LOOP);
         assert_eq!(empty.kernel_bytes, 2 * 52 * KERNEL_BYTES_PER_LOOP);
         let full = predict(1_000_000, 52);
-        assert_eq!(
-            full.kernel_bytes - empty.kernel_bytes,
-            1_000_000 * KERNEL_BYTES_PER_PAIR
-        );
+        assert_eq!(full.kernel_bytes - empty.kernel_bytes, 1_000_000 * KERNEL_BYTES_PER_PAIR);
         assert_eq!(full.user_bytes - empty.user_bytes, 64_000_000);
-        assert_eq!(
-            predict_ten_million(16).kernel_bytes,
-            predict(10_000_000, 16).kernel_bytes
-        );
+        assert_eq!(predict_ten_million(16).kernel_bytes, predict(10_000_000, 16).kernel_bytes);
     }
 
     #[test]
     fn halves_on_two_machines_add_up_to_both_on_one() {
         let both = predict(12_345, 3).total_bytes();
         let server = predict_for(Role::Server, 12_345, 3);
-        let swarm = predict_for(
-            Role::Swarm {
-                source_addresses: 1,
-            },
-            12_345,
-            3,
-        );
+        let swarm = predict_for(Role::Swarm { source_addresses: 1 }, 12_345, 3);
         assert_eq!(server.total_bytes() + swarm.total_bytes(), both);
         assert_eq!(server.swarm_bytes, 0);
         assert_eq!(swarm.user_bytes, 0);

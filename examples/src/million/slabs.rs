@@ -102,13 +102,8 @@ pub struct Slabs {
 }
 
 /// Caches that sockets take from and no report shows.
-const NOT_SHOWN: [&str; 5] = [
-    "TCPv6",
-    "ep_head",
-    "lsm_file_cache",
-    "tcp_bind_bucket",
-    "tcp_bind2_bucket",
-];
+const NOT_SHOWN: [&str; 5] =
+    ["TCPv6", "ep_head", "lsm_file_cache", "tcp_bind_bucket", "tcp_bind2_bucket"];
 
 const SHOWN: SlabSet<&str> = SlabSet {
     tcp: "TCP",
@@ -131,11 +126,7 @@ impl Slabs {
             Err(LookError::Unreadable { error, .. }) if is_forbidden(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let listing = Listing {
-            root,
-            text: &text,
-            page_bytes: page_bytes(root),
-        };
+        let listing = Listing { root, text: &text, page_bytes: page_bytes(root) };
         let mut counted = BTreeSet::new();
         let mut socket_bytes = 0_u64;
         let mut find = |name: &str| {
@@ -150,11 +141,7 @@ impl Slabs {
             find(name);
         }
         let lsm_inode = listing.cache("lsm_inode_cache").map(|(_, cache)| cache);
-        Ok(Some(Self {
-            caches,
-            lsm_inode,
-            socket_bytes,
-        }))
+        Ok(Some(Self { caches, lsm_inode, socket_bytes }))
     }
 
     /// Memory which sockets have taken since `before`, in bytes, with their share of free places.
@@ -171,9 +158,7 @@ impl Slabs {
 
     /// How many objects each shown cache has gained since `before`; `None` where it is not listed.
     pub fn objects_since(&self, before: &Self) -> SlabSet<Option<u64>> {
-        self.caches
-            .zip(before.caches)
-            .map(|(now, before)| now.map(|_| gained(now, before)))
+        self.caches.zip(before.caches).map(|(now, before)| now.map(|_| gained(now, before)))
     }
 }
 
@@ -195,10 +180,7 @@ impl<'a> Listing<'a> {
     }
 
     fn names(&self) -> impl Iterator<Item = &'a str> {
-        self.text
-            .lines()
-            .skip(2)
-            .filter_map(|line| line.split_whitespace().next())
+        self.text.lines().skip(2).filter_map(|line| line.split_whitespace().next())
     }
 
     /// The directory of the merged cache that this name is a link to.
@@ -215,9 +197,7 @@ impl<'a> Listing<'a> {
         let cache = Cache {
             objects: number(1)?,
             object_bytes: number(3)?,
-            footprint_bytes: slabs
-                .saturating_mul(number(5)?)
-                .saturating_mul(self.page_bytes),
+            footprint_bytes: slabs.saturating_mul(number(5)?).saturating_mul(self.page_bytes),
         };
         Some((words[0], cache))
     }
@@ -230,8 +210,7 @@ fn is_forbidden(error: &io::Error) -> bool {
 /// The kernel's page size. The list of our own mappings states it; 4 KiB if it cannot be read.
 fn page_bytes(root: &Root<'_>) -> u64 {
     let maps = root.text("/proc/self/smaps").ok().flatten();
-    maps.and_then(|text| kib_line(&text, "KernelPageSize"))
-        .unwrap_or(4096)
+    maps.and_then(|text| kib_line(&text, "KernelPageSize")).unwrap_or(4096)
 }
 
 #[cfg(test)]
@@ -259,10 +238,7 @@ mod tests {
         fake.write("proc/slabinfo", TEXT);
         let slabs = Slabs::sample(&fake.root()).unwrap().unwrap();
         let tcp = slabs.caches.tcp.unwrap();
-        assert_eq!(
-            (tcp.objects, tcp.object_bytes, tcp.footprint_bytes),
-            (26, 2368, 3 * 8 * 4096)
-        );
+        assert_eq!((tcp.objects, tcp.object_bytes, tcp.footprint_bytes), (26, 2368, 3 * 8 * 4096));
         assert_eq!(slabs.caches.filp, None);
         assert_eq!(slabs.caches.eventpoll_pwq, None);
     }
@@ -287,14 +263,9 @@ mod tests {
     #[test]
     fn growth_is_by_object() {
         let fake = FakeRoot::new();
-        let before = Slabs::sample(&fake.write("proc/slabinfo", TEXT).root())
-            .unwrap()
-            .unwrap();
+        let before = Slabs::sample(&fake.write("proc/slabinfo", TEXT).root()).unwrap().unwrap();
         fake.write("proc/slabinfo", &TEXT.replace("TCP 26 39", "TCP 2026 2039"));
-        let growth = Slabs::sample(&fake.root())
-            .unwrap()
-            .unwrap()
-            .objects_since(&before);
+        let growth = Slabs::sample(&fake.root()).unwrap().unwrap().objects_since(&before);
         assert_eq!(growth.tcp, Some(2000));
         assert_eq!(growth.sock_inode_cache, Some(0));
         assert_eq!(growth.filp, None);
@@ -305,32 +276,18 @@ mod tests {
         let at = |sockets, dentries, socket_bytes| {
             let cache = |objects, size| {
                 let footprint_bytes = objects * size;
-                Some(Cache {
-                    objects,
-                    object_bytes: size,
-                    footprint_bytes,
-                })
+                Some(Cache { objects, object_bytes: size, footprint_bytes })
             };
             let caches = SlabSet {
                 sock_inode_cache: cache(sockets, 862),
                 dentry: cache(dentries, 195),
                 ..SlabSet::default()
             };
-            Slabs {
-                caches,
-                lsm_inode: None,
-                socket_bytes,
-            }
+            Slabs { caches, lsm_inode: None, socket_bytes }
         };
         let before = at(10, 5_000, 9_000);
-        assert_eq!(
-            at(110, 5_100, 99_000).bytes_since(&before),
-            90_000 + 100 * 195
-        );
-        assert_eq!(
-            at(110, 9_900, 99_000).bytes_since(&before),
-            90_000 + 100 * 195
-        );
+        assert_eq!(at(110, 5_100, 99_000).bytes_since(&before), 90_000 + 100 * 195);
+        assert_eq!(at(110, 9_900, 99_000).bytes_since(&before), 90_000 + 100 * 195);
         assert_eq!(at(110, 4_000, 99_000).bytes_since(&before), 90_000);
         assert_eq!(before.bytes_since(&at(110, 9_900, 99_000)), 0);
         assert_eq!(Slabs::default().bytes_since(&Slabs::default()), 0);

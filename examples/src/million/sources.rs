@@ -34,10 +34,7 @@ pub fn connections_per_source(port_range: Option<[u64; 2]>) -> u64 {
 /// # Panics
 /// At [`LOOPBACK_SOURCES`] and above: there is no such address.
 pub fn loopback_source(number: u64) -> Ipv4Addr {
-    assert!(
-        number < LOOPBACK_SOURCES,
-        "source address {number} of {LOOPBACK_SOURCES}"
-    );
+    assert!(number < LOOPBACK_SOURCES, "source address {number} of {LOOPBACK_SOURCES}");
     let last = 1 + number % 250;
     let third = number / 250 % 256;
     let second = 1 + number / (250 * 256);
@@ -77,12 +74,7 @@ pub fn shares(connections: u64, loops: u32, per_source: u64) -> Vec<Share> {
     for number in 0..loops {
         let connections = each + u64::from(number < rest);
         let sources = connections.div_ceil(per_source.max(1)).max(1);
-        shares.push(Share {
-            first_connection,
-            connections,
-            first_source,
-            sources,
-        });
+        shares.push(Share { first_connection, connections, first_source, sources });
         first_connection += connections;
         first_source += sources;
     }
@@ -108,10 +100,7 @@ mod tests {
         assert_eq!(loopback_source(0), Ipv4Addr::new(127, 1, 0, 1));
         assert_eq!(loopback_source(249), Ipv4Addr::new(127, 1, 0, 250));
         assert_eq!(loopback_source(250), Ipv4Addr::new(127, 1, 1, 1));
-        assert_eq!(
-            loopback_source(LOOPBACK_SOURCES - 1),
-            Ipv4Addr::new(127, 254, 255, 250)
-        );
+        assert_eq!(loopback_source(LOOPBACK_SOURCES - 1), Ipv4Addr::new(127, 254, 255, 250));
     }
 
     #[test]

@@ -103,9 +103,7 @@ impl Room {
             FdTableAsked::Auto if shared_does => return shared,
             _ => {}
         }
-        let loops = self
-            .loops
-            .unwrap_or_else(|| self.private_loops_for(connections));
+        let loops = self.loops.unwrap_or_else(|| self.private_loops_for(connections));
         self.private(loops)
     }
 
@@ -119,9 +117,7 @@ impl Room {
     /// core.
     fn private_loops_for(&self, connections: u64) -> u32 {
         let cores = u64::from(self.cores.max(1));
-        let fewest = self
-            .fewest_private_loops(connections)
-            .min(u64::from(LOOPS_MAX));
+        let fewest = self.fewest_private_loops(connections).min(u64::from(LOOPS_MAX));
         let loops = (fewest + 1).next_multiple_of(cores);
         u32::try_from(loops).unwrap_or(LOOPS_MAX).min(LOOPS_MAX)
     }
@@ -142,11 +138,7 @@ impl Room {
             Accept::Acceptor => places,
             Accept::Reuseport => places.saturating_sub(hash_spread(places)),
         };
-        Tables {
-            loops,
-            fd_table: FdTable::PerLoop,
-            places_per_table,
-        }
+        Tables { loops, fd_table: FdTable::PerLoop, places_per_table }
     }
 }
 
@@ -175,11 +167,7 @@ mod tests {
         let last = 20_000 - 100 - 2 * 4;
         for connections in [1, last - 1, last] {
             let tables = room().tables_for(connections);
-            assert_eq!(
-                (tables.fd_table, tables.loops),
-                (FdTable::Shared, 2),
-                "{connections}"
-            );
+            assert_eq!((tables.fd_table, tables.loops), (FdTable::Shared, 2), "{connections}");
         }
         let tables = room().tables_for(last + 1);
         assert_eq!(tables.fd_table, FdTable::PerLoop);
@@ -196,17 +184,9 @@ mod tests {
 
     #[test]
     fn asked_number_of_loops_is_kept_even_if_it_is_too_small() {
-        let tables = Room {
-            loops: Some(2),
-            ..room()
-        }
-        .tables_for(1_000_000);
+        let tables = Room { loops: Some(2), ..room() }.tables_for(1_000_000);
         assert_eq!((tables.loops, tables.places()), (2, 39_800));
-        let tables = Room {
-            loops: Some(3),
-            fd_table: FdTableAsked::PerLoop,
-            ..room()
-        };
+        let tables = Room { loops: Some(3), fd_table: FdTableAsked::PerLoop, ..room() };
         assert_eq!(tables.tables_for(10).loops, 3);
     }
 
@@ -218,28 +198,19 @@ mod tests {
 
     #[test]
     fn large_limit_needs_no_private_tables() {
-        let room = Room {
-            descriptors_per_table: 2_000_000,
-            ..room()
-        };
+        let room = Room { descriptors_per_table: 2_000_000, ..room() };
         assert_eq!(room.tables_for(1_000_000).fd_table, FdTable::Shared);
     }
 
     #[test]
     fn hash_leaves_a_margin_in_every_table() {
-        let room = Room {
-            accept: Accept::Reuseport,
-            ..room()
-        };
+        let room = Room { accept: Accept::Reuseport, ..room() };
         assert_eq!(room.largest().places_per_table, 19_900 - 6 * 141);
     }
 
     #[test]
     fn limit_below_the_reserve_holds_nothing() {
-        let room = Room {
-            descriptors_per_table: 64,
-            ..room()
-        };
+        let room = Room { descriptors_per_table: 64, ..room() };
         assert_eq!(room.largest().places(), 0);
         assert_eq!(room.tables_for(1).places(), 0);
     }

@@ -63,9 +63,7 @@ impl Wall {
     /// What the limit is called.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Descriptors {
-                process: "swarm", ..
-            } => "descriptors of the swarm",
+            Self::Descriptors { process: "swarm", .. } => "descriptors of the swarm",
             Self::Descriptors { .. } => "descriptors of the server",
             Self::Files { .. } => "fs.file-max",
             Self::Watches { .. } => "fs.epoll.max_user_watches",
@@ -83,18 +81,11 @@ impl Wall {
                 max.saturating_sub(open).saturating_sub(FILES_RESERVED) / ends
             }
             Self::Watches { max, ends } => max / ends,
-            Self::Memory {
-                budget_bytes,
-                role,
-                room,
-            } => largest(|connections| {
+            Self::Memory { budget_bytes, role, room } => largest(|connections| {
                 let loops = room.tables_for(connections).loops;
                 predict_for(role, connections, loops).total_bytes() <= budget_bytes
             }),
-            Self::Ports {
-                per_source,
-                sources,
-            } => per_source.saturating_mul(sources),
+            Self::Ports { per_source, sources } => per_source.saturating_mul(sources),
             Self::Conntrack { max, count } => max.saturating_sub(count),
         }
     }
@@ -130,12 +121,7 @@ mod tests {
             accept: Accept::Acceptor,
         };
         let role = Role::Both;
-        let allows = Wall::Memory {
-            budget_bytes,
-            role,
-            room,
-        }
-        .allows();
+        let allows = Wall::Memory { budget_bytes, role, room }.allows();
         let fits = |connections| {
             let loops = room.tables_for(connections).loops;
             predict_for(role, connections, loops).total_bytes() <= budget_bytes
@@ -145,14 +131,7 @@ mod tests {
 
     #[test]
     fn open_files_are_counted_twice_on_loopback_and_leave_a_reserve() {
-        let allows = |max, ends| {
-            Wall::Files {
-                max,
-                open: 183,
-                ends,
-            }
-            .allows()
-        };
+        let allows = |max, ends| Wall::Files { max, open: 183, ends }.allows();
         assert_eq!(allows(2_466_183, 2), (2_466_000 - 50_000) / 2);
         assert_eq!(allows(2_466_183, 1), 2_466_000 - 50_000);
         assert_eq!(allows(10_000, 2), 0);
@@ -161,22 +140,8 @@ mod tests {
 
     #[test]
     fn watches_ports_and_tracking_are_plain_arithmetic() {
-        assert_eq!(
-            Wall::Watches {
-                max: 1_001,
-                ends: 2
-            }
-            .allows(),
-            500
-        );
-        assert_eq!(
-            Wall::Ports {
-                per_source: 14_000,
-                sources: 3
-            }
-            .allows(),
-            42_000
-        );
+        assert_eq!(Wall::Watches { max: 1_001, ends: 2 }.allows(), 500);
+        assert_eq!(Wall::Ports { per_source: 14_000, sources: 3 }.allows(), 42_000);
         assert_eq!(Wall::Conntrack { max: 100, count: 7 }.allows(), 93);
         assert_eq!(Wall::Conntrack { max: 5, count: 7 }.allows(), 0);
     }

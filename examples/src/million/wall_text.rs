@@ -28,9 +28,7 @@ impl Wall {
                 )
             }
             Self::Files { max, open, ends } => {
-                let needed = connections
-                    .saturating_mul(ends)
-                    .saturating_add(FILES_RESERVED);
+                let needed = connections.saturating_mul(ends).saturating_add(FILES_RESERVED);
                 format!(
                     "fs.file-max: {asked} × {} + {} in reserve = {} > {} free: {way_out}",
                     counted(ends, "file"),
@@ -44,11 +42,7 @@ impl Wall {
                 grouped(connections.saturating_mul(ends)),
                 grouped(max),
             ),
-            Self::Memory {
-                budget_bytes,
-                role,
-                room,
-            } => {
+            Self::Memory { budget_bytes, role, room } => {
                 let loops = room.tables_for(connections).loops;
                 let total = predict_for(role, connections, loops).total_bytes();
                 format!(
@@ -58,16 +52,9 @@ impl Wall {
                     bytes(budget_bytes),
                 )
             }
-            Self::Ports {
-                per_source,
-                sources,
-            } => format!(
+            Self::Ports { per_source, sources } => format!(
                 "source ports: {} × {} = {} < {asked}: {way_out}",
-                if sources == 1 {
-                    "1 address".to_owned()
-                } else {
-                    grouped(sources) + " addresses"
-                },
+                if sources == 1 { "1 address".to_owned() } else { grouped(sources) + " addresses" },
                 grouped(per_source),
                 grouped(self.allows()),
             ),
@@ -84,9 +71,7 @@ impl Wall {
         match *self {
             Self::Descriptors { room, .. } => descriptors_way_out(&room, connections),
             Self::Files { open, ends, .. } => {
-                let needed = connections
-                    .saturating_mul(ends)
-                    .saturating_add(FILES_RESERVED + open);
+                let needed = connections.saturating_mul(ends).saturating_add(FILES_RESERVED + open);
                 format!("sysctl -w fs.file-max={}", round_up(needed))
             }
             Self::Watches { ends, .. } => {
@@ -98,10 +83,7 @@ impl Wall {
             }
             Self::Ports { per_source, .. } => {
                 let needed = connections.div_ceil(per_source.max(1));
-                format!(
-                    "use at least {} source addresses or listening ports",
-                    grouped(needed)
-                )
+                format!("use at least {} source addresses or listening ports", grouped(needed))
             }
             Self::Conntrack { count, .. } => {
                 let needed = round_up(connections.saturating_add(count));
@@ -143,20 +125,11 @@ mod tests {
 
     fn room(loops: Option<u32>, fd_table: FdTableAsked) -> Room {
         let accept = Accept::Acceptor;
-        Room {
-            descriptors_per_table: 20_000,
-            cores: 2,
-            loops,
-            fd_table,
-            accept,
-        }
+        Room { descriptors_per_table: 20_000, cores: 2, loops, fd_table, accept }
     }
 
     fn server(loops: Option<u32>, fd_table: FdTableAsked) -> Wall {
-        Wall::Descriptors {
-            process: "server",
-            room: room(loops, fd_table),
-        }
+        Wall::Descriptors { process: "server", room: room(loops, fd_table) }
     }
 
     #[test]
@@ -191,11 +164,7 @@ mod tests {
     fn memory_is_refused_with_kernel_and_processes_added_up() {
         let budget_bytes = 9_800_000_000;
         let room = room(None, FdTableAsked::Auto);
-        let wall = Wall::Memory {
-            budget_bytes,
-            role: Role::Both,
-            room,
-        };
+        let wall = Wall::Memory { budget_bytes, role: Role::Both, room };
         let refusal = wall.refusal(1_500_000);
         assert!(refusal.starts_with("memory: 1,500,000 × 8.6 KB = 12.9 GB > 9.8 GB available: "));
         assert!(refusal.contains("ask for at most 1,1"), "{refusal}");
@@ -203,11 +172,7 @@ mod tests {
 
     #[test]
     fn open_files_are_refused_with_the_command_that_raises_them() {
-        let wall = Wall::Files {
-            max: 2_466_183,
-            open: 183,
-            ends: 2,
-        };
+        let wall = Wall::Files { max: 2_466_183, open: 183, ends: 2 };
         assert_eq!(
             wall.refusal(2_000_000),
             "fs.file-max: 2,000,000 × 2 files + 50,000 in reserve = 4,050,000 > 2,466,000 free: \
@@ -219,15 +184,7 @@ mod tests {
     fn every_way_out_lets_the_number_through() {
         for connections in [1, 999_999, 1_000_000, 3_000_001] {
             let needed = round_up(connections * 2 + FILES_RESERVED + 183);
-            assert!(
-                Wall::Files {
-                    max: needed,
-                    open: 183,
-                    ends: 2
-                }
-                .allows()
-                    >= connections
-            );
+            assert!(Wall::Files { max: needed, open: 183, ends: 2 }.allows() >= connections);
             let max = round_up(connections * 2);
             assert!(Wall::Watches { max, ends: 2 }.allows() >= connections);
         }
@@ -237,30 +194,12 @@ mod tests {
 
     #[test]
     fn other_walls_say_what_they_compare() {
-        let watches = Wall::Watches {
-            max: 1_000,
-            ends: 2,
-        };
+        let watches = Wall::Watches { max: 1_000, ends: 2 };
         assert!(watches.refusal(501).contains("501 × 2 = 1,002 > 1,000"));
-        let ports = Wall::Ports {
-            per_source: 14_000,
-            sources: 1,
-        };
-        assert!(
-            ports
-                .refusal(14_001)
-                .contains("1 address × 14,000 = 14,000 < 14,001")
-        );
-        assert!(
-            ports
-                .way_out(14_001)
-                .contains("at least 2 source addresses")
-        );
+        let ports = Wall::Ports { per_source: 14_000, sources: 1 };
+        assert!(ports.refusal(14_001).contains("1 address × 14,000 = 14,000 < 14,001"));
+        assert!(ports.way_out(14_001).contains("at least 2 source addresses"));
         let conntrack = Wall::Conntrack { max: 100, count: 7 };
-        assert!(
-            conntrack
-                .refusal(94)
-                .contains("94 + 7 tracked already > 100")
-        );
+        assert!(conntrack.refusal(94).contains("94 + 7 tracked already > 100"));
     }
 }

@@ -25,32 +25,19 @@ impl Walls {
         let ends = asked.role.ends();
         let mut rows = Vec::new();
         if asked.role.serves() {
-            rows.push(Wall::Descriptors {
-                process: "server",
-                room: server_room(machine, asked),
-            });
+            rows.push(Wall::Descriptors { process: "server", room: server_room(machine, asked) });
         }
         if asked.role.swarms() {
-            rows.push(Wall::Descriptors {
-                process: "swarm",
-                room: swarm_room(machine),
-            });
+            rows.push(Wall::Descriptors { process: "swarm", room: swarm_room(machine) });
             let sources = match asked.role {
                 Role::Swarm { source_addresses } => u64::from(source_addresses),
                 _ => LOOPBACK_SOURCES,
             };
             let per_source = connections_per_source(machine.port_range);
-            rows.push(Wall::Ports {
-                per_source,
-                sources,
-            });
+            rows.push(Wall::Ports { per_source, sources });
         }
         if let Some(max) = machine.file_max {
-            rows.push(Wall::Files {
-                max,
-                open: machine.files_open.unwrap_or(0),
-                ends,
-            });
+            rows.push(Wall::Files { max, open: machine.files_open.unwrap_or(0), ends });
         }
         if let Some(max) = machine.max_user_watches {
             rows.push(Wall::Watches { max, ends });
@@ -58,19 +45,10 @@ impl Walls {
         if let (Some(max), Some(count @ 1..)) = (machine.conntrack_max, machine.conntrack_count) {
             rows.push(Wall::Conntrack { max, count });
         }
-        let room = if asked.role.serves() {
-            server_room(machine, asked)
-        } else {
-            swarm_room(machine)
-        };
-        let budget_bytes = machine
-            .memory_available_bytes
-            .saturating_sub(MEMORY_RESERVE_BYTES);
-        rows.push(Wall::Memory {
-            budget_bytes,
-            role: asked.role,
-            room,
-        });
+        let room =
+            if asked.role.serves() { server_room(machine, asked) } else { swarm_room(machine) };
+        let budget_bytes = machine.memory_available_bytes.saturating_sub(MEMORY_RESERVE_BYTES);
+        rows.push(Wall::Memory { budget_bytes, role: asked.role, room });
         rows.sort_by_key(Wall::allows);
         Self { rows }
     }
@@ -100,12 +78,7 @@ impl fmt::Display for Walls {
                 Wall::Memory { .. } => "add memory".to_owned(),
                 _ => wall.way_out(allows.max(1).saturating_mul(2)),
             };
-            writeln!(
-                out,
-                "  {:<26} {:>19}   {way_out}",
-                wall.name(),
-                grouped(allows)
-            )?;
+            writeln!(out, "  {:<26} {:>19}   {way_out}", wall.name(), grouped(allows))?;
         }
         Ok(())
     }
@@ -126,11 +99,7 @@ impl WallFound {
     /// The wall, and how to get to `connections` past it.
     pub fn of(wall: &Wall, connections: u64) -> Self {
         let (name, way_out) = (wall.name().to_owned(), wall.way_out(connections));
-        Self {
-            name,
-            allows: wall.allows(),
-            way_out,
-        }
+        Self { name, allows: wall.allows(), way_out }
     }
 }
 
@@ -149,10 +118,7 @@ pub fn server_room(machine: &Machine, asked: &Asked) -> Room {
 /// itself, so no hash deals.
 pub fn swarm_room(machine: &Machine) -> Room {
     let asked = Asked::default();
-    Room {
-        loops: None,
-        ..server_room(machine, &asked)
-    }
+    Room { loops: None, ..server_room(machine, &asked) }
 }
 
 #[cfg(test)]
@@ -189,34 +155,21 @@ mod tests {
     #[test]
     fn tracking_is_a_wall_only_where_it_counts() {
         assert!(!names(&Walls::of(&machine(), &Asked::default())).contains(&"nf_conntrack_max"));
-        let counting = Machine {
-            conntrack_count: Some(5),
-            ..machine()
-        };
+        let counting = Machine { conntrack_count: Some(5), ..machine() };
         let walls = Walls::of(&counting, &Asked::default());
-        assert_eq!(
-            (walls.first().name(), walls.fits()),
-            ("nf_conntrack_max", 262_139)
-        );
+        assert_eq!((walls.first().name(), walls.fits()), ("nf_conntrack_max", 262_139));
     }
 
     #[test]
     fn missing_files_are_no_walls() {
-        let bare = Machine {
-            file_max: None,
-            max_user_watches: None,
-            ..machine()
-        };
+        let bare = Machine { file_max: None, max_user_watches: None, ..machine() };
         let walls = Walls::of(&bare, &Asked::default());
         assert!(!names(&walls).iter().any(|name| name.starts_with("fs.")));
     }
 
     #[test]
     fn server_alone_needs_one_file_and_no_ports() {
-        let asked = Asked {
-            role: Role::Server,
-            ..Asked::default()
-        };
+        let asked = Asked { role: Role::Server, ..Asked::default() };
         let walls = Walls::of(&machine(), &asked);
         assert!(!names(&walls).contains(&"source ports"));
         assert_eq!(walls.fits(), 2_416_000);
@@ -224,26 +177,15 @@ mod tests {
 
     #[test]
     fn swarm_alone_is_bound_by_its_addresses() {
-        let asked = Asked {
-            role: Role::Swarm {
-                source_addresses: 2,
-            },
-            ..Asked::default()
-        };
+        let asked = Asked { role: Role::Swarm { source_addresses: 2 }, ..Asked::default() };
         let walls = Walls::of(&machine(), &asked);
-        assert_eq!(
-            (walls.first().name(), walls.fits()),
-            ("source ports", 28_000)
-        );
+        assert_eq!((walls.first().name(), walls.fits()), ("source ports", 28_000));
         assert!(!names(&walls).contains(&"descriptors of the server"));
     }
 
     #[test]
     fn machine_without_memory_fits_nothing() {
-        let poor = Machine {
-            memory_available_bytes: 1 << 30,
-            ..machine()
-        };
+        let poor = Machine { memory_available_bytes: 1 << 30, ..machine() };
         let walls = Walls::of(&poor, &Asked::default());
         assert_eq!((walls.first().name(), walls.fits()), ("memory", 0));
     }
@@ -253,9 +195,6 @@ mod tests {
         let walls = Walls::of(&machine(), &Asked::default());
         let text = walls.to_string();
         assert_eq!(text.lines().count(), walls.rows().len());
-        assert!(
-            text.contains("1,208,000   sysctl -w fs.file-max=4900000"),
-            "{text}"
-        );
+        assert!(text.contains("1,208,000   sysctl -w fs.file-max=4900000"), "{text}");
     }
 }

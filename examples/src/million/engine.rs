@@ -1,0 +1,42 @@
+//! What both halves set up alike on net-core: limits, descriptor tables, books.
+
+use net_core::{Counter, FdTable, Limits, PrivateTables, Snapshot};
+
+use super::tables::{self, Tables};
+use super::talk::Books;
+
+/// Limits for loops that get little mail: queues are allocated in full, and there are many loops.
+pub(super) fn small_bridges(tables: &Tables) -> Limits {
+    let arrivals_queue = match tables.fd_table {
+        tables::FdTable::Shared => 1_024,
+        tables::FdTable::PerLoop => 1, // connections come by courier
+    };
+    Limits { mail_queue: 16, arrivals_queue, ..Limits::default() }
+}
+
+/// The descriptor tables that were planned.
+pub(super) fn fd_table(tables: &Tables) -> FdTable {
+    match tables.fd_table {
+        tables::FdTable::Shared => FdTable::Shared,
+        // SAFETY: the handlers of both halves and their factories hold memory only, no descriptor,
+        // and start no thread; all other threads start before the loops, and own what they open.
+        tables::FdTable::PerLoop => FdTable::PerLoop(unsafe { PrivateTables::promise() }),
+    }
+}
+
+/// The last counts as books. `descriptors_before`: see [`descriptors_open`].
+pub(super) fn books(counts: &Snapshot, descriptors_before: u64) -> Books {
+    let closed = counts.closed().filter(|(_, count)| *count > 0);
+    Books {
+        came: counts.get(Counter::Accepted) + counts.get(Counter::Dialled),
+        open: counts.get(Counter::Open),
+        closed: closed.map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        balance: counts.balance(),
+        descriptors_left: descriptors_open().saturating_sub(descriptors_before),
+    }
+}
+
+/// Descriptors that this thread's table holds; 0 where it cannot be seen.
+pub(super) fn descriptors_open() -> u64 {
+    std::fs::read_dir("/proc/thread-self/fd").map_or(0, |entries| entries.count() as u64)
+}

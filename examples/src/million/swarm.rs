@@ -1,0 +1,163 @@
+//! The swarm half: the clients of all connections, on loops of net-core that listen nowhere.
+//!
+//! It does what its orders say, one phase after the other, and says how it stands several times a
+//! second. What counts as right, wrong, or lost is decided here, on the client's side.
+
+mod board;
+mod client;
+mod dialling;
+mod pinging;
+mod verifying;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use net_core::{Limits, Loops, PostError, Remote, Running, Server};
+
+use super::engine;
+use super::talk::{self, SwarmNews, SwarmOrder, SwarmSetup};
+use board::Board;
+use client::{Clients, Task};
+
+/// How often it says how it stands.
+const STATE_EVERY: Duration = Duration::from_millis(50);
+
+/// How often the loops hand in their round trips.
+const P99_EVERY: Duration = Duration::from_secs(1);
+
+/// Runs as the parent says. The exit code is 0 if it ended in order.
+pub fn led() -> ExitCode {
+    match lead() {
+        Ok(code) => code,
+        Err(what) => {
+            talk::tell(&SwarmNews::Failed(what));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn lead() -> Result<ExitCode, String> {
+    let orders = talk::orders().map_err(|error| format!("start a thread: {error}"))?;
+    let Ok(SwarmOrder::Begin(setup)) = orders.recv() else {
+        return Ok(ExitCode::FAILURE); // the parent is gone, or says stop before anything began
+    };
+    let asked = setup.shares.iter().map(|share| share.connections).sum();
+    let board = Arc::new(Board::new(asked));
+    let before = engine::descriptors_open();
+    let running = start(setup, &board)?;
+    let remote = running.remote();
+    talk::tell(&SwarmNews::Done);
+    if !obey(&orders, &remote, &board) {
+        running.remote().stop();
+        let _ = running.wait(); // it was to end at once, and has
+        return Ok(ExitCode::FAILURE);
+    }
+    remote.drain();
+    drop(remote); // it holds the loops' wakers, which would count as left
+    let ended = running.wait().map_err(|error| error.to_string())?;
+    talk::tell(&SwarmNews::State(board.state(None)));
+    talk::tell(&SwarmNews::Ended(engine::books(&ended.counts, before)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(setup: SwarmSetup, board: &Arc<Board>) -> Result<Running<Task>, String> {
+    let limits = Limits {
+        connect_timeout: Duration::from_secs(15),
+        linger_timeout: Duration::from_secs(10),
+        ..engine::small_bridges(&setup.tables)
+    };
+    let loops = setup.tables.loops as usize;
+    if setup.shares.len() != loops {
+        return Err(format!("{} shares for {loops} loops", setup.shares.len()));
+    }
+    let server = Server::new()
+        .loops(Loops::Count(loops))
+        .fd_table(engine::fd_table(&setup.tables))
+        .limits(limits)
+        .drain_timeout(Duration::from_secs(30));
+    let (setup, board) = (Arc::new(setup), Arc::clone(board));
+    let clients = move |number| Clients::new(Arc::clone(&setup), number, Arc::clone(&board));
+    server.start(move |place| clients(place.number())).map_err(|error| error.to_string())
+}
+
+/// Obeys until it is told to end. True: in order.
+fn obey(orders: &Receiver<SwarmOrder>, remote: &Remote<Task>, board: &Board) -> bool {
+    let (mut p99_us, mut looked) = (None, Instant::now());
+    let mut told = Instant::now();
+    loop {
+        let task = match orders.recv_timeout(STATE_EVERY) {
+            Ok(SwarmOrder::Begin(_) | SwarmOrder::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                return false;
+            }
+            Ok(SwarmOrder::Leave) => return true,
+            Err(RecvTimeoutError::Timeout) => None,
+            Ok(order) => Some(order),
+        };
+        if looked.elapsed() >= P99_EVERY {
+            looked = Instant::now();
+            p99_us = board.recent_p99_us();
+        }
+        if let Some(order) = task {
+            carry_out(order, remote, board);
+        } else if told.elapsed() < STATE_EVERY {
+            continue;
+        }
+        told = Instant::now();
+        talk::tell(&SwarmNews::State(board.state(p99_us)));
+    }
+}
+
+/// Gives the order to all loops, and answers once each has taken it.
+fn carry_out(order: SwarmOrder, remote: &Remote<Task>, board: &Board) {
+    let wants_figures = order == SwarmOrder::Figures;
+    match order {
+        SwarmOrder::Connect => {
+            board.begin();
+            give(&Task::Connect, remote, board);
+        }
+        SwarmOrder::Verify => give(&Task::Verify, remote, board),
+        SwarmOrder::Hold { active, period_ms } => {
+            let period = Duration::from_millis(period_ms.max(1));
+            give(&Task::Hold { active, period }, remote, board);
+        }
+        SwarmOrder::Rest => give(&Task::Rest, remote, board),
+        SwarmOrder::Figures => give(&Task::Figures, remote, board),
+        SwarmOrder::Expect { payload } => give(&Task::Expect(payload.into()), remote, board),
+        SwarmOrder::Close { per_second, half } => {
+            give(&Task::Close { per_second, half }, remote, board);
+        }
+        SwarmOrder::ServerEnds => board.let_server_end(),
+        SwarmOrder::Begin(_) | SwarmOrder::Leave | SwarmOrder::Stop => {}
+    }
+    talk::tell(&if wants_figures {
+        SwarmNews::RoundTrips(board.end_phase())
+    } else {
+        SwarmNews::Done
+    });
+}
+
+/// Posts the task to every loop and waits until each has taken it, or has ended.
+fn give(task: &Task, remote: &Remote<Task>, board: &Board) {
+    let mut wanted = board.taken.get();
+    for number in 0..remote.loops() {
+        let mut task = task.clone();
+        loop {
+            match remote.post(number, task) {
+                Ok(()) => {
+                    wanted += 1;
+                    break;
+                }
+                Err(PostError::Full(back)) => task = back,
+                Err(PostError::Ended(_)) => break,
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let patience = Instant::now() + Duration::from_secs(10);
+    while board.taken.get() < wanted && Instant::now() < patience {
+        thread::sleep(Duration::from_millis(1));
+    }
+}

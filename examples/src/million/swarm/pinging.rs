@@ -1,0 +1,77 @@
+//! The hold's traffic: a share of the connections sends at a fixed rate, by the clock.
+//!
+//! The load is open: it does not wait for answers, and a round trip counts from the moment at
+//! which its ping was due, whether or not the loop was in time to send it.
+
+use std::time::Duration;
+
+use net_core::Loop;
+
+use super::client::{Awaits, Clients};
+
+/// One loop's pings.
+pub(super) struct Pinging {
+    /// The first so many connections are active.
+    active: usize,
+    next: usize,
+    /// Nanoseconds between two bursts, and pings in each.
+    step_ns: u64,
+    burst: usize,
+    due_ns: u64,
+}
+
+/// Bursts come no closer: a loop which is woken for each single ping measures its own waking.
+const STEP_MIN: Duration = Duration::from_millis(20);
+
+impl Clients {
+    /// `active` connections of the whole swarm send once in each `period`.
+    pub(super) fn start_pinging(
+        &mut self,
+        here: &mut Loop<'_, Self>,
+        active: u64,
+        period: Duration,
+        tag: u64,
+    ) {
+        let active = (self.part_of(active) as usize).min(self.ids.len());
+        if active == 0 {
+            return;
+        }
+        let step = (period / active as u32).max(STEP_MIN.min(period));
+        let step_ns = step.as_nanos().max(1) as u64;
+        let burst = (active as u128 * u128::from(step_ns)).div_ceil(period.as_nanos().max(1));
+        // Loops take turns within a step.
+        let offset = step_ns * here.number() as u64 / here.loops() as u64;
+        let due_ns = self.now_ns() + step_ns + offset;
+        self.pinging = Some(Pinging { active, next: 0, step_ns, burst: burst as usize, due_ns });
+        self.ping(here, tag);
+    }
+
+    /// Sends what is due, and arms the timer for what is due next.
+    pub(super) fn ping(&mut self, here: &mut Loop<'_, Self>, tag: u64) {
+        let Some(mut pinging) = self.pinging.take() else { return };
+        let now_ns = self.now_ns();
+        while pinging.due_ns <= now_ns {
+            for _ in 0..pinging.burst {
+                let id = self.ids[pinging.next];
+                pinging.next = (pinging.next + 1) % pinging.active;
+                let Some(mut conn) = here.connection(id) else { continue };
+                match conn.session().awaits {
+                    Awaits::Nothing => {
+                        self.board.pings.one_more();
+                        self.say(&mut conn, Awaits::Pong, pinging.due_ns);
+                    }
+                    // The answer before is overdue by a whole period. The ping that could not be
+                    // sent has waited as long; left out, the worst would not be counted.
+                    Awaits::Pong => {
+                        let waits_ns = now_ns.saturating_sub(conn.session().due_ns);
+                        self.round_trips.saturating_record(waits_ns);
+                    }
+                    _ => {}
+                }
+            }
+            pinging.due_ns += pinging.step_ns;
+        }
+        here.after(Duration::from_nanos(pinging.due_ns - now_ns), tag);
+        self.pinging = Some(pinging);
+    }
+}
