@@ -95,6 +95,16 @@ fn every_file_begins_by_saying_what_it_is() {
 }
 
 #[test]
+fn pages_name_tests_that_exist() {
+    let sources = everything();
+    for page in ["ARCHITECTURE", "LIFE", "RELIABILITY"] {
+        let path = format!("docs/{page}.md");
+        let text = fs::read_to_string(root().join(&path)).expect("the page is there");
+        nothing_found(rules::tests_unknown(&path, &text, &sources));
+    }
+}
+
+#[test]
 fn every_file_is_part_of_its_crate() {
     for krate in LIBRARIES {
         nothing_found(rules::unreachable(krate, &sources_of(krate)));

@@ -121,6 +121,23 @@ pub(crate) fn unreachable(krate: &str, sources: &[Source]) -> Vec<String> {
     lost.map(|source| at(source, 1, "no `mod` leads to this file")).collect()
 }
 
+/// Names in back quotes that can only be those of tests, having three `_` or more, and are nowhere
+/// in the code.
+pub(crate) fn tests_unknown(path: &str, page: &str, sources: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (n, line) in page.lines().enumerate() {
+        for word in line.split('`').skip(1).step_by(2) {
+            let is_name = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            let is_test = is_name && word.matches('_').count() >= 3;
+            let is_there = |source: &Source| !Source::lines_with(&source.code, word).is_empty();
+            if is_test && !sources.iter().any(is_there) {
+                found.push(format!("{path}:{}: there is no `{word}`", n + 1));
+            }
+        }
+    }
+    found
+}
+
 /// The names in `mod name;`.
 fn submodules(code: &str) -> impl Iterator<Item = &str> {
     code.lines().filter_map(|line| {
@@ -199,6 +216,14 @@ fn a_file_that_does_not_say_what_it_is_is_found() {
     for text in ["", "use b;\n", "// A.\n", "//!\n//! A.\n", "\n//! A.\n"] {
         assert_eq!(without_a_head(&file("a.rs", text)).len(), 1, "{text:?}");
     }
+}
+
+#[test]
+fn a_test_that_is_only_on_the_page_is_found() {
+    let sources = [file("a.rs", "fn a_b_c_d() {}\n// e_f_g_h\n")];
+    let page = "`a_b_c_d`, `e_f_g_h`, i_j_k_l, `m`\n`a_b_c` and `a.b_c_d_e`";
+    let found = tests_unknown("x.md", page, &sources);
+    assert_eq!(found, ["x.md:1: there is no `e_f_g_h`"]);
 }
 
 #[test]
