@@ -6,7 +6,7 @@
 pub mod proc;
 pub mod server;
 
-pub use server::{Mode, Server, Start};
+pub use server::{Counts, Mode, Server, Start};
 
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};

@@ -217,6 +217,10 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.unacknowledged(socket)
     }
 
+    fn quiet_for(&self, socket: &Socket) -> Option<u64> {
+        self.kernel.quiet_for(socket)
+    }
+
     fn detach(&mut self, socket: Socket, how: Ending) {
         self.kernel.close(socket, how == Ending::Reset);
     }

@@ -166,6 +166,10 @@ pub(crate) trait Driver: Sized {
     fn finish(&mut self, socket: &Socket) -> Result<(), Errno>;
     /// Bytes sent that the peer has not acknowledged.
     fn unacknowledged(&self, socket: &Socket) -> usize;
+    /// Milliseconds since the peer's last byte, if the system can tell.
+    fn quiet_for(&self, _socket: &Socket) -> Option<u64> {
+        None
+    }
     /// Ends the connection and owns the socket until nothing is in flight.
     fn detach(&mut self, socket: Socket, how: Ending);
 }

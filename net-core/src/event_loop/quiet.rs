@@ -31,14 +31,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The drain begins for this connection: was it just in use? (Its idle deadline tells.)
+    /// The drain begins for this connection: was it just in use?
     pub(super) fn flows_if_just_used(&mut self, id: ConnId) {
-        let idle_deadline = self.state.idle_deadline;
         let quiet = self.state.limits.quiet_time.as_millis() as u64;
         let Some(head) = self.state.head(id) else { return };
-        let tells = head.deadline < net_timer::Tick::MAX
-            && !head.status.has(Status::FIRST_BYTE | Status::SEVERAL);
-        if tells && idle_deadline.saturating_since(head.deadline) < quiet {
+        if head.status.state().delivers()
+            && self.driver.quiet_for(&head.socket).is_some_and(|since| since < quiet)
+        {
             self.flows(id);
         }
     }

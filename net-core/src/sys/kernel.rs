@@ -28,6 +28,10 @@ pub(crate) trait Kernel: Sized {
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno>;
     /// Bytes that the peer has not acknowledged.
     fn unacknowledged(&self, socket: &Socket) -> usize;
+    /// Milliseconds since the peer's last byte, if the system can tell.
+    fn quiet_for(&self, _socket: &Socket) -> Option<u64> {
+        None
+    }
     /// close(2), with RST if `reset`.
     fn close(&mut self, socket: Socket, reset: bool);
     /// The error kept for the socket: how a connect ended.
@@ -102,6 +106,10 @@ impl Kernel for Linux {
 
     fn unacknowledged(&self, socket: &Socket) -> usize {
         socket.unacknowledged()
+    }
+
+    fn quiet_for(&self, socket: &Socket) -> Option<u64> {
+        socket.quiet_for()
     }
 
     fn close(&mut self, socket: Socket, reset: bool) {

@@ -214,6 +214,28 @@ impl Socket {
         if done == 0 { bytes as usize } else { 0 }
     }
 
+    /// Milliseconds since the last byte came, or since the connection came up (`TCP_INFO`, tcp(7)).
+    /// `None`: the kernel does not say.
+    pub(crate) fn quiet_for(&self) -> Option<u64> {
+        let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: `info` has `length` writable bytes and both live through the call.
+        let done = unsafe {
+            libc::getsockopt(
+                self.0,
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                info.as_mut_ptr().cast(),
+                &mut length,
+            )
+        };
+        if done != 0 {
+            return None;
+        }
+        // SAFETY: tcp_info is plain integers, valid when zeroed and as the kernel fills it.
+        Some(u64::from(unsafe { info.assume_init() }.tcpi_last_data_recv))
+    }
+
     /// The other end's address. `ENOTCONN` after a reset.
     pub(crate) fn peer(&self) -> io::Result<Addr> {
         inet(socket2::SockRef::from(&self.as_fd()).peer_addr()?)

@@ -1,0 +1,268 @@
+//! Ending: SIGTERM and SIGINT drain, a second signal cuts, and nothing that was asked is left
+//! unanswered.
+
+mod common;
+
+use common::*;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+in_every_mode!(
+    an_idle_server_ends_at_once_with_0,
+    idle_connections_are_closed_and_delay_nothing,
+    a_stream_in_flow_is_answered_whole,
+    a_half_closed_stream_to_a_slow_reader_is_answered_whole,
+    a_stream_to_a_fast_reader_is_answered_whole,
+    a_connect_after_the_drain_began_is_refused,
+    a_peer_that_never_closes_holds_it_no_longer_than_the_deadline,
+    a_second_signal_cuts_and_tells_which,
+    clients_who_never_stop_asking_are_let_go_between_two_answers,
+    a_storm_of_connects_does_not_keep_it,
+);
+
+fn an_idle_server_ends_at_once_with_0(mode: Mode) {
+    for signal in ["TERM", "INT"] {
+        let server = Start::echo(mode).run();
+        server.signal(signal);
+        let ended = server.wait(PATIENCE);
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+        assert!(ended.after < Duration::from_secs(3), "idle, it took {:?}", ended.after);
+        assert_eq!(ended.lines.len(), 1);
+    }
+}
+
+fn idle_connections_are_closed_and_delay_nothing(mode: Mode) {
+    let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+    let mut silent = server.connect_many(50);
+    let mut spoken = server.connect_many(50);
+    spoken.iter_mut().for_each(|client| ping(client, b"hello"));
+    server.has_connections(100);
+    server.signal("TERM");
+    for client in silent.iter_mut().chain(&mut spoken) {
+        assert_eq!(read_to_end(client, PATIENCE), (vec![], End::Fin));
+    }
+    drop((silent, spoken));
+    let ended = server.wait(PATIENCE);
+    assert_eq!(ended.status.code(), Some(0));
+    assert_eq!(Counts::of(&ended.log).get("closed(draining)"), 100);
+}
+
+/// The client has more on its way than all buffers hold, and reads only after the signal.
+fn a_stream_in_flow_is_answered_whole(mode: Mode) {
+    for megabytes in [1, 8, 24] {
+        let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+        let mut client = server.connect();
+        let bytes = pattern(megabytes << 20, 7);
+        let mut sending = client.try_clone().unwrap();
+        std::thread::scope(|scope| {
+            let bytes = &bytes;
+            scope.spawn(move || sending.write_all(bytes));
+            // The reader is slow to begin, so that everything is full.
+            std::thread::sleep(Duration::from_millis(200));
+            server.signal("TERM");
+            let mut back = vec![0; bytes.len()];
+            client.read_exact(&mut back).unwrap();
+            assert!(back == *bytes, "other bytes came back");
+            assert_eq!(read_to_end(&mut client, PATIENCE), (vec![], End::Fin));
+        });
+        drop(client);
+        assert_eq!(server.wait(PATIENCE).status.code(), Some(0));
+    }
+}
+
+fn a_half_closed_stream_to_a_slow_reader_is_answered_whole(mode: Mode) {
+    let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+    let mut client = server.connect();
+    let bytes = pattern(8 << 20, 8);
+    let mut sending = client.try_clone().unwrap();
+    let mut back = Vec::new();
+    std::thread::scope(|scope| {
+        let bytes = &bytes;
+        scope.spawn(move || {
+            let _ = sending.write_all(bytes); // a reset shows in what is read
+            let _ = sending.shutdown(Shutdown::Write);
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        server.signal("TERM");
+        let mut part = vec![0; 256 << 10];
+        while let Ok(n @ 1..) = client.read(&mut part) {
+            back.extend_from_slice(&part[..n]);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert_eq!(back.len(), bytes.len());
+    assert!(back == bytes, "other bytes came back");
+    assert_eq!(server.wait(PATIENCE).status.code(), Some(0));
+}
+
+/// The signal comes at any moment of the flow, also into a gap between two pieces.
+fn a_stream_to_a_fast_reader_is_answered_whole(mode: Mode) {
+    let bytes = pattern(8 << 20, 9);
+    for round in 0..12 {
+        let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+        let client = server.connect();
+        let back = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(400 * round));
+                server.signal("TERM");
+            });
+            let mut client = client.try_clone().unwrap();
+            let mut sending = client.try_clone().unwrap();
+            let bytes = &bytes;
+            scope.spawn(move || sending.write_all(bytes));
+            read_to_end(&mut client, PATIENCE)
+        });
+        assert_eq!((back.0.len(), back.1), (bytes.len(), End::Fin), "round {round}");
+        drop(client);
+        assert_eq!(server.wait(PATIENCE).status.code(), Some(0));
+    }
+}
+
+fn a_connect_after_the_drain_began_is_refused(mode: Mode) {
+    let server = Start::echo(mode).args(&["--drain-timeout", "30s"]).run();
+    let mut busy = stuck(&server);
+    server.signal("TERM");
+    let mut answer = Ok(());
+    eventually("a connect is refused", PATIENCE, || {
+        answer = TcpStream::connect(server.addr).map(drop).map_err(|error| error.kind());
+        answer.is_err()
+    });
+    assert_eq!(answer, Err(ErrorKind::ConnectionRefused));
+    for _ in 0..20 {
+        let answer = TcpStream::connect(server.addr).map_err(|error| error.kind());
+        assert_eq!(answer.err(), Some(ErrorKind::ConnectionRefused), "a listener is left open");
+    }
+    // Those inside are served to the end.
+    let (_, end) = read_to_end(&mut busy, PATIENCE);
+    assert_eq!(end, End::Fin);
+    drop(busy);
+    assert_eq!(server.wait(PATIENCE).status.code(), Some(0));
+}
+
+fn a_peer_that_never_closes_holds_it_no_longer_than_the_deadline(mode: Mode) {
+    let server = Start::echo(mode).args(&["--drain-timeout", "1s"]).run();
+    let mut stuck = stuck(&server);
+    let _silent = server.connect();
+    server.signal("TERM");
+    let start = Instant::now();
+    let ended = server.wait(PATIENCE);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert!(start.elapsed() >= Duration::from_millis(900), "before the deadline");
+    assert!(start.elapsed() < Duration::from_secs(6), "long after the deadline");
+    assert_eq!(read_to_end(&mut stuck, PATIENCE).1, End::Rst);
+    assert_eq!(Counts::of(&ended.log).get("closed(drain_deadline)"), 1, "{}", ended.log);
+}
+
+fn a_second_signal_cuts_and_tells_which(mode: Mode) {
+    for (first, second, code) in [("TERM", "TERM", 143), ("INT", "INT", 130), ("TERM", "INT", 130)]
+    {
+        let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+        let mut stuck = stuck(&server);
+        server.signal(first);
+        // Equal signals that are pending together are one.
+        eventually("the drain begins", PATIENCE, || TcpStream::connect(server.addr).is_err());
+        server.signal(second);
+        let ended = server.wait(PATIENCE);
+        assert_eq!(ended.status.code(), Some(code), "{}", ended.log);
+        assert_eq!(read_to_end(&mut stuck, PATIENCE).1, End::Rst);
+    }
+}
+
+/// A client with more unread bytes than all buffers hold: its connection cannot be idle.
+fn stuck(server: &Server) -> TcpStream {
+    let client = server.connect();
+    client.set_nonblocking(true).unwrap();
+    let block = vec![1; 1 << 20];
+    let mut full_since = Instant::now();
+    while full_since.elapsed() < Duration::from_millis(100) {
+        match (&client).write(&block) {
+            Ok(_) => full_since = Instant::now(),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    client.set_nonblocking(false).unwrap();
+    client
+}
+
+/// Each gets every answer in full, then FIN (or RST, if it has asked again by then).
+fn clients_who_never_stop_asking_are_let_go_between_two_answers(mode: Mode) {
+    let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+    let at = server.addr;
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for n in 0..16 {
+            scope.spawn(move || {
+                let mut client = connect(at);
+                let question = pattern(100 + n, n as u64);
+                loop {
+                    if client.write_all(&question).is_err() {
+                        return;
+                    }
+                    let mut back = Vec::new();
+                    let mut part = [0; 256];
+                    while back.len() < question.len() {
+                        match client.read(&mut part) {
+                            Ok(0) | Err(_) => {
+                                assert!(back.is_empty(), "half an answer");
+                                return;
+                            }
+                            Ok(n) => back.extend_from_slice(&part[..n]),
+                        }
+                    }
+                    assert_eq!(back, question);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        server.signal("TERM");
+    });
+    assert_eq!(server.wait(PATIENCE).status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(30), "half of the deadline");
+}
+
+fn a_storm_of_connects_does_not_keep_it(mode: Mode) {
+    let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+    let at = server.addr;
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(move || {
+                let mut clients = Vec::new();
+                // Until it is refused. Whoever got in gets an answer, FIN or RST: no silence.
+                while let Ok(mut client) = TcpStream::connect(at) {
+                    client.set_read_timeout(Some(PATIENCE)).unwrap();
+                    let _ = client.write_all(b"x"); // it may be gone already
+                    clients.push(client);
+                    if clients.len() == 200 {
+                        clients.clear();
+                    }
+                }
+                for mut client in clients {
+                    assert_ne!(read_to_end(&mut client, PATIENCE).1, End::Still);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        server.signal("TERM");
+    });
+    let ended = server.wait(PATIENCE);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    let counts = Counts::of(&ended.log);
+    assert!(counts.get("accepted") > 100, "{counts:?}");
+}
+
+#[test]
+fn a_drain_before_any_client_leaves_no_thread() {
+    for _ in 0..20 {
+        let server = Start::echo(Mode::DEFAULT).loops(8).run();
+        server.finish();
+    }
+}
+
+#[test]
+fn signals_other_than_the_two_keep_their_meaning() {
+    let server = Start::echo(Mode::DEFAULT).run();
+    server.signal("HUP");
+    let ended = server.wait(PATIENCE);
+    assert_eq!(ended.status.code(), None, "killed by the signal, as ever");
+}
