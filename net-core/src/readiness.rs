@@ -93,6 +93,8 @@ impl Link {
     const FULL: u32 = 1;
     /// A short receive proves nothing here.
     const TO_THE_END: u32 = 2;
+    /// An error was announced, and the edge that did so is spent.
+    const GONE: u32 = 4;
 
     /// Takes an event in. What comes back is what is left to be done about it: ROOM only where
     /// it was waited for, and ARRIVED where an end or an error is to be fetched by reading.
@@ -101,6 +103,9 @@ impl Link {
         let mut left = what;
         if what.has(What::LATER_BYTES) {
             self.0 |= Self::TO_THE_END;
+            if what.has(What::GONE) {
+                self.0 |= Self::GONE;
+            }
             left |= What::ARRIVED;
         }
         if self.0 & Self::FULL == 0 {
@@ -109,6 +114,11 @@ impl Link {
             self.0 &= !Self::FULL;
         }
         left
+    }
+
+    /// An error was announced at some time. Who stops reading must ask for it.
+    pub(crate) fn is_gone(self) -> bool {
+        self.0 & Self::GONE != 0
     }
 
     /// A dialled connection: its first ROOM is waited for.

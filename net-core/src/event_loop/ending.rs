@@ -95,6 +95,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn peer_ended(&mut self, id: ConnId) {
         self.state.because(id, Closed::PeerEnded);
         self.step(id, Event::End);
+        self.fail_if_gone(id);
+    }
+
+    /// Nobody reads on, so nobody would meet an error that was announced beside bytes or the end.
+    pub(super) fn fail_if_gone(&mut self, id: ConnId) {
+        if let Some(head) = self.state.head(id)
+            && head.link.is_gone()
+            && head.status.state() != State::Dead
+            && let Some(errno) = self.driver.failure(&head.socket)
+        {
+            self.failed(id, errno);
+        }
     }
 
     /// The kernel reported an error for this connection.

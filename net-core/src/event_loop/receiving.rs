@@ -159,7 +159,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let state = head.status.state();
             if !state.reads() || state.delivers() && head.status.has(Status::PAUSED | Status::HELD)
             {
-                return;
+                return self.fail_if_gone(id);
             }
             if left == 0 {
                 return self.state.make_ready(id);

@@ -37,7 +37,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn flush(&mut self, id: ConnId) {
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
-        head.status.clear(Status::TO_FLUSH);
         if !head.status.state().flushes() || head.link.is_full() {
             return;
         }
@@ -65,11 +64,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let (socket, link) = (&head.socket, &mut head.link);
             taken = self.driver.send(socket, link, &mut cold.output, &mut outbox.pool, budget);
         }
-        if taken.then == Then::Budget {
-            head.status.set(Status::TO_FLUSH);
-            outbox.to_flush.push(id);
-        }
         self.sent(id, taken.bytes);
+        if taken.then == Then::Budget {
+            self.list_to_flush(id);
+        }
         if let Then::Failed(errno) = taken.then {
             return self.failed(id, errno);
         }
@@ -114,9 +112,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if pending == 0 && !head.status.has(Status::UNSENT | Status::CORKED) {
             if owes_fin {
                 self.step(id, Event::Flushed);
-            } else {
-                self.look_again(id);
             }
+            self.look_again(id);
         }
     }
 
@@ -172,7 +169,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// What the cork holds for a connection that cannot be sent to now must not keep the cork.
     fn flush_corked(&mut self, id: ConnId) {
         self.flush(id);
-        self.state.with(id, |outbox, head| outbox.spill(head));
+        if self.state.head(id).is_some_and(|head| head.status.has(Status::CORKED)) {
+            self.state.with(id, |outbox, head| outbox.spill(head));
+            // Perhaps it was `on_room` that put it there, and nothing is full.
+            self.list_to_flush(id);
+        }
         self.after_wishes(id);
     }
 
@@ -187,11 +188,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if self.state.outbox.cork.owners() > 0 {
             self.flush_cork();
         }
-        for _ in 0..self.state.outbox.to_flush.len() {
-            // What is over its budget is listed anew, behind these.
-            let id = self.state.outbox.to_flush.swap_remove(0);
-            self.flush(id);
-            self.after_wishes(id);
+        // What is over its budget is listed anew, for the next turn.
+        let mut listed = std::mem::take(&mut self.state.outbox.to_flush);
+        for id in listed.drain(..) {
+            if let Some(head) = self.state.head(id) {
+                head.status.clear(Status::TO_FLUSH);
+                self.flush(id);
+                self.after_wishes(id);
+            }
+        }
+        if self.state.outbox.to_flush.is_empty() {
+            self.state.outbox.to_flush = listed; // its memory serves again
         }
     }
 }
