@@ -8,6 +8,8 @@
 //! - `sim`: a simulated kernel with scripted peers and a virtual clock, for tests.
 
 mod epoll;
+#[cfg(test)]
+pub(crate) mod sim;
 
 use crate::addr::Addr;
 use crate::limits::Limits;

@@ -5,6 +5,8 @@ mod ending;
 mod quiet;
 mod receiving;
 mod sending;
+#[cfg(test)]
+mod tests;
 
 use crate::accepting::Listening;
 use crate::closed::Callback;

@@ -1,0 +1,103 @@
+//! `ModelKernel`: the system calls over the simulated world. It reports an edge only when Linux
+//! would, and then everything that is true of the socket at that moment.
+
+use super::world::World;
+use crate::addr::Addr;
+use crate::sys::{DialOptions, Errno, Event, Events, Kernel, ListenOptions, Socket, Waker};
+use net_timer::Tick;
+use std::io::{self, IoSlice};
+
+pub(crate) struct ModelKernel {
+    pub(crate) world: World,
+}
+
+impl Kernel for ModelKernel {
+    fn open(_waker: &Waker, _waker_token: u64) -> io::Result<Self> {
+        Ok(Self { world: World::new() })
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_millis(self.world.get().now)
+    }
+
+    fn watch(&mut self, socket: &Socket, token: u64) -> Result<(), Errno> {
+        self.world.watch(socket, token)
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout_ms: i32) -> io::Result<()> {
+        let now = self.world.get().now;
+        self.world.sleep((timeout_ms >= 0).then(|| now + timeout_ms as u64));
+        events.clear();
+        // A small batch now and then: the rest of the ready list comes with the next wait.
+        let most = self.world.get().rng.pick(&[1, 3, 64]);
+        for (token, bits) in self.world.harvest(most) {
+            assert!(events.push(Event { token, bits }), "there is room for so few");
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, socket: &Socket, into: &mut [u8]) -> Result<usize, Errno> {
+        self.world.receive(socket, into)
+    }
+
+    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno> {
+        self.world.send(socket, bytes)
+    }
+
+    fn send_slices(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        assert!(slices.len() <= 1024, "IOV_MAX");
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        self.world.send(socket, &bytes)
+    }
+
+    fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno> {
+        self.world.shutdown(socket)
+    }
+
+    fn unacknowledged(&self, socket: &Socket) -> usize {
+        self.world.wire(socket).unacknowledged()
+    }
+
+    fn close(&mut self, socket: Socket, reset: bool) {
+        self.world.close(socket, reset);
+    }
+
+    fn take_error(&self, socket: &Socket) -> Result<(), Errno> {
+        match self.world.wire(socket).error.take() {
+            Some(errno) => Err(Errno::new(errno)),
+            None => Ok(()),
+        }
+    }
+
+    fn listen(&mut self, _at: &Addr, _options: &ListenOptions) -> io::Result<Socket> {
+        Ok(self.world.listen())
+    }
+
+    fn dial(&mut self, _to: &Addr, _options: &DialOptions) -> io::Result<Socket> {
+        self.world.dial()
+    }
+
+    fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
+        self.world.accept(listener)
+    }
+
+    fn shed(&mut self, listener: &Socket) -> bool {
+        self.world.shed(listener)
+    }
+
+    fn unlisten(&mut self, listener: Socket) {
+        self.world.unlisten(listener);
+    }
+
+    fn peer(socket: &Socket) -> io::Result<Addr> {
+        World::peer_of(socket)
+    }
+
+    fn local(socket: &Socket) -> io::Result<Addr> {
+        World::local_of(socket)
+    }
+
+    fn quiet(&mut self, waker: &Waker) {
+        waker.quiet();
+    }
+}

@@ -1,0 +1,300 @@
+//! The simulated driver, and the model kernel for the epoll driver: two ways to run a loop on a
+//! [`World`] of wires, peers and virtual time instead of a machine.
+//!
+//! [`ModelKernel`] is as strict as Linux: each edge comes once, and no other. [`Sim`] is as unkind
+//! as the contract of [`Driver`] allows: receives and sends are short, signals come late, merged,
+//! twice, for nothing, or for connections that are no more.
+//!
+//! One kindness both keep: a connecting socket signals only when it is decided.
+
+mod doors;
+mod kernel;
+mod peer;
+mod rng;
+mod wire;
+mod world;
+
+use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, What};
+use crate::addr::Addr;
+use crate::limits::Limits;
+use crate::sys::{DialOptions, Errno, ListenOptions, SIM_BASE, Socket, Waker};
+pub(crate) use doors::Outcome;
+pub(crate) use kernel::ModelKernel;
+use net_buffer::{Output, Pool};
+use net_timer::Tick;
+pub(crate) use peer::Peer;
+pub(crate) use rng::Rng;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+pub(crate) use world::World;
+
+/// A driver over a world, whichever it is.
+pub(crate) trait Rig: Driver {
+    fn world(&mut self) -> World;
+    /// Signals it has not passed on yet.
+    fn holds_back(&self) -> bool;
+}
+
+impl Rig for super::Epoll<ModelKernel> {
+    fn world(&mut self) -> World {
+        self.kernel().world.clone()
+    }
+
+    fn holds_back(&self) -> bool {
+        false
+    }
+}
+
+impl Rig for Sim {
+    fn world(&mut self) -> World {
+        self.world.clone()
+    }
+
+    fn holds_back(&self) -> bool {
+        !self.late.is_empty()
+    }
+}
+
+pub(crate) struct Sim {
+    world: World,
+    /// Signals that will come, sooner or later.
+    late: Vec<Signal>,
+    batch: VecDeque<Signal>,
+    block: Vec<u8>,
+}
+
+const ANY: usize = usize::MAX;
+
+impl Sim {
+    /// Takes in what the world has ready: as a signal of its own, or merged with a late one.
+    fn collect(&mut self) {
+        for (token, bits) in self.world.harvest(ANY) {
+            let what = What::from_bits(bits);
+            match self.late.iter_mut().find(|late| late.token == token) {
+                Some(late) if self.world.get().rng.one_in(2) => late.what |= what,
+                _ => self.late.push(Signal { token, what }),
+            }
+        }
+    }
+
+    /// A signal for nothing, or for a connection that is no more.
+    fn invent(&mut self) {
+        let mut world = self.world.get();
+        let nothing = What::ARRIVED | What::ROOM | What::URGENT;
+        let bits = world.rng.next() as u32 & nothing.bits();
+        let up = |w: &&usize| **w != usize::MAX && !world.wires[**w].is_connecting;
+        let live: Vec<u64> =
+            world.sockets.values().filter(up).filter_map(|w| world.wires[*w].token).collect();
+        let dead: Vec<u64> = world.graves.iter().copied().collect();
+        for (tokens, bits) in [(live, bits), (dead, bits | What::GONE.bits() | What::ENDED.bits())]
+        {
+            if !tokens.is_empty() && world.rng.one_in(6) {
+                let token = world.rng.pick(&tokens);
+                self.batch.push_back(Signal { token, what: What::from_bits(bits) });
+            }
+        }
+    }
+
+    fn sent(&mut self, link: &mut Link, offered: usize, result: Result<usize, Errno>) -> Sent {
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(errno) if errno.raw() == libc::EAGAIN => 0,
+            Err(errno) => return Sent { bytes: 0, then: Then::Failed(errno) },
+        };
+        let is_full = link.after_send(offered, bytes);
+        Sent { bytes, then: if is_full { Then::Full } else { Then::Done } }
+    }
+}
+
+impl Driver for Sim {
+    fn open(limits: &Limits, _waker: Arc<Waker>) -> io::Result<Self> {
+        let world = World::new();
+        world.get().faults.short_sends = true;
+        let block = vec![0; limits.receive_block_bytes];
+        Ok(Self { world, late: Vec::new(), batch: VecDeque::new(), block })
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_millis(self.world.get().now)
+    }
+
+    fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()> {
+        assert!(now <= self.now(), "the loop's clock is ahead of the world's");
+        self.batch.clear();
+        let looks_only = until.is_some_and(|until| until <= now);
+        self.world.get().flow();
+        self.collect();
+        if self.late.is_empty() || looks_only {
+            self.world
+                .sleep(if looks_only { Some(self.now()) } else { until }.map(Tick::as_millis));
+            self.collect();
+        } else {
+            self.world.get().is_quiet = false;
+        }
+        let mut world = self.world.get();
+        let mut late = std::mem::take(&mut self.late);
+        world.rng.shuffle(&mut late);
+        for signal in late {
+            if world.rng.one_in(4) {
+                self.late.push(signal);
+                continue;
+            }
+            self.batch.push_back(signal);
+            if world.rng.one_in(8) {
+                self.batch.push_back(signal);
+            }
+        }
+        let is_quiet = world.is_quiet;
+        drop(world);
+        if !is_quiet {
+            self.invent();
+        }
+        Ok(())
+    }
+
+    fn woken(&mut self) {}
+
+    fn next(&mut self) -> Option<Signal> {
+        self.batch.pop_front()
+    }
+
+    fn listen(&mut self, token: u64, _at: &Addr, _options: &ListenOptions) -> io::Result<Socket> {
+        let listener = self.world.listen();
+        self.world.watch(&listener, token)?;
+        Ok(listener)
+    }
+
+    fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
+        self.world.accept(listener)
+    }
+
+    fn shed(&mut self, listener: &Socket) -> bool {
+        self.world.shed(listener)
+    }
+
+    fn unlisten(&mut self, listener: Socket) {
+        self.world.unlisten(listener);
+    }
+
+    fn dial(&mut self, _to: &Addr, _options: &DialOptions) -> io::Result<Socket> {
+        self.world.dial()
+    }
+
+    fn dialled(&mut self, socket: &Socket) -> Result<(), Errno> {
+        if let Some(errno) = self.failure(socket) {
+            return Err(errno);
+        }
+        let is_itself = World::peer_of(socket).ok() == World::local_of(socket).ok();
+        if is_itself { Err(Errno::new(libc::ECONNREFUSED)) } else { Ok(()) }
+    }
+
+    fn failure(&mut self, socket: &Socket) -> Option<Errno> {
+        self.world.wire(socket).error.take().map(Errno::new)
+    }
+
+    fn attach(&mut self, token: u64, socket: &Socket) -> Result<(), Errno> {
+        self.world.watch(socket, token)
+    }
+
+    fn peer(socket: &Socket) -> io::Result<Addr> {
+        World::peer_of(socket)
+    }
+
+    fn local(socket: &Socket) -> io::Result<Addr> {
+        World::local_of(socket)
+    }
+
+    fn receive(&mut self, socket: &Socket, _link: &mut Link, most: usize) -> Received {
+        let asked = most.min(self.block.len());
+        assert!(asked > 0, "a receive of nothing cannot tell the end from no bytes");
+        let asked = {
+            let rng = &mut self.world.get().rng;
+            if rng.one_in(3) { rng.within(1, asked) } else { asked }
+        };
+        match self.world.receive(socket, &mut self.block[..asked]) {
+            Ok(0) => Received::End,
+            Ok(got) => {
+                let mut is_last = self.world.get().rng.one_in(2);
+                let bits = self.world.wire(socket).poll();
+                if is_last && bits & !What::ROOM.bits() != 0 {
+                    // There is more. To say otherwise is to owe a signal.
+                    is_last = self.world.get().rng.one_in(3);
+                    if let (true, Some(token)) = (is_last, self.world.wire(socket).token) {
+                        self.late.push(Signal { token, what: What::from_bits(bits) });
+                    }
+                }
+                Received::Bytes(Lease { len: got as u32, is_last })
+            }
+            Err(errno) if errno.raw() == libc::EAGAIN => Received::Drained,
+            Err(errno) => Received::Failed(errno),
+        }
+    }
+
+    fn leased(&self, lease: &Lease) -> &[u8] {
+        &self.block[..lease.len as usize]
+    }
+
+    fn settle(&mut self, lease: Lease) {
+        // Whoever looks at settled bytes sees that they are not theirs.
+        self.block[..lease.len as usize].fill(0xEE);
+    }
+
+    fn send_leased(
+        &mut self,
+        socket: &Socket,
+        link: &mut Link,
+        lease: &Lease,
+        from: usize,
+        to: usize,
+    ) -> Sent {
+        let bytes = &self.block[..lease.len as usize][from..to];
+        let result = self.world.send(socket, bytes);
+        self.sent(link, to - from, result)
+    }
+
+    fn offer(&mut self, socket: &Socket, link: &mut Link, parts: &[IoSlice<'_>]) -> Sent {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        assert!(!bytes.is_empty(), "nothing is offered");
+        let result = self.world.send(socket, &bytes);
+        self.sent(link, bytes.len(), result)
+    }
+
+    fn send(
+        &mut self,
+        socket: &Socket,
+        link: &mut Link,
+        output: &mut Output,
+        pool: &mut Pool,
+        budget: usize,
+    ) -> Sent {
+        let mut sent = 0;
+        while !output.is_empty() {
+            if sent == budget {
+                return Sent { bytes: sent, then: Then::Budget };
+            }
+            let mut slices = [IoSlice::new(&[]); 4];
+            let (used, _) = output.slices(&mut slices, budget - sent);
+            let once = self.offer(socket, link, &slices[..used]);
+            output.advance(once.bytes, pool);
+            sent += once.bytes;
+            if once.then != Then::Done {
+                return Sent { bytes: sent, then: once.then };
+            }
+        }
+        Sent { bytes: sent, then: Then::Done }
+    }
+
+    fn finish(&mut self, socket: &Socket) -> Result<(), Errno> {
+        self.world.shutdown(socket)
+    }
+
+    fn unacknowledged(&self, socket: &Socket) -> usize {
+        self.world.wire(socket).unacknowledged()
+    }
+
+    fn detach(&mut self, socket: Socket, how: Ending) {
+        assert!(socket.number() >= SIM_BASE || socket.number() < 0, "no socket of this world");
+        self.world.close(socket, how == Ending::Reset);
+    }
+}

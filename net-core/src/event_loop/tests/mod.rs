@@ -1,0 +1,60 @@
+//! The loop's behaviour, on the simulated driver and on epoll over the model kernel.
+//!
+//! Every test is generic over the rig and runs with many seeds: a seed decides the buffers, the
+//! limits, how bytes are cut and in which order things happen. No test sleeps; time is virtual.
+
+mod actor;
+mod echo;
+mod regressions;
+mod stage;
+mod swarm;
+
+use crate::driver::sim::{Outcome, Peer, Rig, Rng, Sim};
+use actor::{At, usual};
+use stage::Stage;
+
+/// The epoll driver on a kernel that reports an edge only when Linux would.
+type ModelEpoll = crate::driver::Epoll<crate::driver::sim::ModelKernel>;
+
+/// Runs `test` with `count` seeds, and says which one failed.
+fn seeds(count: u64, test: impl Fn(u64)) {
+    struct Seed(u64);
+    impl Drop for Seed {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("failed with seed {}", self.0);
+            }
+        }
+    }
+    for seed in 0..count {
+        let _seed = Seed(seed);
+        test(seed);
+    }
+}
+
+/// Makes each of these tests one for each rig. `name: 20` runs it with 20 seeds.
+macro_rules! on_both_rigs {
+    ($($name:ident: $seeds:literal,)*) => {
+        mod on_sim {
+            $(#[test] fn $name() {
+                $crate::event_loop::tests::seeds($seeds, super::$name::<super::super::Sim>);
+            })*
+        }
+        mod on_epoll {
+            $(#[test] fn $name() {
+                $crate::event_loop::tests::seeds($seeds, super::$name::<super::super::ModelEpoll>);
+            })*
+        }
+    };
+}
+use on_both_rigs;
+
+/// Bytes that tell where they were in the stream.
+fn pattern(from: usize, len: usize) -> Vec<u8> {
+    (from..from + len).map(|i| (i as u64).wrapping_mul(2_654_435_761).to_be_bytes()[5]).collect()
+}
+
+/// Panics without a word on stderr.
+fn fail() -> ! {
+    std::panic::resume_unwind(Box::new("a panic that a test has made"))
+}

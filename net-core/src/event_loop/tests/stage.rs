@@ -1,0 +1,263 @@
+//! `Stage`: one loop on one world, with the checks that hold after every turn, whenever nothing is
+//! left to do, and at the end.
+
+use super::actor::{Actor, At, Log, Record, usual};
+use super::{Peer, Rig, Rng};
+use crate::arrival::Arrival;
+use crate::connection::Status;
+use crate::driver::sim::World;
+use crate::event_loop::EventLoop;
+use crate::hub::{Hub, Order, Remote};
+use crate::id::ConnId;
+use crate::life::State;
+use crate::limits::Limits;
+use crate::stats::{Counter, Snapshot};
+use crate::sys::Waker;
+use net_timer::{Slot, Tick};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Turns after which a loop that should have come to rest is said to spin.
+const SPINS: usize = 200_000;
+
+pub(super) struct Stage<D: Rig> {
+    pub(super) event_loop: EventLoop<Actor, D>,
+    pub(super) world: World,
+    pub(super) hub: Arc<Hub<u64>>,
+    pub(super) log: Log,
+    pub(super) rng: Rng,
+    pub(super) is_over: bool,
+    /// Panics that the test has made.
+    pub(super) panics: u64,
+    counts_panics: Option<Box<dyn Fn() -> u64>>,
+}
+
+impl<D: Rig> Stage<D> {
+    /// A loop whose handler echoes, with limits and buffers by the seed.
+    pub(super) fn new(seed: u64) -> Self {
+        Self::with(seed, |_| {})
+    }
+
+    /// The same, with other limits.
+    pub(super) fn with(seed: u64, change: impl FnOnce(&mut Limits)) -> Self {
+        let mut rng = Rng::new(seed);
+        let mut limits = Limits {
+            receive_block_bytes: rng.pick(&[64, 512, 4096]),
+            receive_bytes_per_turn: rng.pick(&[256, 1024, 8192]),
+            send_bytes_per_turn: rng.pick(&[256, 1024, 8192]),
+            high_watermark: 4096,
+            low_watermark: rng.pick(&[0, 1024, 4096]),
+            output_limit: 1 << 20,
+            cork_bytes: rng.pick(&[64, 1024, 16384]),
+            events_per_wait: 64,
+            log_every: Duration::from_secs(3600),
+            ..Limits::default()
+        };
+        change(&mut limits);
+        limits.check().expect("a test's limits agree");
+        let hub = Hub::new(1, 1 << 20, &limits).unwrap();
+        let mut driver = D::open(&limits, Arc::new(Waker::new().unwrap())).unwrap();
+        let world = driver.world();
+        world.get().rng = Rng::new(seed ^ 0x5EED);
+        let size = rng.pick(&[100, 1000, 20_000]);
+        world.get().buffers = (rng.within(size / 2, size), rng.within(size / 2, size));
+        // Between turns that a test makes, no time passes.
+        let now = world.get().now;
+        world.get().limit = Some(now);
+        let log = Log::default();
+        let actor = Actor { log: log.clone(), play: Box::new(usual) };
+        let event_loop =
+            EventLoop::new(0, driver, actor, &limits, Arc::clone(&hub), Vec::new(), None);
+        Self { event_loop, world, hub, log, rng, is_over: false, panics: 0, counts_panics: None }
+    }
+
+    /// What the handler does from now on.
+    pub(super) fn play(&mut self, play: impl FnMut(At<'_, '_, '_>) + 'static) {
+        self.event_loop.handler.play = Box::new(play);
+    }
+
+    pub(super) fn panics_are_counted_by(&mut self, count: impl Fn() -> u64 + 'static) {
+        self.counts_panics = Some(Box::new(count));
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.event_loop.state.limits.clone()
+    }
+
+    // --- coming in ---------------------------------------------------------------------------
+
+    /// A client is on its way to the loop.
+    pub(super) fn arrive(&mut self) -> Peer {
+        let wire = self.world.connect();
+        let socket = self.world.socket(wire);
+        let peer = D::peer(&socket).unwrap();
+        let std::net::SocketAddr::V4(v4) = peer.inet().unwrap() else { panic!("IPv4") };
+        let ip = std::net::Ipv4Addr::from(0x0A00_0000 | wire as u32);
+        let peer = std::net::SocketAddr::from((ip, v4.port())).into();
+        let permit = self.hub.gate.enter().expect("there is room");
+        self.hub.acceptor.add(Counter::Accepted, 1);
+        let arrival = Arrival { socket, peer, permit };
+        self.hub.loops[0].arrivals.push(arrival).expect("there is room");
+        self.world.peer(wire)
+    }
+
+    /// A client that the loop has taken.
+    pub(super) fn open(&mut self) -> Peer {
+        let peer = self.arrive();
+        self.settle();
+        peer
+    }
+
+    pub(super) fn remote(&self) -> Remote<u64> {
+        Remote(Arc::clone(&self.hub))
+    }
+
+    // --- going on ----------------------------------------------------------------------------
+
+    pub(super) fn turn(&mut self) {
+        assert!(!self.is_over, "a turn after the last");
+        self.is_over = !self.event_loop.turn().unwrap();
+        let faults = std::mem::take(&mut self.log.get().faults);
+        assert!(faults.is_empty(), "{faults:?}");
+        if let Some(count) = &self.counts_panics {
+            self.panics = count();
+        }
+        assert_eq!(self.count(Counter::Panics), self.panics, "panics: {:?}", self.log.get().panics);
+    }
+
+    /// Turns until the loop would sleep, no time passing.
+    pub(super) fn settle(&mut self) {
+        self.advance(0);
+    }
+
+    /// Turns until the loop would sleep past the next `ms` milliseconds.
+    pub(super) fn advance(&mut self, ms: u64) {
+        let limit = self.world.get().now + ms;
+        self.world.get().limit = Some(limit);
+        for _ in 0..SPINS {
+            if self.is_over {
+                return;
+            }
+            self.turn();
+            if self.world.get().is_quiet {
+                return self.nothing_waits();
+            }
+        }
+        panic!("the loop spins");
+    }
+
+    /// Ends it all, by order or by the peers, and checks the books.
+    pub(super) fn stop(mut self) {
+        if !self.is_over {
+            self.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+            self.hub.order(Order::Stop);
+            self.settle();
+        }
+        self.is_closed();
+    }
+
+    // --- asking ------------------------------------------------------------------------------
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.hub.snapshot()
+    }
+
+    pub(super) fn count(&self, counter: Counter) -> u64 {
+        self.snapshot().get(counter)
+    }
+
+    pub(super) fn record(&self, peer: &Peer) -> Record {
+        self.log.of(peer.wire)
+    }
+
+    pub(super) fn log_of(&self, id: ConnId) -> Option<Record> {
+        self.log.get().records.iter().find(|record| record.id == Some(id)).cloned()
+    }
+
+    pub(super) fn id(&self, peer: &Peer) -> ConnId {
+        self.record(peer).id.expect("on_open was called")
+    }
+
+    pub(super) fn state(&mut self, peer: &Peer) -> State {
+        let id = self.id(peer);
+        self.event_loop.state.head(id).map_or(State::Dead, |head| head.status.state())
+    }
+
+    /// Bytes that wait in the loop for that peer.
+    pub(super) fn pending(&mut self, peer: &Peer) -> usize {
+        let id = self.id(peer);
+        self.event_loop.state.with(id, |outbox, head| outbox.pending(head)).unwrap_or(0)
+    }
+
+    // --- checks ------------------------------------------------------------------------------
+
+    /// The loop would sleep. Nothing may wait that no signal will tell of.
+    fn nothing_waits(&mut self) {
+        assert!(!self.event_loop.driver.holds_back());
+        let bridge = &self.hub.loops[0];
+        assert!(bridge.mail.is_empty() && bridge.arrivals.is_empty(), "on the bridges");
+        let state = &mut self.event_loop.state;
+        assert!(state.ready.is_empty() && state.dead.is_empty() && state.dials.is_empty());
+        assert!(state.outbox.is_empty(), "in the outbox");
+        let mut world = self.world.get();
+        let sockets: Vec<usize> = world.sockets.values().copied().collect();
+        let mut live = 0;
+        for wire in sockets.into_iter().filter(|wire| *wire != usize::MAX) {
+            let wire = &mut world.wires[wire];
+            let Some(token) = wire.token else { panic!("a socket that nobody watches: {wire:?}") };
+            let id = ConnId::from_token(token).unwrap();
+            let Some(connection) = state.table.get(id) else { panic!("{id} has left its socket") };
+            live += 1;
+            let pending = state.outbox.pending(&connection.head);
+            let head = &connection.head;
+            let (status, at) = (head.status, head.status.state());
+            assert!(at != State::Dead, "{id} is dead and was not closed");
+            assert!(!wire.is_reset, "{id} {at:?} was not told of a reset: {status:x?} {wire:?}");
+            let listed = Status::READY | Status::TO_FLUSH | Status::WISHED | Status::CORKED;
+            assert!(!status.has(listed | Status::WISHES), "{id} {at:?} {status:?}");
+            let is_held = at.delivers() && status.has(Status::PAUSED | Status::HELD);
+            if at.reads() && !is_held {
+                let is_read = wire.arrived.is_empty() && !wire.has_fin;
+                assert!(is_read, "{id} {at:?} is not read on: {wire:?}");
+            }
+            if at.flushes() && pending > 0 {
+                assert!(!wire.has_room(), "{id} {at:?}: {pending} B wait, and there is room");
+            }
+            assert_eq!(status.has(Status::UNSENT), pending > 0, "{id} {at:?}");
+            if status.has(Status::HELD) && at == State::Open {
+                assert!(pending > state.limits.low_watermark, "{id} is held for nothing");
+            }
+            if head.deadline < Tick::MAX {
+                assert!(head.slot != Slot::NONE, "{id} {at:?} has a deadline that is not filed");
+            }
+            let under_way =
+                Status::UNREAD | Status::UNSENT | Status::BUSY | Status::PAUSED | Status::FLOWS;
+            let may_idle = matches!(at, State::Open | State::PeerEnded | State::Finished);
+            if status.has(Status::WHEN_IDLE) && may_idle {
+                assert!(
+                    status.has(under_way),
+                    "{id} {at:?} is idle and should have closed: {status:?}"
+                );
+            }
+        }
+        assert_eq!(live, state.table.len(), "connections without a socket");
+    }
+
+    /// Nothing is left, and everything is accounted for.
+    pub(super) fn is_closed(&mut self) {
+        let state = &self.event_loop.state;
+        assert_eq!(state.table.len(), 0, "connections are left");
+        assert_eq!(state.wheel.len(), 0, "deadlines are left");
+        assert!(state.outbox.is_empty() && state.outbox.cork.owners() == 0);
+        assert!(state.ready.is_empty() && state.dead.is_empty() && state.dials.is_empty());
+        assert_eq!(self.hub.gate.inside(), 0, "places are left in the gate");
+        let snapshot = self.snapshot();
+        assert!(snapshot.balance(), "the books: {snapshot}");
+        assert_eq!(self.world.get().sockets.len(), 0, "sockets are left");
+        for (number, record) in self.log.get().records.iter().enumerate() {
+            assert!(record.closed.is_some(), "session {number} was not closed: {record:?}");
+            assert_eq!(record.drops, 1, "session {number}: {record:?}");
+        }
+    }
+}

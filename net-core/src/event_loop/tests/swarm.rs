@@ -1,0 +1,287 @@
+//! The swarm: a handler and peers that do whatever they may, for some thousands of steps; then
+//! peace, and everything must add up.
+
+use super::actor::{Actor, At, usual};
+use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern};
+use crate::conn::Conn;
+use crate::here::Loop;
+use crate::id::ConnId;
+use crate::stats::Counter;
+use crate::sys::DialOptions;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+on_both_rigs! {
+    in_a_swarm_everything_adds_up: 300,
+}
+
+const STEPS: usize = 600;
+const PEERS_MAX: usize = 12;
+/// A message that resumes everybody.
+const PEACE: u64 = u64::MAX;
+
+/// What the handler remembers: what each connection's peer must get.
+#[derive(Default)]
+struct Ledger {
+    owed: BTreeMap<ConnId, Vec<u8>>,
+    panics: u64,
+    dials: u64,
+    timers: Vec<crate::timers::TimerId>,
+}
+
+struct Chaos {
+    rng: Rng,
+    ledger: Rc<RefCell<Ledger>>,
+    log: super::actor::Log,
+}
+
+impl Chaos {
+    /// Queues some bytes on one connection, by whichever way.
+    fn send(&mut self, conn: &mut Conn<'_, Actor>) {
+        let len = self.rng.pick(&[0, 1, 20, 300, 3000]);
+        let bytes = pattern(self.rng.below(1000), len);
+        let is_taken = match self.rng.below(3) {
+            0 => conn.send(&bytes),
+            1 => conn.send_shared(Bytes::from(bytes.clone())),
+            _ => conn.split().1.send(&bytes),
+        }
+        .is_taken();
+        if is_taken {
+            self.ledger.borrow_mut().owed.entry(conn.id()).or_default().extend(bytes);
+        }
+    }
+
+    fn act(&mut self, conn: &mut Conn<'_, Actor>) {
+        match self.rng.below(40) {
+            0..12 => self.send(conn),
+            12 => conn.finish(),
+            13 => conn.close(),
+            14 => {
+                if self.rng.one_in(4) {
+                    conn.reset();
+                }
+            }
+            15..18 => conn.pause(),
+            18..21 => conn.resume(),
+            21 => conn.set_deadline(Some(Duration::from_millis(self.rng.below(50) as u64))),
+            22 => conn.set_deadline(None),
+            23 => conn.busy(self.rng.one_in(2)),
+            24 => {
+                if self.rng.one_in(4) {
+                    conn.close_when_idle();
+                }
+            }
+            25..32 => {
+                let ids: Vec<_> = self.ledger.borrow().owed.keys().copied().collect();
+                let id = self.rng.pick(&ids);
+                match conn.other(id) {
+                    Some(mut other) if self.rng.one_in(10) => other.close(),
+                    Some(mut other) if self.rng.one_in(8) => other.resume(),
+                    Some(mut other) => self.send(&mut other),
+                    None => {}
+                }
+            }
+            _ => self.act_here(&mut conn.here()),
+        }
+    }
+
+    fn act_here(&mut self, here: &mut Loop<'_, Actor>) {
+        match self.rng.below(8) {
+            0 => {
+                let after = Duration::from_millis(self.rng.below(30) as u64);
+                let timer = here.after(after, 1);
+                self.ledger.borrow_mut().timers.push(timer);
+            }
+            1 => {
+                if let Some(timer) = self.ledger.borrow_mut().timers.pop() {
+                    here.cancel(timer);
+                }
+            }
+            2 if self.ledger.borrow().dials < 10 => {
+                self.ledger.borrow_mut().dials += 1;
+                let session = self.log.session(None);
+                here.dial("10.9.8.7:6".parse().unwrap(), DialOptions::default(), session);
+            }
+            3 => here.each(|conn| {
+                if self.rng.one_in(5) {
+                    self.send(conn);
+                }
+            }),
+            _ => {}
+        }
+    }
+
+    fn maybe_panic(&mut self, conn: Option<(&mut Conn<'_, Actor>, usize)>) {
+        if !self.rng.one_in(150) {
+            return;
+        }
+        self.ledger.borrow_mut().panics += 1;
+        if let Some((conn, before)) = conn {
+            // What this callback has sent is taken back.
+            if let Some(owed) = self.ledger.borrow_mut().owed.get_mut(&conn.id()) {
+                owed.truncate(before);
+            }
+        }
+        fail();
+    }
+
+    fn play(&mut self, at: At<'_, '_, '_>) {
+        match at {
+            At::Data(conn, input) => {
+                let id = conn.id();
+                let before = self.ledger.borrow().owed.get(&id).map_or(0, Vec::len);
+                if self.rng.one_in(3) {
+                    self.act(conn);
+                }
+                if self.rng.one_in(3) && input.len() > 1 {
+                    let part = input.take(self.rng.within(1, input.len() - 1)).unwrap();
+                    let is_taken = conn.send(part).is_taken();
+                    if is_taken {
+                        self.ledger.borrow_mut().owed.get_mut(&id).unwrap().extend(part);
+                    }
+                }
+                // Now and then the rest is left for the next time; a flood is taken.
+                if input.len() > 500 || !self.rng.one_in(4) {
+                    let rest = input.peek();
+                    if conn.echo(input).is_taken() {
+                        self.ledger.borrow_mut().owed.get_mut(&id).unwrap().extend(rest);
+                    }
+                }
+                if self.rng.one_in(3) {
+                    self.act(conn);
+                }
+                self.maybe_panic(Some((conn, before)));
+            }
+            At::Open(conn) => {
+                let id = conn.id();
+                self.ledger.borrow_mut().owed.insert(id, Vec::new());
+                self.act(conn);
+                self.maybe_panic(Some((conn, 0)));
+            }
+            At::Room(conn) | At::Draining(conn) => {
+                let before = self.ledger.borrow().owed[&conn.id()].len();
+                self.act(conn);
+                self.maybe_panic(Some((conn, before)));
+            }
+            At::End(conn) | At::Deadline(conn) => {
+                let before = self.ledger.borrow().owed[&conn.id()].len();
+                self.act(conn);
+                if self.rng.one_in(2) {
+                    conn.close();
+                }
+                self.maybe_panic(Some((conn, before)));
+            }
+            At::Close(conn) => {
+                let id = conn.id();
+                let before = self.ledger.borrow().owed.get(&id).map_or(0, Vec::len);
+                if self.ledger.borrow().owed.contains_key(&id) {
+                    self.act(conn);
+                }
+                self.maybe_panic(Some((conn, before)));
+            }
+            At::Message(here, _) | At::Timer(here, _) => {
+                self.act_here(here);
+                self.maybe_panic(None);
+            }
+        }
+    }
+}
+
+fn step_of_a_peer(rng: &mut Rng, peer: &Peer) {
+    match rng.below(40) {
+        0..18 => {
+            let (from, len) = (rng.below(1000), rng.pick(&[1, 10, 100, 1000, 8000]));
+            peer.send(&pattern(from, len));
+        }
+        18..22 => peer.reads(false),
+        22..27 => peer.reads(true),
+        27..33 => peer.read(rng.below(2000)),
+        33 => peer.send_urgent(),
+        34 => peer.finish(),
+        35 if rng.one_in(3) => peer.leave(),
+        36 if rng.one_in(3) => peer.reset(),
+        37 => {
+            peer.send(&pattern(0, rng.below(300)));
+            peer.finish();
+        }
+        _ => {}
+    }
+}
+
+fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.idle_timeout = Some(Duration::from_millis(500));
+        limits.first_byte_timeout = seed.is_multiple_of(2).then(|| Duration::from_millis(100));
+        limits.input_bytes_max = 16 << 10;
+    });
+    let ledger = Rc::new(RefCell::new(Ledger::default()));
+    let rng = Rng::new(seed.wrapping_mul(77) + 1);
+    let mut chaos = Chaos { rng, ledger: Rc::clone(&ledger), log: stage.log.clone() };
+    stage.play(move |at| chaos.play(at));
+    let mut peers: Vec<Peer> = Vec::new();
+    stage.panics_are_counted_by({
+        let ledger = Rc::clone(&ledger);
+        move || ledger.borrow().panics
+    });
+    for _ in 0..STEPS {
+        if peers.len() < PEERS_MAX || stage.rng.one_in(30) {
+            peers.push(stage.arrive());
+        }
+        let k = stage.rng.below(peers.len());
+        step_of_a_peer(&mut stage.rng, &peers[k]);
+        match stage.rng.below(12) {
+            0..6 => stage.turn(),
+            6 => stage.settle(),
+            7 => {
+                let ms = stage.rng.below(20) as u64;
+                stage.advance(ms);
+            }
+            8 => {
+                let _ = stage.remote().post(0, 1);
+            }
+            9 => {
+                let outcomes = [Outcome::Up, Outcome::Refused, Outcome::Silence, Outcome::ToItself];
+                let outcome = outcomes[stage.rng.below(4)].clone();
+                stage.world.get().dials.push_back(outcome);
+            }
+            10 if stage.rng.one_in(4) => {
+                stage.world.get().faults.attach.push_back(libc::ENOSPC);
+            }
+            11 if stage.rng.one_in(8) => {
+                stage.world.get().faults.send.push_back(libc::EPIPE);
+            }
+            _ => {}
+        }
+    }
+    // Peace: nobody pauses, everybody reads.
+    stage.world.get().faults.attach.clear();
+    stage.world.get().faults.send.clear();
+    stage.play(|at| match at {
+        At::Message(here, PEACE) => here.each(|conn| conn.resume()),
+        At::Data(_, input) => drop(input.take_all()),
+        At::End(_) | At::Deadline(_) => {}
+        other => usual(other),
+    });
+    stage.remote().post(0, PEACE).unwrap();
+    let wires = stage.world.get().wires.len();
+    let peers: Vec<Peer> = (0..wires).map(|wire| stage.world.peer(wire)).collect();
+    peers.iter().for_each(|peer| peer.reads(true));
+    stage.settle();
+    for (id, owed) in &ledger.borrow().owed {
+        let token = Some(id.token());
+        let peer = peers.iter().find(|peer| peer.wire().last_token == token).unwrap();
+        let got = peer.got();
+        assert!(owed.starts_with(&got), "{id}: the peer got what was not sent");
+        let lives = peer.wire().token.is_some();
+        let all_arrived = got.len() == owed.len();
+        if lives || peer.saw_fin() && !peer.saw_reset() && !peer.wire().is_reset {
+            let (got, owed) = (got.len(), owed.len());
+            assert!(all_arrived, "{id}: {got} of {owed} B; {:?}", stage.log_of(*id));
+        }
+    }
+    assert!(stage.count(Counter::Panics) >= ledger.borrow().panics);
+    stage.stop();
+}
