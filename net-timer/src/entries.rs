@@ -12,10 +12,7 @@ pub struct Links {
 
 impl Default for Links {
     fn default() -> Links {
-        Links {
-            prev: NIL,
-            next: NIL,
-        }
+        Links { prev: NIL, next: NIL }
     }
 }
 

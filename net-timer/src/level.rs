@@ -16,10 +16,7 @@ pub(crate) struct Level {
 }
 
 impl Level {
-    pub(crate) const EMPTY: Level = Level {
-        occupied: 0,
-        slots: [List::EMPTY; SLOTS],
-    };
+    pub(crate) const EMPTY: Level = Level { occupied: 0, slots: [List::EMPTY; SLOTS] };
 
     pub(crate) fn is_empty(&self) -> bool {
         self.occupied == 0

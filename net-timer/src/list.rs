@@ -30,10 +30,7 @@ impl List {
 
     /// Puts an entry that is in no list at the end of this one.
     pub(crate) fn push(&mut self, entries: &mut impl Entries, index: u32) {
-        *entries.links(index).0 = Links {
-            prev: index,
-            next: index,
-        };
+        *entries.links(index).0 = Links { prev: index, next: index };
         self.append(entries, List { head: index });
     }
 

@@ -31,10 +31,7 @@ impl Tick {
     #[must_use]
     pub const fn millis_of(duration: Duration) -> u64 {
         let part = duration.subsec_nanos().div_ceil(1_000_000);
-        duration
-            .as_secs()
-            .saturating_mul(1000)
-            .saturating_add(part as u64)
+        duration.as_secs().saturating_mul(1000).saturating_add(part as u64)
     }
 
     /// The deadline for a delay that begins now, where `self` is the clock's latest reading. It is
@@ -45,8 +42,7 @@ impl Tick {
     /// is therefore due in the next millisecond.
     #[must_use]
     pub const fn after(self, delay: Duration) -> Tick {
-        self.saturating_add(Tick::millis_of(delay))
-            .saturating_add(1)
+        self.saturating_add(Tick::millis_of(delay)).saturating_add(1)
     }
 
     /// The moment this many milliseconds later, at most [`Tick::MAX`].
@@ -80,10 +76,7 @@ mod tests {
     fn durations_beyond_the_range_saturate() {
         let exact = Duration::from_millis(u64::MAX);
         assert_eq!(Tick::millis_of(exact), u64::MAX);
-        assert_eq!(
-            Tick::millis_of(exact - Duration::from_millis(1)),
-            u64::MAX - 1
-        );
+        assert_eq!(Tick::millis_of(exact - Duration::from_millis(1)), u64::MAX - 1);
         assert_eq!(Tick::millis_of(exact + Duration::from_nanos(1)), u64::MAX);
         assert_eq!(Tick::millis_of(Duration::MAX), u64::MAX);
         assert_eq!(Tick::from_millis(1).after(Duration::MAX), Tick::MAX);
@@ -97,10 +90,7 @@ mod tests {
             for delay in [0, 1, 999_999, 1_000_000, 1_000_001, 5_000_000] {
                 let deadline = reading(start).after(Duration::from_nanos(delay));
                 let elapsed = deadline.as_millis() * 1_000_000 - start;
-                assert!(
-                    elapsed >= delay,
-                    "{delay} ns from {start} ns came after {elapsed} ns"
-                );
+                assert!(elapsed >= delay, "{delay} ns from {start} ns came after {elapsed} ns");
                 assert!(
                     elapsed <= delay + 2_000_000,
                     "{delay} ns from {start} ns came after {elapsed} ns"

@@ -237,10 +237,7 @@ fn place(time: Tick, deadline: Tick) -> (Slot, Tick) {
     let level = highest_difference / DIGIT_BITS;
     let shift = level * DIGIT_BITS;
     let digits = deadline >> shift;
-    (
-        Slot::new(level, (digits & DIGIT_MASK) as u32),
-        Tick::from_millis(digits << shift),
-    )
+    (Slot::new(level, (digits & DIGIT_MASK) as u32), Tick::from_millis(digits << shift))
 }
 
 #[cfg(test)]

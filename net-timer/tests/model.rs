@@ -57,12 +57,7 @@ struct World {
 impl World {
     fn new(now: Tick) -> World {
         let timers = Timers(vec![Timer::default(); TIMERS as usize]);
-        World {
-            now,
-            wheel: Wheel::new(now),
-            timers,
-            model: BTreeSet::new(),
-        }
+        World { now, wheel: Wheel::new(now), timers, model: BTreeSet::new() }
     }
 
     fn apply(&mut self, op: Op) {
@@ -102,10 +97,7 @@ impl World {
         let mut put_back = HashSet::new();
         for taken in 0..budget {
             let Some(index) = self.wheel.pop_due(&mut self.timers, self.now) else {
-                let missed = self
-                    .model
-                    .first()
-                    .filter(|(deadline, _)| *deadline <= self.now);
+                let missed = self.model.first().filter(|(deadline, _)| *deadline <= self.now);
                 assert_eq!(missed, None, "the pass ended at {:?}", self.now);
                 return taken;
             };
@@ -116,10 +108,7 @@ impl World {
                 self.now
             );
             if deadline <= self.now {
-                assert!(
-                    self.model.remove(&(deadline, index)),
-                    "{index} fired but was not armed"
-                );
+                assert!(self.model.remove(&(deadline, index)), "{index} fired but was not armed");
             } else {
                 put_back.insert(index);
                 self.wheel.insert(&mut self.timers, index, deadline);
@@ -136,9 +125,8 @@ impl World {
             self.now = self.now.max(due);
             let taken = self.pass(usize::MAX);
             assert!(taken > 0, "woken at {due:?} for nothing");
-            candidates_left = candidates_left
-                .checked_sub(taken)
-                .expect("a timer comes at most once per level");
+            candidates_left =
+                candidates_left.checked_sub(taken).expect("a timer comes at most once per level");
             self.check();
         }
         assert!(self.model.is_empty());
@@ -149,10 +137,9 @@ impl World {
         assert_eq!(self.wheel.is_empty(), self.model.is_empty());
         match (self.wheel.next_due(), self.model.first()) {
             // A deadline already past when it was armed is due at the wheel's time, which is now.
-            (Some(due), Some((deadline, _))) => assert!(
-                due <= *deadline.max(&self.now),
-                "{due:?} is after {deadline:?}"
-            ),
+            (Some(due), Some((deadline, _))) => {
+                assert!(due <= *deadline.max(&self.now), "{due:?} is after {deadline:?}")
+            }
             (due, soonest) => assert!(due.is_none() && soonest.is_none()),
         }
     }

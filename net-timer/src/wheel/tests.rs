@@ -32,19 +32,12 @@ struct World {
 
 impl World {
     fn new(now: u64) -> World {
-        World {
-            wheel: Wheel::new(tick(now)),
-            timers: Timers::default(),
-        }
+        World { wheel: Wheel::new(tick(now)), timers: Timers::default() }
     }
 
     fn add(&mut self, deadline: u64) -> u32 {
         let index = self.timers.all.len() as u32;
-        let timer = Timer {
-            deadline: tick(deadline),
-            links: Links::default(),
-            slot: Slot::NONE,
-        };
+        let timer = Timer { deadline: tick(deadline), links: Links::default(), slot: Slot::NONE };
         self.timers.all.push(timer);
         self.wheel.insert(&mut self.timers, index, tick(deadline));
         index
@@ -99,9 +92,7 @@ fn tick(millis: u64) -> Tick {
 /// the end of time.
 fn hard_starts() -> Vec<u64> {
     let boundaries = (0..LEVELS as u32).map(|level| 1 << (level * DIGIT_BITS));
-    let mut starts: Vec<u64> = boundaries
-        .flat_map(|at: u64| [at - 1, at, at + 1])
-        .collect();
+    let mut starts: Vec<u64> = boundaries.flat_map(|at: u64| [at - 1, at, at + 1]).collect();
     let twelve_days = 12 * 24 * 3_600_000;
     starts.extend([
         twelve_days - 1,
@@ -147,10 +138,7 @@ fn sleeping_by_next_due_fires_at_the_deadline_itself_after_few_wakes() {
         world.add(deadline);
         let (now, wakes) = world.sleep_until_one_fires();
         assert_eq!(now, deadline, "from {start}");
-        assert!(
-            wakes <= LEVELS,
-            "from {start} to {deadline} woke {wakes} times"
-        );
+        assert!(wakes <= LEVELS, "from {start} to {deadline} woke {wakes} times");
         assert_eq!(world.wheel.next_due(), None);
     }
 }
@@ -336,11 +324,7 @@ fn a_jump_of_years_costs_steps_for_the_timers_and_none_for_the_ticks() {
     }
     world.timers.visits = 0;
     assert_eq!(world.fire_all(u64::MAX).len(), LEVELS);
-    assert!(
-        world.timers.visits <= 12 * LEVELS,
-        "{} visits",
-        world.timers.visits
-    );
+    assert!(world.timers.visits <= 12 * LEVELS, "{} visits", world.timers.visits);
 }
 
 #[test]
@@ -362,10 +346,7 @@ fn cancelling_the_soonest_finds_the_next_one() {
         assert!(!world.cancel(indices[index]));
         next_due.push(world.wheel.next_due());
     }
-    assert_eq!(
-        next_due,
-        [Some(3), Some(9), Some(64), Some(4096), None].map(|due| due.map(tick))
-    );
+    assert_eq!(next_due, [Some(3), Some(9), Some(64), Some(4096), None].map(|due| due.map(tick)));
 }
 
 #[test]
