@@ -61,6 +61,7 @@ impl Listening {
         if !self.has_more() {
             return;
         }
+        let mut was_starved = false;
         for _ in 0..limits.accepts_per_turn {
             let Some(listener) = &self.socket else { return };
             let errno = match driver.accept(listener) {
@@ -85,6 +86,9 @@ impl Listening {
                         tracing::info!(at = %self.at, %errno, held_back, "a client was lost at accept");
                     }
                 }
+                // Once more: another thread may just have closed one. Clients are shed only when
+                // the want is real.
+                AcceptError::Starved if !was_starved => was_starved = true,
                 AcceptError::Starved => return self.starved(driver, now, errno, limits, stats),
                 AcceptError::Broken => return self.broken(driver, errno),
             }

@@ -1,7 +1,7 @@
 //! What the black-box tests share: a real server process, clients, and what /proc says of both.
 //!
 //! Everything here has a deadline, so that a server that hangs fails a test and never the run.
-#![allow(dead_code, unreachable_pub)] // each test file is a crate and uses a part of it
+#![allow(dead_code, unused_imports, unreachable_pub)] // each test file is a crate and uses a part
 
 pub mod proc;
 pub mod server;

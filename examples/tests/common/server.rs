@@ -118,6 +118,10 @@ impl Start {
         if is_traced {
             server.pid = proc::only_child(server.pid);
         }
+        // A thread gives itself its name, perhaps after READY; the tests go by names.
+        eventually("the acceptor's thread has its name", PATIENCE, || {
+            proc::threads(server.pid).iter().any(|(name, _)| name == "net-acceptor")
+        });
         server
     }
 }
