@@ -14,8 +14,8 @@ const LINES_QUEUED: usize = 1024;
 /// The flags of a server. `--help` shows them with their defaults.
 #[derive(Args, Clone, Debug)]
 pub struct ServerFlags {
-    /// Where to listen: HOST:PORT, [V6]:PORT (repeatable)
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
+    /// Where to listen.
+    #[arg(long, help = "Where to listen: HOST:PORT, [V6]:PORT (repeatable)", value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
     pub listen: Vec<Addr>,
     /// Loops, one thread each: a number from 1 to 256, or per-core
     #[arg(long, value_name = "N|per-core", default_value = "per-core", value_parser = parse_loops)]

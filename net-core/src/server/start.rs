@@ -34,6 +34,9 @@ where
     D: Driver + Send + 'static,
     F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
 {
+    if cfg!(panic = "abort") {
+        tracing::warn!("built with panic=abort: a callback that panics ends the whole process");
+    }
     server.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
     descriptors::fill_standard().map_err(|e| StartError::new("open /dev/null for 0, 1, 2", e))?;
     let loops = server.loop_count()?;
