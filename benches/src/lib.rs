@@ -1,1 +1,12 @@
-//! What the programs of the benches share.
+//! What the programs of the benches share: the rivals' command line, servers as processes, loads,
+//! and the tools that count.
+//!
+//! - `src/bin/*_echo.rs` and `bare_epoll` are servers: ours is `echo` in `examples`.
+//! - `guard` checks what can be counted exactly; `compare` measures what can only be timed.
+
+pub mod lockstep;
+pub mod memory;
+pub mod program;
+pub mod rival;
+pub mod sys;
+pub mod tools;

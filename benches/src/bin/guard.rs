@@ -1,0 +1,114 @@
+//! What an echoed message may cost at most, counted: a check that does not depend on how fast or
+//! busy the machine is.
+//!
+//!     cargo build --release --workspace && cargo run --release -p benches --bin guard
+//!
+//! Exits with 1 if a bound is broken. What a tool is missing for is skipped with a sentence.
+
+use benches::lockstep::Load;
+use benches::memory::bytes_per_idle_connection;
+use benches::program::Program;
+use benches::sys::raise_descriptor_limit;
+use benches::tools::{Tool, per_message};
+use std::io;
+use std::process::ExitCode;
+
+/// The scheduler decides how many messages a turn finds, and a turn has a price of its own. So a
+/// count that is too high is taken again, and only the lowest is held against the bound.
+const TRIES: usize = 3;
+
+const IDLE: usize = 15_000;
+const IDLE_DESCRIPTORS: usize = IDLE + 100;
+
+const DEPTH_1: Load = Load { connections: 100, depth: 1, bytes: 64 };
+const DEPTH_16: Load = Load { depth: 16, ..DEPTH_1 };
+
+/// A figure by a tool, and its bound.
+struct Check {
+    what: &'static str,
+    tool: Tool,
+    load: Load,
+    rounds: usize,
+    at_most: f64,
+}
+
+#[rustfmt::skip]
+const CHECKS: [Check; 5] = [
+    // Turns of one message cost most; a full turn of 100 is near 130.
+    Check { what: "instructions a message, depth 1", tool: Tool::Instructions, load: DEPTH_1, rounds: 200, at_most: 175.0 },
+    Check { what: "instructions a message, depth 16", tool: Tool::Instructions, load: DEPTH_16, rounds: 100, at_most: 12.0 },
+    Check { what: "system calls a message, depth 1", tool: Tool::Syscalls, load: DEPTH_1, rounds: 50, at_most: 2.1 },
+    // Rounding hides a handful in 20,000 messages, as growing queues need, and no more.
+    Check { what: "allocations a message, depth 1", tool: Tool::Allocations, load: DEPTH_1, rounds: 200, at_most: 0.0005 },
+    Check { what: "allocations a message, depth 16", tool: Tool::Allocations, load: DEPTH_16, rounds: 50, at_most: 0.0005 },
+];
+
+/// Sizes that every connection, message or loop pays for.
+#[rustfmt::skip]
+const SIZES: [(&str, usize, usize); 4] = [
+    ("bytes of a ConnId", size_of::<net_core::ConnId>(), 8),
+    ("bytes of a timer's links and slot", size_of::<(net_timer::Links, net_timer::Slot)>(), 12),
+    ("bytes of an Output", size_of::<net_buffer::Output>(), 56),
+    ("bytes of a Wheel", size_of::<net_timer::Wheel>(), 3200),
+];
+
+#[derive(Default)]
+struct Table {
+    is_broken: bool,
+}
+
+impl Table {
+    fn row(&mut self, what: &str, measured: f64, at_most: f64) {
+        let is_kept = measured <= at_most;
+        self.is_broken |= !is_kept;
+        let verdict = if is_kept { "ok" } else { "BROKEN" };
+        println!("{what:<38} {measured:>10.4} {at_most:>10.4}  {verdict}");
+    }
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(table) if !table.is_broken => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("guard: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<Table> {
+    let flags = ["--loops", "1", "--no-pin", "--idle-timeout", "60s"];
+    let echo = Program::sibling("echo", "echo", &flags)?;
+    let mut table = Table::default();
+    println!("{:<38} {:>10} {:>10}", "what", "measured", "at most");
+    for (what, bytes, at_most) in SIZES {
+        table.row(what, bytes as f64, at_most as f64);
+    }
+    for check in &CHECKS {
+        if check.tool.is_there() {
+            table.row(check.what, lowest(&echo, check)?, check.at_most);
+        } else {
+            println!("{:<38} skipped: {} is not installed", check.what, check.tool.program());
+        }
+    }
+    let what = "private bytes an idle connection";
+    if raise_descriptor_limit()? >= IDLE_DESCRIPTORS {
+        table.row(what, bytes_per_idle_connection(&echo, IDLE)?, 64.0);
+    } else {
+        println!("{what:<38} skipped: the limit on descriptors is below {IDLE_DESCRIPTORS}");
+    }
+    Ok(table)
+}
+
+/// The lowest of a few counts, or the first that keeps the bound.
+fn lowest(echo: &Program, check: &Check) -> io::Result<f64> {
+    let mut lowest = f64::INFINITY;
+    for _ in 0..TRIES {
+        lowest = lowest.min(per_message(echo, check.tool, check.load, check.rounds)?);
+        if lowest <= check.at_most {
+            break;
+        }
+    }
+    Ok(lowest)
+}

@@ -1,0 +1,108 @@
+//! The system calls that std does not have: epoll, accept4, plain read and write, the limit on
+//! descriptors.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Events taken at once.
+const EVENTS: usize = 256;
+
+/// One epoll and its block of events.
+pub struct Epoll {
+    epoll: OwnedFd,
+    events: Box<[libc::epoll_event; EVENTS]>,
+}
+
+impl Epoll {
+    /// An epoll that watches nothing yet.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes a flag and returns a descriptor or an error; touches no memory.
+        let raw = checked(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: `raw` came from `epoll_create1` just above and nothing else owns it.
+        let epoll = unsafe { OwnedFd::from_raw_fd(raw) };
+        Ok(Self { epoll, events: Box::new([libc::epoll_event { events: 0, u64: 0 }; EVENTS]) })
+    }
+
+    /// Watches a descriptor for what `bits` say, under `token`.
+    pub fn add(&self, fd: RawFd, token: u64, bits: i32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: bits as u32, u64: token };
+        let epoll = self.epoll.as_raw_fd();
+        // SAFETY: `event` lives through the call, which only reads it.
+        checked(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+        Ok(())
+    }
+
+    /// Waits for events, at most `timeout_ms` (-1: for ever), and returns how many have come.
+    pub fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
+        let (epoll, events) = (self.epoll.as_raw_fd(), self.events.as_mut_ptr());
+        // SAFETY: `events` has room for `EVENTS` events and lives through the call.
+        match checked(unsafe { libc::epoll_wait(epoll, events, EVENTS as i32, timeout_ms) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            came => Ok(came? as usize),
+        }
+    }
+
+    /// Token and bits of the n-th event of the last wait.
+    #[inline]
+    pub fn event(&self, n: usize) -> (u64, u32) {
+        let event = self.events[n];
+        (event.u64, event.events)
+    }
+}
+
+/// Accepts one connection, non-blocking.
+#[inline]
+pub fn accept(listener: RawFd) -> io::Result<RawFd> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let null = std::ptr::null_mut();
+    // SAFETY: no address is asked for, so no memory is touched.
+    checked(unsafe { libc::accept4(listener, null, null.cast(), flags) })
+}
+
+/// `read(2)`.
+#[inline]
+pub fn read(fd: RawFd, into: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `into` is writable memory of that length, for the whole call.
+    let got = unsafe { libc::read(fd, into.as_mut_ptr().cast(), into.len()) };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// `write(2)`. Rust programs ignore SIGPIPE, so a closed socket is an error like any other.
+#[inline]
+pub fn write(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` is readable memory of that length, for the whole call.
+    let sent = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Closes a descriptor that the caller owns as a bare number, and forgets.
+pub fn close(fd: RawFd) {
+    // SAFETY: touches no memory. The caller made `fd` by `accept` and owns it.
+    let _ = unsafe { libc::close(fd) }; // on Linux the descriptor is free even after an error
+}
+
+/// Raises the limit on descriptors to its hard limit, for this process and those it starts.
+/// Returns the limit.
+pub fn raise_descriptor_limit() -> io::Result<usize> {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: the kernel fills the whole struct, which lives through the call.
+    checked(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) })?;
+    // SAFETY: the call above has succeeded, so it is filled.
+    let mut limit = unsafe { limit.assume_init() };
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a valid struct that the kernel only reads.
+    checked(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
+/// Asks a child process to end, by SIGTERM.
+pub fn terminate(pid: u32) -> io::Result<()> {
+    // SAFETY: touches no memory. The caller has not waited for its child, so the id is still its.
+    checked(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
+    Ok(())
+}
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
