@@ -85,8 +85,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.obey();
         self.take_arrivals();
         self.take_mail();
+        let waiting = self.state.ready.len();
         self.take_signals();
-        self.serve_ready();
+        self.serve_ready(waiting);
         self.fire_due();
         self.carry_out();
         self.publish();

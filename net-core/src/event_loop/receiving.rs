@@ -121,7 +121,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let state = head.status.state();
         let is_held = state.delivers() && head.status.has(Status::PAUSED | Status::HELD);
         if what.has(What::ARRIVED) && state.reads() && !is_held {
-            self.receive(id, self.state.limits.receive_bytes_per_turn);
+            // What is on the ready list has its budget from there, and not once more.
+            if !head.status.has(Status::READY) {
+                self.receive(id, self.state.limits.receive_bytes_per_turn);
+            }
         } else if what.has(What::GONE) && state != State::Dead {
             // Nobody reads, so nobody would be told, and this edge is the only one.
             if let Some(errno) = self.driver.failure(&head.socket) {
@@ -366,8 +369,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     /// Connections that go on without an edge: over their budget last turn, or resumed.
-    pub(super) fn serve_ready(&mut self) {
-        for _ in 0..self.state.ready.len() {
+    /// Only the first `waiting`: who has used up its budget in this turn waits for the next.
+    pub(super) fn serve_ready(&mut self, waiting: usize) {
+        for _ in 0..waiting {
             let Some(id) = self.state.ready.pop_front() else { return };
             let Some(head) = self.state.head(id) else { continue };
             head.status.clear(Status::READY);

@@ -26,7 +26,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn after(&mut self, id: ConnId) {
         self.relieve_cork();
         let Some(head) = self.state.head(id) else { return };
-        if head.status.has(Status::CORKED | Status::UNSENT) {
+        // What is listed already, perhaps because it was over its budget, is sent from there.
+        let waits = head.status.has(Status::CORKED | Status::UNSENT);
+        if waits && !head.status.has(Status::TO_FLUSH) {
             self.flush(id);
         }
         self.look_again(id);

@@ -91,7 +91,9 @@ impl Sim {
         {
             if !tokens.is_empty() && world.rng.one_in(6) {
                 let token = world.rng.pick(&tokens);
-                self.batch.push_back(Signal { token, what: What::from_bits(bits) });
+                if !self.batch.iter().any(|other| other.token == token) {
+                    self.batch.push_back(Signal { token, what: What::from_bits(bits) });
+                }
             }
         }
     }
@@ -136,13 +138,14 @@ impl Driver for Sim {
         let mut late = std::mem::take(&mut self.late);
         world.rng.shuffle(&mut late);
         for signal in late {
-            if world.rng.one_in(4) {
-                self.late.push(signal);
+            let is_there = self.batch.iter().any(|other| other.token == signal.token);
+            if is_there || world.rng.one_in(4) {
+                self.late.push(signal); // an event is one in a batch
                 continue;
             }
             self.batch.push_back(signal);
             if world.rng.one_in(8) {
-                self.batch.push_back(signal);
+                self.late.push(signal); // and once more, later
             }
         }
         let is_quiet = world.is_quiet;
