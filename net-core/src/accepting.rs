@@ -13,6 +13,10 @@ use crate::sys::{Errno, Socket};
 use net_timer::Tick;
 use std::sync::Arc;
 
+/// Clients that are still let in when listening ends: as many as a full backlog holds, by the
+/// default of `Server::backlog`.
+pub(crate) const BACKLOG_MAX: usize = 4096;
+
 pub(crate) struct Listening {
     at: Addr,
     socket: Option<Socket>,
@@ -43,12 +47,15 @@ impl Listening {
         self.rests_until.filter(|_| self.socket.is_some())
     }
 
-    /// Accepts one batch into `into`. Over the connection limit, clients are closed at once.
+    /// Accepts one batch into `into`, of `most` clients at most. Over the connection limit, they
+    /// are closed at once.
+    #[allow(clippy::too_many_arguments)] // all that two kinds of owners have in common
     pub(crate) fn accept<D: Driver>(
         &mut self,
         driver: &mut D,
         now: Tick,
         limits: &Limits,
+        most: usize,
         stats: &Stats,
         gate: &Arc<Gate>,
         into: &mut Vec<Arrival>,
@@ -62,7 +69,7 @@ impl Listening {
             return;
         }
         let mut was_starved = false;
-        for _ in 0..limits.accepts_per_turn {
+        for _ in 0..limits.accepts_per_turn.min(most) {
             let Some(listener) = &self.socket else { return };
             let errno = match driver.accept(listener) {
                 Ok((socket, peer)) => {
@@ -141,26 +148,14 @@ impl Listening {
         }
     }
 
-    /// Accepts whoever waits, then ends listening: from now on a connect is refused.
-    pub(crate) fn end<D: Driver>(
-        &mut self,
-        driver: &mut D,
-        now: Tick,
-        limits: &Limits,
-        stats: &Stats,
-        gate: &Arc<Gate>,
-        into: &mut Vec<Arrival>,
-    ) {
+    /// As if signalled, also while it rests.
+    pub(crate) fn look_again(&mut self) {
         self.rests_until = None;
         self.has_more = true;
-        // As many batches as a full backlog can fill, and no more: a flood must not keep us here.
-        let backlog = 4096 / limits.accepts_per_turn + 1;
-        for _ in 0..backlog {
-            if !self.has_more() {
-                break;
-            }
-            self.accept(driver, now, limits, stats, gate, into);
-        }
+    }
+
+    /// Ends listening: from now on a connect is refused.
+    pub(crate) fn shut<D: Driver>(&mut self, driver: &mut D) {
         if let Some(listener) = self.socket.take() {
             driver.unlisten(listener);
         }

@@ -1,7 +1,8 @@
 //! The acceptor's thread: accepts, places, hands over; and carries out what the server as a whole
 //! is asked to do.
 
-use crate::accepting::Listening;
+use crate::accepting::{BACKLOG_MAX, Listening};
+use crate::arrival::Arrival;
 use crate::closed::Closed;
 use crate::driver::{Driver, WAKER, listener_number};
 use crate::handover::Handover;
@@ -87,7 +88,7 @@ impl<M, D: Driver> Acceptor<M, D> {
 
     /// Until when nothing is to be done.
     fn next(&self, now: Tick) -> Option<Tick> {
-        if self.listeners.iter().any(Listening::has_more) && self.handover.has_room() {
+        if self.retry_at.is_none() && self.listeners.iter().any(Listening::has_more) {
             return Some(now);
         }
         let rests = self.listeners.iter().filter_map(Listening::rests_until);
@@ -100,25 +101,60 @@ impl<M, D: Driver> Acceptor<M, D> {
         if self.arrivals_ended {
             return;
         }
-        let most = self.limits.accepts_per_turn * self.hub.loops.len();
         let mut arrivals = Vec::new();
-        while arrivals.len() < most && self.handover.has_room() {
+        self.accept_batch(now, &mut arrivals);
+        self.handover.place(&mut arrivals);
+        let all_delivered = self.handover.deliver();
+        self.retry_at = (!all_delivered || self.handover.room() == 0).then(|| now.after(RETRY));
+        self.end_arrivals(all_delivered);
+    }
+
+    /// As many as fit in one turn, and on the ways to the loops.
+    fn accept_batch(&mut self, now: Tick, arrivals: &mut Vec<Arrival>) {
+        let a_turn = self.limits.accepts_per_turn * self.hub.loops.len();
+        let most = a_turn.min(self.handover.room());
+        while arrivals.len() < most {
             let before = arrivals.len();
             for listening in &mut self.listeners {
                 let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
-                listening.accept(driver, now, &self.limits, stats, gate, &mut arrivals);
+                let left = most - arrivals.len();
+                listening.accept(driver, now, &self.limits, left, stats, gate, arrivals);
             }
             if arrivals.len() == before {
-                break;
+                return;
             }
         }
-        self.hand_over(arrivals, now);
     }
 
-    fn hand_over(&mut self, mut arrivals: Vec<crate::arrival::Arrival>, now: Tick) {
-        self.handover.place(&mut arrivals);
-        let all_delivered = self.handover.deliver();
-        self.retry_at = (!all_delivered).then(|| now.after(RETRY));
+    /// At the end: accepts who waits, then ends listening. From now on a connect is refused.
+    fn end_listening(&mut self, now: Tick) {
+        for n in 0..self.listeners.len() {
+            self.listeners[n].look_again();
+            // No more than a full backlog: a flood must not keep us here.
+            let mut left = BACKLOG_MAX;
+            while left > 0 && self.listeners[n].has_more() && self.handover.room() > 0 {
+                let mut arrivals = Vec::new();
+                let most = left.min(self.handover.room());
+                let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
+                self.listeners[n].accept(
+                    driver,
+                    now,
+                    &self.limits,
+                    most,
+                    stats,
+                    gate,
+                    &mut arrivals,
+                );
+                left = left.saturating_sub(self.limits.accepts_per_turn);
+                self.handover.place(&mut arrivals);
+                self.handover.deliver();
+            }
+            self.listeners[n].shut(&mut self.driver);
+        }
+    }
+
+    /// Nothing more will come: says so to the loops, once all that came is with them.
+    fn end_arrivals(&mut self, all_delivered: bool) {
         let may_end = all_delivered || self.order >= Order::Cut;
         if self.order >= Order::Drain && may_end && !self.arrivals_ended {
             self.arrivals_ended = true;
@@ -153,12 +189,7 @@ impl<M, D: Driver> Acceptor<M, D> {
         self.hub.order(asked);
         self.deadline = (asked == Order::Drain).then(|| now.after(self.drain_timeout));
         if before == Order::Run {
-            let mut arrivals = Vec::new();
-            for listening in &mut self.listeners {
-                let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
-                listening.end(driver, now, &self.limits, stats, gate, &mut arrivals);
-            }
-            self.hand_over(arrivals, now);
+            self.end_listening(now);
         }
     }
 }

@@ -105,9 +105,17 @@ impl<M> Handover<M> {
         self.waiting.is_empty() && self.lanes.iter().all(|lane| lane.batch.is_empty())
     }
 
-    /// Whether more may be accepted: nothing waits for room.
-    pub(crate) fn has_room(&self) -> bool {
-        self.waiting.is_empty()
+    /// How many more may be accepted: none while some wait for room, and with private tables no
+    /// more than may be on their way. Until they are sent, they are in the acceptor's own table.
+    pub(crate) fn room(&self) -> usize {
+        if !self.waiting.is_empty() {
+            return 0;
+        }
+        if self.lanes.iter().all(|lane| matches!(lane.way, Way::Queue)) {
+            return usize::MAX;
+        }
+        let in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
+        self.in_flight_max.saturating_sub(in_flight) as usize
     }
 
     /// Nothing more comes: closes what could not be handed over, and tells the loops.

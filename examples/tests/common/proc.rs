@@ -144,3 +144,15 @@ pub fn limit_descriptors(pid: u32, limit: usize) {
     let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
     assert!(status.unwrap().success(), "prlimit --pid {pid} {limit}");
 }
+
+/// Raises this test's own limit of open descriptors to the hard one, and returns it.
+pub fn raise_own_limit() -> usize {
+    let pid = std::process::id().to_string();
+    let hard = Command::new("prlimit")
+        .args(["--pid", &pid, "--nofile", "--output=HARD", "--noheadings"])
+        .output();
+    let hard = hard.ok().and_then(|o| String::from_utf8(o.stdout).ok()?.trim().parse().ok());
+    let Some(hard) = hard else { return 1024 };
+    limit_descriptors(std::process::id(), hard);
+    hard
+}

@@ -30,7 +30,7 @@ impl Mode {
 /// A server about to be started.
 pub struct Start {
     under: Vec<String>,
-    binary: &'static str,
+    program: String,
     args: Vec<String>,
     listen: String,
     log: &'static str,
@@ -50,7 +50,13 @@ impl Start {
         let args = ["--accept", mode.accept, "--fd-table", mode.fd_table];
         let args = args.map(str::to_owned).to_vec();
         let listen = "127.0.0.1:0".to_owned();
-        Self { under: Vec::new(), binary, args, listen, log: "info" }.loops(2)
+        Self { under: Vec::new(), program: binary.to_owned(), args, listen, log: "info" }.loops(2)
+    }
+
+    /// Another copy of the same program.
+    pub fn program(mut self, at: &str) -> Self {
+        self.program = at.to_owned();
+        self
     }
 
     pub fn args(mut self, args: &[&str]) -> Self {
@@ -82,7 +88,7 @@ impl Start {
     }
 
     pub fn command(&self) -> Command {
-        let words = self.under.iter().map(String::as_str).chain([self.binary]);
+        let words = self.under.iter().map(String::as_str).chain([self.program.as_str()]);
         let mut words = words.chain(["--listen", &self.listen, "--log", self.log]);
         let mut command = Command::new(words.next().expect("there is a binary"));
         command.args(words).args(&self.args).stdin(Stdio::null());

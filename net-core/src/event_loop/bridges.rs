@@ -1,6 +1,7 @@
 //! What comes into the loop from elsewhere: orders, arrivals, mail, timers, and its own dials.
 
 use super::{EventLoop, guard};
+use crate::accepting::BACKLOG_MAX;
 use crate::arrival::Arrival;
 use crate::closed::{Callback, Closed, Why};
 use crate::connection::{Filed, Status};
@@ -92,41 +93,33 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Accepts from the loop's own listeners (`SO_REUSEPORT`).
     fn accept_own(&mut self) {
         for n in 0..self.listeners.len() {
-            let mut accepted = Vec::new();
-            let now = self.state.now;
-            let bridge = &self.state.bridge;
-            let (limits, gate) = (&self.state.limits, &self.hub.gate);
-            self.listeners[n].accept(
-                &mut self.driver,
-                now,
-                limits,
-                &bridge.stats,
-                gate,
-                &mut accepted,
-            );
-            for arrival in accepted {
-                self.adopt(arrival);
-            }
+            self.accept_own_batch(n);
+        }
+    }
+
+    fn accept_own_batch(&mut self, n: usize) {
+        let mut accepted = Vec::new();
+        let now = self.state.now;
+        let (limits, gate) = (&self.state.limits, &self.hub.gate);
+        let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
+        self.listeners[n].accept(driver, now, limits, usize::MAX, stats, gate, &mut accepted);
+        for arrival in accepted {
+            self.adopt(arrival);
         }
     }
 
     /// Takes what is left at the listeners' doors, then shuts them.
     fn end_listening(&mut self) {
         for n in 0..self.listeners.len() {
-            let mut accepted = Vec::new();
-            let bridge = &self.state.bridge;
-            let (limits, gate) = (&self.state.limits, &self.hub.gate);
-            self.listeners[n].end(
-                &mut self.driver,
-                self.state.now,
-                limits,
-                &bridge.stats,
-                gate,
-                &mut accepted,
-            );
-            for arrival in accepted {
-                self.adopt(arrival);
+            self.listeners[n].look_again();
+            // No more than a full backlog: a flood must not keep us here.
+            let batches = BACKLOG_MAX / self.state.limits.accepts_per_turn + 1;
+            for _ in 0..batches {
+                if self.listeners[n].has_more() {
+                    self.accept_own_batch(n);
+                }
             }
+            self.listeners[n].shut(&mut self.driver);
         }
     }
 

@@ -1,0 +1,212 @@
+//! What cannot be served is said in one sentence, and ends with 2; what fails at start, with 1.
+
+mod common;
+
+use common::*;
+use std::process::{Command, Output};
+
+/// Ends by itself, soon.
+fn run(args: &[&str]) -> Output {
+    let binary = env!("CARGO_BIN_EXE_echo");
+    Command::new("timeout").arg("20").arg(binary).args(args).output().unwrap()
+}
+
+/// Refused, with 2, and a first line that says `what`. Nothing on standard output.
+fn is_refused(args: &[&str], what: &str) {
+    let output = run(args);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    let first = said.lines().next().unwrap_or_default();
+    assert!(first.starts_with("error: ") && first.contains(what), "{args:?}: {said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn what_is_not_built_yet_says_so() {
+    is_refused(&["--balance", "least-connections"], "not built yet");
+    is_refused(&["--balance", "source-hash"], "not built yet");
+    is_refused(&["--admin", "127.0.0.1:0"], "not built yet");
+    is_refused(&["--listen", "unix:/tmp/socket"], "not built yet");
+}
+
+#[test]
+fn unknown_and_wrong_values_are_named() {
+    is_refused(&["--wat"], "--wat");
+    is_refused(&["left over"], "left over");
+    is_refused(&["--accept", "both"], "both");
+    is_refused(&["--fd-table", "mine"], "mine");
+    is_refused(&["--log", "loud"], "loud");
+    is_refused(&["--balance", "fair"], "fair");
+    is_refused(&["--listen"], "--listen");
+    for loops in ["0", "257", "x", "", "1.5", "99999999999999999999"] {
+        is_refused(&[&format!("--loops={loops}")], "--loops");
+    }
+    for most in ["0", "-1", "many", "99999999999"] {
+        is_refused(&[&format!("--max-connections={most}")], "--max-connections");
+    }
+    for flag in ["--idle-timeout", "--first-byte-timeout", "--drain-timeout"] {
+        for time in ["soon", "-1s", "5parsecs", "", "nan", "inf", "1e400s"] {
+            is_refused(&[&format!("{flag}={time}")], flag);
+        }
+    }
+    for flag in ["--high-watermark", "--low-watermark", "--output-limit"] {
+        for bytes in ["much", "-1", "", "99999999999999999999", "99999999999g", "1.5k"] {
+            is_refused(&[&format!("{flag}={bytes}")], flag);
+        }
+    }
+}
+
+#[test]
+fn addresses_that_are_none_are_named() {
+    let bad =
+        ["nowhere", ":5", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "[::1:5", "::1:5", ""];
+    for at in bad {
+        is_refused(&["--listen", at], "--listen");
+    }
+    is_refused(&["--listen", "no-such-host.invalid:5"], "no-such-host.invalid");
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_named() {
+    is_refused(&["--high-watermark", "1k", "--low-watermark", "2k"], "low watermark");
+    is_refused(&["--high-watermark", "2k", "--output-limit", "1k"], "output limit");
+    is_refused(&["--high-watermark", "0"], "high");
+}
+
+#[test]
+fn limits_that_agree_are_taken() {
+    for args in [
+        &["--high-watermark", "1"][..],
+        &["--low-watermark", "1m"],
+        &["--output-limit", "1k"],
+        &["--high-watermark", "4m"],
+        &["--high-watermark", "9", "--low-watermark", "9", "--output-limit", "9"],
+        &["--idle-timeout", "0", "--first-byte-timeout", "0"],
+        &["--pin"],
+        &["--no-pin"],
+        &["--pin", "--no-pin"],
+        &["--no-pin", "--pin"],
+        &["--balance", "round-robin"],
+        &["--max-connections", "100"],
+        &["--drain-timeout", "0"],
+    ] {
+        let server = Start::echo(Mode::DEFAULT).args(args).loops(1).run();
+        is_served(&server);
+        server.signal("TERM");
+        assert_eq!(server.wait(PATIENCE).status.code(), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for flag in ["--help", "-h", "--version"] {
+        let output = run(&[flag]);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{flag}");
+    }
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    for flag in [
+        "--listen",
+        "--loops",
+        "--pin",
+        "--no-pin",
+        "--accept",
+        "--balance",
+        "--fd-table",
+        "--max-connections",
+        "--idle-timeout",
+        "--first-byte-timeout",
+        "--high-watermark",
+        "--low-watermark",
+        "--output-limit",
+        "--drain-timeout",
+        "--admin",
+        "--log",
+    ] {
+        assert!(help.contains(flag), "{flag} is not in --help");
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_is_an_error_of_the_start() {
+    for mode in ["acceptor", "reuseport"] {
+        // TEST-NET-1, which no machine has.
+        let output = run(&["--listen", "192.0.2.1:9000", "--accept", mode]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("192.0.2.1:9000"), "{said}");
+    }
+}
+
+#[test]
+fn a_port_that_needs_a_right_is_an_error_of_the_start() {
+    if !has("setpriv") || !is_root() {
+        return;
+    }
+    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if start.is_ok_and(|start| start.trim() == "0") {
+        println!("skipped: every port is free to all here");
+        return;
+    }
+    let binary = env!("CARGO_BIN_EXE_echo");
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+    let output = Command::new("setpriv")
+        .args(nobody)
+        .args(["--bounding-set=-all", "timeout", "20", binary, "--listen", "127.0.0.1:81"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    if said.contains("setpriv") || said.contains("timeout:") {
+        println!("skipped: another user cannot run the binary here: {said}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("127.0.0.1:81") && said.contains("ermission"), "{said}");
+}
+
+#[test]
+fn a_limit_too_low_for_the_server_itself_is_said() {
+    if !has("prlimit") {
+        return;
+    }
+    let binary = env!("CARGO_BIN_EXE_echo");
+    for nofile in [4, 8, 12, 20, 24] {
+        for table in ["shared", "per-loop"] {
+            let output = Command::new("timeout")
+                .args(["20", "prlimit", &format!("--nofile={nofile}:{nofile}"), binary])
+                .args(["--listen", "127.0.0.1:0", "--loops", "2", "--fd-table", table])
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{nofile} {table}: {said}");
+            assert!(!said.contains("panicked"), "{nofile} {table}: {said}");
+            assert!(said.starts_with("error: "), "{nofile} {table}: {said}");
+        }
+    }
+}
+
+#[test]
+fn more_connections_than_the_tables_hold_is_said_and_survived() {
+    if !has("prlimit") {
+        return;
+    }
+    let start = Start::echo(Mode::DEFAULT).under(&["prlimit", "--nofile=100:100"]);
+    let server = start.args(&["--max-connections", "5000"]).run();
+    eventually("it is said", PATIENCE, || server.log().contains("5000 connections were asked for"));
+    is_served(&server);
+}
+
+/// One table does not hold as many as are asked for, two do.
+#[test]
+fn auto_takes_private_tables_when_the_limit_demands_it() {
+    if !has("prlimit") {
+        return;
+    }
+    for (asked, wants) in [("50", "one descriptor table"), ("150", "2 private descriptor tables")] {
+        let mode = Mode { fd_table: "auto", ..Mode::DEFAULT };
+        let start = Start::echo(mode).under(&["prlimit", "--nofile=120:120"]);
+        let server = start.args(&["--max-connections", asked]).run();
+        eventually("it is said", PATIENCE, || server.log().contains(wants));
+        is_served(&server);
+    }
+}

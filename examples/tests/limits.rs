@@ -1,0 +1,223 @@
+//! Every bound: connections, time, memory. Below it, at it, above it.
+
+mod common;
+
+use common::*;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+in_every_mode!(
+    the_connection_limit_is_exact_and_does_not_drift,
+    never_readers_cost_bounded_memory_and_hurt_nobody,
+    stuck_connections_are_closed_by_the_idle_timeout,
+    a_silent_client_is_closed_in_time_and_not_before,
+    an_idle_client_is_closed_in_time_and_not_before,
+    an_active_client_is_never_idle,
+    memory_is_flat_after_a_burst,
+);
+
+fn the_connection_limit_is_exact_and_does_not_drift(mode: Mode) {
+    let server = Start::echo(mode).args(&["--max-connections", "5"]).run();
+    let mut inside = server.connect_many(5);
+    inside.iter_mut().for_each(|client| ping(client, b"in"));
+    for _ in 0..10 {
+        let (bytes, end) = read_to_end(&mut server.connect(), PATIENCE);
+        assert!(bytes.is_empty() && end != End::Still, "one too many was left in silence");
+    }
+    inside.iter_mut().for_each(|client| ping(client, b"still in"));
+    // At the limit, one out and one in, again and again: by FIN and by RST.
+    for round in 0..200 {
+        let leaves = inside.remove(0);
+        if round % 2 == 0 {
+            drop(leaves)
+        } else {
+            reset(leaves)
+        }
+        inside.push(admitted(&server));
+    }
+    drop(inside);
+    server.has_connections(0);
+    let mut again: Vec<_> = (0..5).map(|_| admitted(&server)).collect();
+    again.iter_mut().for_each(|client| ping(client, b"all five places are free again"));
+    let surplus = read_to_end(&mut server.connect(), PATIENCE);
+    assert_ne!(surplus.1, End::Still, "the limit no longer holds");
+    drop(again);
+    let counts = server.finish();
+    assert!(counts.get("closed(refused)") >= 11, "{counts:?}");
+}
+
+/// A client that got in, if need be after some tries.
+fn admitted(server: &Server) -> TcpStream {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut client = server.connect();
+        if try_ping(&mut client, b"in?").is_ok() {
+            return client;
+        }
+        assert!(Instant::now() < end, "a free place serves nobody");
+    }
+}
+
+/// Sends until nothing is taken any more.
+fn fill(client: &TcpStream) {
+    client.set_nonblocking(true).unwrap();
+    let block = vec![1; 1 << 20];
+    let mut full_since = Instant::now();
+    while full_since.elapsed() < Duration::from_millis(20) {
+        match (&*client).write(&block) {
+            Ok(_) => full_since = Instant::now(),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+fn never_readers_cost_bounded_memory_and_hurt_nobody(mode: Mode) {
+    let server = Start::echo(mode).run();
+    let mut honest = server.connect_many(4);
+    honest.iter_mut().for_each(|client| ping(client, b"hello"));
+    let before = proc::rss_kib(server.pid);
+    let hostile = server.connect_many(60);
+    hostile.iter().for_each(fill);
+    honest.iter_mut().for_each(|client| ping(client, &pattern(10_000, 3)));
+    let grown = proc::rss_kib(server.pid).saturating_sub(before);
+    // Each holds a high mark's worth and what one receive adds to it, at most.
+    assert!(grown < 60 * 256 + 4096, "{grown} KiB for 60 connections");
+    drop(hostile);
+    server.has_connections(4);
+}
+
+/// Its input is held back and its output stuck: nothing moves, so it is idle.
+fn stuck_connections_are_closed_by_the_idle_timeout(mode: Mode) {
+    let server = Start::echo(mode).args(&["--idle-timeout", "1s"]).run();
+    let hostile = server.connect_many(10);
+    hostile.iter().for_each(fill);
+    server.has_connections(0);
+    is_served(&server);
+    let counts = server.finish();
+    assert_eq!(counts.get("closed(idle)"), 10, "{counts:?}");
+}
+
+fn a_silent_client_is_closed_in_time_and_not_before(mode: Mode) {
+    let server = Start::echo(mode).args(&["--first-byte-timeout", "600ms"]).run();
+    let mut spoke = server.connect();
+    ping(&mut spoke, b"a first byte");
+    let start = Instant::now();
+    let mut silent = server.connect_many(20);
+    for client in &mut silent {
+        assert_eq!(read_to_end(client, PATIENCE), (vec![], End::Fin));
+        assert!(start.elapsed() >= Duration::from_millis(590), "after {:?}", start.elapsed());
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    ping(&mut spoke, b"who has spoken may be silent");
+    drop((silent, spoke));
+    assert_eq!(server.finish().get("closed(first_byte)"), 20);
+}
+
+fn an_idle_client_is_closed_in_time_and_not_before(mode: Mode) {
+    let server = Start::echo(mode).args(&["--idle-timeout", "600ms"]).run();
+    let mut clients = server.connect_many(20);
+    std::thread::sleep(Duration::from_millis(300));
+    let start = Instant::now();
+    clients.iter_mut().for_each(|client| ping(client, b"not idle"));
+    for client in &mut clients {
+        assert_eq!(read_to_end(client, PATIENCE), (vec![], End::Fin));
+        assert!(start.elapsed() >= Duration::from_millis(590), "after {:?}", start.elapsed());
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    drop(clients);
+    assert_eq!(server.finish().get("closed(idle)"), 20);
+}
+
+/// One byte from time to time keeps it, for many timeouts.
+fn an_active_client_is_never_idle(mode: Mode) {
+    let server = Start::echo(mode).args(&["--idle-timeout", "1s"]).run();
+    let mut clients = server.connect_many(5);
+    for _ in 0..15 {
+        std::thread::sleep(Duration::from_millis(200));
+        clients.iter_mut().for_each(|client| ping(client, b"."));
+    }
+}
+
+/// Buffers of a burst are given back, and no connection keeps one.
+fn memory_is_flat_after_a_burst(mode: Mode) {
+    let server = Start::echo(mode).run();
+    let mut clients = server.connect_many(300);
+    clients.iter_mut().for_each(|client| ping(client, b"hello"));
+    let before = proc::rss_kib(server.pid);
+    let bytes = pattern(1 << 20, 1);
+    std::thread::scope(|scope| {
+        for part in clients.chunks_mut(75) {
+            let bytes = &bytes;
+            scope.spawn(move || {
+                for client in part {
+                    let mut sending = client.try_clone().unwrap();
+                    std::thread::scope(|scope| {
+                        scope.spawn(move || sending.write_all(bytes).unwrap());
+                        let mut back = vec![0; bytes.len()];
+                        std::io::Read::read_exact(client, &mut back).unwrap();
+                        assert!(back == *bytes);
+                    });
+                }
+            });
+        }
+    });
+    let after = proc::rss_kib(server.pid);
+    assert!(after < before * 12 / 10 + 4096, "{before} KiB before, {after} KiB after");
+    clients.iter_mut().for_each(|client| ping(client, b"all are still there"));
+}
+
+#[test]
+fn slow_first_bytes_do_not_hold_places() {
+    let args = ["--first-byte-timeout", "500ms", "--max-connections", "50"];
+    let server = Start::echo(Mode::DEFAULT).args(&args).run();
+    let _silent = server.connect_many(50);
+    // A flood of the silent fills every place; an honest client still gets in, in time.
+    ping(&mut admitted(&server), b"in the end");
+}
+
+#[test]
+fn timeouts_of_any_size_are_taken() {
+    for time in ["1ms", "24d", "49d", "100d", "1000000h", "99999999999s"] {
+        let time = match time.strip_suffix('d') {
+            Some(days) => format!("{}h", days.parse::<u64>().unwrap() * 24),
+            None => time.to_owned(),
+        };
+        let args = ["--idle-timeout", &time, "--first-byte-timeout", &time];
+        let server = Start::echo(Mode::DEFAULT).args(&args).run();
+        let mut client = server.connect();
+        if time == "1ms" {
+            assert_ne!(read_to_end(&mut client, PATIENCE).1, End::Still);
+        } else {
+            ping(&mut client, b"nothing has wrapped round");
+            let before = proc::cpu_time(server.pid);
+            std::thread::sleep(Duration::from_millis(150));
+            ping(&mut client, b"still not");
+            let used = proc::cpu_time(server.pid) - before;
+            assert!(used < Duration::from_millis(100), "{time}: it spins, {used:?}");
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_connections_are_held_and_answered() {
+    let nofile = proc::raise_own_limit();
+    let n = 10_000.min(nofile.saturating_sub(200));
+    let args = ["--idle-timeout", "120s", "--first-byte-timeout", "120s"];
+    let server = Start::echo(Mode::DEFAULT).args(&args).run();
+    let mut clients = server.connect_many(n);
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.write_all(&(n as u64).to_le_bytes()).unwrap();
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        let mut back = [0; 8];
+        std::io::Read::read_exact(client, &mut back).unwrap();
+        assert_eq!(u64::from_le_bytes(back), n as u64);
+    }
+    server.has_connections(n);
+    drop(clients);
+    assert_eq!(server.finish().get("accepted"), n as u64);
+}
