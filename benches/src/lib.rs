@@ -5,8 +5,13 @@
 //! - `guard` checks what can be counted exactly; `compare` measures what can only be timed.
 
 pub mod lockstep;
+pub mod measure;
 pub mod memory;
+pub mod plan;
 pub mod program;
+pub mod report;
 pub mod rival;
+pub mod stats;
+pub mod swarm;
 pub mod sys;
 pub mod tools;

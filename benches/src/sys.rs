@@ -106,3 +106,44 @@ pub fn terminate(pid: u32) -> io::Result<()> {
 fn checked(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
+
+/// Keeps the calling thread, and the processes it starts from now on, on these cores.
+pub fn pin(cores: &[usize]) -> io::Result<()> {
+    // SAFETY: all zeros is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &core in cores {
+        assert!(core < libc::CPU_SETSIZE as usize, "core {core} is beyond what a set holds");
+        // SAFETY: the number is within the set, as was just checked.
+        unsafe { libc::CPU_SET(core, &mut set) };
+    }
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: `set` is a valid set of that size, which the kernel only reads; 0 is this thread.
+    checked(unsafe { libc::sched_setaffinity(0, size, &raw const set) })?;
+    Ok(())
+}
+
+/// The cores that this thread may use.
+pub fn allowed_cores() -> io::Result<Vec<usize>> {
+    // SAFETY: all zeros is the empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: `set` is writable and of that size; 0 is this thread.
+    checked(unsafe { libc::sched_getaffinity(0, size, &raw mut set) })?;
+    let all = 0..libc::CPU_SETSIZE as usize;
+    // SAFETY: every number asked for is within the set.
+    Ok(all.filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect())
+}
+
+/// CPU time that all threads of a process have used so far, those that have ended included.
+pub fn cpu_time(pid: u32) -> io::Result<std::time::Duration> {
+    let mut clock = 0;
+    // SAFETY: `clock` is writable and lives through the call.
+    let error = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is writable and lives through the call.
+    checked(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
+    Ok(std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}

@@ -7,6 +7,7 @@ use crate::lockstep::{Clients, Load};
 use crate::program::{Process, Program};
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -74,17 +75,34 @@ impl Tool {
 
 /// What `program` spends on each message of `load`, averaged over `rounds` rounds.
 pub fn per_message(program: &Program, tool: Tool, load: Load, rounds: usize) -> io::Result<f64> {
-    let once = whole_run(program, tool, load, rounds)?;
-    let twice = whole_run(program, tool, load, 2 * rounds)?;
-    Ok((twice as f64 - once as f64) / load.messages(rounds) as f64)
+    let run = |rounds| whole_run(program, tool, |at| Clients::connect(at, load)?.run(rounds));
+    Ok(difference(run(rounds)?, run(2 * rounds)?) / load.messages(rounds) as f64)
 }
 
-fn whole_run(program: &Program, tool: Tool, load: Load, rounds: usize) -> io::Result<u64> {
+/// What `program` spends on a connection that comes, has one message echoed, and goes, averaged
+/// over so many, one after another.
+pub fn per_connection(program: &Program, tool: Tool, connections: usize) -> io::Result<f64> {
+    let one = Load { connections: 1, depth: 1, bytes: 64 };
+    let run = |connections| {
+        whole_run(program, tool, |at| {
+            (0..connections).try_for_each(|_| Clients::connect(at, one).map(drop))
+        })
+    };
+    Ok(difference(run(connections)?, run(2 * connections)?) / connections as f64)
+}
+
+fn difference(once: u64, twice: u64) -> f64 {
+    twice as f64 - once as f64
+}
+
+fn whole_run(
+    program: &Program,
+    tool: Tool,
+    drive: impl FnOnce(SocketAddr) -> io::Result<()>,
+) -> io::Result<u64> {
     let report = Report::new(tool);
     let server = program.start_under(tool.command(&report.0))?;
-    let mut clients = Clients::connect(server.at(), load)?;
-    clients.run(rounds)?;
-    drop(clients);
+    drive(server.at())?;
     report.read(server, tool)
 }
 
