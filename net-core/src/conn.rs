@@ -47,6 +47,38 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// The session, and beside it the means to send: to send from a buffer in the session.
+    ///
+    /// ```no_run
+    /// use net_core::{Conn, Handler, Input, Peer, Server};
+    /// # use std::convert::Infallible;
+    ///
+    /// /// Answers every line with all the lines so far, which each session keeps.
+    /// struct Notes;
+    ///
+    /// impl Handler for Notes {
+    ///     type Session = Vec<u8>;
+    ///     type Message = Infallible;
+    ///
+    ///     fn admit(&mut self, _peer: &Peer) -> Option<Vec<u8>> {
+    ///         Some(Vec::new())
+    ///     }
+    ///
+    ///     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+    ///         while let Some(line) = input.take_line() {
+    ///             let (notes, mut sender) = conn.split();
+    ///             notes.extend_from_slice(line);
+    ///             notes.push(b'\n');
+    ///             if !sender.send(notes).is_taken() {
+    ///                 return; // too much is unsent: the connection is ending
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// fn main() -> Result<net_core::Ended, net_core::StartError> {
+    ///     Server::new().listen("127.0.0.1:9000").run(|_place| Notes)
+    /// }
+    /// ```
     pub fn split(&mut self) -> (&mut H::Session, Sender<'_>) {
         let id = self.id;
         let (head, session, outbox) = self.parts();

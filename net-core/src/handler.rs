@@ -16,6 +16,45 @@ use net_buffer::Input;
 ///
 /// A callback that panics costs its own connection only: what it sent in that call is dropped,
 /// what was sent before is delivered, and the connection closes with `Closed::Panicked`.
+///
+/// A chat: every line goes to everyone else of this loop, and once, counted, to each other loop.
+///
+/// ```no_run
+/// use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, Place, Remote, Server};
+///
+/// struct Chat {
+///     own: usize,
+///     all: Remote<Bytes>,
+/// }
+///
+/// impl Handler for Chat {
+///     type Session = ();
+///     type Message = Bytes;
+///
+///     fn admit(&mut self, _peer: &Peer) -> Option<()> {
+///         Some(())
+///     }
+///
+///     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+///         while let Some(line) = input.take_line() {
+///             let line = Bytes::from([line, b"\n"].concat());
+///             conn.others(|other| _ = other.send_shared(line.clone()));
+///             for other_loop in (0..self.all.loops()).filter(|&n| n != self.own) {
+///                 let _ = self.all.post(other_loop, line.clone()); // full: lost for that loop
+///             }
+///         }
+///     }
+///
+///     fn on_message(&mut self, here: &mut Loop<'_, Self>, line: Bytes) {
+///         here.each(|conn| _ = conn.send_shared(line.clone()));
+///     }
+/// }
+///
+/// fn main() -> Result<net_core::Ended, net_core::StartError> {
+///     let chat = |place: &Place<Bytes>| Chat { own: place.number(), all: place.remote() };
+///     Server::new().listen("127.0.0.1:9000").run(chat)
+/// }
+/// ```
 pub trait Handler: Sized + 'static {
     /// What the server remembers of each connection. Stored inline in the table: its size is paid
     /// for every idle connection.
