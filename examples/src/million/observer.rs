@@ -15,6 +15,8 @@ pub struct View {
     pub kernel: KernelStat,
     /// The server's process; all zero if it runs elsewhere.
     pub server: ProcessStat,
+    /// The swarm's process.
+    pub swarm: ProcessStat,
     /// Descriptors in all tables of the server, where the kernel tells.
     pub descriptors: Option<u64>,
 }
@@ -24,6 +26,7 @@ pub struct Observer {
     root: PathBuf,
     began: Instant,
     server: Option<u32>,
+    swarm: u32,
     ends: u64,
     before: View,
     last: View,
@@ -33,15 +36,17 @@ pub struct Observer {
 
 impl Observer {
     /// Looks for the first time: with the listener open and before anything connects. `ends` of
-    /// each connection are on this machine; `server` is its process if it is here.
+    /// each connection are on this machine; `server` is its process if it is here, and `swarm` the
+    /// clients'.
     ///
     /// # Errors
     /// One sentence on what cannot be read.
-    pub fn new(began: Instant, server: Option<u32>, ends: u64) -> Result<Self, String> {
+    pub fn new(began: Instant, server: Option<u32>, swarm: u32, ends: u64) -> Result<Self, String> {
         let mut observer = Self {
             root: PathBuf::from("/"),
             began,
             server,
+            swarm,
             ends,
             before: View::default(),
             last: View::default(),
@@ -63,14 +68,17 @@ impl Observer {
     /// One sentence on what cannot be read.
     pub fn look(&self) -> Result<View, String> {
         let kernel = KernelStat::sample(&self.root).map_err(|error| error.to_string())?;
-        let (mut server, mut open) = (ProcessStat::default(), None);
-        if let Some(pid) = self.server {
-            let stat = ProcessStat::sample(&self.root, pid).map_err(|error| error.to_string())?;
-            // While it ends it has no memory any more, and nothing is lost by not knowing.
-            server = stat.unwrap_or_default();
-            open = descriptors(&self.root, pid);
-        }
-        Ok(View { kernel, server, descriptors: open })
+        // While a process ends it has no memory any more, and nothing is lost by not knowing.
+        let process = |pid| match ProcessStat::sample(&self.root, pid) {
+            Ok(stat) => Ok(stat.unwrap_or_default()),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(View {
+            kernel,
+            server: self.server.map_or(Ok(ProcessStat::default()), process)?,
+            swarm: process(self.swarm)?,
+            descriptors: self.server.and_then(|pid| descriptors(&self.root, pid)),
+        })
     }
 
     /// Looks, and keeps the sample.

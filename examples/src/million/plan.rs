@@ -202,7 +202,7 @@ mod tests {
             ..machine()
         };
         let refusal = Plan::make(&poor, &exactly(1_500_000)).unwrap_err().to_string();
-        assert!(refusal.contains("= 12.9 GB > 9.8 GB available: ask for at most"), "{refusal}");
+        assert!(refusal.contains("= 12.7 GB > 9.8 GB available: ask for at most"), "{refusal}");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Report {
     pub private_bytes: PrivateBytes,
     /// Growth of the server's private memory for each connection, in bytes.
     pub user_bytes_per_connection: f64,
+    /// The same of the swarm.
+    pub swarm_private_bytes: PrivateBytes,
     /// Private memory of the same server, idle, which was told to expect one connection, in bytes.
     pub idle_private_bytes: u64,
     /// The server's private memory above that, for each connection, in bytes.

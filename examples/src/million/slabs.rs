@@ -71,12 +71,14 @@ pub struct Cache {
     pub object_bytes: u64,
     /// All pages of the cache, in bytes: objects in use, free ones, and waste.
     pub footprint_bytes: u64,
+    /// The share of those pages that the objects in use have, in bytes.
+    pub used_bytes: u64,
 }
 
 impl Cache {
-    /// What that many objects take, in bytes, at the cache's own rate of pages to objects.
+    /// What that many objects take, in bytes, each at its share of the pages of a slab.
     fn bytes_of(&self, objects: u64) -> u64 {
-        let bytes = u128::from(objects) * u128::from(self.footprint_bytes);
+        let bytes = u128::from(objects) * u128::from(self.used_bytes);
         let share = bytes.checked_div(u128::from(self.objects)).unwrap_or(0);
         u64::try_from(share).unwrap_or(u64::MAX)
     }
@@ -99,11 +101,25 @@ pub struct Slabs {
     /// every kind of inode takes from, `dentry` and `lsm_inode_cache`. A cache that several names
     /// share is counted once.
     pub socket_bytes: u64,
+    /// Of that, the share of the objects in use, in bytes.
+    pub socket_used_bytes: u64,
 }
 
-/// Caches that sockets take from and no report shows.
-const NOT_SHOWN: [&str; 5] =
-    ["TCPv6", "ep_head", "lsm_file_cache", "tcp_bind_bucket", "tcp_bind2_bucket"];
+/// Caches that sockets take from and no report shows. The last ones hold, among other things, the
+/// list of each slab that says which control group pays for each of its objects.
+const NOT_SHOWN: [&str; 11] = [
+    "TCPv6",
+    "ep_head",
+    "lsm_file_cache",
+    "tcp_bind_bucket",
+    "tcp_bind2_bucket",
+    "kmalloc-128",
+    "kmalloc-192",
+    "kmalloc-256",
+    "kmalloc-512",
+    "kmalloc-1k",
+    "kmalloc-2k",
+];
 
 const SHOWN: SlabSet<&str> = SlabSet {
     tcp: "TCP",
@@ -128,11 +144,12 @@ impl Slabs {
         };
         let listing = Listing { root, text: &text, page_bytes: page_bytes(root) };
         let mut counted = BTreeSet::new();
-        let mut socket_bytes = 0_u64;
+        let (mut socket_bytes, mut socket_used_bytes) = (0_u64, 0_u64);
         let mut find = |name: &str| {
             let (row, cache) = listing.cache(name)?;
             if name != SHOWN.dentry && counted.insert(row) {
                 socket_bytes = socket_bytes.saturating_add(cache.footprint_bytes);
+                socket_used_bytes = socket_used_bytes.saturating_add(cache.used_bytes);
             }
             Some(cache)
         };
@@ -141,12 +158,15 @@ impl Slabs {
             find(name);
         }
         let lsm_inode = listing.cache("lsm_inode_cache").map(|(_, cache)| cache);
-        Ok(Some(Self { caches, lsm_inode, socket_bytes }))
+        Ok(Some(Self { caches, lsm_inode, socket_bytes, socket_used_bytes }))
     }
 
-    /// Memory which sockets have taken since `before`, in bytes, with their share of free places.
+    /// Memory which sockets have taken since `before`, in bytes: the pages that came, or the share
+    /// of the objects that came if that is more. Pages alone would leave out what went into places
+    /// that were free before, which a run shortly after another finds in plenty.
     pub fn bytes_since(&self, before: &Self) -> u64 {
-        let own = self.socket_bytes.saturating_sub(before.socket_bytes);
+        let pages = self.socket_bytes.saturating_sub(before.socket_bytes);
+        let own = pages.max(self.socket_used_bytes.saturating_sub(before.socket_used_bytes));
         let sockets = gained(self.caches.sock_inode_cache, before.caches.sock_inode_cache);
         let share = |now: Option<Cache>, before| {
             let objects = gained(now, before).min(sockets);
@@ -194,10 +214,15 @@ impl<'a> Listing<'a> {
         let words: Vec<&str> = self.text.lines().find(is_it)?.split_whitespace().collect();
         let number = |place: usize| words.get(place)?.parse::<u64>().ok();
         let slabs = number(words.iter().position(|&word| word == "slabdata")? + 2)?;
+        let slab_bytes = number(5)?.saturating_mul(self.page_bytes);
+        let objects = number(1)?;
+        let used = u128::from(objects) * u128::from(slab_bytes);
+        let used = used.checked_div(u128::from(number(4)?)).unwrap_or(0);
         let cache = Cache {
-            objects: number(1)?,
+            objects,
             object_bytes: number(3)?,
-            footprint_bytes: slabs.saturating_mul(number(5)?).saturating_mul(self.page_bytes),
+            footprint_bytes: slabs.saturating_mul(slab_bytes),
+            used_bytes: u64::try_from(used).unwrap_or(u64::MAX),
         };
         Some((words[0], cache))
     }
@@ -272,18 +297,29 @@ mod tests {
     }
 
     #[test]
+    fn places_that_were_free_before_are_charged_when_they_are_used() {
+        let fake = FakeRoot::new();
+        let before = Slabs::sample(&fake.write("proc/slabinfo", TEXT).root()).unwrap().unwrap();
+        fake.write("proc/slabinfo", &TEXT.replace("TCP 26 39", "TCP 39 39"));
+        let now = Slabs::sample(&fake.root()).unwrap().unwrap();
+        assert_eq!(now.socket_bytes, before.socket_bytes);
+        assert_eq!(now.bytes_since(&before), 8 * 4096);
+    }
+
+    #[test]
     fn names_of_other_files_are_not_charged_to_sockets() {
         let at = |sockets, dentries, socket_bytes| {
             let cache = |objects, size| {
                 let footprint_bytes = objects * size;
-                Some(Cache { objects, object_bytes: size, footprint_bytes })
+                let used_bytes = footprint_bytes;
+                Some(Cache { objects, object_bytes: size, footprint_bytes, used_bytes })
             };
             let caches = SlabSet {
                 sock_inode_cache: cache(sockets, 862),
                 dentry: cache(dentries, 195),
                 ..SlabSet::default()
             };
-            Slabs { caches, lsm_inode: None, socket_bytes }
+            Slabs { caches, socket_bytes, ..Slabs::default() }
         };
         let before = at(10, 5_000, 9_000);
         assert_eq!(at(110, 5_100, 99_000).bytes_since(&before), 90_000 + 100 * 195);

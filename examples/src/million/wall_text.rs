@@ -166,7 +166,7 @@ mod tests {
         let room = room(None, FdTableAsked::Auto);
         let wall = Wall::Memory { budget_bytes, role: Role::Both, room };
         let refusal = wall.refusal(1_500_000);
-        assert!(refusal.starts_with("memory: 1,500,000 × 8.6 KB = 12.9 GB > 9.8 GB available: "));
+        assert!(refusal.starts_with("memory: 1,500,000 × 8.5 KB = 12.7 GB > 9.8 GB available: "));
         assert!(refusal.contains("ask for at most 1,1"), "{refusal}");
     }
 

@@ -32,7 +32,9 @@ impl Conductor<'_> {
         }
         self.start_swarm()?;
         let server = self.server.as_ref().map(Half::pid);
-        self.observer = Some(Observer::new(self.began, server, self.wanted.plan.role.ends())?);
+        let swarm = self.swarm.as_ref().map_or(0, Half::pid);
+        let ends = self.wanted.plan.role.ends();
+        self.observer = Some(Observer::new(self.began, server, swarm, ends)?);
         self.sample()?;
         self.connect()?;
         self.verify(&mut measured)?;

@@ -56,6 +56,10 @@ impl Conductor<'_> {
             held_at_once: measured.held_at_once.min(measured.swarm_up),
             connect_seconds: state.connect_ms as f64 / 1e3,
             private_bytes,
+            swarm_private_bytes: PrivateBytes {
+                empty: before.swarm.private_bytes,
+                full: full.swarm.private_bytes,
+            },
             idle_private_bytes: measured.idle_bytes,
             user_bytes_per_connection: private_bytes.per_connection(connections),
             user_bytes_per_connection_over_idle: if plan.role.serves() {
