@@ -132,6 +132,13 @@ pub(super) struct Session {
     log: Log,
 }
 
+impl Session {
+    /// A session for a connection that is to be dialled.
+    pub(super) fn another(&self) -> Session {
+        self.log.session(None)
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         let mut notes = self.log.get();

@@ -4,7 +4,11 @@
 //! limits, how bytes are cut and in which order things happen. No test sleeps; time is virtual.
 
 mod actor;
+mod deadlines;
 mod echo;
+mod ends;
+mod marks;
+mod panics;
 mod regressions;
 mod stage;
 mod swarm;

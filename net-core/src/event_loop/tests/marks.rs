@@ -1,0 +1,337 @@
+//! Marks, caps and pauses: nobody's slowness costs memory without bound, and nobody waits for ever.
+
+use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
+use crate::closed::{Callback, Closed};
+use crate::life::State;
+use crate::outbox::Queued;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+on_both_rigs! {
+    above_the_high_mark_the_own_input_waits: 40,
+    room_comes_once_below_the_low_mark: 40,
+    equal_marks_never_stall: 6,
+    output_at_the_hard_cap_closes_and_nothing_is_skipped: 20,
+    input_at_its_limit_is_kept_and_above_it_closes: 20,
+    a_pause_leaves_bytes_and_a_resume_needs_no_edge: 30,
+    what_was_left_unread_comes_again_after_a_resume: 20,
+    a_paused_connection_meets_a_reset: 20,
+    a_held_connection_meets_a_reset: 20,
+    a_paused_connection_meets_its_peers_end_after_the_resume: 20,
+    a_handler_that_fills_the_kernel_in_on_room_leaves_others_their_turn: 10,
+}
+
+fn above_the_high_mark_the_own_input_waits<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let limits = stage.limits();
+    let peer = stage.open();
+    peer.reads(false);
+    let sent = pattern(0, 1 << 18);
+    peer.send(&sent);
+    stage.settle();
+    let pending = stage.pending(&peer);
+    let most = limits.high_watermark + limits.receive_block_bytes;
+    assert!(pending <= most, "{pending} B wait in the loop");
+    let is_full = {
+        let wire = peer.wire();
+        wire.arrived.len() == wire.arrived_max
+    };
+    assert!(is_full, "the kernel's buffer is what holds the peer back");
+    peer.reads(true);
+    stage.settle();
+    assert!(peer.got() == sent);
+    stage.stop();
+}
+
+fn room_comes_once_below_the_low_mark<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let low = stage.limits().low_watermark;
+    let peer = stage.open();
+    peer.reads(false);
+    let rooms = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&rooms);
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            let queued = conn.send(&[5; 60_000]);
+            assert_eq!(queued, Queued::Above);
+        }
+        At::Room(conn) => {
+            seen.borrow_mut().push(conn.unsent());
+            assert!(conn.is_open());
+        }
+        other => usual(other),
+    });
+    peer.send(b"x");
+    stage.settle();
+    assert!(rooms.borrow().is_empty());
+    for _ in 0..2000 {
+        peer.read(100);
+        stage.settle();
+    }
+    let rooms = rooms.borrow();
+    assert_eq!(rooms.len(), 1, "{rooms:?}");
+    assert!(rooms[0] <= low, "{rooms:?}");
+    assert_eq!(peer.got().len(), 60_000);
+    stage.stop();
+}
+
+/// As a proxy would: what one connection receives the other sends, and reading goes by room.
+fn equal_marks_never_stall<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.high_watermark = 300;
+        limits.low_watermark = 300;
+    });
+    stage.world.get().buffers = (200, 200);
+    let (left, right) = (stage.open(), stage.open());
+    let ids = [stage.id(&left), stage.id(&right)];
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            let own = conn.id();
+            let other = if own == ids[0] { ids[1] } else { ids[0] };
+            let queued = conn.other(other).unwrap().send(input.take_all());
+            assert!(queued.is_taken());
+            if queued == Queued::Above {
+                conn.pause();
+            }
+        }
+        At::Room(conn) => {
+            let other = if conn.id() == ids[0] { ids[1] } else { ids[0] };
+            conn.other(other).unwrap().resume();
+        }
+        other => usual(other),
+    });
+    let (mut sent, mut back) = (0, 0);
+    for round in 0..10_000 {
+        let len = stage.rng.within(1, 700);
+        left.send(&pattern(sent, len));
+        sent += len;
+        if round % 3 == 0 {
+            right.send(&pattern(back, 100));
+            back += 100;
+        }
+        match stage.rng.below(4) {
+            0 => right.reads(false),
+            1 => right.reads(true),
+            2 => right.read(300),
+            _ => {}
+        }
+        stage.turn();
+        if round % 100 == 0 {
+            right.reads(true);
+            stage.settle();
+            assert_eq!(right.got().len(), sent, "stalled in round {round}");
+            assert_eq!(left.got().len(), back, "stalled in round {round}");
+        }
+    }
+    right.reads(true);
+    stage.settle();
+    assert!(right.got() == pattern(0, sent) && left.got() == pattern(0, back));
+    stage.stop();
+}
+
+fn output_at_the_hard_cap_closes_and_nothing_is_skipped<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.output_limit = 10_000);
+    let peer = stage.open();
+    peer.reads(false);
+    let taken = Rc::new(RefCell::new(0));
+    let counts = Rc::clone(&taken);
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            let mut was_refused = false;
+            for n in 0..400 {
+                let len = if n % 3 == 0 { 1 } else { 100 };
+                let bytes = pattern(*counts.borrow(), len);
+                let queued = match n % 2 {
+                    0 => conn.send(&bytes),
+                    _ => conn.send_shared(Bytes::from(bytes)),
+                };
+                assert!(!was_refused || !queued.is_taken(), "taken after a gap");
+                was_refused |= !queued.is_taken();
+                *counts.borrow_mut() += if queued.is_taken() { len } else { 0 };
+                assert!(conn.unsent() <= 10_000);
+            }
+            assert!(was_refused && !conn.is_open());
+        }
+        other => usual(other),
+    });
+    peer.send(b"x");
+    stage.settle();
+    assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
+    assert!(peer.saw_reset());
+    let dropped = stage.count(crate::stats::Counter::BytesDropped);
+    let sent = stage.count(crate::stats::Counter::BytesOut);
+    assert_eq!(dropped + sent, *taken.borrow() as u64, "lost silently");
+    stage.stop();
+}
+
+fn input_at_its_limit_is_kept_and_above_it_closes<D: Rig>(seed: u64) {
+    for over in [0, 1] {
+        let mut stage = Stage::<D>::with(seed, |limits| limits.input_bytes_max = 3000);
+        stage.play(|at| match at {
+            At::Data(conn, input) => {
+                if let Some(line) = input.take_line() {
+                    let _ = conn.send(&line.len().to_string().into_bytes());
+                }
+            }
+            other => usual(other),
+        });
+        let peer = stage.open();
+        peer.send(&vec![b'x'; 3000 + over]);
+        stage.settle();
+        if over == 0 {
+            assert_eq!(stage.state(&peer), State::Open);
+            peer.send(b"\n");
+            stage.settle();
+            assert_eq!(peer.got(), b"3000");
+        } else {
+            peer.finish();
+            stage.settle();
+            assert_eq!(stage.record(&peer).closed, Some(Closed::InputLimit));
+        }
+        stage.stop();
+    }
+}
+
+fn a_pause_leaves_bytes_and_a_resume_needs_no_edge<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.world.get().buffers = (1 << 21, 1 << 21);
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    stage.play(move |at| match at {
+        At::Message(here, 0) => here.connection(id).unwrap().pause(),
+        At::Message(here, _) => here.connection(id).unwrap().resume(),
+        other => usual(other),
+    });
+    for round in 1..4 {
+        stage.remote().post(0, 0).unwrap();
+        stage.settle();
+        peer.send(&pattern(0, 1 << 20));
+        stage.settle();
+        stage.advance(1000);
+        assert_eq!(peer.got().len(), (round - 1) << 20);
+        stage.remote().post(0, 1).unwrap();
+        stage.settle();
+        assert_eq!(peer.got().len(), round << 20);
+    }
+    stage.stop();
+}
+
+fn what_was_left_unread_comes_again_after_a_resume<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            let piece = input.len().min(3);
+            let _ = conn.send(input.take(piece).unwrap());
+            conn.pause();
+            conn.here().after(Duration::from_millis(1), 0);
+        }
+        At::Timer(here, _) => here.connection(id).unwrap().resume(),
+        other => usual(other),
+    });
+    peer.send(&pattern(0, 300));
+    stage.advance(1000);
+    assert!(peer.got() == pattern(0, 300));
+    stage.stop();
+}
+
+fn a_paused_connection_meets_a_reset<D: Rig>(seed: u64) {
+    for (unread, after_pause) in [(0, 0), (50, 0), (0, 50), (50, 50)] {
+        let mut stage = Stage::<D>::new(seed);
+        let peer = stage.open();
+        let id = stage.id(&peer);
+        stage.play(move |at| match at {
+            At::Message(here, _) => here.connection(id).unwrap().pause(),
+            At::Data(_, input) if unread > 0 => assert!(input.len() <= 50),
+            other => usual(other),
+        });
+        if unread > 0 {
+            peer.send(&pattern(0, unread));
+            stage.settle();
+        }
+        stage.remote().post(0, 0).unwrap();
+        stage.settle();
+        if after_pause > 0 {
+            peer.send(&pattern(0, after_pause));
+            stage.settle();
+        }
+        peer.reset();
+        stage.settle();
+        assert_eq!(stage.record(&peer).closed, Some(Closed::PeerReset));
+        stage.stop();
+    }
+}
+
+fn a_held_connection_meets_a_reset<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peer = stage.open();
+    peer.reads(false);
+    peer.send(&pattern(0, 100_000));
+    stage.settle();
+    assert!(stage.pending(&peer) > 0);
+    peer.reset();
+    stage.settle();
+    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerReset));
+    stage.stop();
+}
+
+fn a_paused_connection_meets_its_peers_end_after_the_resume<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    stage.play(move |at| match at {
+        At::Message(here, 0) => here.connection(id).unwrap().pause(),
+        At::Message(here, _) => here.connection(id).unwrap().resume(),
+        other => usual(other),
+    });
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    peer.send(b"the last words");
+    peer.finish();
+    stage.settle();
+    assert!(!stage.record(&peer).calls.contains(&Callback::End));
+    stage.remote().post(0, 1).unwrap();
+    stage.settle();
+    assert_eq!(peer.got(), b"the last words");
+    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert!(peer.saw_fin());
+    stage.stop();
+}
+
+/// Streaming from `on_room` to a peer that takes everything.
+fn a_handler_that_fills_the_kernel_in_on_room_leaves_others_their_turn<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.send_bytes_per_turn = 8192);
+    stage.world.get().buffers = (1 << 16, 1 << 16);
+    let (stream, other) = (stage.open(), stage.open());
+    let id = stage.id(&stream);
+    stage.play(move |at| match at {
+        At::Room(conn) => drop_queued(conn.send(&[1; 5000])),
+        At::Data(conn, input) if conn.id() == id => {
+            input.take_all();
+            drop_queued(conn.send(&[1; 5000]));
+        }
+        other => usual(other),
+    });
+    stream.send(b"x");
+    for round in 1..50 {
+        other.send(b"ping");
+        for _ in 0..40 {
+            stage.turn();
+            stage.world.get().flow();
+        }
+        assert_eq!(other.got().len(), round * 4);
+    }
+    assert!(stream.got().len() > 100_000, "{} B streamed", stream.got().len());
+    stage.play(usual);
+    stage.settle();
+    stage.stop();
+}
+
+fn drop_queued(queued: Queued) {
+    assert!(queued.is_taken());
+}
