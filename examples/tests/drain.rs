@@ -1,5 +1,6 @@
 //! Ending: SIGTERM and SIGINT drain, a second signal cuts, and nothing that was asked is left
 //! unanswered.
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
 mod common;
 
@@ -172,16 +173,7 @@ fn a_second_signal_cuts_and_tells_which(mode: Mode) {
 /// A client with more unread bytes than all buffers hold: its connection cannot be idle.
 fn stuck(server: &Server) -> TcpStream {
     let client = server.connect();
-    client.set_nonblocking(true).unwrap();
-    let block = vec![1; 1 << 20];
-    let mut full_since = Instant::now();
-    while full_since.elapsed() < Duration::from_millis(100) {
-        match (&client).write(&block) {
-            Ok(_) => full_since = Instant::now(),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
-    client.set_nonblocking(false).unwrap();
+    fill(&client);
     client
 }
 

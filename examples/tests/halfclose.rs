@@ -1,4 +1,5 @@
 //! Peers that end one direction, or both at once, or rudely.
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
 mod common;
 

@@ -153,6 +153,24 @@ pub fn reset(client: TcpStream) {
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
+/// Sends until nothing is taken any more: all buffers on the way are full. Returns how much went.
+pub fn fill(client: &TcpStream) -> usize {
+    client.set_nonblocking(true).unwrap();
+    let block = vec![1; 1 << 20];
+    let (mut sent, mut full_since) = (0, Instant::now());
+    while full_since.elapsed() < Duration::from_millis(50) {
+        match (&*client).write(&block) {
+            Ok(n) => (sent, full_since) = (sent + n, Instant::now()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(_) => break, // the server has ended it
+        }
+    }
+    client.set_nonblocking(false).unwrap();
+    sent
+}
+
 /// Bytes that no shift or repetition of leaves the same.
 pub fn pattern(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
