@@ -24,6 +24,8 @@ pub(crate) struct Listening {
     has_more: bool,
     /// Starved: no accept before this.
     rests_until: Option<Tick>,
+    /// The last accept found no descriptor.
+    was_starved: bool,
     trouble: Seldom,
 }
 
@@ -31,7 +33,14 @@ impl Listening {
     /// Takes a listener over. Clients may wait already, so it begins as if signalled.
     pub(crate) fn new(at: Addr, socket: Socket, limits: &Limits) -> Self {
         let trouble = Seldom::new(limits.log_every);
-        Self { at, socket: Some(socket), has_more: true, rests_until: None, trouble }
+        Self {
+            at,
+            socket: Some(socket),
+            has_more: true,
+            rests_until: None,
+            was_starved: false,
+            trouble,
+        }
     }
 
     pub(crate) fn signalled(&mut self) {
@@ -68,12 +77,12 @@ impl Listening {
         if !self.has_more() {
             return;
         }
-        let mut was_starved = false;
         for _ in 0..limits.accepts_per_turn.min(most) {
             let Some(listener) = &self.socket else { return };
             let errno = match driver.accept(listener) {
                 Ok((socket, peer)) => {
                     stats.add(Counter::Accepted, 1);
+                    self.was_starved = false;
                     match gate.enter() {
                         Some(permit) => into.push(Arrival { socket, peer, permit }),
                         None => self.turn_away(driver, now, socket, stats, gate),
@@ -95,7 +104,7 @@ impl Listening {
                 }
                 // Once more: another thread may just have closed one. Clients are shed only when
                 // the want is real.
-                AcceptError::Starved if !was_starved => was_starved = true,
+                AcceptError::Starved if !self.was_starved => self.was_starved = true,
                 AcceptError::Starved => return self.starved(driver, now, errno, limits, stats),
                 AcceptError::Broken => return self.broken(driver, errno),
             }
@@ -136,6 +145,7 @@ impl Listening {
             let shed = (0..limits.shed_per_pause).take_while(|_| driver.shed(listener)).count();
             stats.add(Counter::Shed, shed as u64);
         }
+        self.was_starved = false;
         self.rests_until = Some(now.after(limits.starved_pause));
     }
 

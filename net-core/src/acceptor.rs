@@ -193,3 +193,6 @@ impl<M, D: Driver> Acceptor<M, D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,10 @@ impl Session {
     pub(super) fn another(&self) -> Session {
         self.log.session(None)
     }
+
+    pub(super) fn another_if(&self, is_wanted: bool) -> Option<Session> {
+        is_wanted.then(|| self.another())
+    }
 }
 
 impl Drop for Session {

@@ -3,11 +3,15 @@
 //! Every test is generic over the rig and runs with many seeds: a seed decides the buffers, the
 //! limits, how bytes are cut and in which order things happen. No test sleeps; time is virtual.
 
+mod accepts;
 mod actor;
 mod deadlines;
+mod dials;
+mod drain;
 mod echo;
 mod ends;
 mod marks;
+mod matrix;
 mod panics;
 mod regressions;
 mod stage;

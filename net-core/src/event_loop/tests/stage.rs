@@ -3,8 +3,10 @@
 
 use super::actor::{Actor, At, Log, Record, usual};
 use super::{Peer, Rig, Rng};
+use crate::accepting::Listening;
 use crate::arrival::Arrival;
 use crate::connection::Status;
+use crate::driver::listener_token;
 use crate::driver::sim::World;
 use crate::event_loop::EventLoop;
 use crate::hub::{Hub, Order, Remote};
@@ -12,7 +14,7 @@ use crate::id::ConnId;
 use crate::life::State;
 use crate::limits::Limits;
 use crate::stats::{Counter, Snapshot};
-use crate::sys::Waker;
+use crate::sys::{ListenOptions, Waker};
 use net_timer::{Slot, Tick};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +33,20 @@ pub(super) struct Stage<D: Rig> {
     /// Panics that the test has made.
     pub(super) panics: u64,
     counts_panics: Option<Box<dyn Fn() -> u64>>,
+    /// What this run is about, for when it fails.
+    note: Note,
+}
+
+/// Says what a run was about if it fails.
+#[derive(Default)]
+struct Note(String);
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !self.0.is_empty() {
+            eprintln!("failed with {}", self.0);
+        }
+    }
 }
 
 impl<D: Rig> Stage<D> {
@@ -56,7 +72,7 @@ impl<D: Rig> Stage<D> {
         };
         change(&mut limits);
         limits.check().expect("a test's limits agree");
-        let hub = Hub::new(1, 1 << 20, &limits).unwrap();
+        let hub = Hub::new(1, limits.connections_max.unwrap_or(1 << 20), &limits).unwrap();
         let mut driver = D::open(&limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = Rng::new(seed ^ 0x5EED);
@@ -69,7 +85,17 @@ impl<D: Rig> Stage<D> {
         let actor = Actor { log: log.clone(), play: Box::new(usual) };
         let event_loop =
             EventLoop::new(0, driver, actor, &limits, Arc::clone(&hub), Vec::new(), None);
-        Self { event_loop, world, hub, log, rng, is_over: false, panics: 0, counts_panics: None }
+        Self {
+            event_loop,
+            world,
+            hub,
+            log,
+            rng,
+            is_over: false,
+            panics: 0,
+            counts_panics: None,
+            note: Note::default(),
+        }
     }
 
     /// What the handler does from now on.
@@ -83,6 +109,10 @@ impl<D: Rig> Stage<D> {
 
     pub(super) fn limits(&self) -> Limits {
         self.event_loop.state.limits.clone()
+    }
+
+    pub(super) fn note(&mut self, what: String) {
+        self.note.0 = what;
     }
 
     // --- coming in ---------------------------------------------------------------------------
@@ -100,6 +130,20 @@ impl<D: Rig> Stage<D> {
         let arrival = Arrival { socket, peer, permit };
         self.hub.loops[0].arrivals.push(arrival).expect("there is room");
         self.world.peer(wire)
+    }
+
+    /// The loop listens itself.
+    pub(super) fn listen(&mut self) {
+        let at = "127.0.0.1:9000".parse().unwrap();
+        let options = ListenOptions::default();
+        let socket = self.event_loop.driver.listen(listener_token(0), &at, &options).unwrap();
+        let listening = Listening::new(at, socket, &self.limits());
+        self.event_loop.listeners.push(listening);
+    }
+
+    /// A client at the listener's door.
+    pub(super) fn knock(&mut self) -> Peer {
+        self.world.peer(self.world.knock())
     }
 
     /// A client that the loop has taken.
@@ -137,7 +181,8 @@ impl<D: Rig> Stage<D> {
         self.world.get().limit = Some(limit);
         for _ in 0..SPINS {
             if self.is_over {
-                return;
+                // The kernel goes on with what it was given.
+                return self.world.get().flow();
             }
             self.turn();
             if self.world.get().is_quiet {

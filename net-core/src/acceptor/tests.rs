@@ -1,0 +1,176 @@
+//! The acceptor on a simulated world, with loops that are played by the test.
+
+use super::*;
+use crate::driver::sim::{ModelKernel, Rig, Sim, World};
+use crate::driver::{Epoll, listener_token};
+use crate::stats::Counter;
+use crate::sys::{ListenOptions, Waker};
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// An acceptor with one listener and `loops` loops whose arrivals the test takes.
+struct House<D: Rig> {
+    acceptor: Acceptor<u64, D>,
+    world: World,
+    hub: Arc<Hub<u64>>,
+}
+
+impl<D: Rig> House<D> {
+    fn new(seed: u64, loops: usize, limits: &Limits) -> Self {
+        let hub = Hub::new(loops, 1 << 20, limits).unwrap();
+        let mut driver = D::open(limits, Arc::new(Waker::new().unwrap())).unwrap();
+        let world = driver.world();
+        world.get().rng = crate::driver::sim::Rng::new(seed);
+        let at = "127.0.0.1:9000".parse().unwrap();
+        let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
+        let listeners = vec![Listening::new(at, socket, limits)];
+        let handover = Handover::new(Arc::clone(&hub), Vec::new(), u64::MAX, u64::MAX);
+        let drain_timeout = Duration::from_millis(500);
+        let acceptor = Acceptor::new(
+            driver,
+            Arc::clone(&hub),
+            listeners,
+            handover,
+            limits.clone(),
+            drain_timeout,
+            None,
+        );
+        Self { acceptor, world, hub }
+    }
+
+    /// From `at` on, every millisecond, the loops take what has arrived, and close it. At `end`
+    /// they are over, and with them the acceptor.
+    fn loops_live(&self, at: u64, end: u64, taken: &Rc<Cell<u64>>) {
+        for ms in at..=end {
+            let (hub, taken) = (Arc::clone(&self.hub), Rc::clone(taken));
+            self.world.at(ms, move |world| {
+                for bridge in &hub.loops {
+                    while let Some(arrival) = bridge.arrivals.pop() {
+                        taken.set(taken.get() + 1);
+                        world.close(arrival.socket, false);
+                    }
+                    bridge.is_over.store(ms == end, Ordering::Release);
+                }
+                if ms == end {
+                    world.ring();
+                }
+            });
+        }
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        self.hub.acceptor.snapshot().get(counter)
+    }
+}
+
+macro_rules! on_both {
+    ($($name:ident,)*) => {
+        mod on_sim {
+            $(#[test] fn $name() { (0..10).for_each(super::$name::<super::Sim>); })*
+        }
+        mod on_epoll {
+            $(#[test] fn $name() {
+                (0..10).for_each(super::$name::<super::Epoll<super::ModelKernel>>);
+            })*
+        }
+    };
+}
+
+on_both! {
+    without_descriptors_it_tries_seldom_and_recovers_without_a_new_client,
+    loops_without_room_hold_back_accept_and_nobody_is_lost,
+    a_drain_lets_in_who_waits_and_ends_arrivals,
+    a_drain_that_takes_too_long_is_cut,
+    a_loop_that_ends_by_itself_stops_the_server,
+}
+
+fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>(seed: u64) {
+    for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+        let limits = Limits { shed_per_pause: 2, ..Limits::default() };
+        let mut house = House::<D>::new(seed, 2, &limits);
+        let taken = Rc::new(Cell::new(0));
+        house.loops_live(1_000, 3_000, &taken);
+        // The want begins with ten clients at the door and ends a second later.
+        house.world.get().faults.accept.extend(vec![errno; 41]);
+        (0..110).for_each(|_| _ = house.world.knock());
+        let tries = Rc::new(Cell::new(0));
+        let seen = Rc::clone(&tries);
+        house.world.at(1_900, move |world| seen.set(world.get().counts.accepts));
+        house.acceptor.run().unwrap();
+        assert!(tries.get() <= 41, "{} tries in 0.9 s", tries.get());
+        let shed = house.count(Counter::Shed);
+        assert!(shed > 0);
+        assert_eq!(taken.get() + shed, 110);
+        assert_eq!(house.count(Counter::Accepted), taken.get());
+    }
+}
+
+fn loops_without_room_hold_back_accept_and_nobody_is_lost<D: Rig>(seed: u64) {
+    let limits = Limits { arrivals_queue: 4, ..Limits::default() };
+    let mut house = House::<D>::new(seed, 3, &limits);
+    let taken = Rc::new(Cell::new(0));
+    let clients: Vec<_> = (0..200).map(|_| house.world.knock()).collect();
+    let (waits, seen) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    for (at, cell) in [(1_000, &waits), (1_400, &seen)] {
+        let cell = Rc::clone(cell);
+        house.world.at(at, move |world| cell.set(world.get().counts.waits));
+    }
+    house.loops_live(1_400, 1_700, &taken);
+    house.acceptor.run().unwrap();
+    let waited = seen.get() - waits.get();
+    assert!(waited <= 250, "{waited} waits in 400 ms without room");
+    assert_eq!(taken.get(), clients.len() as u64);
+}
+
+fn a_drain_lets_in_who_waits_and_ends_arrivals<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_000, 1_100, &taken);
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_050, move |world| {
+        (0..50).for_each(|_| _ = world.knock());
+        hub.ask(Order::Drain);
+        world.ring();
+    });
+    let refused = Rc::new(Cell::new(false));
+    let was_refused = Rc::clone(&refused);
+    house.world.at(1_060, move |world| {
+        let late = world.knock();
+        was_refused.set(world.peer(late).saw_reset());
+    });
+    house.acceptor.run().unwrap();
+    assert_eq!(taken.get(), 50);
+    assert!(refused.get(), "a late client is refused");
+    for bridge in &house.hub.loops {
+        assert!(bridge.arrivals_ended.load(Ordering::Acquire));
+        assert_eq!(bridge.control.order(), Order::Drain);
+    }
+}
+
+fn a_drain_that_takes_too_long_is_cut<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_000, 1_600, &taken);
+    house.hub.ask(Order::Drain);
+    let orders = Rc::new(Cell::new((Order::Run, Order::Run)));
+    let (before, after) = (Rc::clone(&orders), Rc::clone(&orders));
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_499, move |_| before.set((hub.loops[0].control.order(), Order::Run)));
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_503, move |_| after.set((after.get().0, hub.loops[0].control.order())));
+    house.acceptor.run().unwrap();
+    assert_eq!(orders.get(), (Order::Drain, Order::Cut));
+}
+
+fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_020, 1_100, &taken);
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_010, move |world| {
+        hub.loops[1].is_over.store(true, Ordering::Release);
+        world.ring();
+    });
+    house.acceptor.run().unwrap();
+    assert_eq!(house.hub.loops[0].control.order(), Order::Stop);
+}

@@ -1,0 +1,301 @@
+//! Draining and stopping: what is under way is finished, and the loop ends.
+
+use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, usual};
+use crate::closed::{Callback, Closed};
+use crate::hub::Order;
+use crate::stats::Counter;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+on_both_rigs! {
+    idle_connections_close_at_once_and_the_loop_ends: 20,
+    each_is_told_once_and_a_few_in_each_turn: 10,
+    what_is_under_way_is_finished_first: 30,
+    what_lies_in_the_kernel_is_answered_first: 20,
+    a_stream_in_flow_is_not_cut: 20,
+    a_busy_connection_stays_until_it_is_not: 20,
+    a_connection_paused_at_the_drain_closes_after_the_resume: 20,
+    arrivals_during_the_drain_are_opened_and_told: 20,
+    dials_during_the_drain_end: 10,
+    at_its_deadline_the_rest_is_reset: 20,
+    a_stop_resets_all: 20,
+    arrivals_after_a_stop_are_refused_and_counted: 10,
+    mail_left_at_the_end_is_counted: 10,
+    the_order_wins_over_a_handler_that_ignores_it: 10,
+}
+
+fn drain<D: Rig>(stage: &mut Stage<D>) {
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Drain);
+}
+
+fn idle_connections_close_at_once_and_the_loop_ends<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
+    for peer in &peers {
+        peer.send(&pattern(0, 100));
+    }
+    stage.settle();
+    drain(&mut stage);
+    stage.advance(2000);
+    assert!(stage.is_over);
+    for peer in &peers {
+        assert_eq!(peer.got().len(), 100);
+        assert!(peer.saw_fin() && !peer.saw_reset());
+        assert_eq!(stage.record(peer).closed, Some(Closed::Draining));
+    }
+    stage.stop();
+}
+
+fn each_is_told_once_and_a_few_in_each_turn<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.drained_per_turn = 3);
+    let told = Rc::new(Cell::new(0));
+    let count = Rc::clone(&told);
+    stage.play(move |at| match at {
+        At::Draining(_) => count.set(count.get() + 1),
+        other => usual(other),
+    });
+    let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
+    drain(&mut stage);
+    for _ in 0..7 {
+        let before = told.get();
+        stage.turn();
+        assert!(told.get() - before <= 3);
+    }
+    stage.hub.order(Order::Drain);
+    stage.settle();
+    assert_eq!(told.get(), 20);
+    peers.iter().for_each(|peer| peer.finish());
+    stage.settle();
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn what_is_under_way_is_finished_first<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            while let Some(line) = input.take_line() {
+                let n: usize = std::str::from_utf8(line).unwrap().parse().unwrap();
+                let _ = conn.send(&pattern(0, n));
+            }
+        }
+        other => usual(other),
+    });
+    let peers: Vec<_> = (0..4).map(|_| stage.open()).collect();
+    peers[0].reads(false);
+    peers[0].send(b"100000\n"); // owed
+    peers[1].send(b"10"); // half a question
+    stage.settle();
+    drain(&mut stage);
+    stage.advance(100);
+    assert!(!stage.is_over);
+    assert_eq!(stage.event_loop.state.table.len(), 2);
+    peers[1].send(b"0\n");
+    peers[0].reads(true);
+    stage.advance(2000);
+    assert!(peers[0].got() == pattern(0, 100_000) && peers[1].got() == pattern(0, 100));
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn what_lies_in_the_kernel_is_answered_first<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peers: Vec<_> = (0..10).map(|_| stage.open()).collect();
+    peers.iter().for_each(|peer| peer.send(b"the last question"));
+    drain(&mut stage);
+    stage.advance(2000);
+    for peer in &peers {
+        assert_eq!(peer.got(), b"the last question");
+        assert!(peer.saw_fin() && !peer.saw_reset());
+    }
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn a_stream_in_flow_is_not_cut<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.receive_block_bytes = 16 << 10);
+    stage.world.get().buffers = (16 << 10, 64 << 10);
+    let peer = stage.open();
+    peer.send(&pattern(0, 300_000));
+    stage.turn();
+    drain(&mut stage);
+    stage.advance(5000);
+    assert!(peer.got() == pattern(0, 300_000), "{} B", peer.got().len());
+    assert!(!peer.saw_reset() && stage.is_over);
+    stage.stop();
+}
+
+fn a_busy_connection_stays_until_it_is_not<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            conn.busy(true);
+        }
+        At::Message(here, _) => here.each(|conn| {
+            let _ = conn.send(b"done");
+            conn.busy(false);
+        }),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(b"work");
+    stage.settle();
+    drain(&mut stage);
+    stage.advance(5000);
+    assert!(!stage.is_over);
+    stage.remote().post(0, 0).unwrap();
+    stage.advance(2000);
+    assert_eq!(peer.got(), b"done");
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn a_connection_paused_at_the_drain_closes_after_the_resume<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::Open(conn) => conn.pause(),
+        At::Message(here, _) => here.each(|conn| conn.resume()),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(b"question");
+    drain(&mut stage);
+    stage.advance(2000);
+    assert!(!stage.is_over);
+    stage.remote().post(0, 0).unwrap();
+    stage.advance(2000);
+    assert_eq!(peer.got(), b"question");
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn arrivals_during_the_drain_are_opened_and_told<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let keeps = stage.open();
+    keeps.send(b"x");
+    stage.play(|at| match at {
+        At::Draining(conn) => {
+            let _ = conn.send(b"bye");
+            conn.close_when_idle();
+        }
+        other => usual(other),
+    });
+    stage.hub.order(Order::Drain);
+    stage.turn();
+    let late = stage.arrive();
+    late.send(b"?");
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.advance(2000);
+    let calls = stage.record(&late).calls;
+    assert_eq!(calls.iter().filter(|call| **call == Callback::Draining).count(), 1);
+    assert!(late.got().contains(&b'?') && late.saw_fin(), "{:?}", late.got());
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn dials_during_the_drain_end<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let log = stage.log.clone();
+    stage.play(move |at| match at {
+        At::Message(here, _) | At::Timer(here, _) => {
+            let (session, to) = (log.session(None), "10.0.0.1:1".parse().unwrap());
+            here.dial(to, crate::sys::DialOptions::default(), session);
+        }
+        other => usual(other),
+    });
+    stage.world.get().dials.extend([Outcome::Silence, Outcome::Silence]);
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    drain(&mut stage);
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    assert!(stage.is_over, "nothing was promised to a peer that was never reached");
+    stage.stop();
+}
+
+fn at_its_deadline_the_rest_is_reset<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.drained_per_turn = 2);
+    stage.play(|at| match at {
+        At::Draining(conn) => conn.busy(true),
+        other => usual(other),
+    });
+    let peers: Vec<_> = (0..9).map(|_| stage.open()).collect();
+    peers[0].reads(false);
+    peers[0].send(&pattern(0, 100_000));
+    drain(&mut stage);
+    stage.advance(1000);
+    stage.hub.order(Order::Cut);
+    stage.settle();
+    assert!(stage.is_over);
+    for peer in &peers {
+        assert!(peer.saw_reset());
+        assert_eq!(stage.record(peer).closed, Some(Closed::DrainDeadline));
+    }
+    stage.stop();
+}
+
+fn a_stop_resets_all<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peers: Vec<_> = (0..9).map(|_| stage.open()).collect();
+    peers[0].reads(false);
+    peers[0].send(&pattern(0, 100_000));
+    peers[1].send(b"and something unread");
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Stop);
+    stage.settle();
+    assert!(stage.is_over);
+    for peer in &peers {
+        assert!(peer.saw_reset());
+        assert_eq!(stage.record(peer).closed, Some(Closed::Stopped));
+    }
+    stage.stop();
+}
+
+fn arrivals_after_a_stop_are_refused_and_counted<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.hub.order(Order::Stop);
+    stage.turn();
+    stage.arrive();
+    stage.arrive();
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.settle();
+    assert!(stage.is_over);
+    assert_eq!(stage.snapshot().closed_by(Closed::Stopped), 2);
+    assert!(stage.log.get().records.is_empty());
+    stage.stop();
+}
+
+fn mail_left_at_the_end_is_counted<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.mail_per_turn = 2);
+    for n in 0..10 {
+        stage.remote().post(0, n).unwrap();
+    }
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Stop);
+    stage.settle();
+    let taken = stage.log.get().messages.len() as u64;
+    assert_eq!(stage.count(Counter::MailLost) + taken, 10);
+    assert!(stage.remote().post(0, 1).is_err());
+    stage.stop();
+}
+
+fn the_order_wins_over_a_handler_that_ignores_it<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::Draining(_) | At::End(_) => {}
+        other => usual(other),
+    });
+    let peers: Vec<_> = (0..5).map(|_| stage.open()).collect();
+    drain(&mut stage);
+    stage.advance(100_000);
+    peers[0].finish();
+    stage.advance(100_000);
+    assert_eq!(stage.event_loop.state.table.len(), 5);
+    stage.hub.order(Order::Cut);
+    stage.settle();
+    assert!(stage.is_over);
+    stage.stop();
+}
