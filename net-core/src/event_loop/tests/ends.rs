@@ -21,7 +21,7 @@ on_both_rigs! {
     stale_signals_find_nothing: 60,
 }
 
-fn bytes_and_fin_in_one_burst_are_all_echoed_then_fin<D: Rig>(seed: u64) {
+pub(super) fn bytes_and_fin_in_one_burst_are_all_echoed_then_fin<D: Rig>(seed: u64) {
     let n = Stage::<D>::new(seed).limits().receive_block_bytes;
     for k in [0, 1, n - 1, n, n + 1, 2 * n, 10 * n] {
         let mut stage = Stage::<D>::new(seed);
@@ -85,7 +85,7 @@ fn a_long_stream_read_with_pauses_is_whole<D: Rig>(seed: u64) {
     stage.stop();
 }
 
-fn urgent_bytes_do_not_stop_the_stream<D: Rig>(seed: u64) {
+pub(super) fn urgent_bytes_do_not_stop_the_stream<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
     let peer = stage.open();
     for round in 1..10 {

@@ -196,7 +196,7 @@ fn input_at_its_limit_is_kept_and_above_it_closes<D: Rig>(seed: u64) {
     }
 }
 
-fn a_pause_leaves_bytes_and_a_resume_needs_no_edge<D: Rig>(seed: u64) {
+pub(super) fn a_pause_leaves_bytes_and_a_resume_needs_no_edge<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
     stage.world.get().buffers = (1 << 21, 1 << 21);
     let peer = stage.open();

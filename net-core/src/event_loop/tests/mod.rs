@@ -12,6 +12,7 @@ mod echo;
 mod ends;
 mod marks;
 mod matrix;
+mod mutations;
 mod panics;
 mod regressions;
 mod stage;
@@ -65,4 +66,21 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
 /// Panics without a word on stderr.
 fn fail() -> ! {
     std::panic::resume_unwind(Box::new("a panic that a test has made"))
+}
+
+/// A rule of the loop that a run does without, to show that the tests would notice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mutation {
+    /// Who used up its budget is forgotten.
+    NoRequeue,
+    /// A resume waits for the next edge.
+    NoSyntheticRead,
+    /// A short read ends the drain, whatever was announced.
+    ShortReadsAlwaysEnd,
+    /// ROOM is passed on although nobody waits for it.
+    RoomAlways,
+}
+
+thread_local! {
+    static MUTATION: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
 }

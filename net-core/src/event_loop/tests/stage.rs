@@ -2,7 +2,7 @@
 //! left to do, and at the end.
 
 use super::actor::{Actor, At, Log, Record, usual};
-use super::{Peer, Rig, Rng};
+use super::{MUTATION, Mutation, Peer, Rig, Rng};
 use crate::accepting::Listening;
 use crate::arrival::Arrival;
 use crate::connection::Status;
@@ -13,6 +13,7 @@ use crate::hub::{Hub, Order, Remote};
 use crate::id::ConnId;
 use crate::life::State;
 use crate::limits::Limits;
+use crate::readiness::ROOM_ALWAYS;
 use crate::stats::{Counter, Snapshot};
 use crate::sys::{ListenOptions, Waker};
 use net_timer::{Slot, Tick};
@@ -78,6 +79,8 @@ impl<D: Rig> Stage<D> {
         world.get().rng = Rng::new(seed ^ 0x5EED);
         let size = rng.pick(&[100, 1000, 20_000]);
         world.get().buffers = (rng.within(size / 2, size), rng.within(size / 2, size));
+        world.get().faults.hides_ends = MUTATION.get() == Some(Mutation::ShortReadsAlwaysEnd);
+        ROOM_ALWAYS.set(MUTATION.get() == Some(Mutation::RoomAlways));
         // Between turns that a test makes, no time passes.
         let now = world.get().now;
         world.get().limit = Some(now);
@@ -161,13 +164,42 @@ impl<D: Rig> Stage<D> {
 
     pub(super) fn turn(&mut self) {
         assert!(!self.is_over, "a turn after the last");
+        let paused = self.paused();
         self.is_over = !self.event_loop.turn().unwrap();
+        match MUTATION.get() {
+            Some(Mutation::NoRequeue) => self.forget_ready(|_| true),
+            Some(Mutation::NoSyntheticRead) => self.forget_ready(|id| paused.contains(&id)),
+            _ => {}
+        }
         let faults = std::mem::take(&mut self.log.get().faults);
         assert!(faults.is_empty(), "{faults:?}");
         if let Some(count) = &self.counts_panics {
             self.panics = count();
         }
         assert_eq!(self.count(Counter::Panics), self.panics, "panics: {:?}", self.log.get().panics);
+    }
+
+    /// Those that are paused, where a mutation asks for them.
+    fn paused(&mut self) -> Vec<ConnId> {
+        if MUTATION.get() != Some(Mutation::NoSyntheticRead) {
+            return Vec::new();
+        }
+        let state = &mut self.event_loop.state;
+        let ids: Vec<_> = self.log.get().records.iter().filter_map(|record| record.id).collect();
+        ids.into_iter()
+            .filter(|id| state.head(*id).is_some_and(|head| head.status.has(Status::PAUSED)))
+            .collect()
+    }
+
+    /// What a loop would do that never made these ready.
+    fn forget_ready(&mut self, which: impl Fn(ConnId) -> bool) {
+        let state = &mut self.event_loop.state;
+        for id in std::mem::take(&mut state.ready) {
+            match state.head(id) {
+                Some(head) if which(id) => head.status.clear(Status::READY | Status::AGAIN),
+                _ => state.ready.push_back(id),
+            }
+        }
     }
 
     /// Turns until the loop would sleep, no time passing.
