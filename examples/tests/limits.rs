@@ -15,6 +15,7 @@ in_every_mode!(
     a_silent_client_is_closed_in_time_and_not_before,
     an_idle_client_is_closed_in_time_and_not_before,
     an_active_client_is_never_idle,
+    a_slow_reader_who_makes_progress_is_not_idle,
     memory_is_flat_after_a_burst,
 );
 
@@ -125,6 +126,21 @@ fn an_active_client_is_never_idle(mode: Mode) {
         std::thread::sleep(Duration::from_millis(200));
         clients.iter_mut().for_each(|client| ping(client, b"."));
     }
+}
+
+/// The kernel's buffers hold megabytes: for seconds nothing moves but the peer's own reading.
+fn a_slow_reader_who_makes_progress_is_not_idle(mode: Mode) {
+    let server = Start::echo(mode).args(&["--idle-timeout", "1s"]).run();
+    let mut client = server.connect();
+    fill(&client);
+    let mut part = vec![0; 100 << 10];
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(3500) {
+        std::io::Read::read_exact(&mut client, &mut part).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // And when it stops, it is.
+    server.has_connections(0);
 }
 
 /// Buffers of a burst are given back, and no connection keeps one.

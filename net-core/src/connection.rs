@@ -46,6 +46,8 @@ pub(crate) struct Cold {
     pub(crate) idle_deadline: Option<Tick>,
     /// Bytes thrown away since closing began.
     pub(crate) discarded: usize,
+    /// Until when the idle deadline was put off, and how many bytes were unacknowledged then.
+    pub(crate) looked: Option<(Tick, usize)>,
 }
 
 impl Cold {
@@ -55,6 +57,7 @@ impl Cold {
             && self.own_deadline.is_none()
             && self.idle_deadline.is_none()
             && self.discarded == 0
+            && self.looked.is_none()
     }
 }
 

@@ -284,6 +284,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.state.refile(id, idle);
         } else if is_first_byte {
             Which::FirstByte
+        } else if self.may_be_read(id, idle) {
+            return;
         } else {
             Which::Idle
         };

@@ -2,6 +2,7 @@
 
 mod bridges;
 mod ending;
+mod progress;
 mod quiet;
 mod receiving;
 mod sending;
