@@ -9,6 +9,7 @@
 //!     million serve --listen 0.0.0.0:9000
 //!     million swarm --target server:9000 --source 10.0.0.2 --source 10.0.0.3
 
+use std::fs::OpenOptions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -115,6 +116,9 @@ struct RunFlags {
     /// Time between two pings of an active connection
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time, hide = true)]
     ping_every: Duration,
+    /// How long nothing may move before the run goes on with what there is
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = parse_time, hide = true)]
+    patience: Duration,
     /// Where to write the report as JSON; the page goes beside it
     #[arg(long, value_name = "PATH", default_value = "target/million/report.json")]
     json: PathBuf,
@@ -208,6 +212,7 @@ fn lead(
 ) -> Result<ExitCode, Trouble> {
     let machine = look()?;
     let plan = make(&machine, asked)?;
+    try_to_write(&run.json)?;
     print(&format!("{plan}\n"));
     let active = (plan.connections as f64 * run.active).round() as u64;
     let report = conductor::run(&Wanted {
@@ -218,6 +223,7 @@ fn lead(
         sources,
         hold: run.hold,
         ping_every: run.ping_every.max(Duration::from_millis(1)),
+        patience: run.patience,
         seed: run.seed.unwrap_or_else(any_seed),
         command: std::env::args().collect::<Vec<_>>().join(" "),
     })?;
@@ -227,6 +233,16 @@ fn lead(
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(fault) => Err(Trouble::Failed(fault)),
     }
+}
+
+/// Finds out before the run, and not after it, that its report cannot be written.
+fn try_to_write(json: &Path) -> Result<(), Trouble> {
+    let refused = |error| Trouble::Refused(format!("write {}: {error}", json.display()));
+    if let Some(directory) = json.parent() {
+        std::fs::create_dir_all(directory).map_err(refused)?;
+    }
+    OpenOptions::new().create(true).append(true).open(json).map_err(refused)?;
+    Ok(())
 }
 
 fn publish(report: &Report, json: &Path) -> Result<(), Trouble> {

@@ -1,9 +1,9 @@
 //! Leads a run from its parent process: starts both halves, takes them through the phases, and
 //! keeps what comes of it.
 //!
-//! Connect, verify, hold, broadcast, close: [`phases`] is that order; here is what all phases
-//! need. No phase waits for ever: where nothing moves for [`PATIENCE`], it ends with what there is,
-//! and the report says what is missing.
+//! Connect, verify, hold, broadcast, close: `phases` is that order; here is what all phases
+//! need. No phase waits for ever: where nothing moves for too long, it ends with what there is, and
+//! the report says what is missing.
 
 mod phases;
 mod summary;
@@ -22,9 +22,6 @@ use super::progress::Progress;
 use super::report::{Phase, Report, RttUs, Sample};
 use super::talk::{Books, ServerNews, ServerOrder, ServerState, SwarmNews, SwarmOrder, SwarmState};
 use super::trouble::Trouble;
-
-/// How long nothing may move before a phase ends.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often the run is looked at from outside.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -49,6 +46,8 @@ pub struct Wanted {
     pub active: u64,
     /// Time between two pings of an active connection.
     pub ping_every: Duration,
+    /// How long nothing may move before a phase ends.
+    pub patience: Duration,
     /// The seed of the messages.
     pub seed: u64,
     /// The command line, for the report.
@@ -167,7 +166,7 @@ impl<'a> Conductor<'a> {
             if now != last {
                 (last, moved) = (now, Instant::now());
             }
-            if moved.elapsed() > PATIENCE {
+            if moved.elapsed() > self.wanted.patience {
                 return Ok(false);
             }
             self.step(Duration::from_millis(20))?;

@@ -17,7 +17,8 @@ pub struct View {
     pub server: ProcessStat,
     /// The swarm's process.
     pub swarm: ProcessStat,
-    /// Descriptors in all tables of the server, where the kernel tells.
+    /// Descriptors in all tables of the server, or of the swarm if the server runs elsewhere, where
+    /// the kernel tells.
     pub descriptors: Option<u64>,
 }
 
@@ -77,7 +78,7 @@ impl Observer {
             kernel,
             server: self.server.map_or(Ok(ProcessStat::default()), process)?,
             swarm: process(self.swarm)?,
-            descriptors: self.server.and_then(|pid| descriptors(&self.root, pid)),
+            descriptors: descriptors(&self.root, self.server.unwrap_or(self.swarm)),
         })
     }
 
@@ -108,7 +109,7 @@ impl Observer {
     /// Connections open at the last sample, by the kernel's own count.
     ///
     /// `sockstat` counts the whole network namespace, so it reads too low when other programs
-    /// close sockets meanwhile. The server's descriptor tables are counted by the kernel as well,
+    /// close sockets meanwhile. The descriptor tables of one half are counted by the kernel as well,
     /// and are nobody else's. A connection that is lost is missing in both, so the higher one is
     /// taken.
     pub fn kernel_open(&self) -> u64 {
