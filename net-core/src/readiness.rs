@@ -19,9 +19,6 @@ use std::ops::{BitOr, BitOrAssign};
 pub(crate) struct What(u32);
 
 impl What {
-    /// Nothing was said.
-    #[cfg(test)]
-    pub(crate) const NOTHING: What = What(0);
     /// There may be bytes to receive, or clients to accept.
     pub(crate) const ARRIVED: What = What(0x1);
     /// Urgent data (TCP out-of-band) was announced.

@@ -5,6 +5,7 @@ use super::actor::{Actor, At, usual};
 use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern};
 use crate::conn::Conn;
 use crate::here::Loop;
+use crate::hub::Order;
 use crate::id::ConnId;
 use crate::stats::Counter;
 use crate::sys::DialOptions;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 on_both_rigs! {
@@ -232,7 +234,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
         }
         let k = stage.rng.below(peers.len());
         step_of_a_peer(&mut stage.rng, &peers[k]);
-        match stage.rng.below(12) {
+        match stage.rng.below(13) {
             0..6 => stage.turn(),
             6 => stage.settle(),
             7 => {
@@ -246,6 +248,13 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
                 let outcomes = [Outcome::Up, Outcome::Refused, Outcome::Silence, Outcome::ToItself];
                 let outcome = outcomes[stage.rng.below(4)].clone();
                 stage.world.get().dials.push_back(outcome);
+            }
+            12 if stage.rng.one_in(3) => {
+                let ids: Vec<_> = ledger.borrow().owed.keys().copied().collect();
+                if !ids.is_empty() {
+                    let id = stage.rng.pick(&ids);
+                    let _ = stage.remote().close(id);
+                }
             }
             10 if stage.rng.one_in(4) => {
                 stage.world.get().faults.attach.push_back(libc::ENOSPC);
@@ -282,6 +291,27 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
             assert!(all_arrived, "{id}: {got} of {owed} B; {:?}", stage.log_of(*id));
         }
     }
-    assert!(stage.count(Counter::Panics) >= ledger.borrow().panics);
+    assert_eq!(stage.count(Counter::Panics), ledger.borrow().panics);
+    if seed.is_multiple_of(3) {
+        end_politely(&mut stage, &peers);
+    }
     stage.stop();
+}
+
+/// A drain that the peers do their part in, and in the end its deadline.
+fn end_politely<D: Rig>(stage: &mut Stage<D>, peers: &[Peer]) {
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Drain);
+    stage.advance(50);
+    for peer in peers {
+        if stage.rng.one_in(2) {
+            peer.finish();
+        }
+    }
+    stage.advance(3000);
+    if !stage.is_over {
+        stage.hub.order(Order::Cut);
+        stage.settle();
+    }
+    assert!(stage.is_over);
 }
