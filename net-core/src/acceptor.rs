@@ -58,6 +58,11 @@ impl<M, D: Driver> Acceptor<M, D> {
         }
     }
 
+    /// The handling of signals, to be ended last.
+    pub(crate) fn take_signals(&mut self) -> Option<Signals> {
+        self.signals.take()
+    }
+
     /// Runs until every loop is over. Returns the last signal and how many came.
     pub(crate) fn run(&mut self) -> io::Result<(u32, i32)> {
         let mut now = self.driver.now();
@@ -132,9 +137,9 @@ impl<M, D: Driver> Acceptor<M, D> {
             self.listeners[n].look_again();
             // No more than a full backlog: a flood must not keep us here.
             let mut left = BACKLOG_MAX;
-            while left > 0 && self.listeners[n].has_more() && self.handover.room() > 0 {
+            while left > 0 && self.listeners[n].has_more() && self.handover.last_room() > 0 {
                 let mut arrivals = Vec::new();
-                let most = left.min(self.handover.room());
+                let most = left.min(self.handover.last_room());
                 let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
                 self.listeners[n].accept(
                     driver,

@@ -22,7 +22,11 @@ impl Addr {
 
 impl From<SocketAddr> for Addr {
     fn from(address: SocketAddr) -> Self {
-        Addr::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
+        match address {
+            // A link-local address keeps its scope.
+            SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_none() => Addr::Inet(address),
+            _ => Addr::Inet(SocketAddr::new(address.ip().to_canonical(), address.port())),
+        }
     }
 }
 

@@ -104,9 +104,8 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// in front of it. Otherwise as `send`, but refused input is taken all the same.
     #[inline]
     pub fn echo(&mut self, input: &mut Input<'_>) -> Queued {
-        let from = input.taken();
         let bytes = input.take_all();
-        if self.state.outbox.echo(self.id, from, from + bytes.len()) {
+        if self.state.outbox.echo(self.id, bytes) {
             return Queued::Queued;
         }
         self.echo_copy(bytes)
@@ -184,8 +183,9 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
-    /// Sets the connection's own deadline, `after` from now, or takes it away. It replaces the one
-    /// set before, and no traffic moves it. Never early; up to two milliseconds late by the clock.
+    /// Sets the connection's own deadline, `after` from [`Loop::now`], or takes it away. It replaces
+    /// the one set before, and no traffic moves it. Never early by that clock, which stands still
+    /// during a turn; up to two milliseconds late.
     pub fn set_deadline(&mut self, after: Option<Duration>) {
         let own = after.map(|after| self.state.now.after(after));
         self.state.set_own_deadline(self.id, own);

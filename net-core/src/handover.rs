@@ -118,6 +118,15 @@ impl<M> Handover<M> {
         self.in_flight_max.saturating_sub(in_flight) as usize
     }
 
+    /// As `room`, when the doors are about to shut for good: who waits there is let in, and then
+    /// waits here. Only what this thread's own table must hold is a bound.
+    pub(crate) fn last_room(&self) -> usize {
+        if self.lanes.iter().all(|lane| matches!(lane.way, Way::Queue)) {
+            return usize::MAX;
+        }
+        (self.in_flight_max as usize).saturating_sub(self.waiting.len())
+    }
+
     /// Nothing more comes: closes what could not be handed over, and tells the loops.
     pub(crate) fn end(&mut self, why: Closed) {
         let left =
@@ -148,7 +157,9 @@ impl Lane {
                 // In this order: see `Bridge::taken`.
                 let taken = bridge.taken.load(Ordering::Acquire);
                 let open = bridge.stats.get(Counter::Open);
-                open + (sent - taken) + (self.batch.len() as u64) < *places
+                let coming = sent - taken + self.batch.len() as u64;
+                // A loop that is stuck must not use up what may be on its way to all of them.
+                open + coming < *places && coming < bridge.arrivals.capacity() as u64
             }
             Way::Closed => false,
         }

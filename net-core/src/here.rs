@@ -92,12 +92,13 @@ impl<'a, H: Handler> Loop<'a, H> {
         None
     }
 
-    /// Calls `on_timer` with `tag` once, `delay` from now. Never early.
+    /// Calls `on_timer` with `tag` once, `delay` from [`now`](Self::now). Never early by that clock:
+    /// it stands still during a turn, so time that this turn has taken already counts as waited.
     pub fn after(&mut self, delay: Duration, tag: u64) -> TimerId {
         self.state.timers.arm(self.state.now.after(delay), None, tag)
     }
 
-    /// Calls `on_timer` with `tag` each time `period` has passed (at least a millisecond), without
+    /// Calls `on_timer` with `tag` each time `period` has passed (at least a millisecond), by the same clock and without
     /// drift. Periods missed while the loop was busy are missed.
     pub fn every(&mut self, period: Duration, tag: u64) -> TimerId {
         self.state.timers.arm(self.state.now.after(period), Some(period), tag)
@@ -109,7 +110,9 @@ impl<'a, H: Handler> Loop<'a, H> {
     }
 
     /// Dials a connection on this loop. Exactly one answer comes: `on_open`, or `on_close` with
-    /// the reason. Dialled connections count, but are not limited by `connections_max`.
+    /// the reason. A server that drains dials no more, and answers when the loop ends. (Only if the
+    /// loop's every slot is taken, or for a dial asked in such a last answer, none comes, and the
+    /// session is dropped.) Dialled connections count, but are not limited by `connections_max`.
     pub fn dial(&mut self, to: Addr, options: DialOptions, session: H::Session) {
         self.state.dials.push(Dial { to, options, session });
     }

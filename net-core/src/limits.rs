@@ -14,7 +14,8 @@ pub struct Limits {
     /// A connection on which neither end has moved a byte for so long meets its deadline: bytes
     /// received count, and bytes that the peer's kernel took. `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// How long a new connection may take to send its first byte. `None`: like any idle one.
+    /// How long a new connection may take to send its first byte. `None`, or longer than the idle
+    /// timeout: like any idle one.
     pub first_byte_timeout: Option<Duration>,
     /// How long a dialled connection may take to come up. Less than the kernel's two minutes,
     /// more than one lost SYN (1 s) and a second (3 s).

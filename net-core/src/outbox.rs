@@ -42,6 +42,9 @@ pub(crate) struct Outbox {
     /// Nothing of the running connection's waits before what it echoes, nor is it ending: its
     /// input may go back from where it lies.
     may_direct: bool,
+    /// The bytes that the running callback was lent: their address and how many. Only these can
+    /// go back from where they lie, whatever `Input` a handler may make itself.
+    lent: (usize, usize),
     /// Of the running callback's input, the stretch that is to be sent back as it lies.
     pub(crate) direct: Direct,
     /// Bytes taken from handlers that will never reach the kernel.
@@ -73,6 +76,7 @@ impl Outbox {
             wishes: Vec::new(),
             running: None,
             may_direct: false,
+            lent: (0, 0),
             direct: Direct::default(),
             dropped_bytes: 0,
             high_watermark: limits.high_watermark,
@@ -111,8 +115,9 @@ impl Outbox {
 
     /// A callback of this connection begins.
     #[inline]
-    pub(crate) fn begin(&mut self, head: &Head, id: ConnId) {
+    pub(crate) fn begin(&mut self, head: &Head, id: ConnId, lent: &[u8]) {
         self.running = Some(id);
+        self.lent = (lent.as_ptr() as usize, lent.len());
         self.direct = Direct::default();
         self.may_direct = !head.status.has(Status::UNSENT | Status::CORKED | ENDING)
             && head.status.state().takes_output();
@@ -120,8 +125,9 @@ impl Outbox {
 
     /// As `begin`, for a connection on the straight path, of which nothing waits.
     #[inline]
-    pub(crate) fn begin_straight(&mut self, id: ConnId) {
+    pub(crate) fn begin_straight(&mut self, id: ConnId, lent: &[u8]) {
         self.running = Some(id);
+        self.lent = (lent.as_ptr() as usize, lent.len());
         self.direct = Direct::default();
         self.may_direct = true;
     }
@@ -133,10 +139,13 @@ impl Outbox {
     }
 
     /// Marks a stretch of the running callback's input to be sent back from where it lies. False
-    /// if that would break the order, or the input is another connection's: then send a copy.
+    /// if that would break the order, or the bytes are others than it was lent: then send a copy.
     #[inline]
-    pub(crate) fn echo(&mut self, id: ConnId, from: usize, to: usize) -> bool {
-        if self.running != Some(id) || !self.may_direct {
+    pub(crate) fn echo(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        let from = (bytes.as_ptr() as usize).wrapping_sub(self.lent.0);
+        let to = from.wrapping_add(bytes.len());
+        let is_lent = from <= to && to <= self.lent.1;
+        if self.running != Some(id) || !self.may_direct || !is_lent {
             return false;
         }
         if self.direct.is_empty() {
@@ -224,10 +233,14 @@ impl Outbox {
     }
 
     /// Puts bytes in front of everything that waits: the unsent rest of what was offered first.
-    pub(crate) fn put_back(&mut self, head: &mut Head, rest: &[u8]) {
+    pub(crate) fn put_back(&mut self, head: &mut Head, id: ConnId, rest: &[u8]) {
         self.spill(head);
         head.cold.get_or_insert_default().output.push_front(rest, &mut self.pool);
         head.status.set(Status::UNSENT);
+        self.hold_if_above(head);
+        if self.pending(head) > self.output_limit {
+            self.wish(head, id, Status::WISH_CAP);
+        }
     }
 
     /// Takes back what was queued after the first `pending` bytes: a callback's output, when it

@@ -60,9 +60,10 @@ impl Timers {
         is_armed
     }
 
-    /// The tag of one timer that is due, or `None`. `looked` counts what was looked at.
-    pub(crate) fn pop_due(&mut self, now: Tick, looked: &mut usize) -> Option<u64> {
-        loop {
+    /// The tag of one timer that is due, or `None`: none is, or `looked`, which counts what was
+    /// looked at, has reached `most`.
+    pub(crate) fn pop_due(&mut self, now: Tick, looked: &mut usize, most: usize) -> Option<u64> {
+        while *looked < most {
             let key = self.wheel.pop_due(&mut self.armed, now)?;
             *looked += 1;
             let timer = &mut self.armed.0[key as usize];
@@ -87,6 +88,7 @@ impl Timers {
             }
             return Some(tag);
         }
+        None
     }
 
     #[inline]
@@ -107,7 +109,8 @@ mod tests {
 
     fn due(timers: &mut Timers, now: u64) -> Vec<u64> {
         let mut looked = 0;
-        std::iter::from_fn(|| timers.pop_due(Tick::from_millis(now), &mut looked)).collect()
+        std::iter::from_fn(|| timers.pop_due(Tick::from_millis(now), &mut looked, usize::MAX))
+            .collect()
     }
 
     #[test]

@@ -55,7 +55,10 @@ impl<K: Kernel> Driver for Epoll<K> {
             waker,
             events: Events::with_capacity(limits.events_per_wait),
             position: 0,
-            block: vec![0; limits.receive_block_bytes].into_boxed_slice(),
+            // No larger than what one connection may receive in a turn, which the straight path
+            // then need not look at.
+            block: vec![0; limits.receive_block_bytes.min(limits.receive_bytes_per_turn)]
+                .into_boxed_slice(),
         })
     }
 

@@ -181,15 +181,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// The first deadline of an open connection.
     fn start_idling(&mut self, id: ConnId) {
         let idle = self.state.idle_deadline;
-        match self.state.limits.first_byte_timeout {
-            Some(timeout) => {
-                let first_byte = self.state.now.after(timeout);
+        let first_byte = self.state.limits.first_byte_timeout.map(|t| self.state.now.after(t));
+        match first_byte {
+            Some(first_byte) if first_byte <= idle => {
                 if let Some(head) = self.state.head(id) {
                     head.status.set(Status::FIRST_BYTE);
                 }
-                self.state.refile(id, first_byte.min(idle));
+                self.state.refile(id, first_byte);
             }
-            None => self.state.refile(id, idle),
+            _ => self.state.refile(id, idle),
         }
     }
 
@@ -250,7 +250,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let budget = self.state.limits.timers_per_turn;
         let mut looked = 0;
         while looked < budget {
-            let Some(tag) = self.state.timers.pop_due(now, &mut looked) else { break };
+            let Some(tag) = self.state.timers.pop_due(now, &mut looked, budget) else { break };
             self.state.tally.fired += 1;
             let (handler, state) = (&mut self.handler, &mut self.state);
             if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
@@ -278,7 +278,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     // --- dials ---------------------------------------------------------------------------------
 
     pub(super) fn start_dials(&mut self) {
-        if self.state.dials.is_empty() {
+        if self.state.dials.is_empty() || self.order > Order::Run {
             return;
         }
         for dial in std::mem::take(&mut self.state.dials) {
@@ -300,9 +300,27 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if self.watch(id) {
                 let deadline = self.state.now.after(self.state.limits.connect_timeout);
                 self.state.file(id, deadline);
-                if self.order > Order::Run {
-                    self.tell(id);
-                }
+            }
+        }
+    }
+
+    /// A loop that ends dials no more: whoever asked since the drain began is answered now, and
+    /// what is asked in these last answers is dropped. (Answered at once, a handler that dials anew
+    /// whenever it is closed would keep the loop busy for as long as anything else lives.)
+    pub(super) fn answer_last_dials(&mut self) {
+        let why = if self.order == Order::Stop { Closed::Stopped } else { Closed::Draining };
+        for dial in std::mem::take(&mut self.state.dials) {
+            self.state.bridge.stats.add(Counter::Dialled, 1);
+            let entered = self.enter(Socket::none(), State::Connecting, dial.session);
+            let Some(id) = entered else { continue };
+            self.hub.gate.enter_anyway().keep();
+            self.state.because(id, why);
+            self.step(id, Event::Stop);
+        }
+        self.reap();
+        for dial in std::mem::take(&mut self.state.dials) {
+            if guard(|| drop(dial.session)).is_none() {
+                self.count_panic(Callback::Drop);
             }
         }
     }

@@ -159,6 +159,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if let Some(head) = self.state.head(id) {
                 head.status.clear(Status::WISHED);
                 self.grant(id);
+                // Only from here: the look may receive, and what is received may wish again.
+                self.close_if_idle(id);
             }
         }
         if self.state.outbox.wishes.is_empty() {
@@ -188,9 +190,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         } else if wished.has(Status::WISH_RESUME) {
             self.read_on(id);
         }
-        if wished.has(Status::WHEN_IDLE) {
-            self.close_if_idle(id);
-        }
     }
 
     fn close(&mut self, id: ConnId) {
@@ -212,6 +211,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         let state = head.status.state();
+        if !head.status.has(Status::WHEN_IDLE) {
+            return;
+        }
         let under_way =
             Status::UNREAD | Status::UNSENT | Status::CORKED | Status::BUSY | Status::PAUSED;
         if !matches!(state, State::Open | State::PeerEnded | State::Finished)
@@ -271,6 +273,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             return self.step(id, Event::Overdue);
         }
+        let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
+        if own.is_none_or(|own| own > now) && self.state.idle_deadline_of(id) <= now {
+            // The kernel may hold bytes that came in time, when this loop was late to look.
+            self.receive(id, self.state.limits.receive_bytes_per_turn);
+        }
+        let Some(head) = self.state.head(id) else { return };
+        let state = head.status.state();
+        if state == State::Dead || state.is_closing() {
+            return;
+        }
         let is_first_byte = head.status.has(Status::FIRST_BYTE);
         let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
         let idle = self.state.idle_deadline_of(id);
@@ -280,9 +292,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Which::Own
         } else if idle > now {
-            // Bytes have moved the idle one since the nearest of several was filed.
+            // Bytes have moved the idle one, just now or since the nearest of several was filed.
             return self.state.refile(id, idle);
         } else if is_first_byte {
+            if let Some(head) = self.state.head(id) {
+                head.status.clear(Status::FIRST_BYTE);
+            }
             Which::FirstByte
         } else if self.may_be_read(id, idle) {
             return;

@@ -158,7 +158,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         !state.outbox.is_empty()
             || !state.ready.is_empty()
             || !state.dead.is_empty()
-            || !state.dials.is_empty()
+            || (!state.dials.is_empty() && self.order == Order::Run)
             || self.told_up_to.is_some()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
@@ -192,6 +192,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             && self.state.table.len() == 0
             && !self.has_work();
         if is_over {
+            self.answer_last_dials();
+            self.state.publish();
             self.close_mail();
         }
         is_over
@@ -210,7 +212,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(pending) = self.state.with(id, |outbox, head| outbox.pending(head)) else {
             return false;
         };
-        self.state.with(id, |outbox, head| outbox.begin(head, id));
+        self.state.with(id, |outbox, head| outbox.begin(head, id, &[]));
         let returned = run(&mut self.handler, &mut self.state, id, body);
         if !returned {
             self.panicked(id, callback, pending);

@@ -43,7 +43,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match self.driver.receive(&head.socket, &mut head.link, usize::MAX) {
             Received::Bytes(lease) => {
                 head.deadline = self.state.idle_deadline;
-                self.state.outbox.begin_straight(id);
+                self.state.outbox.begin_straight(id, self.driver.leased(&lease));
                 self.hand_over_straight(id, lease);
             }
             Received::Drained => {}
@@ -241,7 +241,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Lets the handler see the bytes, and does what it leaves.
     fn hand_over(&mut self, id: ConnId, source: Source) {
         let Some(pending) = self.state.with(id, |outbox, head| {
-            outbox.begin(head, id);
+            outbox.begin(head, id, source.bytes(&self.driver));
             outbox.pending(head)
         }) else {
             return;
@@ -264,7 +264,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         taken: usize,
         pending: usize,
     ) {
-        if !returned {
+        // A handler that has put another `Input` in the place of its own has taken more than there
+        // is: its mistake, and no more than one connection's.
+        if !returned || taken > source.bytes(&self.driver).len() {
             self.panicked(id, Callback::Data, pending);
             self.put_away(source);
             return self.after(id);
@@ -286,8 +288,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             };
             let rest = &source.bytes(&self.driver)[direct.from + sent.bytes..direct.to];
             if !rest.is_empty() {
-                self.state.outbox.put_back(head, rest);
-                self.state.outbox.hold_if_above(head);
+                self.state.outbox.put_back(head, id, rest);
             }
             self.sent(id, sent.bytes);
             if let Then::Failed(errno) = sent.then {
@@ -304,8 +305,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let direct = std::mem::take(&mut self.state.outbox.direct);
         if let Some(connection) = self.state.table.get(id) {
             let rest = &source.bytes(&self.driver)[direct.from + sent.bytes..direct.to];
-            self.state.outbox.put_back(&mut connection.head, rest);
-            self.state.outbox.hold_if_above(&mut connection.head);
+            self.state.outbox.put_back(&mut connection.head, id, rest);
         }
         self.put_away(source);
         self.sent(id, sent.bytes);

@@ -5,14 +5,16 @@ use super::{Accept, Ended, FdTable, Place, Running, Server};
 use crate::accepting::Listening;
 use crate::acceptor::Acceptor;
 use crate::addr::Addr;
+use crate::closed::Closed;
 use crate::courier::{self, CourierEnd};
 use crate::driver::{COURIER, Driver, listener_token};
 use crate::error::StartError;
 use crate::event_loop::EventLoop;
 use crate::handler::Handler;
 use crate::handover::Handover;
-use crate::hub::{Hub, Order, Remote};
+use crate::hub::{Bridge, Hub, Order, Remote};
 use crate::limits::Limits;
+use crate::stats::Stats;
 use crate::sys::descriptors::{self, LeftBehind, Traveller};
 use crate::sys::signals::Signals;
 use crate::sys::{ListenOptions, PrivateTables, Socket, Waker};
@@ -78,7 +80,7 @@ where
     );
     let acceptor = thread::Builder::new()
         .name("net-acceptor".into())
-        .spawn(move || supervise(acceptor, team))
+        .spawn(move || supervise(team, acceptor))
         .map_err(|error| StartError::new("start the acceptor's thread", error))?;
     tracing::info!(loops, connections_max = max, "listening on {addrs:?}");
     Ok(Running { remote: Remote(hub), addrs, acceptor: Some(acceptor), threads: ids })
@@ -144,8 +146,12 @@ struct Team<M> {
 }
 
 impl<M> Team<M> {
-    /// Waits for all. The numbers of those that panicked.
+    /// Makes the loops end that have not, and waits for all. The numbers of those that panicked.
     fn join(&mut self) -> Vec<usize> {
+        for bridge in &self.hub.loops {
+            bridge.arrivals_ended.store(true, Ordering::Release);
+        }
+        self.hub.order(Order::Stop);
         let joined = self.threads.drain(..).enumerate();
         joined.filter_map(|(k, thread)| thread.join().is_err().then_some(k)).collect()
     }
@@ -153,14 +159,9 @@ impl<M> Team<M> {
 
 impl<M> Drop for Team<M> {
     fn drop(&mut self) {
-        if self.threads.is_empty() {
-            return;
+        if !self.threads.is_empty() {
+            self.join();
         }
-        for bridge in &self.hub.loops {
-            bridge.arrivals_ended.store(true, Ordering::Release);
-        }
-        self.hub.order(Order::Stop);
-        self.join();
     }
 }
 
@@ -274,9 +275,18 @@ impl<M> Drop for Farewell<'_, M> {
     fn drop(&mut self) {
         let bridge = &self.hub.loops[self.number];
         bridge.mail.close_and_drain(drop);
+        close_arrivals(bridge, &bridge.stats);
         // Release: with it, the acceptor sees the loop's last counts.
         bridge.is_over.store(true, Ordering::Release);
         self.hub.acceptor_waker.ring();
+    }
+}
+
+/// Closes the connections that no loop will take any more.
+fn close_arrivals<M>(bridge: &Bridge<M>, stats: &Stats) {
+    while let Some(arrival) = bridge.arrivals.pop() {
+        drop(arrival);
+        stats.closed(Closed::Stopped);
     }
 }
 
@@ -330,17 +340,22 @@ where
     Ok((event_loop, left_behind))
 }
 
-/// The acceptor's thread: accepts until all is over, then waits for the loops' threads.
+/// The acceptor's thread: accepts until all is over, then waits for the loops' threads. (Dropped
+/// in this order when something panics: the couriers close before the loops are waited for.)
 fn supervise<M, D: Driver>(
-    mut acceptor: Acceptor<M, D>,
     mut team: Team<M>,
+    mut acceptor: Acceptor<M, D>,
 ) -> Result<Ended, StartError> {
     let ran = acceptor.run();
-    if ran.is_err() {
-        team.hub.order(Order::Stop);
-    }
+    let signals = acceptor.take_signals();
     drop(acceptor);
     let died = team.join();
+    for bridge in &team.hub.loops {
+        // What was pushed after a loop had died, before that was known.
+        close_arrivals(bridge, &team.hub.acceptor);
+    }
+    // Not before all is over: until then a second signal must not kill the process.
+    drop(signals);
     let (signals, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
     if let Some(number) = died.first() {
         return Err(StartError::plain(format!("loop {number} died: see the log")));

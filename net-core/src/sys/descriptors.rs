@@ -41,8 +41,10 @@ impl PrivateTables {
     /// No value that owns or borrows a descriptor and was made on another thread may be used or
     /// dropped on a loop's thread, nor the reverse: in the other table its number is closed, or is
     /// a client's. So the handlers and their factory must hold no `File`, socket or pipe from
-    /// outside, must not send theirs out, and must start no thread. Standard input, output and
-    /// error are the exception: 0, 1 and 2 stay what they are in every table.
+    /// outside, must not send theirs out, and must start no thread; they must not use the `Remote`
+    /// of another server. The same holds for a subscriber of `tracing`, which the loops call: it
+    /// may write to standard output or error, or hand its lines to a thread of its own. Standard
+    /// input, output and error are the exception: 0, 1 and 2 stay what they are in every table.
     pub const unsafe fn promise() -> Self {
         Self(())
     }
@@ -82,6 +84,8 @@ impl Traveller {
         if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
             return Err(io::Error::last_os_error());
         }
+        // Another server of this process may catch signals too, by a waker that is not kept here.
+        super::signals::never_here()?;
         let mut kept: Vec<RawFd> = wakers.map(Waker::number).collect();
         kept.push(socket.number());
         kept.sort_unstable();

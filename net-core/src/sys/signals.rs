@@ -62,6 +62,22 @@ impl Drop for Signals {
     }
 }
 
+/// Keeps the calling thread from running handlers of these signals: other threads do.
+pub(super) fn never_here() -> io::Result<()> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `set` is a writable sigset_t, which sigemptyset makes valid; the two numbers are.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), SIGTERM);
+        libc::sigaddset(set.as_mut_ptr(), SIGINT);
+    }
+    // SAFETY: the set is valid, and the old one is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
 /// What the process does with the signals while no server catches them. The handling of a signal
 /// belongs to the whole process, so this does too.
 static AT_REST: Mutex<Option<AtRest>> = Mutex::new(None);

@@ -194,12 +194,16 @@ impl Socket {
 
     /// Closes with RST: what is unsent is dropped, and there is no TIME_WAIT.
     pub(crate) fn reset(self) {
+        if self.0 < 0 {
+            return;
+        }
         // A socket that refuses the option is closed the ordinary way; there is no better one.
         let _ = socket2::SockRef::from(&self.as_fd()).set_linger(Some(std::time::Duration::ZERO));
     }
 
     /// The error that the kernel keeps for this socket, which is taken by asking.
     pub(crate) fn take_error(&self) -> Result<(), Errno> {
+        self.is_a_socket()?;
         match socket2::SockRef::from(&self.as_fd()).take_error() {
             Ok(None) => Ok(()),
             Ok(Some(error)) | Err(error) => Err(Errno::of(&error)),
@@ -236,13 +240,20 @@ impl Socket {
         Some(u64::from(unsafe { info.assume_init() }.tcpi_last_data_recv))
     }
 
+    /// Asked before a descriptor is lent out: [`none`](Self::none) has none.
+    fn is_a_socket(&self) -> Result<(), Errno> {
+        if self.0 < 0 { Err(Errno::new(libc::ENOTCONN)) } else { Ok(()) }
+    }
+
     /// The other end's address. `ENOTCONN` after a reset.
     pub(crate) fn peer(&self) -> io::Result<Addr> {
+        self.is_a_socket()?;
         inet(socket2::SockRef::from(&self.as_fd()).peer_addr()?)
     }
 
     /// This end's address: where port 0 was asked for, the port that was given.
     pub(crate) fn local(&self) -> io::Result<Addr> {
+        self.is_a_socket()?;
         inet(socket2::SockRef::from(&self.as_fd()).local_addr()?)
     }
 }

@@ -274,8 +274,11 @@ impl<D: Rig> Stage<D> {
         assert!(!self.event_loop.driver.holds_back());
         let bridge = &self.hub.loops[0];
         assert!(bridge.mail.is_empty() && bridge.arrivals.is_empty(), "on the bridges");
+        // Dials that were asked since the drain began are answered when the loop ends.
+        let dials_wait = self.event_loop.order > Order::Run;
         let state = &mut self.event_loop.state;
-        assert!(state.ready.is_empty() && state.dead.is_empty() && state.dials.is_empty());
+        assert!(state.ready.is_empty() && state.dead.is_empty());
+        assert!(state.dials.is_empty() || dials_wait);
         assert!(state.outbox.is_empty(), "in the outbox");
         let mut world = self.world.get();
         let sockets: Vec<usize> = world.sockets.values().copied().collect();
@@ -333,7 +336,10 @@ impl<D: Rig> Stage<D> {
         assert!(snapshot.balance(), "the books: {snapshot}");
         assert_eq!(self.world.get().sockets.len(), 0, "sockets are left");
         for (number, record) in self.log.get().records.iter().enumerate() {
-            assert!(record.closed.is_some(), "session {number} was not closed: {record:?}");
+            // A dial that was asked in the last answers of a loop is only dropped.
+            let never_begun = record.id.is_none() && record.calls.is_empty();
+            let was_closed = record.closed.is_some() || never_begun;
+            assert!(was_closed, "session {number} was not closed: {record:?}");
             assert_eq!(record.drops, 1, "session {number}: {record:?}");
         }
     }
