@@ -97,45 +97,45 @@ fn a_silent_client_is_closed_in_time_and_not_before(mode: Mode) {
         assert_eq!(read_to_end(client, PATIENCE), (vec![], End::Fin));
         assert!(start.elapsed() >= Duration::from_millis(590), "after {:?}", start.elapsed());
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "after {:?}", start.elapsed());
     ping(&mut spoke, b"who has spoken may be silent");
     drop((silent, spoke));
     assert_eq!(server.finish().get("closed(first_byte)"), 20);
 }
 
 fn an_idle_client_is_closed_in_time_and_not_before(mode: Mode) {
-    let server = Start::echo(mode).args(&["--idle-timeout", "600ms"]).run();
+    let server = Start::echo(mode).args(&["--idle-timeout", "2s"]).run();
     let mut clients = server.connect_many(20);
     std::thread::sleep(Duration::from_millis(300));
     let start = Instant::now();
     clients.iter_mut().for_each(|client| ping(client, b"not idle"));
     for client in &mut clients {
         assert_eq!(read_to_end(client, PATIENCE), (vec![], End::Fin));
-        assert!(start.elapsed() >= Duration::from_millis(590), "after {:?}", start.elapsed());
+        assert!(start.elapsed() >= Duration::from_millis(1990), "after {:?}", start.elapsed());
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "after {:?}", start.elapsed());
     drop(clients);
     assert_eq!(server.finish().get("closed(idle)"), 20);
 }
 
 /// One byte from time to time keeps it, for many timeouts.
 fn an_active_client_is_never_idle(mode: Mode) {
-    let server = Start::echo(mode).args(&["--idle-timeout", "1s"]).run();
+    let server = Start::echo(mode).args(&["--idle-timeout", "2s"]).run();
     let mut clients = server.connect_many(5);
-    for _ in 0..15 {
-        std::thread::sleep(Duration::from_millis(200));
+    for _ in 0..14 {
+        std::thread::sleep(Duration::from_millis(250));
         clients.iter_mut().for_each(|client| ping(client, b"."));
     }
 }
 
 /// The kernel's buffers hold megabytes: for seconds nothing moves but the peer's own reading.
 fn a_slow_reader_who_makes_progress_is_not_idle(mode: Mode) {
-    let server = Start::echo(mode).args(&["--idle-timeout", "1s"]).run();
+    let server = Start::echo(mode).args(&["--idle-timeout", "2s"]).run();
     let mut client = server.connect();
     fill(&client);
     let mut part = vec![0; 100 << 10];
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(3500) {
+    while start.elapsed() < Duration::from_millis(5000) {
         std::io::Read::read_exact(&mut client, &mut part).unwrap();
         std::thread::sleep(Duration::from_millis(50));
     }
