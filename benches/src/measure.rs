@@ -3,7 +3,7 @@
 use crate::program::{Process, Program};
 use crate::swarm::{self, Shared, Work};
 use crate::sys;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What one measurement found.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Sample {
     /// Messages, or connections churned, in a second.
     pub per_second: f64,

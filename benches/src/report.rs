@@ -3,7 +3,7 @@
 use crate::measure::Sample;
 use crate::plan::BASELINE;
 use crate::stats::{Ratio, Spread, geometric_mean};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 const CHURN: &str = "churn";
 
 /// A whole run.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Machine, kernel, commit, command, settings: a name and a value each.
     pub setting: Vec<(String, String)>,
@@ -22,7 +22,7 @@ pub struct Report {
 }
 
 /// What is counted exactly, or nearly so: 100 connections, messages of 64 bytes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Counted {
     /// The server's name.
     pub server: String,
@@ -38,7 +38,7 @@ pub struct Counted {
 }
 
 /// One sample, and where it belongs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measured {
     /// The round, from 0.
     pub round: usize,
@@ -59,6 +59,7 @@ impl Report {
         }
         self.counts(&mut text);
         self.means(&mut text);
+        self.overview(&mut text);
         self.cells(&mut text);
         text
     }
@@ -88,18 +89,43 @@ impl Report {
             text,
             "\n### Against the {BASELINE}, over all cells\n\n\
              Geometric means over the cells, then over the rounds, with their 95% intervals.\n\n\
-             | server | cells | CPU a message | 95% | | messages a second | 95% | |\n\
-             |---|--:|--:|---|---|--:|---|---|\n"
+             | server | cells | complete rounds | CPU a message | 95% | | messages a second | 95% | \
+             |\n|---|--:|--:|--:|---|---|--:|---|---|\n"
         );
         let echoes: Vec<_> = self.cell_names().into_iter().filter(|cell| cell != CHURN).collect();
         for server in self.server_names() {
             let cpu = self.mean_ratio(&server, &echoes, |sample| sample.cpu_ns);
             let rate = self.mean_ratio(&server, &echoes, |sample| sample.per_second);
             let cells = echoes.iter().filter(|cell| self.samples(cell, &server).next().is_some());
-            let mut row = vec![server.clone(), cells.count().to_string()];
+            let mut row = vec![server.clone(), cells.count().to_string(), cpu.rounds.to_string()];
             for ratio in [cpu, rate] {
                 row.extend(ratio_columns(ratio));
             }
+            line(text, &row);
+        }
+    }
+
+    fn overview(&self, text: &mut String) {
+        let _ = write!(
+            text,
+            "\n### CPU a message to the {BASELINE}'s, by cell\n\n\
+             Means of the paired ratios; bold where the 95% interval excludes 1.\n\n"
+        );
+        let mut servers = self.server_names();
+        servers.retain(|server| server != BASELINE);
+        line(text, &[&["cell".to_owned()], &servers[..]].concat());
+        let _ = writeln!(text, "|---|{}", "--:|".repeat(servers.len()));
+        for cell in self.cell_names() {
+            let one = std::slice::from_ref(&cell);
+            let ratios = servers.iter().map(|server| {
+                let found = self.samples(&cell, server).next();
+                let ratio = found.map(|_| self.mean_ratio(server, one, |sample| sample.cpu_ns));
+                ratio.map_or("–".into(), |ratio| {
+                    let mark = if ratio.is_shown() { "**" } else { "" };
+                    format!("{mark}{:.2}{mark}", ratio.mean)
+                })
+            });
+            let row: Vec<String> = [cell.clone()].into_iter().chain(ratios).collect();
             line(text, &row);
         }
     }
@@ -175,6 +201,9 @@ impl Report {
 }
 
 fn ratio_columns(ratio: Ratio) -> [String; 3] {
+    if ratio.rounds == 0 {
+        return ["–".into(), "–".into(), "no complete round".into()];
+    }
     let interval = format!("{:.3}–{:.3}", ratio.low, ratio.high);
     [format!("{:.3}", ratio.mean), interval, ratio.verdict().into()]
 }
@@ -205,6 +234,6 @@ mod tests {
         }
         let ratio = report.mean_ratio("mio", &report.cell_names(), |sample| sample.cpu_ns);
         assert!((ratio.mean - 1.1).abs() < 1e-9 && ratio.high < 1.11, "{ratio:?}");
-        assert!(report.markdown().contains("| mio | 1 | 1.100 | 1.100–1.100 | above |"));
+        assert!(report.markdown().contains("| mio | 1 | 2 | 1.100 | 1.100–1.100 | above |"));
     }
 }

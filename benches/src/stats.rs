@@ -34,6 +34,8 @@ impl Spread {
 /// A ratio and its 95% interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio {
+    /// How many rounds it is of. Of none, it is no number.
+    pub rounds: usize,
     /// The lower end.
     pub low: f64,
     /// The geometric mean.
@@ -47,15 +49,21 @@ impl Ratio {
     /// interval: it is then without bounds.
     pub fn of(ratios: &[f64]) -> Self {
         let logs: Vec<f64> = ratios.iter().map(|ratio| ratio.ln()).collect();
-        let n = logs.len() as f64;
+        let rounds = logs.len();
+        let n = rounds as f64;
         let mean = logs.iter().sum::<f64>() / n;
-        if logs.len() < 2 {
-            return Self { low: 0.0, mean: mean.exp(), high: f64::INFINITY };
+        if rounds < 2 {
+            return Self { rounds, low: 0.0, mean: mean.exp(), high: f64::INFINITY };
         }
         let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let t = T_95.get(logs.len() - 2).copied().unwrap_or(1.96);
+        let t = T_95.get(rounds - 2).copied().unwrap_or(1.96);
         let half = t * (variance / n).sqrt();
-        Self { low: (mean - half).exp(), mean: mean.exp(), high: (mean + half).exp() }
+        Self { rounds, low: (mean - half).exp(), mean: mean.exp(), high: (mean + half).exp() }
+    }
+
+    /// Whether the interval excludes 1.
+    pub fn is_shown(&self) -> bool {
+        self.high < 1.0 || self.low > 1.0
     }
 
     /// In words, only as far as the interval allows.

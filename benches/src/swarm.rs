@@ -35,7 +35,8 @@ pub enum Work {
 /// Between the threads of a load and who measures. Counts by themselves, so all is relaxed.
 #[derive(Debug, Default)]
 pub struct Shared {
-    /// Threads whose connections are up.
+    /// Threads whose load has got going: as many answers as messages
+    /// were sent at first.
     pub ready: AtomicU64,
     /// Messages answered, or connections churned, so far.
     pub done: AtomicU64,
@@ -59,9 +60,7 @@ pub fn run(at: SocketAddr, work: Work, share: usize, of: usize, shared: &Shared)
         Work::Churn => churn(at, shared),
         Work::Echo { connections, depth, bytes } => {
             let own = connections / of + usize::from(share < connections % of);
-            let mut swarm = Swarm::connect(at, own, depth, bytes)?;
-            shared.ready.fetch_add(1, Ordering::Relaxed);
-            swarm.run(shared)
+            Swarm::connect(at, own, depth, bytes)?.run(shared)
         }
     }
 }
@@ -100,8 +99,13 @@ impl Swarm {
         Ok(Self { epoll, clients, bytes, window, block })
     }
 
+    fn depth(&self) -> usize {
+        self.window.len() / self.bytes
+    }
+
     fn run(&mut self, shared: &Shared) -> io::Result<()> {
         let mut last = Instant::now();
+        let mut answers_to_come = self.clients.len() * self.depth();
         while shared.goes_on() {
             let came = self.epoll.wait(100)?;
             let mut done = 0;
@@ -112,6 +116,11 @@ impl Swarm {
             if done > 0 {
                 last = Instant::now();
                 shared.add(done as u64);
+                let is_first_round = answers_to_come > 0;
+                answers_to_come = answers_to_come.saturating_sub(done);
+                if is_first_round && answers_to_come == 0 {
+                    shared.ready.fetch_add(1, Ordering::Relaxed);
+                }
             } else if last.elapsed() > PATIENCE {
                 return Err(io::Error::other("the server has stopped answering"));
             }
