@@ -52,6 +52,11 @@ impl Listening {
         self.has_more && self.rests_until.is_none() && self.socket.is_some()
     }
 
+    /// There may be clients to accept now, or the rest is over.
+    pub(crate) fn may_accept(&self, now: Tick) -> bool {
+        self.has_more() || self.rests_until().is_some_and(|until| now >= until)
+    }
+
     pub(crate) fn rests_until(&self) -> Option<Tick> {
         self.rests_until.filter(|_| self.socket.is_some())
     }

@@ -98,8 +98,8 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.timers.arm(self.state.now.after(delay), None, tag)
     }
 
-    /// Calls `on_timer` with `tag` each time `period` has passed (at least a millisecond), by the same clock and without
-    /// drift. Periods missed while the loop was busy are missed.
+    /// Calls `on_timer` with `tag` each time `period` has passed (at least a millisecond), by the
+    /// same clock and without drift. Periods missed while the loop was busy are missed.
     pub fn every(&mut self, period: Duration, tag: u64) -> TimerId {
         self.state.timers.arm(self.state.now.after(period), Some(period), tag)
     }

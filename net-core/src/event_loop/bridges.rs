@@ -64,11 +64,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[inline(never)] // its message buffer would be on the turn's stack
     fn take_from_courier(&mut self) {
         let Some(mut courier) = self.courier.take() else { return };
-        let mut arrivals = Vec::new();
+        let mut arrivals = std::mem::take(&mut self.batch);
         let brought = courier.take(&self.hub.gate, &mut arrivals);
-        for arrival in arrivals {
+        for arrival in arrivals.drain(..) {
             self.adopt(arrival);
         }
+        self.batch = arrivals;
         self.carried += brought.carried;
         if brought.carried > 0 {
             let stats = &self.state.bridge.stats;
@@ -98,14 +99,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     fn accept_own_batch(&mut self, n: usize) {
-        let mut accepted = Vec::new();
+        if !self.listeners[n].may_accept(self.state.now) {
+            return;
+        }
+        let mut accepted = std::mem::take(&mut self.batch);
         let now = self.state.now;
         let (limits, gate) = (&self.state.limits, &self.hub.gate);
         let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
         self.listeners[n].accept(driver, now, limits, usize::MAX, stats, gate, &mut accepted);
-        for arrival in accepted {
+        for arrival in accepted.drain(..) {
             self.adopt(arrival);
         }
+        self.batch = accepted;
     }
 
     /// Takes what is left at the listeners' doors, then shuts them.

@@ -10,6 +10,7 @@ mod sending;
 mod tests;
 
 use crate::accepting::Listening;
+use crate::arrival::Arrival;
 use crate::closed::Callback;
 use crate::conn::Conn;
 use crate::courier::CourierEnd;
@@ -42,6 +43,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     saw_the_end: bool,
     /// Connections that the courier has brought, ever.
     carried: u64,
+    /// Room for one batch of arrivals, empty between batches.
+    batch: Vec<Arrival>,
     /// Connections that flow (see `quiet`), and when their quiet time is over: soonest first.
     flowing: VecDeque<(Tick, ConnId)>,
 }
@@ -69,6 +72,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             told_up_to: None,
             saw_the_end: false,
             carried: 0,
+            batch: Vec::new(),
             flowing: VecDeque::new(),
         }
     }
@@ -84,10 +88,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(crate) fn turn(&mut self) -> io::Result<bool> {
         self.wait()?;
         self.obey();
+        let waiting = self.state.ready.len();
+        // Signals first: one of them may be the listener's, the courier's or the waker's, and what
+        // it told of is then taken in this turn.
+        self.take_signals();
         self.take_arrivals();
         self.take_mail();
-        let waiting = self.state.ready.len();
-        self.take_signals();
         self.serve_ready(waiting);
         self.fire_due();
         self.carry_out();

@@ -82,7 +82,9 @@ where
         .name("net-acceptor".into())
         .spawn(move || supervise(team, acceptor))
         .map_err(|error| StartError::new("start the acceptor's thread", error))?;
-    tracing::info!(loops, connections_max = max, "listening on {addrs:?}");
+    for at in &addrs {
+        tracing::info!(loops, connections_max = max, "listening on {at}");
+    }
     Ok(Running { remote: Remote(hub), addrs, acceptor: Some(acceptor), threads: ids })
 }
 
@@ -90,15 +92,15 @@ where
 fn say_capacity(server: &Server, loops: usize, capacity: &Capacity) -> usize {
     let holds = capacity.in_all();
     let tables = match server.fd_table {
-        FdTable::Shared => "one descriptor table".to_owned(),
-        FdTable::PerLoop(_) => format!("{loops} private descriptor tables"),
+        FdTable::Shared => "one descriptor table holds".to_owned(),
+        FdTable::PerLoop(_) => format!("{loops} private descriptor tables hold"),
     };
     let nofile = capacity.nofile;
-    tracing::info!("RLIMIT_NOFILE {nofile}: {tables} hold {holds} connections");
+    tracing::info!("RLIMIT_NOFILE {nofile}: {tables} {holds} connections");
     match server.limits.connections_max {
         Some(asked) if asked > holds => {
             tracing::warn!(
-                "{asked} connections were asked for, but {tables} hold {holds}: raise RLIMIT_NOFILE, \
+                "{asked} connections were asked for, but {tables} {holds}: raise RLIMIT_NOFILE, \
                  or use more loops with private tables"
             );
             holds

@@ -335,3 +335,29 @@ fn a_handler_that_fills_the_kernel_in_on_room_leaves_others_their_turn<D: Rig>(s
 fn drop_queued(queued: Queued) {
     assert!(queued.is_taken());
 }
+
+/// (Not on sim, whose rooms for nothing are there to be tried.)
+#[test]
+fn a_full_kernel_is_not_asked_again_before_its_edge() {
+    super::seeds(10, |seed| {
+        let mut stage = Stage::<super::ModelEpoll>::new(seed);
+        let peer = stage.open();
+        peer.reads(false);
+        peer.send(&pattern(0, 100_000));
+        stage.settle();
+        stage.play(|at| match at {
+            At::Message(here, _) => here.each(|conn| assert!(conn.send(b"more").is_taken())),
+            other => usual(other),
+        });
+        let before = stage.world.get().counts.sends;
+        for _ in 0..20 {
+            stage.remote().post(0, 0).unwrap();
+            stage.settle();
+        }
+        assert_eq!(stage.world.get().counts.sends, before);
+        peer.reads(true);
+        stage.settle();
+        assert_eq!(peer.got().len(), 100_000 + 80);
+        stage.stop();
+    });
+}

@@ -5,7 +5,7 @@ use super::actor::{Actor, At, Log, Record, usual};
 use super::{MUTATION, Mutation, Peer, Rig, Rng};
 use crate::accepting::Listening;
 use crate::arrival::Arrival;
-use crate::connection::Status;
+use crate::connection::{Cold, Status};
 use crate::driver::listener_token;
 use crate::driver::sim::World;
 use crate::event_loop::EventLoop;
@@ -308,6 +308,8 @@ impl<D: Rig> Stage<D> {
             if status.has(Status::HELD) && at == State::Open {
                 assert!(pending > state.limits.low_watermark, "{id} is held for nothing");
             }
+            let cold_for_nothing = head.cold.as_deref().is_some_and(Cold::is_idle);
+            assert!(!cold_for_nothing, "{id} {at:?} keeps memory for nothing");
             if head.deadline < Tick::MAX {
                 assert!(head.slot != Slot::NONE, "{id} {at:?} has a deadline that is not filed");
             }
