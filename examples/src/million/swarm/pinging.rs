@@ -20,8 +20,9 @@ pub(super) struct Pinging {
     due_ns: u64,
 }
 
-/// Bursts come no closer: a loop which is woken for each single ping measures its own waking.
-const STEP_MIN: Duration = Duration::from_millis(20);
+/// Over all loops together, bursts come no closer: loops that are woken for each single ping would
+/// measure their own waking, and that of a hundred neighbours.
+const BURSTS_APART: Duration = Duration::from_millis(1);
 
 impl Clients {
     /// `active` connections of the whole swarm send once in each `period`.
@@ -36,7 +37,8 @@ impl Clients {
         if active == 0 {
             return;
         }
-        let step = (period / active as u32).max(STEP_MIN.min(period));
+        let apart = BURSTS_APART * here.loops() as u32;
+        let step = (period / active as u32).max(apart.min(period));
         let step_ns = step.as_nanos().max(1) as u64;
         let burst = (active as u128 * u128::from(step_ns)).div_ceil(period.as_nanos().max(1));
         // Loops take turns within a step.
