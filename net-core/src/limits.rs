@@ -58,7 +58,8 @@ pub struct Limits {
     pub events_per_wait: usize,
     /// Connections accepted in one batch, by the acceptor or a loop.
     pub accepts_per_turn: usize,
-    /// Handed-over connections that wait for a loop. Full: the acceptor passes the loop over.
+    /// Handed-over connections that wait for a loop, or are on their way to it by courier. Full: the
+    /// acceptor passes the loop over; so a bound below one batch makes accepting slow.
     pub arrivals_queue: usize,
     /// New connections that a loop takes in a turn.
     pub arrivals_per_turn: usize,
