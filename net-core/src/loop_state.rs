@@ -39,7 +39,6 @@ pub(crate) struct LoopState<S, M> {
     /// The idle timeout, and the one that keeps a truncated clock from being early.
     idle_millis: u64,
     pub(crate) tally: Tally,
-    pub(crate) is_draining: bool,
     pub(crate) limits: Limits,
     pub(crate) hub: Arc<Hub<M>>,
     /// The bridges into this loop.
@@ -89,7 +88,6 @@ impl<S, M> LoopState<S, M> {
                 .idle_timeout
                 .map_or(u64::MAX, |t| Tick::millis_of(t).saturating_add(1)),
             tally: Tally::default(),
-            is_draining: false,
             limits,
             bridge: Arc::clone(&hub.loops[usize::from(number)]),
             hub,

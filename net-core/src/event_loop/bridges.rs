@@ -24,7 +24,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if order > self.order {
             tracing::debug!(in_loop = self.state.number, ?order, "a new order");
             self.order = order;
-            self.state.is_draining = true;
             self.told_up_to = Some(0);
             self.end_listening();
         }
@@ -152,7 +151,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.start_idling(id);
         self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
         self.after(id);
-        if self.state.is_draining {
+        if self.order > Order::Run {
             self.tell(id);
         }
     }
