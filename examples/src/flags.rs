@@ -1,7 +1,7 @@
 //! The command line that every example server shares.
 
 use clap::{Args, ValueEnum};
-use net_core::{Addr, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server};
+use net_core::{Addr, Balance, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server};
 use std::io::Write;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -29,7 +29,7 @@ pub struct ServerFlags {
     /// Who accepts: one thread for all loops, or each loop for itself
     #[arg(long, value_enum, default_value_t)]
     pub accept: AcceptFlag,
-    /// How connections are spread over the loops (only round-robin is built)
+    /// How the acceptor spreads connections over the loops; with reuseport the kernel does
     #[arg(long, value_enum, default_value_t)]
     pub balance: BalanceFlag,
     /// Descriptor tables: one for the process, one for each loop, or what the limit demands
@@ -80,9 +80,9 @@ pub enum BalanceFlag {
     /// In exact rotation.
     #[default]
     RoundRobin,
-    /// Not built yet.
+    /// To the loop with the fewest; equal ones take turns.
     LeastConnections,
-    /// Not built yet.
+    /// All connections of one IP address to one loop.
     SourceHash,
 }
 
@@ -158,8 +158,6 @@ impl ServerFlags {
     /// The server that the flags describe, or one sentence on what is not possible.
     pub fn server(&self) -> Result<Server, String> {
         self.refuse_what_is_not_built()?;
-        let limits = self.limits();
-        limits.check()?;
         let mut server = Server::new()
             .loops(self.loops)
             .pin(!self.no_pin)
@@ -167,8 +165,14 @@ impl ServerFlags {
                 AcceptFlag::Acceptor => net_core::Accept::Acceptor,
                 AcceptFlag::Reuseport => net_core::Accept::ReusePort,
             })
-            .limits(limits)
+            .balance(match self.balance {
+                BalanceFlag::RoundRobin => Balance::RoundRobin,
+                BalanceFlag::LeastConnections => Balance::LeastConnections,
+                BalanceFlag::SourceHash => Balance::SourceHash,
+            })
+            .limits(self.limits())
             .drain_timeout(self.drain_timeout);
+        server.check().map_err(|error| error.to_string())?;
         for at in &self.listen {
             server = server.listen_at(*at);
         }
@@ -187,9 +191,6 @@ impl ServerFlags {
     }
 
     fn refuse_what_is_not_built(&self) -> Result<(), String> {
-        if self.balance != BalanceFlag::RoundRobin {
-            return Err("--balance: only round-robin is built; the others are not built yet".into());
-        }
         if self.admin.is_some() {
             return Err("--admin is not built yet".into());
         }

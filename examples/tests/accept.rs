@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use socket2::{Domain, Socket, Type};
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ in_both_tables!(
     forty_connections_over_four_loops_are_ten_each,
     as_many_connections_as_loops_are_one_each,
     the_rotation_stays_exact_when_clients_come_and_go,
+    the_loop_with_the_fewest_gets_the_next,
+    one_source_is_on_one_loop_whatever_its_port,
     a_second_server_on_the_address_is_an_error_that_names_it,
     a_full_table_turns_the_surplus_away_and_recovers,
     a_table_shrunk_while_it_runs_neither_spins_nor_goes_silent,
@@ -120,6 +123,50 @@ fn the_rotation_stays_exact_when_clients_come_and_go(mode: Mode) {
     let _clients = server.connect_many(30);
     server.has_connections(30);
     assert_eq!(server.watched_by_loop(), [10; 3]);
+}
+
+/// The clients of one loop alone leave; those who come next fill the gap.
+fn the_loop_with_the_fewest_gets_the_next(mode: Mode) {
+    let server = Start::echo(mode).loops(3).args(&["--balance", "least-connections"]).run();
+    let mut clients = Vec::new();
+    for n in 1..=30 {
+        clients.push(server.connect());
+        server.has_connections(n);
+    }
+    assert_eq!(server.watched_by_loop(), [10; 3]);
+    // One by one they took turns, so every third is on one loop.
+    let mut n = 0;
+    clients.retain(|_| {
+        n += 1;
+        n % 3 != 1
+    });
+    server.has_connections(20);
+    assert_eq!(server.watched_by_loop(), [0, 10, 10]);
+    clients.extend(server.connect_many(13));
+    server.has_connections(33);
+    assert_eq!(server.watched_by_loop(), [11; 3]);
+}
+
+fn one_source_is_on_one_loop_whatever_its_port(mode: Mode) {
+    let server = Start::echo(mode).loops(4).args(&["--balance", "source-hash"]).run();
+    let clients: Vec<_> = (0..20).map(|_| connect_from("127.0.0.1", server.addr)).collect();
+    server.has_connections(20);
+    assert_eq!(server.watched_by_loop(), [0, 0, 0, 20]);
+    drop(clients);
+    server.has_connections(0);
+    let hosts = 1..=40;
+    let _clients: Vec<_> =
+        hosts.map(|host| connect_from(&format!("127.0.1.{host}"), server.addr)).collect();
+    server.has_connections(40);
+    assert!(server.watched_by_loop()[0] > 0, "strangers are spread over all loops");
+}
+
+/// A client at an address of its own.
+fn connect_from(source: &str, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::new(source.parse().unwrap(), 0).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    socket.into()
 }
 
 fn a_second_server_on_the_address_is_an_error_that_names_it(mode: Mode) {

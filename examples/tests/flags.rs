@@ -25,8 +25,6 @@ fn is_refused(args: &[&str], what: &str) {
 
 #[test]
 fn what_is_not_built_yet_says_so() {
-    is_refused(&["--balance", "least-connections"], "not built yet");
-    is_refused(&["--balance", "source-hash"], "not built yet");
     is_refused(&["--admin", "127.0.0.1:0"], "not built yet");
     is_refused(&["--listen", "unix:/tmp/socket"], "not built yet");
 }
@@ -76,6 +74,13 @@ fn limits_that_contradict_each_other_are_named() {
 }
 
 #[test]
+fn a_balance_that_the_kernel_cannot_keep_is_named() {
+    for balance in ["least-connections", "source-hash"] {
+        is_refused(&["--accept", "reuseport", "--balance", balance], balance);
+    }
+}
+
+#[test]
 fn limits_that_agree_are_taken() {
     for args in [
         &["--high-watermark", "1"][..],
@@ -89,6 +94,8 @@ fn limits_that_agree_are_taken() {
         &["--pin", "--no-pin"],
         &["--no-pin", "--pin"],
         &["--balance", "round-robin"],
+        &["--balance", "least-connections"],
+        &["--balance", "source-hash"],
         &["--max-connections", "100"],
         &["--drain-timeout", "0"],
     ] {

@@ -4,7 +4,7 @@ use crate::arrival::Arrival;
 use crate::closed::Closed;
 use crate::courier;
 use crate::hub::Hub;
-use crate::placement::RoundRobin;
+use crate::placement::{Balance, Placement};
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 /// Places arrivals and hands them over. Used by the acceptor's thread only.
 pub(crate) struct Handover<M> {
     hub: Arc<Hub<M>>,
-    placement: RoundRobin,
+    placement: Placement,
     lanes: Vec<Lane>,
     /// Arrivals for which no loop had room.
     waiting: VecDeque<Arrival>,
@@ -26,6 +26,8 @@ pub(crate) struct Handover<M> {
 struct Lane {
     /// Placed, and to be handed over at the end of this turn.
     batch: Vec<Arrival>,
+    /// Connections handed over, ever.
+    sent: u64,
     way: Way,
 }
 
@@ -33,8 +35,6 @@ enum Way {
     Queue,
     Courier {
         end: Socket,
-        /// Connections sent, ever.
-        sent: u64,
         /// Connections that the loop's descriptor table has places for.
         places: u64,
     },
@@ -47,6 +47,7 @@ impl<M> Handover<M> {
     /// the loops share this thread's table.
     pub(crate) fn new(
         hub: Arc<Hub<M>>,
+        balance: Balance,
         couriers: Vec<Socket>,
         places: u64,
         in_flight_max: u64,
@@ -54,14 +55,14 @@ impl<M> Handover<M> {
         let ways: Vec<_> = if couriers.is_empty() {
             hub.loops.iter().map(|_| Way::Queue).collect()
         } else {
-            couriers.into_iter().map(|end| Way::Courier { end, sent: 0, places }).collect()
+            couriers.into_iter().map(|end| Way::Courier { end, places }).collect()
         };
-        let lanes = ways.into_iter().map(|way| Lane { batch: Vec::new(), way }).collect();
-        let placement = RoundRobin::new(hub.loops.len());
+        let lanes = ways.into_iter().map(|way| Lane { batch: Vec::new(), sent: 0, way }).collect();
+        let placement = Placement::new(balance, hub.loops.len());
         Self { hub, placement, lanes, waiting: VecDeque::new(), in_flight_max }
     }
 
-    /// Places every arrival, in order, on the loops in turn.
+    /// Places every arrival, in order.
     pub(crate) fn place(&mut self, arrivals: &mut Vec<Arrival>) {
         self.waiting.extend(arrivals.drain(..));
         if self.waiting.is_empty() {
@@ -70,8 +71,10 @@ impl<M> Handover<M> {
         let mut in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
         while let Some(arrival) = self.waiting.pop_front() {
             let (hub, lanes) = (&self.hub, &self.lanes);
+            let has_room = |k: usize| lanes[k].has_room(hub, k);
+            let load = |k: usize| lanes[k].load(hub, k);
             let picked = (in_flight < self.in_flight_max)
-                .then(|| self.placement.pick(|k| lanes[k].has_room(hub, k)))
+                .then(|| self.placement.pick(&arrival.peer, has_room, load))
                 .flatten();
             let Some((k, skipped)) = picked else {
                 self.waiting.push_front(arrival);
@@ -88,10 +91,7 @@ impl<M> Handover<M> {
     /// Connections on their way to loop `k` by courier, and those about to be.
     fn in_flight(&self, k: usize) -> u64 {
         match &self.lanes[k].way {
-            Way::Courier { sent, .. } => {
-                let taken = self.hub.loops[k].taken.load(Ordering::Acquire);
-                sent - taken + self.lanes[k].batch.len() as u64
-            }
+            Way::Courier { .. } => self.lanes[k].coming(&self.hub, k),
             Way::Queue | Way::Closed => 0,
         }
     }
@@ -146,6 +146,18 @@ impl<M> Handover<M> {
 }
 
 impl Lane {
+    /// Connections placed on loop `k` that it has not taken yet.
+    fn coming<M>(&self, hub: &Hub<M>, k: usize) -> u64 {
+        self.sent - hub.loops[k].taken.load(Ordering::Acquire) + self.batch.len() as u64
+    }
+
+    /// Connections that loop `k` has, or is about to have.
+    fn load<M>(&self, hub: &Hub<M>, k: usize) -> u64 {
+        // In this order: see `Bridge::taken`.
+        let coming = self.coming(hub, k);
+        coming + hub.loops[k].stats.get(Counter::Open)
+    }
+
     fn has_room<M>(&self, hub: &Hub<M>, k: usize) -> bool {
         let bridge = &hub.loops[k];
         if bridge.is_over.load(Ordering::Acquire) {
@@ -153,13 +165,10 @@ impl Lane {
         }
         match &self.way {
             Way::Queue => bridge.arrivals.len() + self.batch.len() < bridge.arrivals.capacity(),
-            Way::Courier { sent, places, .. } => {
-                // In this order: see `Bridge::taken`.
-                let taken = bridge.taken.load(Ordering::Acquire);
-                let open = bridge.stats.get(Counter::Open);
-                let coming = sent - taken + self.batch.len() as u64;
+            Way::Courier { places, .. } => {
                 // A loop that is stuck must not use up what may be on its way to all of them.
-                open + coming < *places && coming < bridge.arrivals.capacity() as u64
+                self.load(hub, k) < *places
+                    && self.coming(hub, k) < bridge.arrivals.capacity() as u64
             }
             Way::Closed => false,
         }
@@ -174,17 +183,18 @@ impl Lane {
             Way::Queue => {
                 let mut full = Vec::new();
                 for arrival in self.batch.drain(..) {
-                    if let Err(arrival) = bridge.arrivals.push(arrival) {
-                        full.push(arrival);
+                    match bridge.arrivals.push(arrival) {
+                        Ok(()) => self.sent += 1,
+                        Err(arrival) => full.push(arrival),
                     }
                 }
                 self.batch = full;
                 bridge.doorbell.ring();
             }
-            Way::Courier { end, sent, .. } => {
+            Way::Courier { end, .. } => {
                 while !self.batch.is_empty() {
                     match courier::send(end, &mut self.batch) {
-                        Ok(count) => *sent += count as u64,
+                        Ok(count) => self.sent += count as u64,
                         Err(errno) if is_passing(errno) => return,
                         Err(errno) => {
                             tracing::error!(to_loop = k, %errno, "the courier is broken");

@@ -56,6 +56,7 @@ pub use id::{ConnId, LOOPS_MAX, SLOTS_MAX};
 pub use limits::Limits;
 pub use mailbox::PostError;
 pub use outbox::Queued;
+pub use placement::Balance;
 pub use server::{Accept, Ended, FdTable, Loops, Place, Running, Server};
 pub use stats::{Counter, Snapshot};
 pub use sys::{DialOptions, Errno, PrivateTables};

@@ -9,6 +9,7 @@ use crate::error::StartError;
 use crate::handler::Handler;
 use crate::hub::{Order, Remote};
 use crate::limits::Limits;
+use crate::placement::Balance;
 use crate::stats::Snapshot;
 use crate::sys::PrivateTables;
 use crate::sys::signals::Signals;
@@ -29,7 +30,7 @@ pub enum Loops {
 /// Who accepts connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Accept {
-    /// One thread accepts for all loops and hands over in exact rotation.
+    /// One thread accepts for all loops and hands over, by default in exact rotation ([`Balance`]).
     #[default]
     Acceptor,
     /// Each loop has a listener of its own on the same address (`SO_REUSEPORT`); the kernel
@@ -102,6 +103,7 @@ pub struct Server {
     loops: Loops,
     pin: bool,
     accept: Accept,
+    balance: Balance,
     fd_table: FdTable,
     limits: Limits,
     drain_timeout: Duration,
@@ -115,6 +117,7 @@ impl Default for Server {
             loops: Loops::default(),
             pin: true,
             accept: Accept::default(),
+            balance: Balance::default(),
             fd_table: FdTable::default(),
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
@@ -157,6 +160,12 @@ impl Server {
     /// Who accepts.
     pub fn accept(mut self, accept: Accept) -> Self {
         self.accept = accept;
+        self
+    }
+
+    /// How the acceptor spreads connections over the loops.
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
         self
     }
 
@@ -224,6 +233,23 @@ impl Server {
         let running = start::start::<H, Epoll, F>(self, factory, Some(Signals::catch))?;
         ready(&running);
         running.wait()
+    }
+
+    /// Says in one sentence which settings contradict each other, if any do. So does the start.
+    pub fn check(&self) -> Result<(), StartError> {
+        self.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
+        let name = match self.balance {
+            Balance::RoundRobin => return Ok(()),
+            Balance::LeastConnections => "least-connections",
+            Balance::SourceHash => "source-hash",
+        };
+        if self.accept == Accept::ReusePort {
+            return Err(StartError::plain(format!(
+                "balance {name}: where each loop accepts for itself (reuseport), the kernel places \
+                 connections, by a hash of its own; use the acceptor"
+            )));
+        }
+        Ok(())
     }
 
     fn loop_count(&self) -> Result<usize, StartError> {

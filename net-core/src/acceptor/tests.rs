@@ -3,9 +3,10 @@
 use super::*;
 use crate::driver::sim::{ModelKernel, Rig, Sim, World};
 use crate::driver::{Epoll, listener_token};
+use crate::placement::Balance;
 use crate::stats::Counter;
 use crate::sys::{ListenOptions, Waker};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 /// An acceptor with one listener and `loops` loops whose arrivals the test takes.
@@ -17,6 +18,10 @@ struct House<D: Rig> {
 
 impl<D: Rig> House<D> {
     fn new(seed: u64, loops: usize, limits: &Limits) -> Self {
+        Self::balanced(seed, loops, limits, Balance::RoundRobin)
+    }
+
+    fn balanced(seed: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
         let hub = Hub::new(loops, 1 << 20, limits).unwrap();
         let mut driver = D::open(limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
@@ -24,7 +29,7 @@ impl<D: Rig> House<D> {
         let at = "127.0.0.1:9000".parse().unwrap();
         let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
         let listeners = vec![Listening::new(at, socket, limits)];
-        let handover = Handover::new(Arc::clone(&hub), Vec::new(), u64::MAX, u64::MAX);
+        let handover = Handover::new(Arc::clone(&hub), balance, Vec::new(), u64::MAX, u64::MAX);
         let drain_timeout = Duration::from_millis(500);
         let acceptor = Acceptor::new(
             driver,
@@ -82,6 +87,7 @@ on_both! {
     a_drain_lets_in_who_waits_and_ends_arrivals,
     a_drain_that_takes_too_long_is_cut,
     a_loop_that_ends_by_itself_stops_the_server,
+    the_fewest_get_the_next_also_after_uneven_closes,
 }
 
 fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>(seed: u64) {
@@ -173,4 +179,45 @@ fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
     });
     house.acceptor.run().unwrap();
     assert_eq!(house.hub.loops[0].control.order(), Order::Stop);
+}
+
+/// Three loops of which one closes all it has, one half, and one nothing.
+fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
+    let balance = Balance::LeastConnections;
+    let mut house = House::<D>::balanced(seed, 3, &Limits::default(), balance);
+    let open = Rc::new(RefCell::new(vec![Vec::new(); 3]));
+    for ms in 1_000..=1_200 {
+        let (hub, open) = (Arc::clone(&house.hub), Rc::clone(&open));
+        house.world.at(ms, move |world| {
+            let clients = match ms {
+                1_010 => 30,
+                1_100 => 16,
+                _ => 0,
+            };
+            (0..clients).for_each(|_| _ = world.knock());
+            for (k, bridge) in hub.loops.iter().enumerate() {
+                let here = &mut open.borrow_mut()[k];
+                let mut taken = bridge.taken.load(Ordering::Relaxed);
+                while let Some(arrival) = bridge.arrivals.pop() {
+                    here.push(arrival.socket.number());
+                    world.close(arrival.socket, false);
+                    taken += 1;
+                }
+                if ms == 1_050 {
+                    assert_eq!(here.len(), 10);
+                    here.truncate([0, 5, 10][k]);
+                }
+                bridge.stats.set(Counter::Open, here.len() as u64);
+                bridge.taken.store(taken, Ordering::Release);
+                bridge.is_over.store(ms == 1_200, Ordering::Release);
+            }
+            if ms == 1_200 {
+                world.ring();
+            }
+        });
+    }
+    house.acceptor.run().unwrap();
+    let counts: Vec<_> = open.borrow().iter().map(Vec::len).collect();
+    assert!(counts[2] <= 11 && counts.iter().sum::<usize>() == 31, "{counts:?}");
+    assert!(counts.iter().all(|n| (10..=11).contains(n)), "{counts:?}");
 }

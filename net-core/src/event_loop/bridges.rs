@@ -56,8 +56,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             if taken > 0 {
                 self.state.bridge.stats.add(Counter::Adopted, taken as u64);
+                self.took(taken as u64);
             }
         }
+    }
+
+    /// So many arrivals are in the table now, or refused: for the acceptor, which counts those on
+    /// their way.
+    fn took(&mut self, arrivals: u64) {
+        self.taken += arrivals;
+        let bridge = &self.state.bridge;
+        bridge.stats.set(Counter::Open, self.state.table.len() as u64);
+        // After the open count, which includes them: see `Bridge::taken`.
+        bridge.taken.store(self.taken, Ordering::Release);
     }
 
     #[inline(never)] // its message buffer would be on the turn's stack
@@ -69,8 +80,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.adopt(arrival);
         }
         self.batch = arrivals;
-        self.carried += brought.carried;
         if brought.carried > 0 {
+            self.took(brought.carried);
             let stats = &self.state.bridge.stats;
             stats.add(Counter::Adopted, brought.carried - brought.lost);
             if brought.lost > 0 {

@@ -25,7 +25,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
 pub(crate) struct EventLoop<H: Handler, D: Driver> {
@@ -41,8 +40,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     told_up_to: Option<u32>,
     /// No more arrivals will come.
     saw_the_end: bool,
-    /// Connections that the courier has brought, ever.
-    carried: u64,
+    /// Arrivals taken, ever.
+    taken: u64,
     /// Room for one batch of arrivals, empty between batches.
     batch: Vec<Arrival>,
     /// Connections that flow (see `quiet`), and when their quiet time is over: soonest first.
@@ -71,7 +70,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             order: Order::Run,
             told_up_to: None,
             saw_the_end: false,
-            carried: 0,
+            taken: 0,
             batch: Vec::new(),
             flowing: VecDeque::new(),
         }
@@ -97,7 +96,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.serve_ready(waiting);
         self.fire_due();
         self.carry_out();
-        self.publish();
+        self.state.publish();
         Ok(!self.is_over())
     }
 
@@ -147,14 +146,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if self.state.outbox.wishes.is_empty() && self.state.dead.is_empty() {
                 break;
             }
-        }
-    }
-
-    fn publish(&mut self) {
-        self.state.publish();
-        if self.courier.is_some() {
-            // After the open count, which includes them: see `Bridge::taken`.
-            self.state.bridge.taken.store(self.carried, Ordering::Release);
         }
     }
 

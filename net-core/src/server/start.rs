@@ -39,7 +39,7 @@ where
     if cfg!(panic = "abort") {
         tracing::warn!("built with panic=abort: a callback that panics ends the whole process");
     }
-    server.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
+    server.check()?;
     descriptors::fill_standard().map_err(|e| StartError::new("open /dev/null for 0, 1, 2", e))?;
     let loops = server.loop_count()?;
     let wanted: Vec<Addr> = server
@@ -64,7 +64,13 @@ where
     let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
     let couriers = start_loops::<H, D, F>(&server, &hub, &addrs, factory, &mut team)?;
     let in_flight_max = (capacity.nofile / 2).max(1);
-    let handover = Handover::new(Arc::clone(&hub), couriers, capacity.per_table, in_flight_max);
+    let handover = Handover::new(
+        Arc::clone(&hub),
+        server.balance,
+        couriers,
+        capacity.per_table,
+        in_flight_max,
+    );
     // Where the loops listen themselves, the doors held open here have served their purpose: the
     // address was free, and its port is known.
     let listeners = if server.accept == Accept::ReusePort { Vec::new() } else { listeners };
