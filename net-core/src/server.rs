@@ -31,11 +31,24 @@ pub enum Loops {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Accept {
     /// One thread accepts for all loops and hands over, by default in exact rotation ([`Balance`]).
+    /// Of one loop there is nothing to choose, and it accepts for itself.
     #[default]
     Acceptor,
     /// Each loop has a listener of its own on the same address (`SO_REUSEPORT`); the kernel
     /// spreads connections by a hash. No hand-over; uneven for few connections.
     ReusePort,
+}
+
+/// Whose the listeners are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listens {
+    /// The acceptor's, which hands over.
+    Acceptor,
+    /// Each loop's own, on an address that they share.
+    EachLoop,
+    /// The only loop's. To hand a connection over would cost a wake-up of each thread, and two
+    /// threads that take turns on one core; there is nobody to choose among.
+    OnlyLoop,
 }
 
 /// Which descriptor table the loops use.
@@ -250,6 +263,14 @@ impl Server {
             )));
         }
         Ok(())
+    }
+
+    fn listens(&self, loops: usize) -> Listens {
+        match self.accept {
+            Accept::ReusePort => Listens::EachLoop,
+            Accept::Acceptor if loops == 1 => Listens::OnlyLoop,
+            Accept::Acceptor => Listens::Acceptor,
+        }
     }
 
     fn loop_count(&self) -> Result<usize, StartError> {

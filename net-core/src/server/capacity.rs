@@ -1,6 +1,6 @@
 //! How many connections the descriptor tables hold.
 
-use super::{Accept, FdTable, Server};
+use super::{FdTable, Listens, Server};
 use crate::error::StartError;
 use crate::sys::descriptors;
 
@@ -27,9 +27,9 @@ impl Capacity {
                 let open = descriptors::open_now()
                     .map_err(|error| StartError::new("count open descriptors", error))?;
                 // A waker and an epoll for each loop and for the acceptor, and who listens has a spare.
-                let of_loops = match server.accept {
-                    Accept::Acceptor => 2 * loops,
-                    Accept::ReusePort => (3 + listeners) * loops,
+                let of_loops = match server.listens(loops as usize) {
+                    Listens::Acceptor => 2 * loops,
+                    Listens::EachLoop | Listens::OnlyLoop => (3 + listeners) * loops,
                 };
                 (open as u64 + 3 + listeners + of_loops, 1)
             }

@@ -1,7 +1,7 @@
 //! Starting: everything that can be refused is tried before `start` returns.
 
 use super::capacity::Capacity;
-use super::{Accept, Ended, FdTable, Place, Running, Server};
+use super::{Accept, Ended, FdTable, Listens, Place, Running, Server};
 use crate::accepting::Listening;
 use crate::acceptor::Acceptor;
 use crate::addr::Addr;
@@ -59,10 +59,17 @@ where
         ),
         None => None,
     };
-    let (acceptor_driver, listeners, addrs) = open_doors::<H, D>(&server, &hub, &wanted)?;
+    let listens = server.listens(loops);
+    let (acceptor_driver, listeners, held) = open_doors::<H, D>(&server, &hub, &wanted, listens)?;
+    let doors: &[Addr] = match listens {
+        Listens::Acceptor => &[],
+        Listens::EachLoop => &held,
+        Listens::OnlyLoop => &wanted,
+    };
 
     let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
-    let couriers = start_loops::<H, D, F>(&server, &hub, &addrs, factory, &mut team)?;
+    let Stand { couriers, opened } =
+        start_loops::<H, D, F>(&server, &hub, doors, factory, &mut team)?;
     let in_flight_max = (capacity.nofile / 2).max(1);
     let handover = Handover::new(
         Arc::clone(&hub),
@@ -73,7 +80,8 @@ where
     );
     // Where the loops listen themselves, the doors held open here have served their purpose: the
     // address was free, and its port is known.
-    let listeners = if server.accept == Accept::ReusePort { Vec::new() } else { listeners };
+    let listeners = if listens == Listens::Acceptor { listeners } else { Vec::new() };
+    let addrs = if listens == Listens::OnlyLoop { opened } else { held };
     let ids = team.threads.iter().map(|thread| thread.thread().id()).collect();
     let acceptor = Acceptor::new(
         acceptor_driver,
@@ -117,21 +125,24 @@ fn say_capacity(server: &Server, loops: usize, capacity: &Capacity) -> usize {
 }
 
 /// The acceptor's driver and its listeners. For loops that listen themselves, this only holds the
-/// addresses, so that a port chosen by the kernel is one and the same for all.
+/// addresses, so that a port chosen by the kernel is one and the same for all; the only loop of a
+/// server opens its doors itself.
 #[allow(clippy::type_complexity)]
 fn open_doors<H: Handler, D: Driver>(
     server: &Server,
     hub: &Hub<H::Message>,
     wanted: &[Addr],
+    listens: Listens,
 ) -> Result<(D, Vec<Listening>, Vec<Addr>), StartError> {
     let mut driver = D::open(&server.limits, Arc::clone(&hub.acceptor_waker))
         .map_err(|error| StartError::new("make the acceptor's epoll", error))?;
     let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
     for (n, at) in wanted.iter().enumerate() {
         let options = listen_options(server);
-        let socket = match server.accept {
-            Accept::Acceptor => driver.listen(listener_token(n), at, &options),
-            Accept::ReusePort => Socket::bind(at, &options),
+        let socket = match listens {
+            Listens::Acceptor => driver.listen(listener_token(n), at, &options),
+            Listens::EachLoop => Socket::bind(at, &options),
+            Listens::OnlyLoop => break,
         }
         .map_err(|error| StartError::new(format!("listen on {at}"), error))?;
         let at =
@@ -173,15 +184,22 @@ impl<M> Drop for Team<M> {
     }
 }
 
-/// Starts every loop and waits until each has said that it stands. Returns the acceptor's ends of
-/// the couriers.
+/// What the loops have, once all of them stand.
+struct Stand {
+    /// The acceptor's ends of the couriers.
+    couriers: Vec<Socket>,
+    /// Where the first loop listens.
+    opened: Vec<Addr>,
+}
+
+/// Starts every loop, listening at its doors, and waits until each has said that it stands.
 fn start_loops<H, D, F>(
     server: &Server,
     hub: &Arc<Hub<H::Message>>,
-    addrs: &[Addr],
+    doors: &[Addr],
     factory: F,
     team: &mut Team<H::Message>,
-) -> Result<Vec<Socket>, StartError>
+) -> Result<Stand, StartError>
 where
     H: Handler,
     D: Driver,
@@ -190,14 +208,14 @@ where
     let cores = if server.pin { core_affinity::get_core_ids().unwrap_or_default() } else { vec![] };
     let factory = Arc::new(factory);
     let (report, reports) = mpsc::channel();
-    let mut near_ends = Vec::new();
+    let mut couriers = Vec::new();
     for number in 0..hub.loops.len() {
         let courier = match server.fd_table {
             FdTable::Shared => None,
             FdTable::PerLoop(promise) => {
                 let (near, far) = courier::pair()
                     .map_err(|e| StartError::new(format!("make loop {number}'s courier"), e))?;
-                near_ends.push(near);
+                couriers.push(near);
                 Some((Traveller::new(far), promise))
             }
         };
@@ -205,7 +223,7 @@ where
             number,
             core: cores.get(number % cores.len().max(1)).copied(),
             courier,
-            listen: if server.accept == Accept::ReusePort { addrs.to_vec() } else { Vec::new() },
+            doors: doors.to_vec(),
             options: listen_options(server),
             limits: server.limits.clone(),
             hub: Arc::clone(hub),
@@ -221,16 +239,20 @@ where
     }
     drop(report);
     let mut left_behind = Vec::new();
+    let mut opened = Vec::new();
     for _ in 0..hub.loops.len() {
         match reports.recv() {
-            Ok(Ok(left)) => left_behind.extend(left),
+            Ok(Ok(stands)) => {
+                left_behind.extend(stands.left_behind);
+                opened = stands.addrs; // the same for each
+            }
             Ok(Err(error)) => return Err(error),
             Err(_) => return Err(StartError::plain("a loop's thread ended while it started")),
         }
     }
     // Only now, when every loop has made its copy of this table, can no number be mistaken.
     left_behind.into_iter().for_each(LeftBehind::close);
-    Ok(near_ends)
+    Ok(Stand { couriers, opened })
 }
 
 /// What a loop's thread is born with.
@@ -238,17 +260,25 @@ struct Seed<M> {
     number: usize,
     core: Option<core_affinity::CoreId>,
     courier: Option<(Traveller, PrivateTables)>,
-    listen: Vec<Addr>,
+    doors: Vec<Addr>,
     options: ListenOptions,
     limits: Limits,
     hub: Arc<Hub<M>>,
 }
 
-/// What a loop's thread says once it stands: the copy of its courier's end that it has left.
-type Stands = Result<Option<LeftBehind>, StartError>;
+/// What a loop's thread says once it stands.
+struct Stands {
+    /// The copy of its courier's end that it has left.
+    left_behind: Option<LeftBehind>,
+    /// Where it listens itself.
+    addrs: Vec<Addr>,
+}
 
-fn loop_thread<H, D, F>(seed: Seed<H::Message>, factory: &F, report: mpsc::Sender<Stands>)
-where
+fn loop_thread<H, D, F>(
+    seed: Seed<H::Message>,
+    factory: &F,
+    report: mpsc::Sender<Result<Stands, StartError>>,
+) where
     H: Handler,
     D: Driver,
     F: Fn(&Place<H::Message>) -> H,
@@ -256,14 +286,14 @@ where
     let hub = Arc::clone(&seed.hub);
     let number = seed.number;
     let _farewell = Farewell { hub: &hub, number };
-    let (mut event_loop, left_behind) = match grow::<H, D, F>(seed, factory) {
+    let (mut event_loop, stands) = match grow::<H, D, F>(seed, factory) {
         Ok(grown) => grown,
         Err(error) => {
             let _ = report.send(Err(error)); // nobody listens: another loop has failed first
             return;
         }
     };
-    if report.send(Ok(left_behind)).is_err() {
+    if report.send(Ok(stands)).is_err() {
         return;
     }
     drop(report);
@@ -302,13 +332,13 @@ fn close_arrivals<M>(bridge: &Bridge<M>, stats: &Stats) {
 fn grow<H, D, F>(
     seed: Seed<H::Message>,
     factory: &F,
-) -> Result<(EventLoop<H, D>, Option<LeftBehind>), StartError>
+) -> Result<(EventLoop<H, D>, Stands), StartError>
 where
     H: Handler,
     D: Driver,
     F: Fn(&Place<H::Message>) -> H,
 {
-    let Seed { number, core, courier, listen, options, limits, hub } = seed;
+    let Seed { number, core, courier, doors, options, limits, hub } = seed;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
     let (courier, left_behind) = match courier {
         None => (None, None),
@@ -327,11 +357,13 @@ where
     }
     let waker = Arc::clone(hub.loops[number].doorbell.waker());
     let mut driver = D::open(&limits, waker).map_err(|e| fail("make its epoll", e))?;
-    let mut listeners = Vec::new();
-    for (n, at) in listen.into_iter().enumerate() {
+    let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
+    for (n, at) in doors.into_iter().enumerate() {
         let socket = driver
             .listen(listener_token(n), &at, &options)
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
+        let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
+        addrs.push(at);
         listeners.push(Listening::new(at, socket, &limits));
     }
     let courier = match courier {
@@ -345,7 +377,7 @@ where
     let handler = catch_unwind(AssertUnwindSafe(|| factory(&place)))
         .map_err(|_| StartError::plain(format!("loop {number}: the handler's factory panicked")))?;
     let event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
-    Ok((event_loop, left_behind))
+    Ok((event_loop, Stands { left_behind, addrs }))
 }
 
 /// The acceptor's thread: accepts until all is over, then waits for the loops' threads. (Dropped
