@@ -1,6 +1,7 @@
 //! What a loop remembers of one connection: 48 bytes, and a cold box while something is unfinished.
 
 use crate::closed::Closed;
+use crate::dial::Dialling;
 use crate::life::State;
 use crate::readiness::Link;
 use crate::sys::Socket;
@@ -48,6 +49,8 @@ pub(crate) struct Cold {
     pub(crate) discarded: usize,
     /// Until when the idle deadline was put off, and how many bytes were unacknowledged then.
     pub(crate) looked: Option<(Tick, usize)>,
+    /// How it is dialled, until it is up.
+    pub(crate) dialling: Option<Box<Dialling>>,
 }
 
 impl Cold {
@@ -58,6 +61,7 @@ impl Cold {
             && self.idle_deadline.is_none()
             && self.discarded == 0
             && self.looked.is_none()
+            && self.dialling.is_none()
     }
 }
 
@@ -188,6 +192,11 @@ impl Head {
         if self.cold.as_deref().is_some_and(Cold::is_idle) {
             self.cold = None;
         }
+    }
+
+    /// How it is dialled, while it is not up.
+    pub(crate) fn dialling(&mut self) -> Option<&mut Dialling> {
+        self.cold.as_deref_mut()?.dialling.as_deref_mut()
     }
 
     /// Bytes queued in the cold box.

@@ -1,13 +1,12 @@
 //! `Loop`: the loop that a callback runs on.
 
-use crate::addr::Addr;
 use crate::conn::Conn;
+use crate::dial::{Dial, NotDialled};
 use crate::handler::Handler;
 use crate::hub::Remote;
 use crate::id::ConnId;
 use crate::life::State;
-use crate::loop_state::{Dial, LoopState};
-use crate::sys::DialOptions;
+use crate::loop_state::LoopState;
 use crate::timers::TimerId;
 use net_timer::Tick;
 use std::sync::Arc;
@@ -109,12 +108,20 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.timers.cancel(timer)
     }
 
-    /// Dials a connection on this loop. Exactly one answer comes: `on_open`, or `on_close` with
-    /// the reason. A server that drains dials no more, and answers when the loop ends. (Only if the
-    /// loop's every slot is taken, or for a dial asked in such a last answer, none comes, and the
-    /// session is dropped.) Dialled connections count, but are not limited by `connections_max`.
-    pub fn dial(&mut self, to: Addr, options: DialOptions, session: H::Session) {
-        self.state.dials.push(Dial { to, options, session });
+    /// Dials a connection on this loop, and returns its id, under which it can be sent to, paired
+    /// and closed already. For each dial that is taken exactly one answer comes: `on_open`, or
+    /// `on_close` with the reason, `Machine(errno)` if the kernel gave one. At most
+    /// [`dials_per_turn`](crate::Limits::dials_per_turn) begin in a turn.
+    ///
+    /// A dial that is not taken comes back with its session, at once: a server that drains dials no
+    /// more, and neither does a loop whose every slot is used. Dialled connections count, but are
+    /// not limited by `connections_max`.
+    pub fn dial(
+        &mut self,
+        dial: impl Into<Dial>,
+        session: H::Session,
+    ) -> Result<ConnId, NotDialled<H::Session>> {
+        self.state.dial(dial.into(), session)
     }
 
     /// Asks the whole server to drain: as SIGTERM does.

@@ -63,6 +63,8 @@ pub struct Limits {
     pub arrivals_queue: usize,
     /// New connections that a loop takes in a turn.
     pub arrivals_per_turn: usize,
+    /// Connects that a loop begins in a turn: each takes several system calls.
+    pub dials_per_turn: usize,
     /// Messages that wait for a loop. Full: `post` gives the message back.
     pub mail_queue: usize,
     /// Messages that a loop takes in a turn.
@@ -104,6 +106,7 @@ impl Default for Limits {
             accepts_per_turn: 64,
             arrivals_queue: 1024,
             arrivals_per_turn: 256,
+            dials_per_turn: 256,
             mail_queue: 4096,
             mail_per_turn: 256,
             timers_per_turn: 1024,
@@ -145,6 +148,7 @@ impl Limits {
             ("accepts_per_turn", self.accepts_per_turn),
             ("arrivals_queue", self.arrivals_queue),
             ("arrivals_per_turn", self.arrivals_per_turn),
+            ("dials_per_turn", self.dials_per_turn),
             ("mail_queue", self.mail_queue),
             ("mail_per_turn", self.mail_per_turn),
             ("timers_per_turn", self.timers_per_turn),

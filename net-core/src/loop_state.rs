@@ -4,15 +4,16 @@
 //! the handler is in it.
 
 use crate::addr::Addr;
-use crate::closed::Closed;
+use crate::closed::{Closed, Why};
 use crate::connection::{Connection, Filed, Head, Status};
-use crate::hub::{Bridge, Hub};
+use crate::dial::{Dial, Dialling, Jitter, NotDialled};
+use crate::hub::{Bridge, Hub, Order};
 use crate::id::ConnId;
 use crate::life::State;
 use crate::limits::Limits;
 use crate::outbox::Outbox;
 use crate::stats::Counter;
-use crate::sys::{DialOptions, Socket};
+use crate::sys::Socket;
 use crate::table::Table;
 use crate::timers::Timers;
 use net_timer::{Slot, Tick, Wheel};
@@ -31,7 +32,9 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) ready: VecDeque<ConnId>,
     /// Connections that are over; `on_close` is due.
     pub(crate) dead: Vec<ConnId>,
-    pub(crate) dials: Vec<Dial<S>>,
+    /// Connections whose next attempt is due.
+    pub(crate) dials: VecDeque<ConnId>,
+    pub(crate) jitter: Jitter,
     /// The clock, read once at the start of the turn.
     pub(crate) now: Tick,
     /// When a connection that moves a byte in this turn would be idle. `MAX`: never.
@@ -44,13 +47,6 @@ pub(crate) struct LoopState<S, M> {
     /// The bridges into this loop.
     pub(crate) bridge: Arc<Bridge<M>>,
     pub(crate) peer_of: fn(&Socket) -> io::Result<Addr>,
-}
-
-/// A connection that a callback asked for.
-pub(crate) struct Dial<S> {
-    pub(crate) to: Addr,
-    pub(crate) options: DialOptions,
-    pub(crate) session: S,
 }
 
 /// The counts of the straight path, added up here and published once a turn.
@@ -69,6 +65,7 @@ impl<S, M> LoopState<S, M> {
     pub(crate) fn new(
         number: u8,
         now: Tick,
+        jitter: Jitter,
         limits: Limits,
         hub: Arc<Hub<M>>,
         peer_of: fn(&Socket) -> io::Result<Addr>,
@@ -81,7 +78,8 @@ impl<S, M> LoopState<S, M> {
             timers: Timers::new(now),
             ready: VecDeque::new(),
             dead: Vec::new(),
-            dials: Vec::new(),
+            dials: VecDeque::new(),
+            jitter,
             now,
             idle_deadline: Tick::MAX,
             idle_millis: limits
@@ -120,6 +118,28 @@ impl<S, M> LoopState<S, M> {
     ) -> Option<R> {
         let connection = self.table.get(id)?;
         Some(work(&mut self.outbox, &mut connection.head))
+    }
+
+    /// Enters a connection that is to be dialled at the end of the turn.
+    pub(crate) fn dial(&mut self, dial: Dial, session: S) -> Result<ConnId, NotDialled<S>> {
+        // The order itself, not what was obeyed of it: whoever is entered before an order comes is
+        // met by it in the table.
+        match self.bridge.control.order() {
+            Order::Run => {}
+            Order::Stop => return Err(NotDialled { why: Closed::Stopped, session }),
+            _ => return Err(NotDialled { why: Closed::Draining, session }),
+        }
+        let entered = self.table.insert(Socket::none(), State::Connecting, session);
+        let id = entered
+            .map_err(|(_, session)| NotDialled { why: Closed::Refused(Why::Full), session })?;
+        self.hub.gate.enter_anyway().keep();
+        self.bridge.stats.add(Counter::Dialled, 1);
+        let dialling = Box::new(Dialling::new(dial, self.now));
+        if let Some(head) = self.head(id) {
+            head.cold().dialling = Some(dialling);
+        }
+        self.dials.push_back(id);
+        Ok(id)
     }
 
     // --- deadlines ---------------------------------------------------------------------------

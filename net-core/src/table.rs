@@ -21,6 +21,9 @@ pub(crate) struct Table<S> {
     live: usize,
     /// No chunk below this one has room.
     lowest: usize,
+    /// As if every slot were taken.
+    #[cfg(test)]
+    pub(crate) is_full: bool,
 }
 
 struct Chunk<S> {
@@ -38,7 +41,14 @@ enum Place<S> {
 
 impl<S> Table<S> {
     pub(crate) fn new(in_loop: u8) -> Self {
-        Self { in_loop, chunks: Vec::new(), live: 0, lowest: 0 }
+        Self {
+            in_loop,
+            chunks: Vec::new(),
+            live: 0,
+            lowest: 0,
+            #[cfg(test)]
+            is_full: false,
+        }
     }
 
     /// Connections in the table.
@@ -70,6 +80,10 @@ impl<S> Table<S> {
     }
 
     fn chunk_with_room(&mut self) -> Option<usize> {
+        #[cfg(test)]
+        if self.is_full {
+            return None;
+        }
         while let Some(chunk) = self.chunks.get(self.lowest) {
             if chunk.places.len() < CHUNK {
                 break;

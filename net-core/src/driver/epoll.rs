@@ -67,6 +67,10 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.now()
     }
 
+    fn seed(&self) -> u64 {
+        self.kernel.seed()
+    }
+
     #[inline]
     fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()> {
         // The reading was truncated to whole milliseconds, so the difference is never too short.
@@ -111,14 +115,18 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.dial(to, options)
     }
 
-    fn dialled(&mut self, socket: &Socket) -> Result<(), Errno> {
-        self.kernel.take_error(socket)?;
+    fn dialled(&mut self, socket: &Socket) -> Option<Result<(), Errno>> {
+        if let Err(errno) = self.kernel.take_error(socket) {
+            return Some(Err(errno));
+        }
+        if !self.kernel.is_connected(socket) {
+            return None;
+        }
         // A dialled port of the ephemeral range can be given to the dialler itself, and TCP then
         // connects the socket to itself (simultaneous open). That is nobody.
         match (K::local(socket), K::peer(socket)) {
-            (Ok(local), Ok(peer)) if local == peer => Err(Errno::new(libc::ECONNREFUSED)),
-            (_, Err(error)) => Err(Errno::of(&error)),
-            _ => Ok(()),
+            (Ok(local), Ok(peer)) if local == peer => Some(Err(Errno::new(libc::ECONNREFUSED))),
+            _ => Some(Ok(())),
         }
     }
 

@@ -106,6 +106,8 @@ pub(crate) trait Driver: Sized {
     fn open(limits: &Limits, waker: Arc<Waker>) -> io::Result<Self>;
     /// Milliseconds of a clock that never goes back, truncated.
     fn now(&self) -> Tick;
+    /// A number that no two loops share, for what is to be spread by chance.
+    fn seed(&self) -> u64;
     /// Waits for signals, until `until` at the latest; `None` is for ever. `now` is the clock's
     /// last reading; a time at or before it means: look, and do not wait.
     fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()>;
@@ -125,8 +127,8 @@ pub(crate) trait Driver: Sized {
     fn unlisten(&mut self, listener: Socket);
     /// Begins a connect. The socket is attached by the caller, and signals when it is decided.
     fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket>;
-    /// How a dialled connection came out, once it has signalled.
-    fn dialled(&mut self, socket: &Socket) -> Result<(), Errno>;
+    /// How a dialled connection came out, once it has signalled; `None`: that is still open.
+    fn dialled(&mut self, socket: &Socket) -> Option<Result<(), Errno>>;
     /// The error that the socket has reported, if it has. Asking takes it.
     fn failure(&mut self, socket: &Socket) -> Option<Errno>;
     /// From now on the socket signals under `token`.

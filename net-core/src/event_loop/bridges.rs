@@ -1,4 +1,4 @@
-//! What comes into the loop from elsewhere: orders, arrivals, mail, timers, and its own dials.
+//! What comes into the loop from elsewhere: orders, arrivals, mail and timers.
 
 use super::{EventLoop, guard};
 use crate::accepting::BACKLOG_MAX;
@@ -10,7 +10,7 @@ use crate::handler::{Handler, Peer};
 use crate::here::Loop;
 use crate::hub::{Mail, Order};
 use crate::id::ConnId;
-use crate::life::{Event, State};
+use crate::life::State;
 use crate::outbox::Queued;
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
@@ -286,77 +286,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 }
             } else {
                 self.deadline(id);
-            }
-        }
-    }
-
-    // --- dials ---------------------------------------------------------------------------------
-
-    pub(super) fn start_dials(&mut self) {
-        if self.state.dials.is_empty() || self.order > Order::Run {
-            return;
-        }
-        for dial in std::mem::take(&mut self.state.dials) {
-            let begun = self.driver.dial(&dial.to, &dial.options);
-            let (socket, failure) = match begun {
-                Ok(socket) => (socket, None),
-                Err(error) => (Socket::none(), Some(Errno::of(&error))),
-            };
-            self.state.bridge.stats.add(Counter::Dialled, 1);
-            let Some(id) = self.enter(socket, State::Connecting, dial.session) else { continue };
-            self.hub.gate.enter_anyway().keep();
-            if let Some(errno) = failure {
-                self.failed(id, errno);
-                continue;
-            }
-            if let Some(head) = self.state.head(id) {
-                head.link.await_room();
-            }
-            if self.watch(id) {
-                let deadline = self.state.now.after(self.state.limits.connect_timeout);
-                self.state.file(id, deadline);
-            }
-        }
-    }
-
-    /// A loop that ends dials no more: whoever asked since the drain began is answered now, and
-    /// what is asked in these last answers is dropped. (Answered at once, a handler that dials anew
-    /// whenever it is closed would keep the loop busy for as long as anything else lives.)
-    pub(super) fn answer_last_dials(&mut self) {
-        let why = if self.order == Order::Stop { Closed::Stopped } else { Closed::Draining };
-        for dial in std::mem::take(&mut self.state.dials) {
-            self.state.bridge.stats.add(Counter::Dialled, 1);
-            let entered = self.enter(Socket::none(), State::Connecting, dial.session);
-            let Some(id) = entered else { continue };
-            self.hub.gate.enter_anyway().keep();
-            self.state.because(id, why);
-            self.step(id, Event::Stop);
-        }
-        self.reap();
-        for dial in std::mem::take(&mut self.state.dials) {
-            if guard(|| drop(dial.session)).is_none() {
-                self.count_panic(Callback::Drop);
-            }
-        }
-    }
-
-    /// A dialled connection has signalled. True: it is up.
-    pub(super) fn dial_decided(&mut self, id: ConnId) -> bool {
-        let Some(head) = self.state.head(id) else { return false };
-        match self.driver.dialled(&head.socket) {
-            Ok(()) => {
-                let own = head.cold.as_deref().is_some_and(|cold| cold.own_deadline.is_some());
-                if own {
-                    head.status.set(Status::SEVERAL);
-                }
-                self.state.file(id, Tick::MAX);
-                self.state.refile(id, self.state.idle_deadline);
-                self.step(id, Event::Connected);
-                true
-            }
-            Err(errno) => {
-                self.failed(id, errno);
-                false
             }
         }
     }

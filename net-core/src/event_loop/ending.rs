@@ -120,11 +120,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if state == State::Dead {
             return;
         }
-        let by_error = if state == State::Connecting {
-            Closed::Machine(errno)
-        } else {
-            Closed::by_error(errno)
-        };
+        let by_error = Closed::by_error(errno);
         if let Some(head) = self.state.head(id)
             && (head.why.is_none() || (owed && head.why == Some(Closed::PeerEnded)))
         {
@@ -263,8 +259,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let state = head.status.state();
         if state == State::Connecting {
-            self.state.because(id, Closed::Deadline(Which::Connect));
-            return self.step(id, Event::Overdue);
+            return self.dial_is_due(id);
         }
         if state.is_closing() {
             if state != State::Lingering {

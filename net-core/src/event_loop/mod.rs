@@ -1,6 +1,7 @@
 //! The turn: the only place where driver, handler and state meet.
 
 mod bridges;
+mod dialling;
 mod ending;
 mod progress;
 mod quiet;
@@ -14,6 +15,7 @@ use crate::arrival::Arrival;
 use crate::closed::Callback;
 use crate::conn::Conn;
 use crate::courier::CourierEnd;
+use crate::dial::Jitter;
 use crate::driver::Driver;
 use crate::handler::{Handler, Keep};
 use crate::hub::{Hub, Order};
@@ -60,8 +62,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     ) -> Self {
         let now = driver.now();
         let number = u8::try_from(number).expect("the server has checked the number of loops");
+        let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
-            state: LoopState::new(number, now, limits.clone(), Arc::clone(&hub), D::peer),
+            state: LoopState::new(number, now, jitter, limits, Arc::clone(&hub), D::peer),
             driver,
             handler,
             hub,
@@ -155,7 +158,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         !state.outbox.is_empty()
             || !state.ready.is_empty()
             || !state.dead.is_empty()
-            || (!state.dials.is_empty() && self.order == Order::Run)
+            || !state.dials.is_empty()
             || self.told_up_to.is_some()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
@@ -189,7 +192,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             && self.state.table.len() == 0
             && !self.has_work();
         if is_over {
-            self.answer_last_dials();
             self.state.publish();
             self.close_mail();
         }

@@ -3,6 +3,7 @@
 use super::{DialOptions, Epoll, Errno, Events, ListenOptions, Socket, Waker, descriptors, epoll};
 use crate::addr::Addr;
 use net_timer::Tick;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
 
 /// The system calls of a loop, one method each and no policy. Used by the loop's thread only.
@@ -14,6 +15,8 @@ pub(crate) trait Kernel: Sized {
     fn open(waker: &Waker, waker_token: u64) -> io::Result<Self>;
     /// Milliseconds of the monotonic clock, truncated.
     fn now(&self) -> Tick;
+    /// A number that differs from one call, thread and machine to the next.
+    fn seed(&self) -> u64;
     /// Registers a socket for edge-triggered events of every kind, for as long as it is open.
     fn watch(&mut self, socket: &Socket, token: u64) -> Result<(), Errno>;
     /// Replaces the events by those that are ready; waits `timeout_ms` at most, −1 for ever.
@@ -34,6 +37,8 @@ pub(crate) trait Kernel: Sized {
     }
     /// close(2), with RST if `reset`.
     fn close(&mut self, socket: Socket, reset: bool);
+    /// Whether it has a peer now: a connect that has neither failed nor got one goes on.
+    fn is_connected(&self, socket: &Socket) -> bool;
     /// The error kept for the socket: how a connect ended.
     fn take_error(&self, socket: &Socket) -> Result<(), Errno>;
     /// bind(2) and listen(2).
@@ -77,6 +82,11 @@ impl Kernel for Linux {
         monotonic()
     }
 
+    fn seed(&self) -> u64 {
+        // The standard library keys its hash maps from the system's randomness.
+        RandomState::new().build_hasher().finish()
+    }
+
     fn watch(&mut self, socket: &Socket, token: u64) -> Result<(), Errno> {
         self.epoll.add(socket.number(), token, EVERYTHING)
     }
@@ -116,6 +126,10 @@ impl Kernel for Linux {
         if reset {
             socket.reset();
         }
+    }
+
+    fn is_connected(&self, socket: &Socket) -> bool {
+        socket.peer().is_ok()
     }
 
     fn take_error(&self, socket: &Socket) -> Result<(), Errno> {

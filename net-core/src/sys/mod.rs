@@ -20,8 +20,7 @@ pub(crate) use epoll::Event;
 pub(crate) use epoll::Events;
 pub use errno::Errno;
 pub(crate) use kernel::{Kernel, Linux};
-pub use socket::DialOptions;
 #[cfg(test)]
 pub(crate) use socket::SIM_BASE;
-pub(crate) use socket::{ListenOptions, Socket};
+pub(crate) use socket::{DialOptions, ListenOptions, Socket};
 pub(crate) use waker::Waker;

@@ -39,10 +39,10 @@ impl Default for ListenOptions {
 
 /// How a connection is dialled.
 #[derive(Clone, Debug, Default)]
-pub struct DialOptions {
+pub(crate) struct DialOptions {
     /// The address to come from; its port is chosen at connect where it is 0, so that one port
     /// serves many destinations.
-    pub source: Option<SocketAddr>,
+    pub(crate) source: Option<SocketAddr>,
 }
 
 impl Socket {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use net_core::{Closed, Conn, DialOptions, Input, Loop};
+use net_core::{Closed, Conn, Dial, Input, Loop};
 
 use super::super::phrase::GREETING;
 use super::client::{Awaits, Clients, RETRY, Session};
@@ -25,10 +25,15 @@ impl Clients {
 
     pub(super) fn dial(&mut self, here: &mut Loop<'_, Self>, nth: u32, attempts: u8) {
         self.dialling += 1;
-        let options = DialOptions { source: self.source(nth) };
+        let mut dial = Dial::from(self.setup.target);
+        if let Some(source) = self.source(nth) {
+            dial = dial.source(source);
+        }
         let (round, awaits) = (0, Awaits::Greeting);
         let session = Session { due_ns: 0, nth, round, attempts, awaits };
-        here.dial(self.setup.target.into(), options, session);
+        if here.dial(dial, session).is_err() {
+            self.dialling -= 1; // this loop ends: nobody waits for the rest
+        }
     }
 
     fn source(&self, nth: u32) -> Option<SocketAddr> {

@@ -15,6 +15,8 @@ pub(crate) enum Outcome {
     Refused,
     /// The peer never answers.
     Silence,
+    /// The peer answers at this time.
+    UpAt(u64),
     ToItself,
     /// connect(2) fails at once.
     Fails(i32),
@@ -24,6 +26,8 @@ impl World {
     pub(crate) fn dial(&self) -> io::Result<Socket> {
         let mut world = self.get();
         let outcome = world.dials.pop_front().unwrap_or(Outcome::Up);
+        let now = world.now;
+        world.dialled_at.push(now);
         if let Outcome::Fails(errno) = outcome {
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -116,6 +120,10 @@ impl Inner {
                     self.connecting.push((wire, outcome));
                     continue;
                 }
+                Outcome::UpAt(at) if at > self.now => {
+                    self.connecting.push((wire, outcome));
+                    continue;
+                }
                 Outcome::Refused => self.wires[wire].peer_resets(),
                 Outcome::Greeted(bytes, ends) => {
                     self.wires[wire].is_connecting = false;
@@ -124,7 +132,7 @@ impl Inner {
                         self.wires[wire].coming.push_back(Coming::Fin);
                     }
                 }
-                Outcome::Up | Outcome::ToItself | Outcome::Fails(_) => {
+                Outcome::Up | Outcome::UpAt(_) | Outcome::ToItself | Outcome::Fails(_) => {
                     self.wires[wire].is_connecting = false;
                 }
             }

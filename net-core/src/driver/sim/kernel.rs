@@ -20,6 +20,10 @@ impl Kernel for ModelKernel {
         Tick::from_millis(self.world.get().now)
     }
 
+    fn seed(&self) -> u64 {
+        0
+    }
+
     fn watch(&mut self, socket: &Socket, token: u64) -> Result<(), Errno> {
         self.world.watch(socket, token)
     }
@@ -60,6 +64,10 @@ impl Kernel for ModelKernel {
 
     fn close(&mut self, socket: Socket, reset: bool) {
         self.world.close(socket, reset);
+    }
+
+    fn is_connected(&self, socket: &Socket) -> bool {
+        !self.world.wire(socket).is_connecting
     }
 
     fn take_error(&self, socket: &Socket) -> Result<(), Errno> {

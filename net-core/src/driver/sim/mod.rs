@@ -4,8 +4,6 @@
 //! [`ModelKernel`] is as strict as Linux: each edge comes once, and no other. [`Sim`] is as unkind
 //! as the contract of [`Driver`] allows: receives and sends are short, signals come late, merged,
 //! twice, for nothing, or for connections that are no more.
-//!
-//! One kindness both keep: a connecting socket signals only when it is decided.
 
 mod doors;
 mod kernel;
@@ -83,9 +81,8 @@ impl Sim {
         let mut world = self.world.get();
         let nothing = What::ARRIVED | What::ROOM | What::URGENT;
         let bits = world.rng.next() as u32 & nothing.bits();
-        let up = |w: &&usize| **w != usize::MAX && !world.wires[**w].is_connecting;
-        let live: Vec<u64> =
-            world.sockets.values().filter(up).filter_map(|w| world.wires[*w].token).collect();
+        let wires = world.sockets.values().filter(|w| **w != usize::MAX);
+        let live: Vec<u64> = wires.filter_map(|w| world.wires[*w].token).collect();
         let dead: Vec<u64> = world.graves.iter().copied().collect();
         for (tokens, bits) in [(live, bits), (dead, bits | What::GONE.bits() | What::ENDED.bits())]
         {
@@ -119,6 +116,10 @@ impl Driver for Sim {
 
     fn now(&self) -> Tick {
         Tick::from_millis(self.world.get().now)
+    }
+
+    fn seed(&self) -> u64 {
+        1
     }
 
     fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()> {
@@ -184,12 +185,15 @@ impl Driver for Sim {
         self.world.dial()
     }
 
-    fn dialled(&mut self, socket: &Socket) -> Result<(), Errno> {
+    fn dialled(&mut self, socket: &Socket) -> Option<Result<(), Errno>> {
         if let Some(errno) = self.failure(socket) {
-            return Err(errno);
+            return Some(Err(errno));
+        }
+        if self.world.wire(socket).is_connecting {
+            return None;
         }
         let is_itself = World::peer_of(socket).ok() == World::local_of(socket).ok();
-        if is_itself { Err(Errno::new(libc::ECONNREFUSED)) } else { Ok(()) }
+        Some(if is_itself { Err(Errno::new(libc::ECONNREFUSED)) } else { Ok(()) })
     }
 
     fn failure(&mut self, socket: &Socket) -> Option<Errno> {

@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) counts: Counts,
     pub(crate) faults: Faults,
     pub(crate) dials: VecDeque<Outcome>,
+    /// When connects began.
+    pub(crate) dialled_at: Vec<u64>,
     /// Buffers of the next wire: receive and send.
     pub(crate) buffers: (usize, usize),
     scripts: BTreeMap<u64, Vec<Script>>,
@@ -102,6 +104,7 @@ impl World {
             counts: Counts::default(),
             faults: Faults::default(),
             dials: VecDeque::new(),
+            dialled_at: Vec::new(),
             buffers: (4096, 4096),
             scripts: BTreeMap::new(),
             connecting: Vec::new(),
@@ -282,6 +285,9 @@ impl World {
     }
 
     pub(crate) fn peer_of(socket: &Socket) -> io::Result<Addr> {
+        if socket.number() < 0 {
+            return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
+        }
         let number = socket.number() - SIM_BASE;
         if number & TO_ITSELF != 0 {
             return Self::local_of(socket);

@@ -7,6 +7,7 @@ mod accepts;
 mod actor;
 mod deadlines;
 mod dials;
+mod dials_again;
 mod drain;
 mod echo;
 mod ends;
@@ -61,6 +62,11 @@ use on_both_rigs;
 /// Bytes that tell where they were in the stream.
 fn pattern(from: usize, len: usize) -> Vec<u8> {
     (from..from + len).map(|i| (i as u64).wrapping_mul(2_654_435_761).to_be_bytes()[5]).collect()
+}
+
+/// An address to dial. What comes of it is the world's to say.
+fn somewhere() -> crate::addr::Addr {
+    "10.0.0.1:1".parse().unwrap()
 }
 
 /// Panics without a word on stderr.

@@ -274,11 +274,9 @@ impl<D: Rig> Stage<D> {
         assert!(!self.event_loop.driver.holds_back());
         let bridge = &self.hub.loops[0];
         assert!(bridge.mail.is_empty() && bridge.arrivals.is_empty(), "on the bridges");
-        // Dials that were asked since the drain began are answered when the loop ends.
-        let dials_wait = self.event_loop.order > Order::Run;
         let state = &mut self.event_loop.state;
         assert!(state.ready.is_empty() && state.dead.is_empty());
-        assert!(state.dials.is_empty() || dials_wait);
+        assert!(state.dials.is_empty());
         assert!(state.outbox.is_empty(), "in the outbox");
         let mut world = self.world.get();
         let sockets: Vec<usize> = world.sockets.values().copied().collect();
@@ -323,6 +321,18 @@ impl<D: Rig> Stage<D> {
                 );
             }
         }
+        drop(world);
+        // Between two attempts a dial has no socket, but the time of the next one.
+        let mut from = 0;
+        while let Some(id) = state.table.next_live(from) {
+            from = id.slot() + 1;
+            let Some(head) = state.head(id).filter(|head| head.socket.number() < 0) else {
+                continue;
+            };
+            assert!(head.status.state() == State::Connecting, "{id} has no socket");
+            assert!(head.slot != Slot::NONE, "{id} waits for nothing");
+            live += 1;
+        }
         assert_eq!(live, state.table.len(), "connections without a socket");
     }
 
@@ -338,7 +348,7 @@ impl<D: Rig> Stage<D> {
         assert!(snapshot.balance(), "the books: {snapshot}");
         assert_eq!(self.world.get().sockets.len(), 0, "sockets are left");
         for (number, record) in self.log.get().records.iter().enumerate() {
-            // A dial that was asked in the last answers of a loop is only dropped.
+            // A dial that was not taken is given back, and dropped.
             let never_begun = record.id.is_none() && record.calls.is_empty();
             let was_closed = record.closed.is_some() || never_begun;
             assert!(was_closed, "session {number} was not closed: {record:?}");

@@ -2,13 +2,12 @@
 //! peace, and everything must add up.
 
 use super::actor::{Actor, At, usual};
-use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern};
+use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern, somewhere};
 use crate::conn::Conn;
 use crate::here::Loop;
 use crate::hub::Order;
 use crate::id::ConnId;
 use crate::stats::Counter;
-use crate::sys::DialOptions;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -105,7 +104,7 @@ impl Chaos {
             2 if self.ledger.borrow().dials < 10 => {
                 self.ledger.borrow_mut().dials += 1;
                 let session = self.log.session(None);
-                here.dial("10.9.8.7:6".parse().unwrap(), DialOptions::default(), session);
+                let _ = here.dial(somewhere(), session);
             }
             3 => here.each(|conn| {
                 if self.rng.one_in(5) {

@@ -1,0 +1,300 @@
+//! `Dial`: where to, from where, and how patiently. When a failed attempt is followed by another
+//! is decided here; the loop carries it out.
+
+use crate::addr::Addr;
+use crate::closed::Closed;
+use crate::sys::DialOptions;
+use net_timer::Tick;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A connection that a callback asks for: [`Loop::dial`](crate::Loop::dial).
+///
+/// ```no_run
+/// use net_core::{Closed, Conn, Dial, Handler, Input, Loop, Peer, Retry, Server};
+///
+/// /// Asks another server what the time is there, for each message posted.
+/// struct Asks;
+///
+/// impl Handler for Asks {
+///     type Session = ();
+///     type Message = ();
+///
+///     fn admit(&mut self, _peer: &Peer) -> Option<()> {
+///         None // this one only dials
+///     }
+///
+///     fn on_message(&mut self, here: &mut Loop<'_, Self>, _message: ()) {
+///         let server: net_core::Addr = "192.0.2.1:13".parse().expect("an address");
+///         let dial = Dial::to(server).retry(Retry { attempts: 3, ..Retry::default() });
+///         if let Err(refused) = here.dial(dial, ()) {
+///             eprintln!("not even begun: {refused}");
+///         }
+///     }
+///
+///     fn on_data(&mut self, _conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+///         println!("{}", String::from_utf8_lossy(input.take_all()));
+///     }
+///
+///     fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &Closed) {
+///         println!("that was all: {why}"); // or it never came up, and this says why
+///     }
+/// }
+///
+/// fn main() -> Result<net_core::Ended, net_core::StartError> {
+///     Server::new().run_with(|_loop| Asks, |running| _ = running.remote().post(0, ()))
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Dial {
+    pub(crate) to: Addr,
+    pub(crate) options: DialOptions,
+    timeout: Option<Duration>,
+    retry: Option<Retry>,
+}
+
+impl Dial {
+    /// To this address, with one attempt.
+    pub fn to(to: Addr) -> Self {
+        Self { to, options: DialOptions::default(), timeout: None, retry: None }
+    }
+
+    /// Comes from this address. With port 0 the port is chosen at connect, so that one port of it
+    /// serves many destinations (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+    pub fn source(mut self, source: SocketAddr) -> Self {
+        self.options.source = Some(source);
+        self
+    }
+
+    /// How long one attempt may take. Default: [`connect_timeout`](crate::Limits::connect_timeout).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Tries again when an attempt has failed, whatever it was. The session stays the same, and so
+    /// does what was sent on the connection already.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+}
+
+impl From<Addr> for Dial {
+    fn from(to: Addr) -> Self {
+        Self::to(to)
+    }
+}
+
+impl From<SocketAddr> for Dial {
+    fn from(to: SocketAddr) -> Self {
+        Self::to(to.into())
+    }
+}
+
+/// How often, and after what pauses, a dial is tried again. Bounded in attempts and in time.
+///
+/// Each pause is twice the one before, up to the longest, and then shortened at random by up to a
+/// half: those who were cut off together do not all come back together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retry {
+    /// Attempts in all, the first one included.
+    pub attempts: u32,
+    /// The pause after the first failure, at most.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub pause_max: Duration,
+    /// From the dial on; then an attempt under way is given up, and no other begins.
+    pub within: Duration,
+}
+
+impl Default for Retry {
+    /// 8 attempts within a minute, after pauses of 100 ms to 10 s.
+    fn default() -> Self {
+        Self {
+            attempts: 8,
+            first_pause: Duration::from_millis(100),
+            pause_max: Duration::from_secs(10),
+            within: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Retry {
+    /// The pause after failure number `failures`, from 1.
+    fn pause(&self, failures: u32, jitter: &mut Jitter) -> Duration {
+        let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
+        let whole = self.first_pause.saturating_mul(doubled).min(self.pause_max);
+        let millis = Tick::millis_of(whole);
+        Duration::from_millis(jitter.between(millis / 2, millis))
+    }
+}
+
+/// A dial that could not even begin, and its session, given back.
+pub struct NotDialled<S> {
+    /// `Draining` or `Stopped`: a server that ends dials no more. `Refused(Full)`: every slot of
+    /// this loop's table is taken.
+    pub why: Closed,
+    /// The session that it was asked with.
+    pub session: S,
+}
+
+impl<S> fmt::Display for NotDialled<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not dialled: {}", self.why)
+    }
+}
+
+// By hand, so that a result can be unwrapped whatever the session is.
+impl<S> fmt::Debug for NotDialled<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a connecting connection remembers of its dial.
+#[derive(Debug)]
+pub(crate) struct Dialling {
+    pub(crate) dial: Dial,
+    /// An attempt is under way; otherwise it waits for its turn or for the end of a pause.
+    pub(crate) is_under_way: bool,
+    attempts: u32,
+    /// When it is given up.
+    until: Tick,
+}
+
+impl Dialling {
+    pub(crate) fn new(dial: Dial, now: Tick) -> Self {
+        let until = dial.retry.map_or(Tick::MAX, |retry| now.after(retry.within));
+        Self { dial, is_under_way: false, attempts: 0, until }
+    }
+
+    /// An attempt begins. Returns when it is overdue.
+    pub(crate) fn begin(&mut self, now: Tick, connect_timeout: Duration) -> Tick {
+        self.is_under_way = true;
+        self.attempts = self.attempts.saturating_add(1);
+        now.after(self.dial.timeout.unwrap_or(connect_timeout)).min(self.until)
+    }
+
+    /// The attempt has failed. Returns when the next one is due; `None`: that was the last.
+    pub(crate) fn end(&mut self, now: Tick, jitter: &mut Jitter) -> Option<Tick> {
+        self.is_under_way = false;
+        let retry = self.dial.retry.filter(|retry| self.attempts < retry.attempts)?;
+        let next = now.after(retry.pause(self.attempts, jitter));
+        (next < self.until).then_some(next)
+    }
+}
+
+/// A source of chance that a test can repeat: SplitMix64 (Steele, Lea, Flood, 2014).
+#[derive(Debug)]
+pub(crate) struct Jitter(u64);
+
+impl Jitter {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number from `low` to `high`, both included.
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        match (high - low).checked_add(1) {
+            Some(count) => low + mixed % count,
+            None => mixed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn dialling(retry: Option<Retry>) -> Dialling {
+        let mut dial = Dial::to("127.0.0.1:1".parse().unwrap());
+        dial.retry = retry;
+        Dialling::new(dial, Tick::ZERO)
+    }
+
+    /// Fails at once whatever is tried. When attempts began.
+    fn attempts(retry: Retry, seed: u64) -> Vec<u64> {
+        let (mut dialling, mut jitter) = (dialling(Some(retry)), Jitter::new(seed));
+        let mut now = Tick::ZERO;
+        let mut begun = Vec::new();
+        loop {
+            dialling.begin(now, SECOND);
+            begun.push(now.as_millis());
+            match dialling.end(now, &mut jitter) {
+                Some(next) => now = next,
+                None => return begun,
+            }
+        }
+    }
+
+    #[test]
+    fn without_retry_the_first_attempt_is_the_last() {
+        let mut dialling = dialling(None);
+        assert_eq!(dialling.begin(Tick::ZERO, SECOND), Tick::ZERO.after(SECOND));
+        assert_eq!(dialling.end(Tick::ZERO, &mut Jitter::new(1)), None);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_lose_up_to_a_half() {
+        let retry = Retry {
+            attempts: 8,
+            first_pause: Duration::from_millis(100),
+            pause_max: Duration::from_millis(800),
+            within: Duration::from_secs(3600),
+        };
+        for seed in 0..100 {
+            let begun = attempts(retry, seed);
+            assert_eq!(begun.len(), 8, "no more attempts than asked for");
+            let pauses = begun.windows(2).map(|pair| pair[1] - pair[0]);
+            for (pause, whole) in pauses.zip([100, 200, 400, 800, 800, 800, 800]) {
+                // `Tick::after` rounds up, so as not to be early.
+                assert!((whole / 2..=whole + 1).contains(&pause), "{pause} of {whole}");
+            }
+        }
+    }
+
+    #[test]
+    fn time_bounds_it_too() {
+        let retry = Retry { attempts: u32::MAX, within: 10 * SECOND, ..Retry::default() };
+        for seed in 0..100 {
+            let begun = attempts(retry, seed);
+            assert!(begun.len() < 20 && *begun.last().unwrap() < 10_000, "{begun:?}");
+        }
+        let mut dialling = dialling(Some(Retry { within: SECOND, ..retry }));
+        assert_eq!(dialling.begin(Tick::ZERO, 60 * SECOND), Tick::ZERO.after(SECOND));
+    }
+
+    #[test]
+    fn ten_thousand_who_are_cut_off_together_come_back_spread() {
+        let mut jitter = Jitter::new(7);
+        let retry = Retry::default();
+        let mut per_millisecond = [0u32; 101];
+        for _ in 0..10_000 {
+            per_millisecond[retry.pause(1, &mut jitter).as_millis() as usize] += 1;
+        }
+        let (early, late) = per_millisecond.split_at(50);
+        assert!(early.iter().all(|&n| n == 0), "nobody sooner than half the pause");
+        assert!(late.iter().all(|&n| (100..350).contains(&n)), "spread evenly: {late:?}");
+    }
+
+    #[test]
+    fn the_edges_of_pauses_do_not_wrap() {
+        let mut jitter = Jitter::new(0);
+        let endless =
+            Retry { first_pause: Duration::MAX, pause_max: Duration::MAX, ..Retry::default() };
+        assert!(endless.pause(u32::MAX, &mut jitter) > Duration::from_secs(1 << 32));
+        let none = Retry { first_pause: Duration::ZERO, ..Retry::default() };
+        assert_eq!(none.pause(9, &mut jitter), Duration::ZERO);
+        assert_eq!(jitter.between(5, 5), 5);
+        let _ = jitter.between(0, u64::MAX);
+    }
+}

@@ -1,0 +1,128 @@
+//! Dialling on real sockets: what only the kernel can show.
+
+#![allow(clippy::unwrap_used)] // a test
+
+use net_core::{Closed, Conn, Dial, Errno, Handler, Input, Loop, Loops, Peer, Retry, Server};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// Dials what is posted, says what came of it, and echoes.
+struct Dials(Sender<Outcome>);
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Up { local_side_of: SocketAddr },
+    Over(Closed),
+}
+
+impl Handler for Dials {
+    type Session = ();
+    type Message = Dial;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        None
+    }
+
+    fn on_message(&mut self, here: &mut Loop<'_, Self>, dial: Dial) {
+        here.dial(dial, ()).unwrap();
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        let local_side_of = conn.peer().unwrap().inet().unwrap();
+        self.0.send(Outcome::Up { local_side_of }).unwrap();
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        let _ = conn.echo(input);
+    }
+
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &Closed) {
+        let _ = self.0.send(Outcome::Over(*why)); // the test may have seen enough
+    }
+}
+
+/// A server that listens nowhere: N loops, and a `Remote` to post to them.
+fn client() -> (net_core::Running<Dial>, Receiver<Outcome>) {
+    let (say, said) = channel();
+    let client = Server::new().loops(Loops::Count(1)).pin(false);
+    (client.start(move |_loop| Dials(say.clone())).unwrap(), said)
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn a_closed_port_and_a_foreign_source_are_named() {
+    let (running, said) = client();
+    let machine = |errno| Outcome::Over(Closed::Machine(Errno::new(errno)));
+    running.remote().post(0, Dial::from(closed_port())).unwrap();
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), machine(libc::ECONNREFUSED));
+    // 192.0.2.0/24 is for documentation: no machine has it.
+    let foreign = Dial::from(closed_port()).source("192.0.2.7:0".parse().unwrap());
+    running.remote().post(0, foreign).unwrap();
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), machine(libc::EADDRNOTAVAIL));
+    running.remote().drain();
+    let counts = running.wait().unwrap().counts;
+    assert!(counts.balance(), "{counts}");
+}
+
+#[test]
+fn a_dial_comes_from_the_address_it_is_given_and_speaks() {
+    let (running, said) = client();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = listener.local_addr().unwrap();
+    let source: SocketAddr = "127.0.0.77:0".parse().unwrap();
+    running.remote().post(0, Dial::from(to).source(source)).unwrap();
+    let (mut accepted, from) = listener.accept().unwrap();
+    assert_eq!(from.ip(), source.ip());
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Outcome::Up { local_side_of: to });
+    accepted.set_read_timeout(Some(PATIENCE)).unwrap();
+    accepted.write_all(b"hello").unwrap();
+    let mut back = [0; 5];
+    accepted.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"hello");
+    drop(accepted);
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Outcome::Over(Closed::PeerEnded));
+}
+
+#[test]
+fn a_dial_is_tried_again_until_somebody_listens() {
+    let (running, said) = client();
+    let to = closed_port();
+    let pause = Duration::from_millis(20);
+    let retry =
+        Retry { attempts: u32::MAX, first_pause: pause, pause_max: pause, within: PATIENCE };
+    running.remote().post(0, Dial::from(to).retry(retry)).unwrap();
+    assert!(said.recv_timeout(Duration::from_millis(100)).is_err(), "no answer before the last");
+    let _listener = TcpListener::bind(to).unwrap();
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Outcome::Up { local_side_of: to });
+}
+
+/// A closed port of the range from which the kernel gives the dialler's own: sooner or later it is
+/// the same, and then TCP connects the socket to itself (tokio#3405, ktor#2237, OpenDJ#728).
+#[test]
+fn a_dial_into_the_own_port_range_never_meets_itself() {
+    let (running, said) = client();
+    let remote = running.remote();
+    const AT_ONCE: usize = 200;
+    for _ in 0..30 {
+        let to = closed_port();
+        for _ in 0..AT_ONCE {
+            remote.post(0, Dial::from(to).source("127.0.0.1:0".parse().unwrap())).unwrap();
+        }
+        for _ in 0..AT_ONCE {
+            let outcome = said.recv_timeout(PATIENCE).unwrap();
+            assert!(matches!(outcome, Outcome::Over(Closed::Machine(_))), "{outcome:?}");
+        }
+    }
+    // And certainly: from the port that it dials.
+    let to = closed_port();
+    remote.post(0, Dial::from(to).source(to)).unwrap();
+    let refused = Outcome::Over(Closed::Machine(Errno::new(libc::ECONNREFUSED)));
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), refused);
+}
