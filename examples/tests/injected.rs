@@ -28,13 +28,18 @@ const PASSING: [&str; 17] = [
     "ENOSR",
 ];
 
-/// A server of one loop under strace, with an injection. Not pinned: strace is slow enough.
+/// A server of one loop under strace, with an injection.
 fn injected(mode: Mode, injection: &str) -> Server {
+    injected_with(mode, 1, injection)
+}
+
+/// Not pinned: strace is slow enough.
+fn injected_with(mode: Mode, loops: usize, injection: &str) -> Server {
     let trace = format!("trace={}", injection.split(':').next().unwrap());
     let inject = format!("inject={injection}");
     let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
     // strace counts the calls of each thread by itself.
-    Start::echo(mode).loops(1).args(&["--no-pin"]).under(&strace).run()
+    Start::echo(mode).loops(loops).args(&["--no-pin"]).under(&strace).run()
 }
 
 in_every_mode!(
@@ -48,10 +53,12 @@ fn no_error_of_accept_keeps_later_clients_out(mode: Mode) {
     if !can_trace() {
         return;
     }
-    for errno in PASSING {
-        let server = injected(mode, &format!("accept4:error={errno}:when=2+3"));
-        for _ in 0..6 {
-            is_served(&server);
+    // Of one loop it is the loop that accepts, of two the acceptor.
+    for loops in [1, 2] {
+        for errno in PASSING {
+            let injection = format!("accept4:error={errno}:when=2+3");
+            let server = injected_with(mode, loops, &injection);
+            (0..6).for_each(|_| is_served(&server));
         }
     }
 }
