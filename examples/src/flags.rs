@@ -56,9 +56,9 @@ pub struct ServerFlags {
     /// How long a drain may take before what is left is reset
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub drain_timeout: Duration,
-    /// Serve metrics over HTTP (not built yet)
-    #[arg(long, value_name = "ADDR")]
-    pub admin: Option<String>,
+    /// Serve /metrics and /healthz over HTTP on this address too
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
+    pub admin: Option<Addr>,
     /// What to log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log: LogFlag,
@@ -157,7 +157,6 @@ pub fn parse_bytes(text: &str) -> Result<usize, String> {
 impl ServerFlags {
     /// The server that the flags describe, or one sentence on what is not possible.
     pub fn server(&self) -> Result<Server, String> {
-        self.refuse_what_is_not_built()?;
         let mut server = Server::new()
             .loops(self.loops)
             .pin(!self.no_pin)
@@ -176,6 +175,9 @@ impl ServerFlags {
         for at in &self.listen {
             server = server.listen_at(*at);
         }
+        if let Some(at) = self.admin {
+            server = server.admin_at(at);
+        }
         let wants_private = match self.fd_table {
             FdTableFlag::Shared => false,
             FdTableFlag::PerLoop => true,
@@ -188,13 +190,6 @@ impl ServerFlags {
         // no thread; what they print goes to standard error.
         let promise = unsafe { PrivateTables::promise() };
         Ok(server.fd_table(if wants_private { FdTable::PerLoop(promise) } else { FdTable::Shared }))
-    }
-
-    fn refuse_what_is_not_built(&self) -> Result<(), String> {
-        if self.admin.is_some() {
-            return Err("--admin is not built yet".into());
-        }
-        Ok(())
     }
 
     fn limits(&self) -> Limits {

@@ -40,6 +40,11 @@ impl Gate {
         debug_assert!(before > 0, "more connections left than entered");
     }
 
+    /// The limit.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     pub(crate) fn inside(&self) -> usize {
         self.inside.load(Ordering::Relaxed)
     }

@@ -13,6 +13,7 @@
 mod accepting;
 mod acceptor;
 mod addr;
+mod admin;
 mod arrival;
 mod closed;
 mod conn;

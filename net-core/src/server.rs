@@ -121,6 +121,7 @@ pub struct Server {
     limits: Limits,
     drain_timeout: Duration,
     backlog: i32,
+    admin: Option<Result<Addr, AddrError>>,
 }
 
 impl Default for Server {
@@ -135,6 +136,7 @@ impl Default for Server {
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
             backlog: 4096,
+            admin: None,
         }
     }
 }
@@ -204,6 +206,21 @@ impl Server {
     /// Which descriptor table the loops use.
     pub fn fd_table(mut self, fd_table: FdTable) -> Self {
         self.fd_table = fd_table;
+        self
+    }
+
+    /// Serves `/metrics` (Prometheus) and `/healthz` over HTTP on this address, while the server
+    /// runs and drains. It is a thread of its own, which asks nothing of the loops, and has 16 places
+    /// and spare descriptors of its own. It lets in whoever reaches it: choose an address that only
+    /// your own people and machines reach. What is wrong with the address is said at start.
+    pub fn admin(mut self, at: &str) -> Self {
+        self.admin = Some(at.parse());
+        self
+    }
+
+    /// As [`admin`](Self::admin), on an address that is parsed already.
+    pub fn admin_at(mut self, at: Addr) -> Self {
+        self.admin = Some(Ok(at));
         self
     }
 
@@ -290,6 +307,7 @@ impl Server {
 pub struct Running<M> {
     remote: Remote<M>,
     addrs: Vec<Addr>,
+    admin: Option<Addr>,
     acceptor: Option<JoinHandle<Result<Ended, StartError>>>,
     threads: Vec<ThreadId>,
 }
@@ -298,6 +316,11 @@ impl<M: Send> Running<M> {
     /// Where it listens, in the order in which it was told to: with the ports that were chosen.
     pub fn addrs(&self) -> &[Addr] {
         &self.addrs
+    }
+
+    /// Where its admin endpoint listens, if it has one.
+    pub fn admin_addr(&self) -> Option<&Addr> {
+        self.admin.as_ref()
     }
 
     /// The way into its loops.

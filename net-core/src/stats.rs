@@ -1,12 +1,12 @@
 //! Counters of a loop or an acceptor, readable from any thread while it runs.
 
-use crate::closed::Closed;
+use crate::closed::{Closed, Why};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident = $label:literal,)*) => {
-        /// What is counted. All grow for ever but `Open`, `Timers` and `Mailbox`, which are levels.
+        /// What is counted. All grow for ever but the [levels](Counter::is_level).
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(usize)]
         pub enum Counter { $($(#[doc = $doc])* $name,)* }
@@ -17,6 +17,15 @@ macro_rules! counters {
             /// Its name, as it is exported.
             pub fn label(self) -> &'static str {
                 match self { $(Counter::$name => $label,)* }
+            }
+            /// What it counts, in a sentence.
+            pub fn help(self) -> String {
+                let lines: &[&str] = match self { $(Counter::$name => &[$($doc),*],)* };
+                lines.concat().trim_start().to_owned()
+            }
+            /// It rises and falls.
+            pub fn is_level(self) -> bool {
+                matches!(self, Counter::Open | Counter::Timers | Counter::Mailbox)
             }
         }
     };
@@ -67,6 +76,10 @@ counters! {
     LoopSkipped = "loop_skipped",
     /// Connections that the kernel closed on their way to a loop.
     LostOnTheWay = "lost_on_the_way",
+    /// Connections refused because `connections_max` were open.
+    RefusedFull = "refused_full",
+    /// Connections that the handler's `admit` refused.
+    RefusedByHandler = "refused_by_handler",
 }
 
 const COUNTERS: usize = Counter::ALL.len();
@@ -109,6 +122,11 @@ impl Stats {
     pub(crate) fn closed(&self, why: Closed) {
         let place = &self.closed[why.kind()];
         place.store(place.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        match why {
+            Closed::Refused(Why::Full) => self.add(Counter::RefusedFull, 1),
+            Closed::Refused(Why::Handler) => self.add(Counter::RefusedByHandler, 1),
+            _ => {}
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

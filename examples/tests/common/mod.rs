@@ -3,6 +3,7 @@
 //! Everything here has a deadline, so that a server that hangs fails a test and never the run.
 #![allow(dead_code, unused_imports, unreachable_pub)] // each test file is a crate and uses a part
 
+pub mod admin;
 pub mod proc;
 pub mod server;
 

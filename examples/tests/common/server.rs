@@ -194,6 +194,19 @@ impl Server {
         self.said.lock().unwrap().clone()
     }
 
+    /// Where its admin endpoint listens, by its log.
+    pub fn admin(&self) -> SocketAddr {
+        const SAYS: &str = "the admin endpoint listens on ";
+        let mut at = None;
+        eventually("it says where the endpoint is", PATIENCE, || {
+            let log = self.log();
+            let line = log.lines().find_map(|line| line.split_once(SAYS));
+            at = line.and_then(|(_, at)| at.trim().parse().ok());
+            at.is_some()
+        });
+        at.unwrap()
+    }
+
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
         assert!(status.unwrap().success(), "kill -s {name}");

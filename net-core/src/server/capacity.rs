@@ -1,6 +1,7 @@
 //! How many connections the descriptor tables hold.
 
 use super::{FdTable, Listens, Server};
+use crate::admin;
 use crate::error::StartError;
 use crate::sys::descriptors;
 
@@ -31,7 +32,8 @@ impl Capacity {
                     Listens::Acceptor => 2 * loops,
                     Listens::EachLoop | Listens::OnlyLoop => (3 + listeners) * loops,
                 };
-                (open as u64 + 3 + listeners + of_loops, 1)
+                let of_admin = if server.admin.is_some() { admin::DESCRIPTORS } else { 0 };
+                (open as u64 + 3 + listeners + of_loops + of_admin as u64, 1)
             }
             // Standard ones, every loop's and the acceptor's waker, courier, epoll, spare.
             FdTable::PerLoop(_) => (3 + loops + 1 + 3 + listeners, loops),

@@ -5,6 +5,7 @@ use super::{Accept, Ended, FdTable, Listens, Place, Running, Server};
 use crate::accepting::Listening;
 use crate::acceptor::Acceptor;
 use crate::addr::Addr;
+use crate::admin::{Admin, Serving};
 use crate::closed::Closed;
 use crate::courier::{self, CourierEnd};
 use crate::driver::{COURIER, Driver, listener_token};
@@ -66,6 +67,7 @@ where
         Listens::EachLoop => &held,
         Listens::OnlyLoop => &wanted,
     };
+    let admin = bind_admin(&server)?;
 
     let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
     let Stand { couriers, opened } =
@@ -92,14 +94,30 @@ where
         server.drain_timeout,
         signals,
     );
+    let admin_at = admin.as_ref().map(Admin::at);
+    let admin = admin.map(|admin| admin.serve(Arc::clone(&hub) as _)).transpose()?;
     let acceptor = thread::Builder::new()
         .name("net-acceptor".into())
-        .spawn(move || supervise(team, acceptor))
+        .spawn(move || supervise(team, acceptor, admin))
         .map_err(|error| StartError::new("start the acceptor's thread", error))?;
     for at in &addrs {
         tracing::info!(loops, connections_max = max, "listening on {at}");
     }
-    Ok(Running { remote: Remote(hub), addrs, acceptor: Some(acceptor), threads: ids })
+    if let Some(at) = &admin_at {
+        tracing::info!("the admin endpoint listens on {at}");
+    }
+    let acceptor = Some(acceptor);
+    Ok(Running { remote: Remote(hub), addrs, admin: admin_at, acceptor, threads: ids })
+}
+
+/// Takes the admin endpoint's address, if it has one: whatever can be refused is refused before a
+/// loop starts.
+fn bind_admin(server: &Server) -> Result<Option<Admin>, StartError> {
+    match &server.admin {
+        None => Ok(None),
+        Some(Ok(at)) => Admin::bind(at).map(Some),
+        Some(Err(error)) => Err(StartError::plain(format!("admin: {error}"))),
+    }
 }
 
 /// Says how many connections are possible and what the limit is made of.
@@ -380,11 +398,13 @@ where
     Ok((event_loop, Stands { left_behind, addrs }))
 }
 
-/// The acceptor's thread: accepts until all is over, then waits for the loops' threads. (Dropped
-/// in this order when something panics: the couriers close before the loops are waited for.)
+/// The acceptor's thread: accepts until all is over, then waits for the loops' threads, and ends the
+/// admin endpoint last. (When something panics, what comes last is dropped first: the couriers
+/// close before the loops are waited for.)
 fn supervise<M, D: Driver>(
     mut team: Team<M>,
     mut acceptor: Acceptor<M, D>,
+    admin: Option<Serving>,
 ) -> Result<Ended, StartError> {
     let ran = acceptor.run();
     let signals = acceptor.take_signals();
@@ -394,6 +414,7 @@ fn supervise<M, D: Driver>(
         // What was pushed after a loop had died, before that was known.
         close_arrivals(bridge, &team.hub.acceptor);
     }
+    drop(admin);
     // Not before all is over: until then a second signal must not kill the process.
     drop(signals);
     let (signals, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;

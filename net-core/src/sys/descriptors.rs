@@ -1,6 +1,7 @@
 //! The descriptor table: its limit, a private copy for a loop, and the spare descriptor.
 
-use super::{Socket, Waker};
+use super::{Errno, Socket, Waker};
+use crate::addr::Addr;
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
@@ -167,5 +168,64 @@ impl Spare {
         let shed = listener.accept().is_ok();
         *self = Self::new();
         shed
+    }
+}
+
+/// Descriptors held for clients who are served also when the table is full: each is given up for
+/// one client, and had again when a client has gone.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    held: Vec<File>,
+    most: usize,
+}
+
+impl Reserve {
+    pub(crate) fn new(most: usize) -> Self {
+        let mut reserve = Self { held: Vec::with_capacity(most), most };
+        reserve.refill();
+        reserve
+    }
+
+    /// Accepts one client in place of a held descriptor. `EMFILE` if none is left, or if another
+    /// thread was faster to take the freed number.
+    pub(crate) fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
+        drop(self.held.pop().ok_or(Errno::new(libc::EMFILE))?);
+        let accepted = listener.accept();
+        if accepted.is_err() {
+            self.refill();
+        }
+        accepted
+    }
+
+    /// Takes back what was given up, as far as there is room.
+    pub(crate) fn refill(&mut self) {
+        while self.held.len() < self.most {
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.held.push(file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::ListenOptions;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_reserve_serves_as_many_as_it_holds_and_is_whole_again_after() {
+        let at: Addr = "127.0.0.1:0".parse().unwrap();
+        let listener = Socket::listen(&at, &ListenOptions::default()).unwrap();
+        let to = listener.local().unwrap().inet().unwrap();
+        let mut reserve = Reserve::new(2);
+        let nobody = reserve.accept(&listener).unwrap_err();
+        assert_eq!(nobody.raw(), libc::EAGAIN);
+        assert_eq!(reserve.held.len(), 2, "nobody came, so nothing was given up");
+        let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(to).unwrap()).collect();
+        let served: Vec<_> = (0..3).map(|_| reserve.accept(&listener)).collect();
+        let served: Vec<_> = served.iter().map(|r| r.as_ref().err().map(|e| e.raw())).collect();
+        assert_eq!(served, [None, None, Some(libc::EMFILE)]);
+        reserve.refill();
+        assert_eq!(reserve.held.len(), 2);
     }
 }

@@ -65,6 +65,8 @@ pub(crate) struct Linux {
     epoll: Epoll,
     /// There while this thread listens.
     spare: Option<descriptors::Spare>,
+    /// There where clients are to be served also when descriptors have run out.
+    reserve: Option<descriptors::Reserve>,
 }
 
 /// Registered once and never modified: no system call follows when the interest changes.
@@ -74,7 +76,7 @@ impl Kernel for Linux {
     fn open(waker: &Waker, waker_token: u64) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(waker.number(), waker_token, epoll::IN | epoll::EDGE)?;
-        Ok(Self { epoll, spare: None })
+        Ok(Self { epoll, spare: None, reserve: None })
     }
 
     #[inline]
@@ -125,6 +127,11 @@ impl Kernel for Linux {
     fn close(&mut self, socket: Socket, reset: bool) {
         if reset {
             socket.reset();
+        } else {
+            drop(socket);
+        }
+        if let Some(reserve) = &mut self.reserve {
+            reserve.refill();
         }
     }
 
@@ -138,6 +145,9 @@ impl Kernel for Linux {
 
     fn listen(&mut self, at: &Addr, options: &ListenOptions) -> io::Result<Socket> {
         self.spare.get_or_insert_with(descriptors::Spare::new);
+        if options.spares > 0 {
+            self.reserve.get_or_insert_with(|| descriptors::Reserve::new(options.spares));
+        }
         Socket::listen(at, options)
     }
 
@@ -146,7 +156,13 @@ impl Kernel for Linux {
     }
 
     fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
-        listener.accept()
+        let accepted = listener.accept();
+        match (&accepted, &mut self.reserve) {
+            (Err(errno), Some(reserve)) if matches!(errno.raw(), libc::EMFILE | libc::ENFILE) => {
+                reserve.accept(listener)
+            }
+            _ => accepted,
+        }
     }
 
     fn shed(&mut self, listener: &Socket) -> bool {

@@ -8,6 +8,7 @@ pub(crate) mod descriptors;
 pub(crate) mod epoll;
 mod errno;
 mod kernel;
+pub(crate) mod process;
 pub(crate) mod rights;
 pub(crate) mod signals;
 mod socket;

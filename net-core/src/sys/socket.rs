@@ -29,11 +29,14 @@ pub(crate) struct ListenOptions {
     pub(crate) reuse_port: bool,
     /// Send small writes at once. Accepted sockets inherit it, so it costs no call of theirs.
     pub(crate) nodelay: bool,
+    /// Clients that can be served although the process has no descriptor left. 0: one can be
+    /// accepted at a time, and is closed at once.
+    pub(crate) spares: usize,
 }
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { backlog: 4096, reuse_port: false, nodelay: true }
+        Self { backlog: 4096, reuse_port: false, nodelay: true, spares: 0 }
     }
 }
 

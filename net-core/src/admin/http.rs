@@ -1,0 +1,286 @@
+//! One HTTP request out of bytes, and one reply into bytes. Pure; `httparse` reads the syntax.
+
+use std::fmt::Write;
+
+/// The longest request line and headers together. A scraper's are a few hundred bytes.
+const REQUEST_BYTES_MAX: usize = 8 << 10;
+/// The most headers of a request. A browser sends some twenty.
+const HEADERS_MAX: usize = 64;
+
+/// What the unread bytes of a client are.
+#[derive(Debug)]
+pub(super) enum Heard<'a> {
+    /// The beginning of a request, or nothing.
+    Part,
+    /// A whole request, and how many bytes it was.
+    Request(Request<'a>, usize),
+    /// Nothing that can be answered but by this; what follows cannot be told from it.
+    Noise(Status),
+}
+
+/// The parts of a request that matter here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Request<'a> {
+    pub(super) method: &'a str,
+    /// The target without its query.
+    pub(super) path: &'a str,
+    /// What follows the `?`; empty if there is none.
+    pub(super) query: &'a str,
+    /// The client may send another on this connection.
+    pub(super) keeps_alive: bool,
+}
+
+/// The answers that are given here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Status {
+    Ok,
+    BadRequest,
+    NotFound,
+    WrongMethod,
+    TooLate,
+    HasBody,
+    TooLarge,
+    Unavailable,
+    WrongVersion,
+}
+
+impl Status {
+    /// As it stands in the status line.
+    pub(super) fn line(self) -> &'static str {
+        match self {
+            Status::Ok => "200 OK",
+            Status::BadRequest => "400 Bad Request",
+            Status::NotFound => "404 Not Found",
+            Status::WrongMethod => "405 Method Not Allowed",
+            Status::TooLate => "408 Request Timeout",
+            Status::HasBody => "413 Content Too Large",
+            Status::TooLarge => "431 Request Header Fields Too Large",
+            Status::Unavailable => "503 Service Unavailable",
+            Status::WrongVersion => "505 HTTP Version Not Supported",
+        }
+    }
+}
+
+/// Reads the first request in `bytes`.
+pub(super) fn hear(bytes: &[u8]) -> Heard<'_> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let length = match parsed.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) if length <= REQUEST_BYTES_MAX => length,
+        Ok(httparse::Status::Partial) if bytes.len() < REQUEST_BYTES_MAX => return Heard::Part,
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Heard::Noise(Status::TooLarge),
+        Err(httparse::Error::Version) => return Heard::Noise(Status::WrongVersion),
+        Err(_) => return Heard::Noise(Status::BadRequest),
+    };
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Heard::Noise(Status::BadRequest);
+    };
+    match fields(parsed.headers, version) {
+        Ok(keeps_alive) => {
+            let (path, query) = split(target);
+            Heard::Request(Request { method, path, query, keeps_alive }, length)
+        }
+        Err(status) => Heard::Noise(status),
+    }
+}
+
+/// Whether the client may go on, by its headers; or why this is no request for us.
+fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<bool, Status> {
+    let mut keeps_alive = version == 1;
+    let mut hosts = 0;
+    for header in headers {
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        let value = header.value.trim_ascii();
+        if is("host") {
+            hosts += 1;
+        } else if is("connection") {
+            let asks =
+                |word: &str| value.split(|b| *b == b',').any(|w| is_word(w.trim_ascii(), word));
+            keeps_alive = !asks("close") && (keeps_alive || asks("keep-alive"));
+        } else if is("transfer-encoding") || is("content-length") && value != b"0" {
+            // No request here has a body, and what is not read must not be taken for the next.
+            return Err(Status::HasBody);
+        }
+    }
+    // RFC 9112, 3.2: a server must answer so to a 1.1 request without a Host, or with two.
+    if hosts > 1 || version == 1 && hosts == 0 {
+        return Err(Status::BadRequest);
+    }
+    Ok(keeps_alive)
+}
+
+fn is_word(bytes: &[u8], word: &str) -> bool {
+    bytes.eq_ignore_ascii_case(word.as_bytes())
+}
+
+/// Path and query of a target, which may have its host in front (RFC 9112, 3.2.2).
+fn split(target: &str) -> (&str, &str) {
+    let target = match target.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
+            rest.find(['/', '?']).map_or("/", |at| &rest[at..])
+        }
+        _ => target,
+    };
+    target.split_once('?').unwrap_or((target, ""))
+}
+
+/// One answer.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: Status,
+    /// The media type of the body.
+    pub(super) kind: &'static str,
+    /// The methods that the path takes, where the request's was none of them.
+    pub(super) allow: Option<&'static str>,
+    pub(super) body: String,
+}
+
+impl Reply {
+    pub(super) const TEXT: &'static str = "text/plain; charset=utf-8";
+
+    /// A short text.
+    pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
+        Self { status, kind: Self::TEXT, allow: None, body: body.into() }
+    }
+
+    /// Just the status, in words.
+    pub(super) fn status(status: Status) -> Self {
+        Self::text(status, format!("{}\n", status.line()))
+    }
+
+    /// As it goes over the wire. To HEAD the body is only described.
+    pub(super) fn bytes(&self, keeps_alive: bool, is_head: bool) -> Vec<u8> {
+        let mut text = format!(
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
+            self.status.line(),
+            self.kind,
+            self.body.len(),
+        );
+        if let Some(allow) = self.allow {
+            let _ = write!(text, "Allow: {allow}\r\n"); // a String takes everything
+        }
+        // Said either way: a client of 1.0 that asked to keep it must be told that it may.
+        text.push_str(if keeps_alive {
+            "Connection: keep-alive\r\n"
+        } else {
+            "Connection: close\r\n"
+        });
+        text.push_str("\r\n");
+        if !is_head {
+            text.push_str(&self.body);
+        }
+        text.into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> Request<'_> {
+        match hear(text.as_bytes()) {
+            Heard::Request(request, length) => {
+                assert_eq!(length, text.len());
+                request
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn noise(text: &str) -> Status {
+        match hear(text.as_bytes()) {
+            Heard::Noise(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_part_of_a_request_is_only_a_part() {
+        let whole = "GET /metrics HTTP/1.1\r\nHost: here\r\nAccept: */*\r\n\r\n";
+        for end in 0..whole.len() {
+            assert!(matches!(hear(&whole.as_bytes()[..end]), Heard::Part), "{end}");
+        }
+        let heard = request(whole);
+        assert_eq!((heard.method, heard.path, heard.query), ("GET", "/metrics", ""));
+        assert!(heard.keeps_alive);
+    }
+
+    #[test]
+    fn what_follows_a_request_is_not_part_of_it() {
+        let one = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let two = format!("{one}{one}");
+        assert!(matches!(hear(two.as_bytes()), Heard::Request(_, length) if length == one.len()));
+    }
+
+    #[test]
+    fn a_target_is_a_path_and_a_query_whatever_stands_in_front() {
+        for (target, path, query) in [
+            ("/a?b=c", "/a", "b=c"),
+            ("/a?b?c", "/a", "b?c"),
+            ("/", "/", ""),
+            ("*", "*", ""),
+            ("http://host:1/a?b", "/a", "b"),
+            ("http://host", "/", ""),
+            ("http://host?b", "", "b"),
+            ("/a?to=http://b", "/a", "to=http://b"),
+        ] {
+            assert_eq!(split(target), (path, query), "{target}");
+        }
+    }
+
+    #[test]
+    fn the_connection_is_kept_as_the_version_and_the_client_say() {
+        for (version, field, keeps) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: close\r\n", false),
+            ("1.1", "Connection: TE , Close\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: keep-alive, close\r\n", false),
+        ] {
+            let text = format!("GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n");
+            assert_eq!(request(&text).keeps_alive, keeps, "{version} {field}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_for_us_is_named() {
+        assert_eq!(noise("\x16\x03\x01"), Status::BadRequest);
+        assert_eq!(noise("GET / HTTP/1.1\r\n\r\n"), Status::BadRequest);
+        assert_eq!(noise("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), Status::BadRequest);
+        assert_eq!(noise("GET / HTTP/3.0\r\n\r\n"), Status::WrongVersion);
+        for field in ["Content-Length: 1", "Content-Length: x", "Transfer-Encoding: chunked"] {
+            let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
+            assert_eq!(noise(&text), Status::HasBody, "{field}");
+        }
+        assert!(request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").keeps_alive);
+    }
+
+    #[test]
+    fn a_request_may_be_as_long_as_the_bound_and_no_longer() {
+        let of_length = |length: usize, end: &str| {
+            let start = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
+            format!("{start}{}{end}", "y".repeat(length - start.len() - end.len()))
+        };
+        request(&of_length(REQUEST_BYTES_MAX, "\r\n\r\n"));
+        assert_eq!(noise(&of_length(REQUEST_BYTES_MAX + 1, "\r\n\r\n")), Status::TooLarge);
+        assert!(matches!(hear(of_length(REQUEST_BYTES_MAX - 1, "").as_bytes()), Heard::Part));
+        assert_eq!(noise(&of_length(REQUEST_BYTES_MAX, "")), Status::TooLarge);
+        let with_headers =
+            |n: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(n - 1));
+        request(&with_headers(HEADERS_MAX));
+        assert_eq!(noise(&with_headers(HEADERS_MAX + 1)), Status::TooLarge);
+    }
+
+    #[test]
+    fn a_reply_to_head_is_all_but_the_body() {
+        let reply = Reply { allow: Some("GET, HEAD"), ..Reply::text(Status::Ok, "body") };
+        let (whole, head) = (reply.bytes(true, false), reply.bytes(true, true));
+        assert_eq!(whole, [&head[..], b"body"].concat());
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(head.contains("\r\nContent-Length: 4\r\n"), "{head}");
+        assert!(head.contains("\r\nAllow: GET, HEAD\r\nConnection: keep-alive\r\n"), "{head}");
+    }
+}

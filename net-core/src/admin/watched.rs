@@ -1,0 +1,52 @@
+//! What the endpoint sees of a server, whatever that server's messages are.
+
+use crate::hub::{Hub, Order};
+use crate::stats::Snapshot;
+
+/// A server that is looked at from another thread. Every answer is a few loads from what its
+/// threads publish: none of them is asked, waits or does anything for it.
+pub(crate) trait Watched: Send + Sync + 'static {
+    /// How many loops there are.
+    fn loops(&self) -> usize;
+    /// The counts of one loop, and what waits for it now.
+    fn of_loop(&self, number: usize) -> (Snapshot, Waiting);
+    /// The counts of the acceptor's thread.
+    fn of_acceptor(&self) -> Snapshot;
+    /// Connections of the whole server, from accept to close, and their limit.
+    fn connections(&self) -> (usize, usize);
+    /// It was told to end.
+    fn is_ending(&self) -> bool;
+}
+
+/// What waits on the bridges into a loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) mail: usize,
+    pub(crate) arrivals: usize,
+}
+
+impl<M: Send + 'static> Watched for Hub<M> {
+    fn loops(&self) -> usize {
+        self.loops.len()
+    }
+
+    fn of_loop(&self, number: usize) -> (Snapshot, Waiting) {
+        let bridge = &self.loops[number];
+        let waiting = Waiting { mail: bridge.mail.len(), arrivals: bridge.arrivals.len() };
+        (bridge.stats.snapshot(), waiting)
+    }
+
+    fn of_acceptor(&self) -> Snapshot {
+        self.acceptor.snapshot()
+    }
+
+    fn connections(&self) -> (usize, usize) {
+        (self.gate.inside(), self.gate.max())
+    }
+
+    fn is_ending(&self) -> bool {
+        let asked = self.asked.order() > Order::Run;
+        // A signal reaches the loops without having been asked for here.
+        asked || self.loops.iter().any(|bridge| bridge.control.order() > Order::Run)
+    }
+}

@@ -1,0 +1,103 @@
+//! What this process uses of the machine, asked without a descriptor, so that it can be told also
+//! when there is none left.
+
+use std::fs::{self, File};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+/// Asks for it. Made early: it holds the one file that must be open.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// `None`: there is no /proc here.
+    statm: Option<File>,
+    page_bytes: u64,
+}
+
+/// What was said. `None` is what this system does not tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Usage {
+    /// Memory in RAM, shared pages among it.
+    pub(crate) resident_bytes: Option<u64>,
+    /// Of the caller's descriptor table (Linux 6.2).
+    pub(crate) open_descriptors: Option<u64>,
+    /// RLIMIT_NOFILE: what each table may hold.
+    pub(crate) descriptors_max: Option<u64>,
+    /// Of all threads, for the program and for the kernel.
+    pub(crate) cpu: Option<Duration>,
+}
+
+impl Process {
+    pub(crate) fn new() -> Self {
+        // SAFETY: sysconf takes no pointer.
+        let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page_bytes = u64::try_from(page_bytes).unwrap_or(4096);
+        Self { statm: File::open("/proc/self/statm").ok(), page_bytes }
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            resident_bytes: self.resident_pages().map(|pages| pages * self.page_bytes),
+            open_descriptors: open_descriptors(),
+            descriptors_max: descriptors_max(),
+            cpu: cpu(),
+        }
+    }
+
+    /// The second number of proc_pid_statm(5).
+    fn resident_pages(&self) -> Option<u64> {
+        let mut text = [0; 128];
+        let length = self.statm.as_ref()?.read_at(&mut text, 0).ok()?;
+        let text = std::str::from_utf8(&text[..length]).ok()?;
+        text.split_whitespace().nth(1)?.parse().ok()
+    }
+}
+
+/// Since Linux 6.2 the size of the directory is their number (proc_pid_fd(5)); before, it is 0, and
+/// to count a million entries would take longer than a scrape may.
+fn open_descriptors() -> Option<u64> {
+    let length = fs::metadata("/proc/thread-self/fd").ok()?.len();
+    Some(length).filter(|length| *length > 0)
+}
+
+fn descriptors_max() -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a writable rlimit.
+    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    (done == 0).then_some(limit.rlim_cur)
+}
+
+fn cpu() -> Option<Duration> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: `usage` is a writable rusage.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: rusage is plain integers, valid when zeroed and as the kernel fills it.
+    let usage = unsafe { usage.assume_init() };
+    let time = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64)
+    };
+    Some(time(usage.ru_utime) + time(usage.ru_stime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_and_descriptors_follow_what_the_process_does() {
+        let process = Process::new();
+        let before = process.usage();
+        let block = std::hint::black_box(vec![1u8; 32 << 20]);
+        let files: Vec<File> = (0..50).map(|_| File::open("/dev/null").unwrap()).collect();
+        let after = process.usage();
+        let grown = after.resident_bytes.unwrap() - before.resident_bytes.unwrap();
+        assert!(grown >= 24 << 20, "{grown} of {} bytes", block.len());
+        if let (Some(before), Some(after)) = (before.open_descriptors, after.open_descriptors) {
+            assert!(after + 20 >= before + files.len() as u64, "{before} and {after}");
+        }
+        assert!(after.descriptors_max.unwrap() > 50);
+        assert!(after.cpu >= before.cpu && after.cpu.unwrap() > Duration::ZERO);
+    }
+}
