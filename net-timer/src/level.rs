@@ -34,19 +34,18 @@ impl Level {
         self.occupied |= 1 << position;
     }
 
-    /// Takes an entry out of the list at this position. It may also be in a list elsewhere, as long
-    /// as it does not head it.
-    pub(crate) fn remove(&mut self, entries: &mut impl Entries, position: u32, index: u32) {
-        let slot = &mut self.slots[position as usize];
-        slot.remove(entries, index);
-        if slot.is_empty() {
-            self.occupied &= !(1 << position);
-        }
+    /// The list at this position. Who empties it says so by [`Level::emptied`].
+    pub(crate) fn list(&mut self, position: u32) -> &mut List {
+        &mut self.slots[position as usize]
     }
 
-    /// Takes the whole list at this position.
-    pub(crate) fn take(&mut self, position: u32) -> List {
+    /// The list at this position has become empty.
+    pub(crate) fn emptied(&mut self, position: u32) {
         self.occupied &= !(1 << position);
+    }
+
+    /// Takes the whole list at this position; [`Level::emptied`] is to follow.
+    pub(crate) fn take(&mut self, position: u32) -> List {
         std::mem::replace(&mut self.slots[position as usize], List::EMPTY)
     }
 }

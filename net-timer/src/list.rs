@@ -28,10 +28,23 @@ impl List {
         (!self.is_empty()).then_some(self.head)
     }
 
+    /// Whether that entry has waited longest.
+    pub(crate) fn begins_with(self, index: u32) -> bool {
+        debug_assert!(index != NIL);
+        self.head == index
+    }
+
     /// Puts an entry that is in no list at the end of this one.
     pub(crate) fn push(&mut self, entries: &mut impl Entries, index: u32) {
-        *entries.links(index).0 = Links { prev: index, next: index };
-        self.append(entries, List { head: index });
+        if self.is_empty() {
+            *entries.links(index).0 = Links { prev: index, next: index };
+            self.head = index;
+            return;
+        }
+        let first = entries.links(self.head).0;
+        let last = std::mem::replace(&mut first.prev, index);
+        *entries.links(index).0 = Links { prev: last, next: self.head };
+        entries.links(last).0.next = index;
     }
 
     /// Puts all of `other` behind all of this.
@@ -48,6 +61,7 @@ impl List {
 
     /// Takes an entry out of its list. If it is the head of that list, `self` must be that list;
     /// otherwise any will do, since only its neighbours change.
+    #[inline]
     pub(crate) fn remove(&mut self, entries: &mut impl Entries, index: u32) {
         let Links { prev, next } = std::mem::take(entries.links(index).0);
         if next != index {

@@ -96,10 +96,12 @@ impl Wheel {
     ///
     /// If the entry is filed already, or the index is [`NIL`].
     pub fn insert(&mut self, entries: &mut impl Entries, index: u32, deadline: Tick) {
-        assert_ne!(index, NIL, "NIL is no entry's index");
+        assert!(index != NIL, "NIL is no entry's index");
         let (slot, begins) = place(self.time, deadline);
         let filed_under = entries.links(index).1;
-        assert_eq!(*filed_under, Slot::NONE, "entry {index} is filed already");
+        if *filed_under != Slot::NONE {
+            filed_already(index);
+        }
         *filed_under = slot;
 
         if begins <= self.time {
@@ -119,18 +121,19 @@ impl Wheel {
             return false;
         }
         // It is in the list of its slot, or in `due` if that slot has come. It matters which one
-        // only if it heads the list.
-        if self.due.first() == Some(index) {
-            self.due.remove(entries, index);
-        } else {
-            let level = &mut self.levels[slot.level() as usize];
-            level.remove(entries, slot.position(), index);
-            if level.is_empty() {
-                self.occupied &= !(1 << slot.level());
-            }
-        }
+        // only if it heads the list: otherwise only its neighbours change.
+        let is_due = self.due.begins_with(index);
+        let level = &mut self.levels[slot.level() as usize];
+        let list = if is_due { &mut self.due } else { level.list(slot.position()) };
+        list.remove(entries, index);
         self.len -= 1;
-        self.find_soonest();
+        // While there is another entry in that list, the soonest is what it was.
+        if list.is_empty() {
+            if !is_due {
+                self.emptied(slot);
+            }
+            self.find_soonest();
+        }
         true
     }
 
@@ -163,7 +166,10 @@ impl Wheel {
     }
 
     fn pop_reached(&mut self, entries: &mut impl Entries, now: Tick) -> Option<u32> {
-        self.advance(entries, now);
+        // Every occupied slot begins after the wheel's time, so there is nothing to move at it.
+        if now > self.time {
+            self.advance(entries, now);
+        }
         let index = self.due.first()?;
         self.due.remove(entries, index);
         *entries.links(index).1 = Slot::NONE;
@@ -180,11 +186,18 @@ impl Wheel {
         {
             let level = &mut self.levels[slot.level() as usize];
             self.due.append(entries, level.take(slot.position()));
-            if level.is_empty() {
-                self.occupied &= !(1 << slot.level());
-            }
+            self.emptied(slot);
         }
         self.time = now;
+    }
+
+    /// The list of this slot has become empty.
+    fn emptied(&mut self, slot: Slot) {
+        let level = &mut self.levels[slot.level() as usize];
+        level.emptied(slot.position());
+        if level.is_empty() {
+            self.occupied &= !(1 << slot.level());
+        }
     }
 
     fn find_soonest(&mut self) {
@@ -220,6 +233,13 @@ impl fmt::Debug for Wheel {
             .field("len", &self.len)
             .finish_non_exhaustive()
     }
+}
+
+/// Out of line, so that an insert does not prepare for it.
+#[cold]
+#[inline(never)]
+fn filed_already(index: u32) -> ! {
+    panic!("entry {index} is filed already");
 }
 
 const DIGIT_MASK: u64 = (1 << DIGIT_BITS) - 1;
