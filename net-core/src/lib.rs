@@ -15,6 +15,9 @@ mod acceptor;
 mod addr;
 mod admin;
 mod arrival;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod closed;
 mod conn;
 mod connection;

@@ -39,7 +39,7 @@ impl Events {
     }
 
     /// Puts an event in, as a wait would: for kernels other than the real one.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn push(&mut self, event: Event) -> bool {
         let has_room = self.list.len() < self.list.capacity();
         if has_room {

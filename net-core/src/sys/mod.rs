@@ -16,7 +16,7 @@ mod waker;
 
 pub use descriptors::PrivateTables;
 use epoll::Epoll;
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 pub(crate) use epoll::Event;
 pub(crate) use epoll::Events;
 pub use errno::Errno;
