@@ -54,7 +54,7 @@ impl Tool {
     }
 
     /// The total in the tool's report, once it is complete.
-    fn total(self, report: &str) -> Option<u64> {
+    pub(crate) fn total(self, report: &str) -> Option<u64> {
         let digits = |word: &str| word.replace(',', "").parse().ok();
         match self {
             Tool::Instructions => {
