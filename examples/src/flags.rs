@@ -15,7 +15,7 @@ const LINES_QUEUED: usize = 1024;
 #[derive(Args, Clone, Debug)]
 pub struct ServerFlags {
     /// Where to listen.
-    #[arg(long, help = "Where to listen: HOST:PORT, [V6]:PORT (repeatable)", value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
+    #[arg(long, help = "Where to listen: HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME (repeatable)", value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
     pub listen: Vec<Addr>,
     /// Loops, one thread each: a number from 1 to 256, or per-core
     #[arg(long, value_name = "N|per-core", default_value = "per-core", value_parser = parse_loops)]
@@ -70,7 +70,7 @@ pub enum AcceptFlag {
     /// One thread, in exact rotation.
     #[default]
     Acceptor,
-    /// Each loop, by SO_REUSEPORT.
+    /// Each loop, by SO_REUSEPORT; on Unix sockets, which have no such thing, one thread.
     Reuseport,
 }
 
@@ -173,10 +173,10 @@ impl ServerFlags {
             .drain_timeout(self.drain_timeout);
         server.check().map_err(|error| error.to_string())?;
         for at in &self.listen {
-            server = server.listen_at(*at);
+            server = server.listen_at(at.clone());
         }
-        if let Some(at) = self.admin {
-            server = server.admin_at(at);
+        if let Some(at) = &self.admin {
+            server = server.admin_at(at.clone());
         }
         let wants_private = match self.fd_table {
             FdTableFlag::Shared => false,

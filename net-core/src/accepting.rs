@@ -9,7 +9,7 @@ use crate::gate::Gate;
 use crate::limits::Limits;
 use crate::listener::{AcceptError, Seldom, judge};
 use crate::stats::{Counter, Stats};
-use crate::sys::{Errno, Socket};
+use crate::sys::{Errno, Socket, SocketFile};
 use net_timer::Tick;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub(crate) const BACKLOG_MAX: usize = 4096;
 pub(crate) struct Listening {
     at: Addr,
     socket: Option<Socket>,
+    /// Of a Unix socket that has a path.
+    file: Option<SocketFile>,
     /// The last batch ended before the kernel said that nobody waits.
     has_more: bool,
     /// Starved: no accept before this.
@@ -34,6 +36,7 @@ impl Listening {
     pub(crate) fn new(at: Addr, socket: Socket, limits: &Limits) -> Self {
         let trouble = Seldom::new(limits.log_every);
         Self {
+            file: SocketFile::of(&at),
             at,
             socket: Some(socket),
             has_more: true,
@@ -158,13 +161,16 @@ impl Listening {
     #[cold]
     fn broken<D: Driver>(&mut self, driver: &mut D, errno: Errno) {
         tracing::error!(at = %self.at, %errno, "this listener is broken and ends");
+        self.file = None;
         if let Some(listener) = self.socket.take() {
             driver.unlisten(listener);
         }
     }
 
-    /// As if signalled, also while it rests.
-    pub(crate) fn look_again(&mut self) {
+    /// It is about to be shut: as if signalled, also while it rests. Nobody new finds a Unix socket
+    /// from now on, since its file goes first; so who has found it can all be let in.
+    pub(crate) fn last_call(&mut self) {
+        self.file = None;
         self.rests_until = None;
         self.has_more = true;
     }

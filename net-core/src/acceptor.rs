@@ -134,7 +134,7 @@ impl<M, D: Driver> Acceptor<M, D> {
     /// At the end: accepts who waits, then ends listening. From now on a connect is refused.
     fn end_listening(&mut self, now: Tick) {
         for n in 0..self.listeners.len() {
-            self.listeners[n].look_again();
+            self.listeners[n].last_call();
             // No more than a full backlog: a flood must not keep us here.
             let mut left = BACKLOG_MAX;
             while left > 0 && self.listeners[n].has_more() && self.handover.last_room() > 0 {

@@ -1,22 +1,93 @@
 //! `Addr`: where a server listens and where a connection comes from.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
-/// An address of a transport. Today TCP over IPv4 and IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// An address of a transport. A clone of it allocates nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Addr {
-    /// An Internet address and port. An IPv4 client of an IPv6 listener appears as IPv4.
+    /// TCP: an Internet address and port. An IPv4 client of an IPv6 listener appears as IPv4.
     Inet(SocketAddr),
+    /// A Unix stream socket. It has no RST: the peer of a connection that is reset sees its end.
+    Unix(UnixName),
 }
 
 impl Addr {
     /// The Internet address, if it is one.
     pub fn inet(&self) -> Option<SocketAddr> {
-        let Addr::Inet(address) = self;
-        Some(*address)
+        match self {
+            Addr::Inet(address) => Some(*address),
+            Addr::Unix(_) => None,
+        }
+    }
+
+    /// The name of a Unix socket, if it is one.
+    pub fn unix(&self) -> Option<&UnixName> {
+        match self {
+            Addr::Inet(_) => None,
+            Addr::Unix(name) => Some(name),
+        }
+    }
+}
+
+/// The name of a Unix socket: a path, an abstract name, or none, as most clients have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UnixName(
+    /// As in sockaddr_un, unix(7): an abstract name begins with a zero, a path has none in it.
+    Option<Arc<[u8]>>,
+);
+
+impl UnixName {
+    /// The longest name: what `sun_path` holds, and the zero that ends a path.
+    pub const BYTES_MAX: usize = 107;
+
+    /// The name in `sun_path`, of which so many bytes were given.
+    pub(crate) fn from_kernel(bytes: &[u8]) -> Self {
+        match bytes {
+            [] => Self(None),
+            [0, ..] => Self(Some(bytes.into())),
+            path => Self(path.split(|&byte| byte == 0).next().map(Arc::from)),
+        }
+    }
+
+    /// As `sun_path` has it.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// The path, if it has one.
+    pub fn path(&self) -> Option<&Path> {
+        let bytes = self.0.as_deref().filter(|bytes| bytes[0] != 0)?;
+        Some(Path::new(OsStr::from_bytes(bytes)))
+    }
+
+    /// The abstract name, without its leading zero, if it has one.
+    pub fn abstract_name(&self) -> Option<&[u8]> {
+        self.0.as_deref()?.strip_prefix(&[0])
+    }
+
+    /// Whether it has none.
+    pub fn is_unnamed(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn parse(text: &str) -> Result<Self, AddrProblem> {
+        let bytes = match text.strip_prefix('@') {
+            Some(name) => [b"\0", name.as_bytes()].concat(),
+            None => text.as_bytes().to_vec(),
+        };
+        match bytes.as_slice() {
+            [] | [0] => Err(AddrProblem::NoName),
+            _ if text.contains(char::is_control) => Err(AddrProblem::BadName),
+            long if long.len() > Self::BYTES_MAX => Err(AddrProblem::LongName),
+            bytes => Ok(Self(Some(bytes.into()))),
+        }
     }
 }
 
@@ -30,15 +101,15 @@ impl From<SocketAddr> for Addr {
     }
 }
 
-/// `host:port` or `[v6]:port`. A host name is resolved at once and its first address taken, so
-/// parse at start, never on a loop.
+/// `host:port`, `[v6]:port`, `unix:PATH`, or `unix:@NAME` for an abstract name. A host name is
+/// resolved at once and its first address taken, so parse at start, never on a loop.
 impl FromStr for Addr {
     type Err = AddrError;
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
         let error = |what| AddrError { text: text.to_owned(), what };
-        if text.starts_with("unix:") {
-            return Err(error(AddrProblem::UnixNotBuiltYet));
+        if let Some(name) = text.strip_prefix("unix:") {
+            return UnixName::parse(name).map(Addr::Unix).map_err(error);
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Addr::Inet(address));
@@ -57,8 +128,27 @@ impl FromStr for Addr {
 
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Addr::Inet(address) = self;
-        address.fmt(f)
+        match self {
+            Addr::Inet(address) => address.fmt(f),
+            Addr::Unix(name) => write!(f, "unix:{name}"),
+        }
+    }
+}
+
+/// What follows `unix:`. A name that a peer has chosen cannot break a line of a log.
+impl fmt::Display for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.abstract_name() {
+            Some(name) => {
+                f.write_str("@")?;
+                name
+            }
+            None => self.as_bytes(),
+        };
+        for c in String::from_utf8_lossy(name).chars() {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
+        }
+        Ok(())
     }
 }
 
@@ -75,14 +165,9 @@ enum AddrProblem {
     BadPort,
     BadHost,
     Unknown,
-    UnixNotBuiltYet,
-}
-
-impl AddrError {
-    /// The address is of a kind which this version cannot serve.
-    pub fn is_not_built_yet(&self) -> bool {
-        self.what == AddrProblem::UnixNotBuiltYet
-    }
+    NoName,
+    BadName,
+    LongName,
 }
 
 impl fmt::Display for AddrError {
@@ -92,7 +177,9 @@ impl fmt::Display for AddrError {
             AddrProblem::BadPort => "the port is not a number from 0 to 65535",
             AddrProblem::BadHost => "the host is not a name or an address; IPv6 goes in brackets",
             AddrProblem::Unknown => "no address is known for this host",
-            AddrProblem::UnixNotBuiltYet => "Unix sockets are not built yet",
+            AddrProblem::NoName => "no name: write unix:PATH or unix:@NAME",
+            AddrProblem::BadName => "there is a control character in the name",
+            AddrProblem::LongName => "a Unix socket's name has 107 bytes at most",
         };
         write!(f, "address `{}`: {what}", self.text)
     }
@@ -112,6 +199,30 @@ mod tests {
     }
 
     #[test]
+    fn unix_names_parse_and_print_as_they_were_written() {
+        let path = "unix:/run/a b.sock".parse::<Addr>().unwrap();
+        assert_eq!(path.unix().unwrap().path(), Some(Path::new("/run/a b.sock")));
+        assert_eq!(path.to_string(), "unix:/run/a b.sock");
+        let abstract_one = "unix:@name".parse::<Addr>().unwrap();
+        assert_eq!(abstract_one.unix().unwrap().abstract_name(), Some(&b"name"[..]));
+        assert_eq!(abstract_one.unix().unwrap().path(), None);
+        assert_eq!(abstract_one.to_string(), "unix:@name");
+        for longest in ["x".repeat(107), format!("@{}", "x".repeat(106))] {
+            assert!(format!("unix:{longest}").parse::<Addr>().is_ok());
+        }
+    }
+
+    #[test]
+    fn names_from_the_kernel_are_paths_abstract_or_none() {
+        assert!(UnixName::from_kernel(b"").is_unnamed());
+        assert_eq!(UnixName::from_kernel(b"/tmp/x\0").path(), Some(Path::new("/tmp/x")));
+        let odd = UnixName::from_kernel(b"\0a\nb\0");
+        assert_eq!(odd.abstract_name(), Some(&b"a\nb\0"[..]));
+        assert_eq!(odd.to_string(), "@a\\nb\\u{0}");
+        assert_eq!(Addr::Unix(UnixName::default()).to_string(), "unix:");
+    }
+
+    #[test]
     fn what_is_wrong_is_said_with_the_text() {
         for (text, part) in [
             ("127.0.0.1", "no port"),
@@ -120,7 +231,11 @@ mod tests {
             (":80", "host"),
             ("::1:80", "brackets"),
             ("no.such.host.invalid:80", "no address is known"),
-            ("unix:/tmp/x", "not built yet"),
+            ("unix:", "no name"),
+            ("unix:@", "no name"),
+            ("unix:/tmp/a\nREADY", "control character"),
+            (&format!("unix:{}", "x".repeat(108)), "107 bytes"),
+            (&format!("unix:@{}", "x".repeat(107)), "107 bytes"),
         ] {
             let said = text.parse::<Addr>().unwrap_err().to_string();
             assert!(said.contains(part) && said.contains(text), "{said}");
@@ -131,5 +246,11 @@ mod tests {
     fn a_mapped_client_appears_as_ipv4() {
         let mapped: SocketAddr = "[::ffff:10.1.2.3]:5".parse().unwrap();
         assert_eq!(Addr::from(mapped).to_string(), "10.1.2.3:5");
+    }
+
+    /// One lies in the queue beside each connection on its way to a loop.
+    #[test]
+    fn an_address_is_no_larger_than_an_internet_one() {
+        assert_eq!(size_of::<Addr>(), 32);
     }
 }

@@ -5,7 +5,7 @@
 //! so the acceptor sends only as many as the loop has room for (its credit), and what is lost all
 //! the same is counted: the message says how many there were.
 
-use crate::addr::Addr;
+use crate::addr::{Addr, UnixName};
 use crate::arrival::Arrival;
 use crate::gate::Gate;
 use crate::sys::rights::{self, RIGHTS_MAX};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 
 /// An address in a message: 16 bytes of IP (IPv4 mapped), 2 of port.
 const ADDRESS: usize = 18;
+/// In the place of an address: a Unix socket, whose name, mostly none, is asked at the other end. No
+/// TCP connection comes from port 0 of the unspecified address.
+const UNIX: [u8; ADDRESS] = [0; ADDRESS];
 const MESSAGE_MAX: usize = RIGHTS_MAX * ADDRESS;
 /// Messages that a loop takes in one turn.
 const MESSAGES_PER_TURN: usize = 4;
@@ -31,7 +34,7 @@ pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errn
     let count = batch.len().min(RIGHTS_MAX);
     let mut payload = Vec::with_capacity(count * ADDRESS);
     for arrival in &batch[..count] {
-        payload.extend_from_slice(&pack(arrival.peer));
+        payload.extend_from_slice(&pack(&arrival.peer));
     }
     rights::send(end, &payload, batch[..count].iter().map(|arrival| &arrival.socket))?;
     for sent in batch.drain(..count) {
@@ -110,13 +113,14 @@ impl CourierEnd {
         debug_assert!(message.truncated == (carried > sockets.len()));
         for (socket, address) in sockets.into_iter().zip(addresses) {
             let permit = gate.take_over();
-            into.push(Arrival { socket, peer: unpack(address), permit });
+            let peer = unpack(address, &socket);
+            into.push(Arrival { socket, peer, permit });
         }
     }
 }
 
-fn pack(peer: Addr) -> [u8; ADDRESS] {
-    let Addr::Inet(address) = peer;
+fn pack(peer: &Addr) -> [u8; ADDRESS] {
+    let Addr::Inet(address) = peer else { return UNIX };
     let ip = match address.ip() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
@@ -127,7 +131,10 @@ fn pack(peer: Addr) -> [u8; ADDRESS] {
     packed
 }
 
-fn unpack(packed: &[u8]) -> Addr {
+fn unpack(packed: &[u8], socket: &Socket) -> Addr {
+    if packed == UNIX {
+        return socket.peer().unwrap_or(Addr::Unix(UnixName::default()));
+    }
     let mut octets = [0; 16];
     octets.copy_from_slice(&packed[..16]);
     let port = u16::from_be_bytes([packed[16], packed[17]]);
@@ -137,6 +144,7 @@ fn unpack(packed: &[u8]) -> Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::{DialOptions, ListenOptions};
 
     fn arrival(gate: &Arc<Gate>, port: u16) -> (Arrival, Socket) {
         let (socket, far) = pair().unwrap();
@@ -166,9 +174,22 @@ mod tests {
 
     #[test]
     fn both_families_are_packed() {
-        for text in ["10.1.2.3:4", "[2001:db8::1]:65535"] {
+        let (socket, _far) = pair().unwrap();
+        for text in ["10.1.2.3:4", "[2001:db8::1]:65535", "0.0.0.0:0"] {
             let addr: Addr = text.parse().unwrap();
-            assert_eq!(unpack(&pack(addr)), addr);
+            assert_eq!(unpack(&pack(&addr), &socket), addr);
         }
+    }
+
+    #[test]
+    fn a_unix_clients_name_is_asked_at_the_other_end() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let a = Socket::from_owned(a.into());
+        let unnamed = Addr::Unix(UnixName::default());
+        assert_eq!(unpack(&pack(&unnamed), &a), unnamed);
+        let at: Addr = format!("unix:@net-core-courier-{}", std::process::id()).parse().unwrap();
+        let _listener = Socket::listen(&at, &ListenOptions::default()).unwrap();
+        let dialled = Socket::dial(&at, &DialOptions::default()).unwrap();
+        assert_eq!(unpack(&pack(&at), &dialled), at);
     }
 }

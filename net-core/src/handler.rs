@@ -117,14 +117,14 @@ pub enum Keep {
 }
 
 /// Who asks in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     pub(crate) addr: Addr,
 }
 
 impl Peer {
-    /// The address it comes from.
+    /// The address it comes from. Most clients of a Unix socket have no name.
     pub fn addr(&self) -> Addr {
-        self.addr
+        self.addr.clone()
     }
 }

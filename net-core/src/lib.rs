@@ -50,7 +50,7 @@ mod sys;
 mod table;
 mod timers;
 
-pub use addr::{Addr, AddrError};
+pub use addr::{Addr, AddrError, UnixName};
 pub use closed::{Callback, Closed, Which, Why};
 pub use conn::{Conn, Sender};
 pub use dial::{Dial, NotDialled, Retry};

@@ -8,6 +8,8 @@
 //!   was announced: those may lie behind the bytes just read, and their edge is spent. A receive
 //!   also stops short *at* the urgent mark, with more bytes behind it. So once such a bit was
 //!   seen, this connection is read to EAGAIN for the rest of its life.
+//! - A Unix stream stops at each message that carried descriptors, with more bytes behind it and no
+//!   edge to come (`unix_stream_read_generic`). So it is read to EAGAIN from the start.
 //! - EPOLLOUT stands beside every EPOLLIN of a socket with room. It means something only where
 //!   the last send ended short; then the kernel has noted that we wait, and one edge will come.
 
@@ -121,6 +123,11 @@ impl Link {
         self.0 & Self::GONE != 0
     }
 
+    /// It is no TCP stream: only EAGAIN ends a drain.
+    pub(crate) fn read_to_the_end(&mut self) {
+        self.0 |= Self::TO_THE_END;
+    }
+
     /// A dialled connection: its first ROOM is waited for.
     pub(crate) fn await_room(&mut self) {
         self.0 |= Self::FULL;
@@ -186,6 +193,15 @@ mod tests {
             link.observe(What::ARRIVED);
             assert_eq!(link.after_receive(10, 9), AfterReceive::AskAgain, "{announced:?}");
         }
+    }
+
+    #[test]
+    fn a_short_receive_from_a_unix_stream_ends_nothing() {
+        let mut link = Link::default();
+        link.read_to_the_end();
+        link.observe(What::ARRIVED);
+        assert_eq!(link.after_receive(10, 9), AfterReceive::AskAgain);
+        assert!(!link.is_gone() && !link.is_full());
     }
 
     #[test]

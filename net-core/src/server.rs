@@ -35,7 +35,8 @@ pub enum Accept {
     #[default]
     Acceptor,
     /// Each loop has a listener of its own on the same address (`SO_REUSEPORT`); the kernel
-    /// spreads connections by a hash. No hand-over; uneven for few connections.
+    /// spreads connections by a hash. No hand-over; uneven for few connections. Unix sockets know no
+    /// such thing: these the acceptor serves as ever.
     ReusePort,
 }
 
@@ -147,8 +148,11 @@ impl Server {
         Self::default()
     }
 
-    /// Listens on `HOST:PORT` or `[V6]:PORT` too; port 0 is chosen by the kernel. What is wrong
-    /// with the address is said at start.
+    /// Listens on `HOST:PORT`, `[V6]:PORT`, `unix:PATH` or `unix:@NAME` too; port 0 is chosen by
+    /// the kernel. What is wrong with the address is said at start.
+    ///
+    /// A Unix socket's file that nobody listens at any more is replaced, any other is an error; who
+    /// may connect is up to the umask. The file is removed when listening ends.
     pub fn listen(mut self, at: &str) -> Self {
         self.listen.push(at.parse());
         self
@@ -375,3 +379,6 @@ impl Termination for Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

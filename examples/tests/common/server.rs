@@ -112,6 +112,7 @@ impl Start {
         let mut server = Server {
             pid: child.id(),
             child,
+            ready: String::new(),
             addr: SocketAddr::from(([0, 0, 0, 0], 0)),
             said,
             threads: Some((log, stdout)),
@@ -120,7 +121,10 @@ impl Start {
             panic!("no READY: {}", server.log());
         };
         let at = line.strip_prefix("READY ").unwrap_or_else(|| panic!("not READY: {line}"));
-        server.addr = at.split(' ').next().unwrap().parse().unwrap();
+        server.ready = at.to_owned();
+        if !at.starts_with("unix:") {
+            server.addr = at.split(' ').next().unwrap().parse().unwrap();
+        }
         if is_traced {
             server.pid = proc::only_child(server.pid);
         }
@@ -164,7 +168,9 @@ pub struct Server {
     child: Child,
     /// Of the server itself, also where another program runs it.
     pub pid: u32,
-    /// Where it listens.
+    /// What it said after READY.
+    pub ready: String,
+    /// Where it listens, if that is no Unix socket.
     pub addr: SocketAddr,
     said: Arc<Mutex<String>>,
     threads: Option<Reading>,

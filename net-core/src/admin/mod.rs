@@ -93,7 +93,7 @@ impl Admin {
 
     /// Where it listens, with the port that was chosen.
     pub(crate) fn at(&self) -> Addr {
-        self.at
+        self.at.clone()
     }
 
     /// Begins to answer for `server`, on a thread of its own.

@@ -125,7 +125,9 @@ impl<K: Kernel> Driver for Epoll<K> {
         // A dialled port of the ephemeral range can be given to the dialler itself, and TCP then
         // connects the socket to itself (simultaneous open). That is nobody.
         match (K::local(socket), K::peer(socket)) {
-            (Ok(local), Ok(peer)) if local == peer => Some(Err(Errno::new(libc::ECONNREFUSED))),
+            (Ok(local @ Addr::Inet(_)), Ok(peer)) if local == peer => {
+                Some(Err(Errno::new(libc::ECONNREFUSED)))
+            }
             _ => Some(Ok(())),
         }
     }

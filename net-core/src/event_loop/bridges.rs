@@ -126,7 +126,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Takes what is left at the listeners' doors, then shuts them.
     fn end_listening(&mut self) {
         for n in 0..self.listeners.len() {
-            self.listeners[n].look_again();
+            self.listeners[n].last_call();
             // No more than a full backlog: a flood must not keep us here.
             let batches = BACKLOG_MAX / self.state.limits.accepts_per_turn + 1;
             for _ in 0..batches {
@@ -146,6 +146,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 if self.order == Order::Cut { Closed::DrainDeadline } else { Closed::Stopped };
             return self.refuse(socket, why);
         }
+        let is_tcp = peer.inet().is_some();
         let admitted = guard(|| self.handler.admit(&Peer { addr: peer }));
         let Some(session) = admitted else {
             self.count_panic(Callback::Admit);
@@ -156,6 +157,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         };
         let Some(id) = self.enter(socket, State::Open, session) else { return };
         permit.keep();
+        if !is_tcp {
+            self.read_to_the_end(id);
+        }
         if !self.watch(id) {
             return;
         }
@@ -164,6 +168,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.after(id);
         if self.order > Order::Run {
             self.tell(id);
+        }
+    }
+
+    /// Not TCP: a short receive proves nothing on this one.
+    fn read_to_the_end(&mut self, id: ConnId) {
+        if let Some(head) = self.state.head(id) {
+            head.link.read_to_the_end();
         }
     }
 

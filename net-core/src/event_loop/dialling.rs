@@ -34,11 +34,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let Some(dialling) = head.dialling() else { return };
         let overdue = dialling.begin(now, timeout);
+        let is_tcp = dialling.dial.to.inet().is_some();
         let begun = match self.driver.dial(&dialling.dial.to, &dialling.dial.options) {
             Ok(socket) => {
                 head.socket = socket;
                 head.link = Link::default();
                 head.link.await_room();
+                if !is_tcp {
+                    head.link.read_to_the_end();
+                }
                 self.driver.attach(id.token(), &head.socket)
             }
             Err(error) => Err(Errno::of(&error)),

@@ -61,17 +61,19 @@ where
         None => None,
     };
     let listens = server.listens(loops);
-    let (acceptor_driver, listeners, held) = open_doors::<H, D>(&server, &hub, &wanted, listens)?;
-    let doors: &[Addr] = match listens {
-        Listens::Acceptor => &[],
-        Listens::EachLoop => &held,
-        Listens::OnlyLoop => &wanted,
+    let Doors { driver, listeners, addrs, held } =
+        open_doors::<H, D>(&server, &hub, &wanted, listens)?;
+    let doors: Vec<Addr> = match listens {
+        Listens::Acceptor => Vec::new(),
+        Listens::EachLoop => addrs.iter().filter(|at| at.inet().is_some()).cloned().collect(),
+        Listens::OnlyLoop => wanted,
     };
     let admin = bind_admin(&server)?;
 
     let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
     let Stand { couriers, opened } =
-        start_loops::<H, D, F>(&server, &hub, doors, factory, &mut team)?;
+        start_loops::<H, D, F>(&server, &hub, &doors, factory, &mut team)?;
+    drop(held); // every loop listens now
     let in_flight_max = (capacity.nofile / 2).max(1);
     let handover = Handover::new(
         Arc::clone(&hub),
@@ -80,13 +82,10 @@ where
         capacity.per_table,
         in_flight_max,
     );
-    // Where the loops listen themselves, the doors held open here have served their purpose: the
-    // address was free, and its port is known.
-    let listeners = if listens == Listens::Acceptor { listeners } else { Vec::new() };
-    let addrs = if listens == Listens::OnlyLoop { opened } else { held };
+    let addrs = if listens == Listens::OnlyLoop { opened } else { addrs };
     let ids = team.threads.iter().map(|thread| thread.thread().id()).collect();
     let acceptor = Acceptor::new(
-        acceptor_driver,
+        driver,
         Arc::clone(&hub),
         listeners,
         handover,
@@ -142,33 +141,46 @@ fn say_capacity(server: &Server, loops: usize, capacity: &Capacity) -> usize {
     }
 }
 
-/// The acceptor's driver and its listeners. For loops that listen themselves, this only holds the
-/// addresses, so that a port chosen by the kernel is one and the same for all; the only loop of a
-/// server opens its doors itself.
-#[allow(clippy::type_complexity)]
+/// What is open before any loop is: addresses are free, and ports chosen.
+struct Doors<D> {
+    driver: D,
+    listeners: Vec<Listening>,
+    /// In the order of `Server::listen`.
+    addrs: Vec<Addr>,
+    /// Addresses at which every loop will listen itself, only held meanwhile, so that a port chosen
+    /// by the kernel is one and the same for all.
+    held: Vec<Socket>,
+}
+
+/// Opens the acceptor's listeners: all; or, where each loop listens, those on Unix sockets, which
+/// know no SO_REUSEPORT; or none, where the only loop opens its doors itself.
 fn open_doors<H: Handler, D: Driver>(
     server: &Server,
     hub: &Hub<H::Message>,
     wanted: &[Addr],
     listens: Listens,
-) -> Result<(D, Vec<Listening>, Vec<Addr>), StartError> {
+) -> Result<Doors<D>, StartError> {
     let mut driver = D::open(&server.limits, Arc::clone(&hub.acceptor_waker))
         .map_err(|error| StartError::new("make the acceptor's epoll", error))?;
-    let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
-    for (n, at) in wanted.iter().enumerate() {
-        let options = listen_options(server);
-        let socket = match listens {
-            Listens::Acceptor => driver.listen(listener_token(n), at, &options),
-            Listens::EachLoop => Socket::bind(at, &options),
-            Listens::OnlyLoop => break,
+    let (mut listeners, mut addrs, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    let options = listen_options(server);
+    let wanted = if listens == Listens::OnlyLoop { &[] } else { wanted };
+    for at in wanted {
+        let shared = at.inet().filter(|_| listens == Listens::EachLoop);
+        let socket = match shared {
+            None => driver.listen(listener_token(listeners.len()), at, &options),
+            Some(at) => Socket::bind(at, &options),
         }
         .map_err(|error| StartError::new(format!("listen on {at}"), error))?;
         let at =
             D::local(&socket).map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
-        addrs.push(at);
-        listeners.push(Listening::new(at, socket, &server.limits));
+        addrs.push(at.clone());
+        match shared {
+            None => listeners.push(Listening::new(at, socket, &server.limits)),
+            Some(_) => held.push(socket),
+        }
     }
-    Ok((driver, listeners, addrs))
+    Ok(Doors { driver, listeners, addrs, held })
 }
 
 fn listen_options(server: &Server) -> ListenOptions {
@@ -381,7 +393,7 @@ where
             .listen(listener_token(n), &at, &options)
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
         let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
-        addrs.push(at);
+        addrs.push(at.clone());
         listeners.push(Listening::new(at, socket, &limits));
     }
     let courier = match courier {

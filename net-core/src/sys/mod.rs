@@ -12,6 +12,7 @@ pub(crate) mod process;
 pub(crate) mod rights;
 pub(crate) mod signals;
 mod socket;
+mod unix;
 mod waker;
 
 pub use descriptors::PrivateTables;
@@ -24,4 +25,5 @@ pub(crate) use kernel::{Kernel, Linux};
 #[cfg(test)]
 pub(crate) use socket::SIM_BASE;
 pub(crate) use socket::{DialOptions, ListenOptions, Socket};
+pub(crate) use unix::SocketFile;
 pub(crate) use waker::Waker;

@@ -1,7 +1,7 @@
 //! `Socket`: one stream socket, owned by one number of four bytes.
 
-use super::Errno;
-use crate::addr::Addr;
+use super::{Errno, unix};
+use crate::addr::{Addr, UnixName};
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
@@ -76,25 +76,34 @@ impl Socket {
     }
 
     /// Only binds: holds an address for listeners that share it.
-    pub(crate) fn bind(at: &Addr, options: &ListenOptions) -> io::Result<Self> {
-        let Addr::Inet(at) = at;
-        Ok(Self(bound(*at, options)?.into_raw_fd()))
+    pub(crate) fn bind(at: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
+        Ok(Self(bound(at, options)?.into_raw_fd()))
     }
 
     /// Binds and listens. The address in use, the missing right and the rest come back as errors.
     pub(crate) fn listen(at: &Addr, options: &ListenOptions) -> io::Result<Self> {
-        let Addr::Inet(at) = at;
-        let socket = bound(*at, options)?;
-        socket.listen(options.backlog)?;
+        let socket = match at {
+            Addr::Inet(at) => {
+                let socket = bound(*at, options)?;
+                socket.listen(options.backlog)?;
+                socket
+            }
+            Addr::Unix(name) => unix::listen(name, options)?,
+        };
         Ok(Self(socket.into_raw_fd()))
     }
 
     /// Begins a connect. `Ok` says only that it has begun: the socket turns writable when it is
     /// decided.
     pub(crate) fn dial(to: &Addr, options: &DialOptions) -> io::Result<Self> {
-        let Addr::Inet(to) = to;
-        let socket = stream_socket(*to)?;
-        socket.set_tcp_nodelay(true)?;
+        let (socket, to) = match to {
+            Addr::Inet(to) => {
+                let socket = stream_socket(*to)?;
+                socket.set_tcp_nodelay(true)?;
+                (socket, (*to).into())
+            }
+            Addr::Unix(name) => unix::stream_socket(name)?,
+        };
         if let Some(source) = options.source {
             if source.port() == 0 {
                 // Leaves the choice of the port to connect, which may then share it (ip(7)).
@@ -102,7 +111,7 @@ impl Socket {
             }
             socket.bind(&source.into())?;
         }
-        match socket.connect(&(*to).into()) {
+        match socket.connect(&to) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(error) => return Err(error),
@@ -128,7 +137,7 @@ impl Socket {
         }
         // SAFETY: a sockaddr_storage is plain bytes, valid when zeroed and as the kernel fills it.
         let storage = unsafe { storage.assume_init() };
-        Ok((Self(raw), address_of(&storage)))
+        Ok((Self(raw), address_of(&storage, length as usize)))
     }
 
     /// Receives into `into`; 0 is the peer's end of stream.
@@ -213,7 +222,9 @@ impl Socket {
         }
     }
 
-    /// Bytes which the peer's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)).
+    /// Bytes which the peer's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)). A Unix stream has
+    /// them in its peer's queue at once, and tells how many of them the peer has not read, with what
+    /// the kernel needs to keep them.
     pub(crate) fn unacknowledged(&self) -> usize {
         let mut bytes: libc::c_int = 0;
         // SAFETY: `bytes` is a writable int, which is what TIOCOUTQ (= SIOCOUTQ) fills.
@@ -222,7 +233,7 @@ impl Socket {
     }
 
     /// Milliseconds since the last byte came, or since the connection came up (`TCP_INFO`, tcp(7)).
-    /// `None`: the kernel does not say.
+    /// `None`: the kernel does not say. Of a Unix stream it never does: then 0, since it may be so.
     pub(crate) fn quiet_for(&self) -> Option<u64> {
         let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
         let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -237,7 +248,7 @@ impl Socket {
             )
         };
         if done != 0 {
-            return None;
+            return (Errno::last().raw() == libc::EOPNOTSUPP).then_some(0);
         }
         // SAFETY: tcp_info is plain integers, valid when zeroed and as the kernel fills it.
         Some(u64::from(unsafe { info.assume_init() }.tcpi_last_data_recv))
@@ -251,13 +262,13 @@ impl Socket {
     /// The other end's address. `ENOTCONN` after a reset.
     pub(crate) fn peer(&self) -> io::Result<Addr> {
         self.is_a_socket()?;
-        inet(socket2::SockRef::from(&self.as_fd()).peer_addr()?)
+        addr_of(&socket2::SockRef::from(&self.as_fd()).peer_addr()?)
     }
 
     /// This end's address: where port 0 was asked for, the port that was given.
     pub(crate) fn local(&self) -> io::Result<Addr> {
         self.is_a_socket()?;
-        inet(socket2::SockRef::from(&self.as_fd()).local_addr()?)
+        addr_of(&socket2::SockRef::from(&self.as_fd()).local_addr()?)
     }
 }
 
@@ -306,13 +317,17 @@ fn bind_address_no_port(socket: &socket2::Socket) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn inet(address: socket2::SockAddr) -> io::Result<Addr> {
-    let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-    Ok(Addr::from(address))
+fn addr_of(address: &socket2::SockAddr) -> io::Result<Addr> {
+    match address.as_socket() {
+        Some(address) => Ok(Addr::from(address)),
+        None if address.is_unix() => Ok(Addr::Unix(unix::name_of(address))),
+        None => Err(io::ErrorKind::Unsupported.into()),
+    }
 }
 
-/// The address in `storage`, by its family; of an unknown family the unspecified address.
-fn address_of(storage: &libc::sockaddr_storage) -> Addr {
+/// The address in the first `length` bytes of `storage`, by its family; of an unknown family the
+/// unspecified address.
+fn address_of(storage: &libc::sockaddr_storage, length: usize) -> Addr {
     let address = match i32::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that a sockaddr_in lies here, and storage is large enough
@@ -327,6 +342,13 @@ fn address_of(storage: &libc::sockaddr_storage) -> Addr {
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             let port = u16::from_be(v6.sin6_port);
             SocketAddr::V6(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id))
+        }
+        libc::AF_UNIX => {
+            // SAFETY: as above, for sockaddr_un; and its bytes are plain ones.
+            let un = unsafe { &*(&raw const *storage).cast::<libc::sockaddr_un>() };
+            let name = un.sun_path.map(|byte| byte as u8);
+            let length = length.saturating_sub(mem::offset_of!(libc::sockaddr_un, sun_path));
+            return Addr::Unix(UnixName::from_kernel(&name[..length.min(name.len())]));
         }
         _ => SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)),
     };

@@ -41,6 +41,11 @@ impl Peer {
         self.give(Coming::Urgent);
     }
 
+    /// Sends descriptors beside the bytes that are sent next.
+    pub(crate) fn send_descriptors(&self) {
+        self.give(Coming::Descriptors);
+    }
+
     /// Ends sending.
     pub(crate) fn finish(&self) {
         self.give(Coming::Fin);

@@ -18,6 +18,8 @@ pub(crate) enum Coming {
     Bytes(VecDeque<u8>),
     /// A byte out of band: it sets the mark, and is no part of the stream.
     Urgent,
+    /// Descriptors come with the bytes that follow: only on a Unix stream. Nothing announces them.
+    Descriptors,
     Fin,
 }
 
@@ -38,6 +40,8 @@ pub(crate) struct Wire {
     pub(crate) arrived_max: usize,
     /// Bytes in front of the urgent mark.
     pub(crate) mark: Option<usize>,
+    /// Bytes in front of each message with descriptors: a receive stops there.
+    pub(crate) stops: VecDeque<usize>,
     pub(crate) has_fin: bool,
     /// The error kept for the socket (`sk_err`).
     pub(crate) error: Option<i32>,
@@ -104,13 +108,18 @@ impl Wire {
         if self.mark == Some(0) {
             self.mark = None; // the urgent byte itself is passed over
         }
+        while self.stops.front() == Some(&0) {
+            self.stops.pop_front();
+        }
         let before_mark = self.mark.unwrap_or(usize::MAX);
-        let count = self.arrived.len().min(into.len()).min(before_mark);
+        let before_stop = self.stops.front().copied().unwrap_or(usize::MAX);
+        let count = self.arrived.len().min(into.len()).min(before_mark).min(before_stop);
         if count > 0 {
             for place in &mut into[..count] {
                 *place = self.arrived.pop_front().unwrap();
             }
             self.mark = self.mark.map(|mark| mark - count);
+            self.stops.iter_mut().for_each(|stop| *stop -= count);
             return Ok(count);
         }
         if self.has_fin {
@@ -207,6 +216,10 @@ impl Wire {
                     self.mark = Some(self.arrived.len());
                     self.coming.pop_front();
                     wakes = true;
+                }
+                Some(Coming::Descriptors) => {
+                    self.stops.push_back(self.arrived.len());
+                    self.coming.pop_front();
                 }
                 Some(Coming::Fin) => {
                     self.has_fin = true;

@@ -159,8 +159,11 @@ pub(super) struct Actor {
     pub(super) play: Play,
 }
 
-/// Wire number in a peer's address: see the world's accept.
+/// Wire number in a peer's address: see the world's accept, and the stage's arrivals.
 fn wire_of(peer: &Peer) -> Option<usize> {
+    if let Some(name) = peer.addr().unix() {
+        return std::str::from_utf8(name.abstract_name()?).ok()?.parse().ok();
+    }
     let std::net::SocketAddr::V4(v4) = peer.addr().inet()? else { return None };
     Some((u32::from(*v4.ip()) & 0x00FF_FFFF) as usize)
 }

@@ -1,6 +1,6 @@
 //! How connections end: FIN and RST in every place, half closes, urgent bytes, lingering.
 
-use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
+use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::{Callback, Closed};
 use crate::life::State;
 
@@ -9,6 +9,7 @@ on_both_rigs! {
     bytes_and_reset_in_one_burst_close_once: 30,
     a_long_stream_read_with_pauses_is_whole: 10,
     urgent_bytes_do_not_stop_the_stream: 40,
+    descriptors_do_not_stop_a_unix_stream: 20,
     a_half_closed_peer_is_still_answered: 20,
     a_half_closed_connection_still_reads: 20,
     a_reply_before_close_arrives_whole_though_the_peer_talks_on: 30,
@@ -83,6 +84,30 @@ fn a_long_stream_read_with_pauses_is_whole<D: Rig>(seed: u64) {
     assert!(peer.got() == pattern(0, 100_000));
     assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
     stage.stop();
+}
+
+fn descriptors_do_not_stop_a_unix_stream<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peer = stage.arrive_by_unix();
+    talks_with_descriptors(&mut stage, &peer);
+    stage.stop();
+}
+
+/// Bytes, then more that come with descriptors, and no other word of it.
+pub(super) fn talks_with_descriptors<D: Rig>(stage: &mut Stage<D>, peer: &Peer) {
+    let mut sent = 0;
+    for _ in 0..20 {
+        for _ in 0..stage.rng.within(1, 4) {
+            let len = stage.rng.within(1, 40);
+            peer.send(&pattern(sent, len));
+            sent += len;
+            peer.send_descriptors();
+            peer.send(&pattern(sent, 1));
+            sent += 1;
+        }
+        stage.settle();
+        assert!(peer.got() == pattern(0, sent), "of {sent} bytes not all came back");
+    }
 }
 
 pub(super) fn urgent_bytes_do_not_stop_the_stream<D: Rig>(seed: u64) {

@@ -1,6 +1,6 @@
 //! Twins that must fail: each takes one rule out of the loop, and a test above must notice.
 
-use super::{MUTATION, ModelEpoll, Mutation, Rig, Sim, echo, ends, marks, seeds};
+use super::{MUTATION, ModelEpoll, Mutation, Rig, Sim, Stage, echo, ends, marks, seeds};
 
 /// Runs `test` without one of the rules.
 fn without(rule: Mutation, test: impl Fn(u64)) {
@@ -62,6 +62,16 @@ fn without_the_exception_for_an_end_a_short_read_misses_the_fin() {
 fn without_the_exception_for_urgent_bytes_a_short_read_stops_at_the_mark() {
     let test = ends::urgent_bytes_do_not_stop_the_stream::<ModelEpoll>;
     without(Mutation::ShortReadsAlwaysEnd, test);
+}
+
+#[test]
+#[should_panic = "is not read on"]
+fn a_unix_stream_taken_for_tcp_stops_at_descriptors() {
+    seeds(20, |seed| {
+        let mut stage = Stage::<ModelEpoll>::new(seed);
+        let peer = stage.arrive();
+        ends::talks_with_descriptors(&mut stage, &peer);
+    });
 }
 
 #[test]

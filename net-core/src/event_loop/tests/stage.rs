@@ -4,6 +4,7 @@
 use super::actor::{Actor, At, Log, Record, usual};
 use super::{MUTATION, Mutation, Peer, Rig, Rng};
 use crate::accepting::Listening;
+use crate::addr::Addr;
 use crate::arrival::Arrival;
 use crate::connection::{Cold, Status};
 use crate::driver::listener_token;
@@ -15,7 +16,7 @@ use crate::life::State;
 use crate::limits::Limits;
 use crate::readiness::ROOM_ALWAYS;
 use crate::stats::{Counter, Snapshot};
-use crate::sys::{ListenOptions, Waker};
+use crate::sys::{ListenOptions, Socket, Waker};
 use net_timer::{Slot, Tick};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -127,7 +128,17 @@ impl<D: Rig> Stage<D> {
         let peer = D::peer(&socket).unwrap();
         let std::net::SocketAddr::V4(v4) = peer.inet().unwrap() else { panic!("IPv4") };
         let ip = std::net::Ipv4Addr::from(0x0A00_0000 | wire as u32);
-        let peer = std::net::SocketAddr::from((ip, v4.port())).into();
+        self.arrive_from(wire, socket, std::net::SocketAddr::from((ip, v4.port())).into())
+    }
+
+    /// A client of a Unix socket is on its way to the loop.
+    pub(super) fn arrive_by_unix(&mut self) -> Peer {
+        let wire = self.world.connect();
+        let socket = self.world.socket(wire);
+        self.arrive_from(wire, socket, format!("unix:@{wire}").parse().unwrap())
+    }
+
+    fn arrive_from(&mut self, wire: usize, socket: Socket, peer: Addr) -> Peer {
         let permit = self.hub.gate.enter().expect("there is room");
         self.hub.acceptor.add(Counter::Accepted, 1);
         let arrival = Arrival { socket, peer, permit };

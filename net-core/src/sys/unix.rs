@@ -1,0 +1,207 @@
+//! Unix stream sockets, unix(7): their names, and the file that a listener leaves.
+
+use super::ListenOptions;
+use crate::addr::{Addr, UnixName};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A non-blocking socket, and the address by which it is bound or dialled.
+pub(super) fn stream_socket(name: &UnixName) -> io::Result<(Socket, SockAddr)> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    Ok((socket, SockAddr::unix(OsStr::from_bytes(name.as_bytes()))?))
+}
+
+/// The name in an address of the family `AF_UNIX`.
+pub(super) fn name_of(address: &SockAddr) -> UnixName {
+    if let Some(path) = address.as_pathname() {
+        return UnixName::from_kernel(path.as_os_str().as_bytes());
+    }
+    match address.as_abstract_namespace() {
+        Some(name) => UnixName::from_kernel(&[b"\0", name].concat()),
+        None => UnixName::default(),
+    }
+}
+
+/// Binds and listens. A socket's file that is in the way is removed if nobody listens there any
+/// more; any other file stays, and is an error. Who may connect is up to the umask.
+pub(super) fn listen(name: &UnixName, options: &ListenOptions) -> io::Result<Socket> {
+    let (socket, address) = stream_socket(name)?;
+    // Held until we listen: two that start at once would each take the other's new file for stale.
+    let _alone = name.path().and_then(lock_directory_of);
+    match (socket.bind(&address), name.path()) {
+        (Err(error), Some(path)) if error.kind() == io::ErrorKind::AddrInUse => {
+            remove_if_stale(path, &address)?;
+            socket.bind(&address)?;
+        }
+        (bound, _) => bound?,
+    }
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        let what = "a file that is no socket is in the way";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    match probe.connect(address) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        // Somebody answers, or is too busy to, or it is a socket of another kind.
+        _ => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+    }
+}
+
+/// Keeps others who do the same out of the directory, until it is dropped. Somebody who holds on
+/// to it for long is not waited for: he would keep us from starting, and is none of us.
+fn lock_directory_of(path: &Path) -> Option<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+    for _ in 0..100 {
+        // SAFETY: flock takes no pointers, and the descriptor is open.
+        if unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Some(directory);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// The file of a listening Unix socket. Dropped, it removes the file, if that is still the one.
+///
+/// Drop it while the socket still listens: then nobody else has a reason to put another in its
+/// place, and who has found it already is let in.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    is: (u64, u64),
+}
+
+impl SocketFile {
+    /// The file at which a socket has just begun to listen; `None` if the address has no file.
+    pub(crate) fn of(at: &Addr) -> Option<Self> {
+        // The directory in which this process works may change.
+        let path = std::path::absolute(at.unix()?.path()?).ok()?;
+        let is = identity(&path)?;
+        Some(Self { path, is })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path) == Some(self.is) {
+            let _ = fs::remove_file(&self.path); // it stays, and the next start removes it
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::symlink_metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    /// A directory of its own, removed with all that is in it.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("net-core-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn at(&self, file: &str) -> (PathBuf, Addr) {
+            let path = self.0.join(file);
+            let at = format!("unix:{}", path.display()).parse().unwrap();
+            (path, at)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    fn listen_at(at: &Addr) -> io::Result<Socket> {
+        listen(at.unix().unwrap(), &ListenOptions::default())
+    }
+
+    #[test]
+    fn a_file_where_nobody_listens_is_replaced() {
+        let directory = Directory::new("stale");
+        let (path, at) = directory.at("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a listener leaves its file");
+        let _socket = listen_at(&at).unwrap();
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_listener_is_not_pushed_aside_and_other_files_stay() {
+        let directory = Directory::new("alive");
+        let (path, at) = directory.at("socket");
+        let other = UnixListener::bind(&path).unwrap();
+        assert_eq!(listen_at(&at).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        other.accept().unwrap(); // it was asked, and
+        let _client = UnixStream::connect(&path).unwrap(); // is there still
+        let (path, at) = directory.at("datagrams");
+        let _other = UnixDatagram::bind(&path).unwrap();
+        assert_eq!(listen_at(&at).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (path, at) = directory.at("letter");
+        fs::write(&path, "dear").unwrap();
+        assert!(listen_at(&at).unwrap_err().to_string().contains("no socket"));
+        assert_eq!(fs::read(&path).unwrap(), b"dear");
+        let (link, at) = directory.at("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(listen_at(&at).unwrap_err().to_string().contains("no socket"));
+    }
+
+    #[test]
+    fn the_file_goes_with_its_owner_but_never_another_ones() {
+        let directory = Directory::new("own");
+        let (path, at) = directory.at("socket");
+        let _socket = listen_at(&at).unwrap();
+        let file = SocketFile::of(&at).unwrap();
+        drop(file);
+        assert!(!path.exists());
+        let _socket = listen_at(&at).unwrap();
+        let file = SocketFile::of(&at).unwrap();
+        let aside = path.with_extension("aside");
+        fs::rename(&path, &aside).unwrap(); // keeps the inode from being used again
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+        assert!(SocketFile::of(&"127.0.0.1:1".parse().unwrap()).is_none());
+        assert!(SocketFile::of(&"unix:@abstract".parse().unwrap()).is_none());
+    }
+
+    #[test]
+    fn of_many_who_start_at_once_one_listens() {
+        let directory = Directory::new("race");
+        for round in 0..20 {
+            let (path, at) = directory.at(&format!("socket-{round}"));
+            drop(UnixListener::bind(&path).unwrap());
+            let listening: Vec<_> = std::thread::scope(|scope| {
+                let starts: Vec<_> = (0..4).map(|_| scope.spawn(|| listen_at(&at))).collect();
+                starts.into_iter().filter_map(|start| start.join().unwrap().ok()).collect()
+            });
+            assert_eq!(listening.len(), 1, "round {round}");
+            UnixStream::connect(&path).unwrap();
+        }
+    }
+}
