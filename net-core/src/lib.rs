@@ -65,7 +65,7 @@ pub use outbox::Queued;
 pub use placement::Balance;
 pub use server::{Accept, Ended, FdTable, Loops, Place, Running, Server};
 pub use stats::{Counter, Snapshot};
-pub use sys::{Errno, PrivateTables};
+pub use sys::{Errno, Keepalive, PrivateTables, SocketOptions};
 pub use timers::TimerId;
 
 pub use bytes::Bytes;

@@ -11,8 +11,8 @@ use crate::hub::{Order, Remote};
 use crate::limits::Limits;
 use crate::placement::Balance;
 use crate::stats::Snapshot;
-use crate::sys::PrivateTables;
 use crate::sys::signals::Signals;
+use crate::sys::{PrivateTables, SocketOptions};
 use std::process::{ExitCode, Termination};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
@@ -122,6 +122,8 @@ pub struct Server {
     limits: Limits,
     drain_timeout: Duration,
     backlog: i32,
+    sockets: SocketOptions,
+    steer: bool,
     admin: Option<Result<Addr, AddrError>>,
 }
 
@@ -137,6 +139,8 @@ impl Default for Server {
             limits: Limits::default(),
             drain_timeout: Duration::from_secs(10),
             backlog: 4096,
+            sockets: SocketOptions::default(),
+            steer: false,
             admin: None,
         }
     }
@@ -207,6 +211,22 @@ impl Server {
         self
     }
 
+    /// Options of the listeners, and of the connections that they accept.
+    pub fn sockets(mut self, options: SocketOptions) -> Self {
+        self.sockets = options;
+        self
+    }
+
+    /// With [`Accept::ReusePort`]: whether a connection goes to the loop on the core at which the
+    /// kernel received it (`SO_INCOMING_CPU`; Linux 6.2), instead of by a hash. So a connection's
+    /// interrupt, kernel work and loop share a core and its caches, if the network card spreads
+    /// what it receives over the same cores; if it does not, loops are as uneven as it is. Needs
+    /// pinned loops. Default: no.
+    pub fn steer(mut self, steer: bool) -> Self {
+        self.steer = steer;
+        self
+    }
+
     /// Which descriptor table the loops use.
     pub fn fd_table(mut self, fd_table: FdTable) -> Self {
         self.fd_table = fd_table;
@@ -272,6 +292,15 @@ impl Server {
     /// Says in one sentence which settings contradict each other, if any do. So does the start.
     pub fn check(&self) -> Result<(), StartError> {
         self.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
+        self.sockets
+            .check()
+            .map_err(|what| StartError::plain(format!("socket options: {what}")))?;
+        if self.steer && !(self.accept == Accept::ReusePort && self.pin) {
+            return Err(StartError::plain(
+                "steer: only pinned loops that accept for themselves (reuseport) have a core to \
+                 steer to",
+            ));
+        }
         let name = match self.balance {
             Balance::RoundRobin => return Ok(()),
             Balance::LeastConnections => "least-connections",

@@ -51,6 +51,7 @@ where
         .map_err(|error| StartError::plain(format!("listen: {error}")))?;
     let capacity = Capacity::of(&server, loops)?;
     let max = say_capacity(&server, loops, &capacity);
+    say_migration(&server);
     let hub = Hub::new(loops, max, &server.limits)
         .map_err(|error| StartError::new(format!("make eventfds for {loops} loops"), error))?;
     let signals = match catch {
@@ -116,6 +117,19 @@ fn bind_admin(server: &Server) -> Result<Option<Admin>, StartError> {
         None => Ok(None),
         Some(Ok(at)) => Admin::bind(at).map(Some),
         Some(Err(error)) => Err(StartError::plain(format!("admin: {error}"))),
+    }
+}
+
+/// Says what becomes of connects under way when loops that accept for themselves end listening.
+fn say_migration(server: &Server) {
+    const SETTING: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+    if server.accept == Accept::ReusePort
+        && std::fs::read_to_string(SETTING).is_ok_and(|value| value.trim() == "0")
+    {
+        tracing::info!(
+            "net.ipv4.tcp_migrate_req is 0: connects that are under way when a listener ends are \
+             reset; with 1 another listener of the address takes them, such as the next server's"
+        );
     }
 }
 
@@ -185,7 +199,12 @@ fn open_doors<H: Handler, D: Driver>(
 
 fn listen_options(server: &Server) -> ListenOptions {
     let reuse_port = server.accept == Accept::ReusePort;
-    ListenOptions { backlog: server.backlog, reuse_port, ..ListenOptions::default() }
+    ListenOptions {
+        backlog: server.backlog,
+        reuse_port,
+        sockets: server.sockets.clone(),
+        ..ListenOptions::default()
+    }
 }
 
 /// The loops' threads. Dropped before the acceptor has taken them over, they are stopped.
@@ -249,12 +268,14 @@ where
                 Some((Traveller::new(far), promise))
             }
         };
+        let core = cores.get(number % cores.len().max(1)).copied();
+        let steered_to = core.filter(|_| server.steer).map(|core| core.id);
         let seed = Seed {
             number,
-            core: cores.get(number % cores.len().max(1)).copied(),
+            core,
             courier,
             doors: doors.to_vec(),
-            options: listen_options(server),
+            options: ListenOptions { core: steered_to, ..listen_options(server) },
             limits: server.limits.clone(),
             hub: Arc::clone(hub),
         };

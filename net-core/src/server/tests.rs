@@ -7,9 +7,11 @@ use crate::sys::{Socket, rights};
 use net_buffer::Input;
 use std::convert::Infallible;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,4 +62,53 @@ fn bytes_with_descriptors_come_back_like_any_others() {
     drop(passed);
     far.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(far.read(&mut [0]).unwrap(), 0, "no copy is left open in the server");
+}
+
+/// Every connect from a core goes to the loop on it: over loopback the kernel receives where the
+/// client sends.
+#[test]
+fn a_steered_connection_is_on_the_loop_of_its_core() {
+    let cores = core_affinity::get_core_ids().unwrap();
+    if cores.len() < 2 {
+        return; // there is no other core
+    }
+    let server = Server::new().listen("127.0.0.1:0").accept(Accept::ReusePort).steer(true);
+    let server = server.loops(Loops::Count(cores.len())).start(|_| Echo).unwrap();
+    let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+    for (k, core) in cores.into_iter().enumerate() {
+        let connect = move || {
+            assert!(core_affinity::set_for_current(core));
+            let clients = (0..40).map(|_| TcpStream::connect(at).unwrap());
+            clients.collect::<Vec<_>>()
+        };
+        let clients = thread::spawn(connect).join().unwrap();
+        let end = Instant::now() + PATIENCE;
+        while remote.open_in(k) < 40 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!((remote.open_in(k), remote.connections()), (40, 40), "loop {k}");
+        drop(clients);
+        while remote.connections() > 0 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_named() {
+    let linger = Some(Duration::from_secs(1));
+    for (server, what) in [
+        (Server::new().steer(true), "steer"),
+        (Server::new().accept(Accept::ReusePort).pin(false).steer(true), "steer"),
+        (Server::new().sockets(SocketOptions { linger, ..Default::default() }), "linger of 1s"),
+        (Server::new().accept(Accept::ReusePort).balance(Balance::SourceHash), "source-hash"),
+    ] {
+        let said = server.start(|_| Echo).err().unwrap().to_string();
+        assert!(said.contains(what), "{said}");
+    }
+    let device = Some("no0".to_owned());
+    let server = Server::new().listen("127.0.0.1:0");
+    let server = server.sockets(SocketOptions { device, ..Default::default() });
+    let said = server.start(|_| Echo).err().unwrap().to_string();
+    assert!(said.contains("listen on 127.0.0.1:0: SO_BINDTODEVICE no0"), "{said}");
 }

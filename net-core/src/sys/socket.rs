@@ -1,5 +1,6 @@
 //! `Socket`: one stream socket, owned by one number of four bytes.
 
+use super::options::{ListenOptions, bound};
 use super::{Errno, unix};
 use crate::addr::{Addr, UnixName};
 use rustix::net::{RecvFlags, SendFlags};
@@ -19,26 +20,6 @@ pub(crate) const SIM_BASE: RawFd = 0x4000_0000;
 /// in flight, is the driver's business.
 #[derive(Debug)]
 pub(crate) struct Socket(RawFd);
-
-/// How a listener is made.
-#[derive(Clone, Debug)]
-pub(crate) struct ListenOptions {
-    /// Connections which the kernel completes ahead of accept. Cut to `net.core.somaxconn`.
-    pub(crate) backlog: i32,
-    /// Several listeners on one address, among which the kernel spreads connections.
-    pub(crate) reuse_port: bool,
-    /// Send small writes at once. Accepted sockets inherit it, so it costs no call of theirs.
-    pub(crate) nodelay: bool,
-    /// Clients that can be served although the process has no descriptor left. 0: one can be
-    /// accepted at a time, and is closed at once.
-    pub(crate) spares: usize,
-}
-
-impl Default for ListenOptions {
-    fn default() -> Self {
-        Self { backlog: 4096, reuse_port: false, nodelay: true, spares: 0 }
-    }
-}
 
 /// How a connection is dialled.
 #[derive(Clone, Debug, Default)]
@@ -287,18 +268,9 @@ impl Drop for Socket {
     }
 }
 
-fn stream_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
+pub(super) fn stream_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
     let kind = socket2::Type::STREAM.nonblocking().cloexec();
     socket2::Socket::new(socket2::Domain::for_address(at), kind, Some(socket2::Protocol::TCP))
-}
-
-fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<socket2::Socket> {
-    let socket = stream_socket(at)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(options.reuse_port)?;
-    socket.set_tcp_nodelay(options.nodelay)?;
-    socket.bind(&at.into())?;
-    Ok(socket)
 }
 
 fn bind_address_no_port(socket: &socket2::Socket) -> io::Result<()> {

@@ -1,0 +1,307 @@
+//! Options of listeners and of the connections that they accept.
+//!
+//! All are set once, on the listener: an accepted TCP socket is a copy of it (`sk_clone_lock` in the
+//! kernel), options included. So accepting stays one call, whatever is asked for here.
+
+use socket2::{SockRef, Socket};
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// What a server asks of its TCP sockets; [`Server::sockets`](crate::Server::sockets) takes it. It
+/// holds for every listener, and every accepted connection inherits it. Unix sockets, which know
+/// none of it, are left as they are. What the kernel refuses is an error at start, which names the
+/// option and the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Small writes leave at once (`TCP_NODELAY`). On, since a loop gathers what it sends itself.
+    pub nodelay: bool,
+    /// Probes peers that have fallen silent (`SO_KEEPALIVE`). `None`: does not. An idle timeout is
+    /// cheaper and surer where clients are expected to speak.
+    pub keepalive: Option<Keepalive>,
+    /// Bytes of the kernel's receive buffer (`SO_RCVBUF`), up to `net.core.rmem_max`; the kernel
+    /// takes as much again for its own bookkeeping. `None`: it grows as needed, by
+    /// `net.ipv4.tcp_rmem`, which is better but for very many or very distant peers.
+    pub receive_buffer: Option<usize>,
+    /// Bytes of the kernel's send buffer (`SO_SNDBUF`), up to `net.core.wmem_max`. `None`: it grows
+    /// as needed, by `net.ipv4.tcp_wmem`.
+    pub send_buffer: Option<usize>,
+    /// `Some(ZERO)`: whatever is closed is reset (`SO_LINGER`), which leaves no TIME_WAIT, and
+    /// destroys what the peer has not received yet. No other time is taken: close(2) would hold the
+    /// whole loop for as long. The last bytes arrive without it, see
+    /// [`linger_timeout`](crate::Limits::linger_timeout).
+    pub linger: Option<Duration>,
+    /// Only what comes by this network device (`SO_BINDTODEVICE`), such as `eth0`.
+    pub device: Option<String>,
+    /// The kernel keeps a client to itself until its first byte comes, for so long at least
+    /// (`TCP_DEFER_ACCEPT`), rounded up to seconds and then to its retries. For protocols in which
+    /// the client speaks first. Who never speaks is handed over late, and only then counted.
+    pub defer_accept: Option<Duration>,
+    /// Whether a listener on `[::]` leaves IPv4 alone (`IPV6_V6ONLY`). `None`: as
+    /// `net.ipv6.bindv6only` says, which by default serves both.
+    pub only_v6: Option<bool>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: None,
+            receive_buffer: None,
+            send_buffer: None,
+            linger: None,
+            device: None,
+            defer_accept: None,
+            only_v6: None,
+        }
+    }
+}
+
+/// When a silent peer is probed, and when it is given up. Whole seconds; a fraction is rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe (`TCP_KEEPIDLE`).
+    pub idle: Duration,
+    /// Between probes (`TCP_KEEPINTVL`).
+    pub interval: Duration,
+    /// Probes without an answer after which the connection has failed (`TCP_KEEPCNT`), 1 to 127.
+    pub probes: u8,
+}
+
+impl SocketOptions {
+    /// Says in one sentence what cannot be, if anything.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(linger) = self.linger.filter(|linger| !linger.is_zero()) {
+            return Err(format!(
+                "linger of {linger:?}: each close would hold its loop for as long; only 0, a reset, \
+                 is possible"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The options that are numbers, with their names.
+    fn numbers(&self, at: SocketAddr) -> Vec<(&'static str, i32, i32, i32)> {
+        use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
+        let mut all =
+            vec![("TCP_NODELAY", IPPROTO_TCP, libc::TCP_NODELAY, i32::from(self.nodelay))];
+        if let Some(Keepalive { idle, interval, probes }) = self.keepalive {
+            all.extend([
+                ("SO_KEEPALIVE", SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+                ("TCP_KEEPIDLE", IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds(idle)),
+                ("TCP_KEEPINTVL", IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds(interval)),
+                ("TCP_KEEPCNT", IPPROTO_TCP, libc::TCP_KEEPCNT, i32::from(probes)),
+            ]);
+        }
+        if let Some(bytes) = self.receive_buffer {
+            all.push(("SO_RCVBUF", SOL_SOCKET, libc::SO_RCVBUF, at_most(bytes)));
+        }
+        if let Some(bytes) = self.send_buffer {
+            all.push(("SO_SNDBUF", SOL_SOCKET, libc::SO_SNDBUF, at_most(bytes)));
+        }
+        if let Some(time) = self.defer_accept {
+            all.push(("TCP_DEFER_ACCEPT", IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds(time)));
+        }
+        if let Some(only) = self.only_v6.filter(|_| at.is_ipv6()) {
+            all.push(("IPV6_V6ONLY", IPPROTO_IPV6, libc::IPV6_V6ONLY, i32::from(only)));
+        }
+        all
+    }
+
+    /// Sets them on a socket that is to be bound to `at`.
+    fn set(&self, socket: &Socket, at: SocketAddr) -> io::Result<()> {
+        for (name, level, option, value) in self.numbers(at) {
+            set_number(socket, level, option, value).map_err(|error| named(name, error))?;
+        }
+        if let Some(device) = &self.device {
+            socket
+                .bind_device(Some(device.as_bytes()))
+                .map_err(|error| named(&format!("SO_BINDTODEVICE {device}"), error))?;
+        }
+        if self.linger.is_some() {
+            SockRef::from(socket).set_linger(self.linger).map_err(|e| named("SO_LINGER", e))?;
+        }
+        Ok(())
+    }
+}
+
+/// How a listener is made.
+#[derive(Clone, Debug)]
+pub(crate) struct ListenOptions {
+    /// Connections which the kernel completes ahead of accept. Cut to `net.core.somaxconn`.
+    pub(crate) backlog: i32,
+    /// Several listeners on one address, among which the kernel spreads connections.
+    pub(crate) reuse_port: bool,
+    /// Of those, this one gets what comes in by this core (`SO_INCOMING_CPU`).
+    pub(crate) core: Option<usize>,
+    /// Clients that can be served although the process has no descriptor left. 0: one can be
+    /// accepted at a time, and is closed at once.
+    pub(crate) spares: usize,
+    pub(crate) sockets: SocketOptions,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self {
+            backlog: 4096,
+            reuse_port: false,
+            core: None,
+            spares: 0,
+            sockets: SocketOptions::default(),
+        }
+    }
+}
+
+/// A TCP socket, bound and not listening yet.
+pub(super) fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let socket = super::socket::stream_socket(at)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(options.reuse_port)?;
+    options.sockets.set(&socket, at)?;
+    if let Some(core) = options.core {
+        let core = core as i32;
+        set_number(&socket, libc::SOL_SOCKET, libc::SO_INCOMING_CPU, core)
+            .map_err(|error| named("SO_INCOMING_CPU", error))?;
+    }
+    socket.bind(&at.into())?;
+    Ok(socket)
+}
+
+fn set_number(socket: &Socket, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: `value` is a readable int of the stated length.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            mem::size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Rounded up, so that less than a second is not the 0 that means something else.
+fn seconds(time: Duration) -> i32 {
+    let up = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    i32::try_from(up).unwrap_or(i32::MAX)
+}
+
+fn at_most(bytes: usize) -> i32 {
+    i32::try_from(bytes).unwrap_or(i32::MAX)
+}
+
+fn named(option: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{option}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+    fn listen(at: SocketAddr, sockets: SocketOptions) -> io::Result<TcpListener> {
+        let socket = bound(at, &ListenOptions { sockets, ..ListenOptions::default() })?;
+        socket.listen(16)?;
+        Ok(socket.into())
+    }
+
+    fn accepted(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        (listener.accept().unwrap().0, client)
+    }
+
+    #[test]
+    fn an_accepted_connection_inherits_every_option() {
+        let options = SocketOptions {
+            nodelay: false,
+            keepalive: Some(Keepalive {
+                idle: Duration::from_millis(90_001),
+                interval: Duration::from_secs(7),
+                probes: 3,
+            }),
+            receive_buffer: Some(20_000),
+            send_buffer: Some(30_000),
+            linger: Some(Duration::ZERO),
+            device: Some("lo".into()),
+            ..SocketOptions::default()
+        };
+        let listener = match listen(LOCAL, options.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                listen(LOCAL, SocketOptions { device: None, ..options }).unwrap()
+            }
+            listener => listener.unwrap(),
+        };
+        let (server, _client) = accepted(&listener);
+        let socket = SockRef::from(&server);
+        assert!(!socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(91));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.recv_buffer_size().unwrap(), 40_000);
+        assert_eq!(socket.send_buffer_size().unwrap(), 60_000);
+        assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn by_default_only_nodelay_is_on() {
+        let (server, _client) = accepted(&listen(LOCAL, SocketOptions::default()).unwrap());
+        let socket = SockRef::from(&server);
+        assert!(socket.tcp_nodelay().unwrap() && !socket.keepalive().unwrap());
+        assert_eq!(socket.linger().unwrap(), None);
+    }
+
+    #[test]
+    fn a_deferred_client_comes_with_its_first_byte() {
+        let defer_accept = Some(Duration::from_millis(30_500));
+        let listener =
+            listen(LOCAL, SocketOptions { defer_accept, ..SocketOptions::default() }).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        client.write_all(b"x").unwrap();
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap();
+    }
+
+    #[test]
+    fn a_listener_for_ipv6_alone_leaves_ipv4_alone() {
+        for (only, is_served) in [(true, false), (false, true)] {
+            let options = SocketOptions { only_v6: Some(only), ..SocketOptions::default() };
+            let listener = listen("[::]:0".parse().unwrap(), options.clone()).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert_eq!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok(), is_served);
+            listen(LOCAL, options).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_named() {
+        let keepalive = |idle, probes| {
+            let interval = Duration::from_secs(1);
+            Some(Keepalive { idle: Duration::from_secs(idle), interval, probes })
+        };
+        for (options, name) in [
+            (
+                SocketOptions { device: Some("no0".into()), ..Default::default() },
+                "BINDTODEVICE no0",
+            ),
+            (SocketOptions { keepalive: keepalive(0, 1), ..Default::default() }, "TCP_KEEPIDLE"),
+            (SocketOptions { keepalive: keepalive(9, 0), ..Default::default() }, "TCP_KEEPCNT"),
+            (SocketOptions { keepalive: keepalive(9, 128), ..Default::default() }, "TCP_KEEPCNT"),
+            (SocketOptions { keepalive: keepalive(1 << 40, 1), ..Default::default() }, "KEEPIDLE"),
+        ] {
+            let said = listen(LOCAL, options).unwrap_err().to_string();
+            assert!(said.contains(name), "{said}");
+        }
+        let linger = Some(Duration::from_secs(5));
+        let said = SocketOptions { linger, ..Default::default() }.check().unwrap_err();
+        assert!(said.contains("linger of 5s"), "{said}");
+    }
+}
