@@ -8,6 +8,7 @@ use crate::driver::{Driver, WAKER, listener_number};
 use crate::handover::Handover;
 use crate::hub::{Bridge, Hub, Order};
 use crate::limits::Limits;
+use crate::stats::Counter;
 use crate::sys::signals::Signals;
 use net_timer::Tick;
 use std::io;
@@ -93,7 +94,9 @@ impl<M, D: Driver> Acceptor<M, D> {
 
     /// Until when nothing is to be done.
     fn next(&self, now: Tick) -> Option<Tick> {
-        if self.retry_at.is_none() && self.listeners.iter().any(Listening::has_more) {
+        let has_more =
+            || !self.hub.adoptions.is_empty() || self.listeners.iter().any(Listening::has_more);
+        if self.retry_at.is_none() && has_more() {
             return Some(now);
         }
         let rests = self.listeners.iter().filter_map(Listening::rests_until);
@@ -107,11 +110,23 @@ impl<M, D: Driver> Acceptor<M, D> {
             return;
         }
         let mut arrivals = Vec::new();
+        self.take_adoptions(&mut arrivals);
         self.accept_batch(now, &mut arrivals);
         self.handover.place(&mut arrivals);
         let all_delivered = self.handover.deliver();
         self.retry_at = (!all_delivered || self.handover.room() == 0).then(|| now.after(RETRY));
         self.end_arrivals(all_delivered);
+    }
+
+    /// Takes connections that were made elsewhere, as many as there is room for on the ways.
+    fn take_adoptions(&mut self, arrivals: &mut Vec<Arrival>) {
+        let most = self.limits.arrivals_per_turn.min(self.handover.room());
+        while arrivals.len() < most
+            && let Some(arrival) = self.hub.adoptions.take()
+        {
+            arrivals.push(arrival);
+        }
+        self.hub.acceptor.add(Counter::Given, arrivals.len() as u64);
     }
 
     /// As many as fit in one turn, and on the ways to the loops.
@@ -133,6 +148,10 @@ impl<M, D: Driver> Acceptor<M, D> {
 
     /// At the end: accepts who waits, then ends listening. From now on a connect is refused.
     fn end_listening(&mut self, now: Tick) {
+        let mut given = Vec::new();
+        self.hub.adoptions.close_and_drain(|arrival| given.push(arrival));
+        self.hub.acceptor.add(Counter::Given, given.len() as u64);
+        self.handover.place(&mut given);
         for n in 0..self.listeners.len() {
             self.listeners[n].last_call();
             // No more than a full backlog: a flood must not keep us here.

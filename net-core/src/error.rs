@@ -1,5 +1,7 @@
-//! Errors at start, and posts that could not be taken.
+//! Errors at start, and descriptors that could not be adopted.
 
+use crate::sys::Unfit;
+use std::os::fd::OwnedFd;
 use std::{fmt, io};
 
 /// Why a server did not start, or ended badly. Says what was being done, and to what.
@@ -38,3 +40,54 @@ impl std::error::Error for StartError {
         self.source.as_ref().map(|source| source as _)
     }
 }
+
+/// A descriptor that did not become a connection. It is inside, unharmed.
+#[derive(Debug)]
+pub struct AdoptError {
+    fd: OwnedFd,
+    why: Unadopted,
+}
+
+/// Why a descriptor was not adopted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unadopted {
+    /// It is not what a connection is made of.
+    Unfit(Unfit),
+    /// As many connections are open as the server may have.
+    ConnectionsMax,
+    /// Too many wait to be taken already. Trying again later may help.
+    Full,
+    /// The server is ending.
+    Ended,
+}
+
+impl AdoptError {
+    pub(crate) fn new(fd: OwnedFd, why: Unadopted) -> Self {
+        Self { fd, why }
+    }
+
+    /// Why.
+    pub fn why(&self) -> Unadopted {
+        self.why
+    }
+
+    /// The descriptor.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
+impl fmt::Display for AdoptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use std::os::fd::AsRawFd;
+        write!(f, "adopt descriptor {}: ", self.fd.as_raw_fd())?;
+        match self.why {
+            Unadopted::Unfit(what) => what.fmt(f),
+            Unadopted::ConnectionsMax => f.write_str("as many connections are open as may be"),
+            Unadopted::Full => f.write_str("too many wait to be taken"),
+            Unadopted::Ended => f.write_str("the server is ending"),
+        }
+    }
+}
+
+impl std::error::Error for AdoptError {}

@@ -2,13 +2,15 @@
 
 use crate::conn::Conn;
 use crate::dial::{Dial, NotDialled};
+use crate::error::{AdoptError, Unadopted};
 use crate::handler::Handler;
-use crate::hub::Remote;
+use crate::hub::{Mail, Remote};
 use crate::id::ConnId;
 use crate::life::State;
 use crate::loop_state::LoopState;
 use crate::timers::TimerId;
 use net_timer::Tick;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,6 +124,21 @@ impl<'a, H: Handler> Loop<'a, H> {
         session: H::Session,
     ) -> Result<ConnId, NotDialled<H::Session>> {
         self.state.dial(dial.into(), session)
+    }
+
+    /// Gives this loop a connection that was made elsewhere: as [`Remote::adopt`], but it stays on
+    /// this loop, where it is admitted in one of the next turns. With private tables this is the way
+    /// for a descriptor that was made on this loop's thread. At the bound of `mail_queue` it comes
+    /// back in the error.
+    pub fn adopt(&mut self, fd: OwnedFd) -> Result<(), AdoptError> {
+        let arrival = Box::new(self.state.hub.arrival_of(fd)?);
+        self.state.bridge.mail.post(Mail::Arrival(arrival)).map_err(|error| {
+            let why = Unadopted::from(&error);
+            match error.into_inner() {
+                Mail::Arrival(arrival) => AdoptError::new(arrival.socket.into_owned(), why),
+                _ => unreachable!("what was posted comes back"),
+            }
+        })
     }
 
     /// Asks the whole server to drain: as SIGTERM does.

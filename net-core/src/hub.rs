@@ -2,14 +2,16 @@
 
 use crate::arrival::Arrival;
 use crate::doorbell::Doorbell;
+use crate::error::{AdoptError, Unadopted};
 use crate::gate::Gate;
 use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::mailbox::{Mailbox, PostError};
 use crate::stats::{Counter, Snapshot, Stats};
-use crate::sys::Waker;
+use crate::sys::{Socket, Waker, foreign};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -57,6 +59,8 @@ pub(crate) enum Mail<M> {
     Message(M),
     Bytes(ConnId, Bytes),
     Close(ConnId),
+    /// In a box: it is larger than the rest, and rare.
+    Arrival(Box<Arrival>),
 }
 
 /// The bridges into one loop, read each turn in this order: control, arrivals, mail.
@@ -94,6 +98,8 @@ pub(crate) struct Hub<M> {
     pub(crate) gate: Arc<Gate>,
     /// What the server as a whole was asked to do, by a handler or a `Remote`.
     pub(crate) asked: Control,
+    /// Connections made elsewhere, on their way to the acceptor, which places them.
+    pub(crate) adoptions: Mailbox<Arrival>,
     /// Wakes the acceptor's thread, which carries out what is asked.
     pub(crate) acceptor_waker: Arc<Waker>,
 }
@@ -121,6 +127,7 @@ impl<M> Hub<M> {
             acceptor: Stats::default(),
             gate: Gate::new(connections_max),
             asked: Control::new(),
+            adoptions: Mailbox::new(limits.arrivals_queue),
             acceptor_waker: Arc::new(Waker::new()?),
         }))
     }
@@ -129,6 +136,18 @@ impl<M> Hub<M> {
     pub(crate) fn ask(&self, order: Order) {
         self.asked.give(order);
         self.acceptor_waker.ring();
+    }
+
+    /// Makes an arrival of a connection made elsewhere.
+    pub(crate) fn arrival_of(self: &Arc<Self>, fd: OwnedFd) -> Result<Arrival, AdoptError> {
+        let peer = match foreign::prepare(&fd) {
+            Ok(peer) => peer,
+            Err(unfit) => return Err(AdoptError::new(fd, Unadopted::Unfit(unfit))),
+        };
+        let Some(permit) = self.gate.enter() else {
+            return Err(AdoptError::new(fd, Unadopted::ConnectionsMax));
+        };
+        Ok(Arrival { socket: Socket::from_owned(fd), peer, permit })
     }
 
     /// Tells every loop.
@@ -173,7 +192,7 @@ impl<M: Send> Remote<M> {
         self.mail(to, Mail::Message(message)).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::Message(message) => message,
-                Mail::Bytes(..) | Mail::Close(_) => unreachable!("what was posted comes back"),
+                _ => unreachable!("what was posted comes back"),
             })
         })
     }
@@ -195,7 +214,7 @@ impl<M: Send> Remote<M> {
         self.mail(to.in_loop(), Mail::Bytes(to, bytes.into())).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::Bytes(_, bytes) => bytes,
-                Mail::Message(_) | Mail::Close(_) => unreachable!("what was posted comes back"),
+                _ => unreachable!("what was posted comes back"),
             })
         })
     }
@@ -209,6 +228,28 @@ impl<M: Send> Remote<M> {
         let bridge = &self.0.loops[to];
         bridge.mail.post(mail)?;
         bridge.doorbell.ring();
+        Ok(())
+    }
+
+    /// Gives the server a connection that was made elsewhere: by a listener of your own, by another
+    /// process, as one end of a pair. The acceptor places it on a loop as if it had accepted it
+    /// itself, and `admit` decides. Any thread but a loop's, which has [`Loop::adopt`](crate::Loop::adopt);
+    /// never blocking.
+    ///
+    /// It must be a connected TCP or Unix stream socket, and is made non-blocking, for every copy of
+    /// it. Keep no copy: while one is open the peer does not see the connection's end. Unfit, over
+    /// `connections_max`, at the bound of `arrivals_queue`, or in a server that drains, it comes back
+    /// in the error. It counts as `given`.
+    ///
+    /// With private tables ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) it travels to its loop
+    /// like any other, and its place in the table of this thread is free again.
+    pub fn adopt(&self, fd: OwnedFd) -> Result<(), AdoptError> {
+        let arrival = self.0.arrival_of(fd)?;
+        self.0.adoptions.post(arrival).map_err(|error| {
+            let why = Unadopted::from(&error);
+            AdoptError::new(error.into_inner().socket.into_owned(), why)
+        })?;
+        self.0.acceptor_waker.ring();
         Ok(())
     }
 
@@ -246,5 +287,14 @@ impl<M: Send> Remote<M> {
     /// If there is no such loop.
     pub fn open_in(&self, in_loop: usize) -> u64 {
         self.snapshot_of(in_loop).get(Counter::Open)
+    }
+}
+
+impl<T> From<&PostError<T>> for Unadopted {
+    fn from(error: &PostError<T>) -> Self {
+        match error {
+            PostError::Full(_) => Unadopted::Full,
+            PostError::Ended(_) => Unadopted::Ended,
+        }
     }
 }

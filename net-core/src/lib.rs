@@ -54,7 +54,7 @@ pub use addr::{Addr, AddrError, UnixName};
 pub use closed::{Callback, Closed, Which, Why};
 pub use conn::{Conn, Sender};
 pub use dial::{Dial, NotDialled, Retry};
-pub use error::StartError;
+pub use error::{AdoptError, StartError, Unadopted};
 pub use handler::{Handler, Keep, Peer};
 pub use here::Loop;
 pub use hub::Remote;
@@ -65,7 +65,7 @@ pub use outbox::Queued;
 pub use placement::Balance;
 pub use server::{Accept, Ended, FdTable, Loops, Place, Running, Server};
 pub use stats::{Counter, Snapshot};
-pub use sys::{Errno, Keepalive, PrivateTables, SocketOptions};
+pub use sys::{Errno, Keepalive, PrivateTables, SocketOptions, Unfit};
 pub use timers::TimerId;
 
 pub use bytes::Bytes;

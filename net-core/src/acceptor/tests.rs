@@ -4,7 +4,6 @@ use super::*;
 use crate::driver::sim::{ModelKernel, Rig, Sim, World};
 use crate::driver::{Epoll, listener_token};
 use crate::placement::Balance;
-use crate::stats::Counter;
 use crate::sys::{ListenOptions, Waker};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

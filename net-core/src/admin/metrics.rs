@@ -57,13 +57,15 @@ fn name(counter: Counter) -> &'static str {
         Counter::Open => "connections_open",
         Counter::Accepted => "connections_accepted",
         Counter::Dialled => "connections_dialled",
+        Counter::Given => "connections_given",
         Counter::Adopted => "connections_adopted",
         other => other.label(),
     }
 }
 
 fn closed<'a>(page: &mut Page, threads: impl Iterator<Item = (String, &'a Snapshot)>) {
-    let what = "Connections that ended, by reason. Accepted and dialled are open or in here.";
+    let what =
+        "Connections that ended, by reason. Accepted, dialled and given are open or in here.";
     let family = page.family("connections_closed", Kind::Counter, what);
     for (at, counts) in threads {
         for (reason, n) in counts.closed().filter(|(_, n)| *n > 0 || at != "acceptor") {

@@ -254,6 +254,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.state.outbox.dropped_bytes += len;
                 }
             }
+            Mail::Arrival(arrival) => {
+                self.state.bridge.stats.add(Counter::Given, 1);
+                self.adopt(*arrival);
+            }
             Mail::Close(id) => {
                 self.state.with(id, |outbox, head| {
                     if head.status.state() != State::Dead {

@@ -5,7 +5,7 @@ use crate::closed::{Callback, Closed, Which};
 use crate::connection::{Filed, Status};
 use crate::driver::{Driver, Ending, Received};
 use crate::handler::Handler;
-use crate::hub::Order;
+use crate::hub::{Mail, Order};
 use crate::id::ConnId;
 use crate::life::{Event, State, Tell, step};
 use crate::stats::Counter;
@@ -404,6 +404,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let mut lost = 0;
         let bridge = &self.state.bridge;
         bridge.mail.close_and_drain(|mail| {
+            if let Mail::Arrival(_) = mail {
+                bridge.stats.add(Counter::Given, 1);
+                bridge.stats.closed(Closed::Stopped);
+                return;
+            }
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.
             let _ = guard(|| drop(mail));

@@ -442,6 +442,7 @@ fn supervise<M, D: Driver>(
     let ran = acceptor.run();
     let signals = acceptor.take_signals();
     drop(acceptor);
+    team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
     let died = team.join();
     for bridge in &team.hub.loops {
         // What was pushed after a loop had died, before that was known.

@@ -1,9 +1,13 @@
 //! What only a real kernel does, with a whole server: few tests, each bounded in time.
 
 use super::*;
+use crate::closed::Closed;
 use crate::conn::Conn;
+use crate::error::Unadopted;
 use crate::handler::Peer;
-use crate::sys::{Socket, rights};
+use crate::here::Loop;
+use crate::stats::Counter;
+use crate::sys::{Socket, Unfit, rights};
 use net_buffer::Input;
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -11,6 +15,7 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::sync::mpsc;
 use std::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,6 +67,163 @@ fn bytes_with_descriptors_come_back_like_any_others() {
     drop(passed);
     far.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(far.read(&mut [0]).unwrap(), 0, "no copy is left open in the server");
+}
+
+/// Dials where it is told, says hello, and reports what comes of it.
+struct Dialler(mpsc::Sender<Result<Vec<u8>, Closed>>);
+
+impl Handler for Dialler {
+    type Session = ();
+    type Message = Addr;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        None
+    }
+
+    fn on_message(&mut self, here: &mut Loop<'_, Self>, to: Addr) {
+        here.dial(to, ()).unwrap();
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        let _ = conn.send(b"hello");
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        self.0.send(Ok(input.take_all().to_vec())).unwrap();
+        conn.close();
+    }
+
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &Closed) {
+        self.0.send(Err(*why)).unwrap();
+    }
+}
+
+#[test]
+fn a_unix_socket_is_dialled_like_any_other() {
+    let server = Server::new().listen(&name("dialled")).loops(Loops::Count(1));
+    let server = server.start(|_| Echo).unwrap();
+    let (report, reports) = mpsc::channel();
+    let dialler = Server::new().loops(Loops::Count(1));
+    let dialler = dialler.start(move |_| Dialler(report.clone())).unwrap();
+    dialler.remote().post(0, server.addrs()[0].clone()).unwrap();
+    assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
+    assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(Closed::Local));
+    dialler.remote().post(0, name("nobody").parse().unwrap()).unwrap();
+    let refused = Closed::Machine(crate::sys::Errno::new(libc::ECONNREFUSED));
+    assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(refused));
+}
+
+/// Takes what it is sent by message into its own loop.
+struct Adopter;
+
+impl Handler for Adopter {
+    type Session = ();
+    type Message = OwnedFd;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        Some(())
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        let _ = conn.echo(input);
+    }
+
+    fn on_message(&mut self, here: &mut Loop<'_, Self>, fd: OwnedFd) {
+        here.adopt(fd).unwrap();
+    }
+}
+
+fn is_served(client: &mut (impl Read + Write)) {
+    client.write_all(b"anybody there?").unwrap();
+    let mut back = [0; 14];
+    client.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"anybody there?");
+}
+
+fn pair() -> (UnixStream, OwnedFd) {
+    let (near, far) = UnixStream::pair().unwrap();
+    near.set_read_timeout(Some(PATIENCE)).unwrap();
+    (near, far.into())
+}
+
+#[test]
+fn adopted_connections_are_placed_and_served_in_every_mode() {
+    let private = FdTable::PerLoop(PrivateTables::kept_by_test());
+    for (accept, fd_table) in [
+        (Accept::Acceptor, FdTable::Shared),
+        (Accept::Acceptor, private),
+        (Accept::ReusePort, FdTable::Shared),
+        (Accept::ReusePort, private),
+    ] {
+        let server = Server::new().loops(Loops::Count(2)).accept(accept).fd_table(fd_table);
+        let server = server.start(|_| Echo).unwrap();
+        let remote = server.remote();
+        let mut clients: Vec<_> = (0..40)
+            .map(|_| {
+                let (mut near, far) = pair();
+                near.write_all(b"early").unwrap(); // there before it is adopted
+                remote.adopt(far).unwrap();
+                near
+            })
+            .collect();
+        for client in &mut clients {
+            let mut early = [0; 5];
+            client.read_exact(&mut early).unwrap();
+            is_served(client);
+        }
+        assert_eq!((remote.open_in(0), remote.open_in(1)), (20, 20), "{accept:?} {fd_table:?}");
+        remote.drain();
+        let ended = server.wait().unwrap();
+        clients.iter_mut().for_each(|client| assert_eq!(client.read(&mut [0]).unwrap(), 0));
+        assert_eq!(ended.counts.get(Counter::Given), 40);
+        assert!(ended.counts.balance(), "{}", ended.counts);
+        let late = remote.adopt(pair().1).unwrap_err();
+        assert_eq!(late.why(), Unadopted::Ended);
+    }
+}
+
+#[test]
+fn a_loop_adopts_for_itself() {
+    let server = Server::new().loops(Loops::Count(2)).start(|_| Adopter).unwrap();
+    let remote = server.remote();
+    let mut clients: Vec<_> = (0..10)
+        .map(|_| {
+            let (near, far) = pair();
+            remote.post(1, far).unwrap();
+            near
+        })
+        .collect();
+    clients.iter_mut().for_each(is_served);
+    assert_eq!((remote.open_in(0), remote.open_in(1)), (0, 10));
+    remote.stop();
+    let ended = server.wait().unwrap();
+    assert_eq!(ended.counts.get(Counter::Given), 10);
+    assert!(ended.counts.balance(), "{}", ended.counts);
+}
+
+#[test]
+fn what_is_not_adopted_comes_back_with_the_reason() {
+    let limits = Limits { connections_max: Some(2), ..Limits::default() };
+    let server = Server::new().loops(Loops::Count(1)).limits(limits).start(|_| Echo).unwrap();
+    let remote = server.remote();
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let error = remote.adopt(file.into()).unwrap_err();
+    assert_eq!(error.why(), Unadopted::Unfit(Unfit::NoSocket));
+    assert!(error.to_string().contains("it is no socket"), "{error}");
+    let mut inside: Vec<_> = (0..2)
+        .map(|_| {
+            let (near, far) = pair();
+            remote.adopt(far).unwrap();
+            near
+        })
+        .collect();
+    let (mut near, far) = pair();
+    let error = remote.adopt(far).unwrap_err();
+    assert_eq!(error.why(), Unadopted::ConnectionsMax);
+    let mut far = UnixStream::from(error.into_fd());
+    far.write_all(b"mine").unwrap();
+    near.read_exact(&mut [0; 4]).unwrap();
+    inside.iter_mut().for_each(is_served);
 }
 
 /// Every connect from a core goes to the loop on it: over loopback the kernel receives where the

@@ -7,6 +7,7 @@
 pub(crate) mod descriptors;
 pub(crate) mod epoll;
 mod errno;
+pub(crate) mod foreign;
 mod kernel;
 mod options;
 pub(crate) mod process;
@@ -22,6 +23,7 @@ use epoll::Epoll;
 pub(crate) use epoll::Event;
 pub(crate) use epoll::Events;
 pub use errno::Errno;
+pub use foreign::Unfit;
 pub(crate) use kernel::{Kernel, Linux};
 pub(crate) use options::ListenOptions;
 pub use options::{Keepalive, SocketOptions};

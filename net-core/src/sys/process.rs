@@ -90,12 +90,13 @@ mod tests {
         let process = Process::new();
         let before = process.usage();
         let block = std::hint::black_box(vec![1u8; 32 << 20]);
-        let files: Vec<File> = (0..50).map(|_| File::open("/dev/null").unwrap()).collect();
+        let files: Vec<File> = (0..500).map(|_| File::open("/dev/null").unwrap()).collect();
         let after = process.usage();
         let grown = after.resident_bytes.unwrap() - before.resident_bytes.unwrap();
         assert!(grown >= 24 << 20, "{grown} of {} bytes", block.len());
         if let (Some(before), Some(after)) = (before.open_descriptors, after.open_descriptors) {
-            assert!(after + 20 >= before + files.len() as u64, "{before} and {after}");
+            // Other tests of this process open and close some hundreds meanwhile.
+            assert!(after + 300 >= before + files.len() as u64, "{before} and {after}");
         }
         assert!(after.descriptors_max.unwrap() > 50);
         assert!(after.cpu >= before.cpu && after.cpu.unwrap() > Duration::ZERO);

@@ -35,6 +35,14 @@ impl Socket {
         Self(fd.into_raw_fd())
     }
 
+    /// Gives the descriptor away.
+    pub(crate) fn into_owned(self) -> OwnedFd {
+        let raw = self.0;
+        mem::forget(self);
+        // SAFETY: this Socket owned the descriptor, and is forgotten.
+        unsafe { OwnedFd::from_raw_fd(raw) }
+    }
+
     /// A name of a simulated socket. Dropping it makes no system call.
     #[cfg(test)]
     pub(crate) fn simulated(number: i32) -> Self {
@@ -289,7 +297,7 @@ fn bind_address_no_port(socket: &socket2::Socket) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn addr_of(address: &socket2::SockAddr) -> io::Result<Addr> {
+pub(super) fn addr_of(address: &socket2::SockAddr) -> io::Result<Addr> {
     match address.as_socket() {
         Some(address) => Ok(Addr::from(address)),
         None if address.is_unix() => Ok(Addr::Unix(unix::name_of(address))),
