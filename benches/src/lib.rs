@@ -1,14 +1,23 @@
 //! What the programs of the benches share: the rivals' command line, servers as processes, loads,
 //! and the tools that count.
 //!
-//! - `src/bin/*_echo.rs` and `bare_epoll` are servers: ours is `echo` in `examples`.
+//! - `src/bin/*_echo.rs` and `bare_epoll` are servers, and so is what `rivals` has in other
+//!   languages; ours is `echo` in `examples`.
+//! - `fan_out`, `bare_fan_out` and `remote_send` are servers for one question each.
 //! - `guard` checks what can be counted exactly; `compare` measures what can only be timed.
 
+pub mod bursts;
+pub mod churn;
 pub mod counted;
+pub mod exact;
+pub mod fan_out;
 pub mod lockstep;
 pub mod measure;
 pub mod memory;
+pub mod native;
+pub mod open_loop;
 pub mod plan;
+pub mod plots;
 pub mod program;
 pub mod report;
 pub mod rival;

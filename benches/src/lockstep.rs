@@ -52,6 +52,12 @@ impl Clients {
         Ok(clients)
     }
 
+    /// Ends all of them by a reset, which leaves no port waiting.
+    pub fn reset(self) -> io::Result<()> {
+        let linger = Some(Duration::ZERO);
+        self.streams.iter().try_for_each(|one| socket2::SockRef::from(one).set_linger(linger))
+    }
+
     /// So many rounds.
     pub fn run(&mut self, rounds: usize) -> io::Result<()> {
         for _ in 0..rounds {

@@ -1,13 +1,11 @@
 //! One measurement: a load on a running server, and what both did meanwhile.
 
 use crate::program::{Process, Program};
-use crate::swarm::{self, Shared, Work};
 use crate::sys;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,20 +38,55 @@ pub fn start_on(cores: &[usize], program: &Program) -> io::Result<Process> {
     thread::scope(|scope| scope.spawn(start).join().expect("starting does not panic"))
 }
 
-/// Loads the server from these cores, and measures.
+/// Between the threads of a load and who measures. Counts by themselves, so all is relaxed.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Threads whose load has got going.
+    ready: AtomicU64,
+    /// Messages answered, or connections churned, so far.
+    done: AtomicU64,
+    /// Set by who measures: end.
+    is_over: AtomicBool,
+}
+
+impl Shared {
+    /// Whether a load is to go on.
+    pub fn goes_on(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Counts so many more.
+    pub fn add(&self, done: u64) {
+        self.done.fetch_add(done, Ordering::Relaxed);
+    }
+
+    /// Said once by each thread, when as many answers have come as messages were sent at first.
+    pub fn is_ready(&self) {
+        self.ready.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One thread of a load. It runs until it is told to end.
+pub type Load<'a> = Box<dyn FnOnce(&Shared) -> io::Result<()> + Send + 'a>;
+
+/// Loads the server, each load from a core of its own, and measures. `TimedOut`: all goes well, but
+/// nothing was answered while it was measured.
 pub fn measure(
     server: &Process,
-    work: Work,
-    load_cores: &[usize],
+    loads: Vec<Load<'_>>,
+    cores: &[usize],
     times: Times,
 ) -> io::Result<Sample> {
     let shared = Shared::default();
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..load_cores.len())
-            .map(|n| {
-                scope.spawn({
-                    let shared = &shared;
-                    move || load(server.at(), work, load_cores, n, shared)
+        let shared = &shared;
+        let threads: Vec<_> = loads
+            .into_iter()
+            .zip(cores)
+            .map(|(load, &core)| {
+                scope.spawn(move || {
+                    sys::pin(&[core])?;
+                    load(shared)
                 })
             })
             .collect();
@@ -62,26 +95,15 @@ pub fn measure(
             thread::sleep(Duration::from_millis(1));
         }
         thread::sleep(times.warm);
-        let before = Usage::read(server.pid(), &shared)?;
+        let before = Usage::read(server.pid(), shared);
         thread::sleep(times.measured);
-        let after = Usage::read(server.pid(), &shared)?;
+        let after = Usage::read(server.pid(), shared);
         shared.is_over.store(true, Ordering::Relaxed);
         for thread in threads {
             thread.join().expect("a load does not panic")?;
         }
-        after.since(&before)
+        after?.since(&before?)
     })
-}
-
-fn load(
-    at: SocketAddr,
-    work: Work,
-    cores: &[usize],
-    share: usize,
-    shared: &Shared,
-) -> io::Result<()> {
-    sys::pin(&cores[share..=share])?;
-    swarm::run(at, work, share, cores.len(), shared)
 }
 
 /// Waits until the server has done what the last load has left it with: closing.
@@ -113,7 +135,10 @@ impl Usage {
     fn since(&self, before: &Self) -> io::Result<Sample> {
         let done = (self.done - before.done) as f64;
         if done == 0.0 {
-            return Err(io::Error::other("nothing was answered"));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "nothing was answered in the time",
+            ));
         }
         let time = (self.when - before.when).as_secs_f64();
         Ok(Sample {

@@ -16,6 +16,8 @@ pub struct Program {
     /// As it is named in the tables.
     pub name: &'static str,
     path: PathBuf,
+    /// Before the flags: of an interpreter, the script.
+    script: Option<PathBuf>,
     flags: Vec<String>,
 }
 
@@ -28,7 +30,18 @@ impl Program {
                 format!("{} is not built: cargo build --release --workspace", path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, what));
         }
-        Ok(Self { name, path, flags: flags.iter().map(|&flag| flag.to_owned()).collect() })
+        Ok(Self::at(name, path, flags))
+    }
+
+    /// A program anywhere; looked for in PATH if it has no folder.
+    pub fn at(name: &'static str, path: PathBuf, flags: &[&str]) -> Self {
+        let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+        Self { name, path, script: None, flags }
+    }
+
+    /// A script, and the interpreter that runs it.
+    pub fn script(name: &'static str, interpreter: &str, script: PathBuf, flags: &[&str]) -> Self {
+        Self { script: Some(script), ..Self::at(name, interpreter.into(), flags) }
     }
 
     /// Starts it on a free port of the loopback device.
@@ -43,7 +56,7 @@ impl Program {
     }
 
     fn add_to(&self, mut command: Command) -> Command {
-        command.args(["--listen", "127.0.0.1:0"]).args(&self.flags);
+        command.args(&self.script).args(["--listen", "127.0.0.1:0"]).args(&self.flags);
         command
     }
 }

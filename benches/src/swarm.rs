@@ -1,69 +1,22 @@
-//! The load of `compare`: closed loops with a window of messages, on cores of their own.
+//! The load of the grid: closed loops with a window of messages, on cores of their own.
 //!
 //! Each thread serves its connections from one epoll. Of every connection `depth` messages are
-//! under way: an answer that is complete is followed by the next message at once.
+//! under way: an answer that is complete is followed by the next message at once. Its connections
+//! stay from one shape of load to the next.
 
+use crate::measure::Shared;
+use crate::plan::Shape;
 use crate::sys::{self, Epoll};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Connections that a churning thread has open at once.
-const CHURN_BATCH: usize = 16;
+/// What is received at once.
+const BLOCK_BYTES: usize = 64 << 10;
 
 /// A stalled server ends the bench instead of stopping it.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What a load does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// Connections that stay.
-    Echo {
-        /// Connections of all threads.
-        connections: usize,
-        /// Messages under way on each.
-        depth: usize,
-        /// Bytes of a message.
-        bytes: usize,
-    },
-    /// Connect, exchange one message of 64 bytes, close.
-    Churn,
-}
-
-/// Between the threads of a load and who measures. Counts by themselves, so all is relaxed.
-#[derive(Debug, Default)]
-pub struct Shared {
-    /// Threads whose load has got going: as many answers as messages
-    /// were sent at first.
-    pub ready: AtomicU64,
-    /// Messages answered, or connections churned, so far.
-    pub done: AtomicU64,
-    /// Set by who measures: end.
-    pub is_over: AtomicBool,
-}
-
-impl Shared {
-    fn goes_on(&self) -> bool {
-        !self.is_over.load(Ordering::Relaxed)
-    }
-
-    fn add(&self, done: u64) {
-        self.done.fetch_add(done, Ordering::Relaxed);
-    }
-}
-
-/// One thread of a load: its `share` of `of` threads, until it is told to end.
-pub fn run(at: SocketAddr, work: Work, share: usize, of: usize, shared: &Shared) -> io::Result<()> {
-    match work {
-        Work::Churn => churn(at, shared),
-        Work::Echo { connections, depth, bytes } => {
-            let own = connections / of + usize::from(share < connections % of);
-            Swarm::connect(at, own, depth, bytes)?.run(shared)
-        }
-    }
-}
 
 struct Client {
     stream: TcpStream,
@@ -73,17 +26,27 @@ struct Client {
     owed: usize,
 }
 
-struct Swarm {
+/// The connections of one thread.
+pub struct Swarm {
     epoll: Epoll,
     clients: Vec<Client>,
-    bytes: usize,
-    /// What is sent: a whole window.
-    window: Vec<u8>,
     block: Vec<u8>,
 }
 
+/// One run: what is sent, and how far it is.
+struct Run {
+    bytes: usize,
+    /// What is sent: a whole window.
+    window: Vec<u8>,
+    /// Messages whose answer is not complete.
+    under_way: usize,
+    /// Each answer is followed by a message.
+    refills: bool,
+}
+
 impl Swarm {
-    fn connect(at: SocketAddr, connections: usize, depth: usize, bytes: usize) -> io::Result<Self> {
+    /// Connects so many. Nothing is sent yet.
+    pub fn connect(at: SocketAddr, connections: usize) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let mut clients = Vec::with_capacity(connections);
         for token in 0..connections {
@@ -92,26 +55,39 @@ impl Swarm {
             stream.set_nonblocking(true)?;
             let bits = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET;
             epoll.add(stream.as_raw_fd(), token as u64, bits)?;
-            // The first event is that it can be written, and starts it.
-            clients.push(Client { stream, arrived: 0, owed: depth * bytes });
+            clients.push(Client { stream, arrived: 0, owed: 0 });
         }
-        let (window, block) = (vec![b'x'; depth * bytes], vec![0; 64 << 10]);
-        Ok(Self { epoll, clients, bytes, window, block })
+        Ok(Self { epoll, clients, block: vec![0; BLOCK_BYTES] })
     }
 
-    fn depth(&self) -> usize {
-        self.window.len() / self.bytes
+    /// One swarm for each of these cores, so many connections in all.
+    pub fn connect_all(
+        at: SocketAddr,
+        connections: usize,
+        cores: &[usize],
+    ) -> io::Result<Vec<Self>> {
+        let share = |n| connections / cores.len() + usize::from(n < connections % cores.len());
+        (0..cores.len()).map(|n| Self::connect(at, share(n))).collect()
     }
 
-    fn run(&mut self, shared: &Shared) -> io::Result<()> {
+    /// Runs until it is told to end, and then until the last answer is complete.
+    pub fn run(&mut self, shape: Shape, shared: &Shared) -> io::Result<()> {
+        let window = vec![b'x'; shape.depth * shape.bytes];
+        let messages = self.clients.len() * shape.depth;
+        let mut run = Run { bytes: shape.bytes, window, under_way: messages, refills: true };
+        for client in &mut self.clients {
+            client.owed = run.window.len();
+            client.send(&run.window)?;
+        }
+        let mut answers_to_come = messages;
         let mut last = Instant::now();
-        let mut answers_to_come = self.clients.len() * self.depth();
-        while shared.goes_on() {
+        while run.under_way > 0 {
+            run.refills = shared.goes_on();
             let came = self.epoll.wait(100)?;
             let mut done = 0;
             for n in 0..came {
                 let (token, _) = self.epoll.event(n);
-                done += self.serve(token as usize)?;
+                done += self.clients[token as usize].serve(&mut self.block, &mut run)?;
             }
             if done > 0 {
                 last = Instant::now();
@@ -119,32 +95,39 @@ impl Swarm {
                 let is_first_round = answers_to_come > 0;
                 answers_to_come = answers_to_come.saturating_sub(done);
                 if is_first_round && answers_to_come == 0 {
-                    shared.ready.fetch_add(1, Ordering::Relaxed);
+                    shared.is_ready();
                 }
             } else if last.elapsed() > PATIENCE {
                 return Err(io::Error::other("the server has stopped answering"));
             }
         }
-        // A reset: the ports are free at once, and the server sees the end.
-        for client in &self.clients {
-            socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO))?;
-        }
         Ok(())
     }
+}
 
+impl Drop for Swarm {
+    /// A reset: the ports are free at once, and the server sees the end.
+    fn drop(&mut self) {
+        for client in &self.clients {
+            // Without it the connection still ends.
+            let _ = socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl Client {
     /// Receives what has come and sends what may follow; returns the answers completed.
     #[inline]
-    fn serve(&mut self, token: usize) -> io::Result<usize> {
-        let client = &mut self.clients[token];
+    fn serve(&mut self, block: &mut [u8], run: &mut Run) -> io::Result<usize> {
         let mut done = 0;
         loop {
-            match (&client.stream).read(&mut self.block) {
+            match (&self.stream).read(block) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(got) => {
-                    client.arrived += got;
-                    done += client.arrived / self.bytes;
-                    client.arrived %= self.bytes;
-                    if got < self.block.len() {
+                    self.arrived += got;
+                    done += self.arrived / run.bytes;
+                    self.arrived %= run.bytes;
+                    if got < block.len() {
                         break;
                     }
                 }
@@ -152,37 +135,30 @@ impl Swarm {
                 Err(error) => return Err(error),
             }
         }
-        client.owed += done * self.bytes;
-        while client.owed > 0 {
-            match (&client.stream).write(&self.window[..client.owed.min(self.window.len())]) {
-                Ok(sent) => client.owed -= sent,
+        if run.refills {
+            self.owed += done * run.bytes;
+        } else {
+            run.under_way = run.under_way.checked_sub(done).ok_or_else(answered_too_much)?;
+        }
+        self.send(&run.window)?;
+        Ok(done)
+    }
+
+    #[inline]
+    fn send(&mut self, window: &[u8]) -> io::Result<()> {
+        while self.owed > 0 {
+            match (&self.stream).write(&window[..self.owed.min(window.len())]) {
+                Ok(sent) => self.owed -= sent,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(done)
+        Ok(())
     }
 }
 
-fn churn(at: SocketAddr, shared: &Shared) -> io::Result<()> {
-    shared.ready.fetch_add(1, Ordering::Relaxed);
-    let message = [b'x'; 64];
-    let mut answer = [0; 64];
-    let mut streams = Vec::with_capacity(CHURN_BATCH);
-    while shared.goes_on() {
-        for _ in 0..CHURN_BATCH {
-            let mut stream = TcpStream::connect(at)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.write_all(&message)?;
-            streams.push(stream);
-        }
-        for mut stream in streams.drain(..) {
-            stream.read_exact(&mut answer)?;
-            stream.shutdown(Shutdown::Write)?;
-            shared.add(1);
-        }
-    }
-    Ok(())
+fn answered_too_much() -> io::Error {
+    io::Error::other("more came back than was sent")
 }
 
 /// Cores for the server and for the load: apart, if there are two.

@@ -21,6 +21,8 @@ pub enum Tool {
     Allocations,
     /// System calls, by strace.
     Syscalls,
+    /// Calls of write(2) only: by it a loop is woken, while bytes to a peer go by send.
+    Writes,
 }
 
 impl Tool {
@@ -35,7 +37,7 @@ impl Tool {
     pub fn program(self) -> &'static str {
         match self {
             Tool::Instructions | Tool::Allocations => "valgrind",
-            Tool::Syscalls => "strace",
+            Tool::Syscalls | Tool::Writes => "strace",
         }
     }
 
@@ -49,6 +51,9 @@ impl Tool {
             Tool::Allocations => command.arg(format!("--log-file={report}")),
             // -D: the server is our child, so that a signal reaches it and not the tracer.
             Tool::Syscalls => command.args(["-D", "-f", "-c", "-o"]).arg(report.to_string()),
+            Tool::Writes => {
+                command.args(["-D", "-f", "-c", "-e", "trace=write", "-o"]).arg(report.to_string())
+            }
         };
         command
     }
@@ -65,7 +70,7 @@ impl Tool {
                 let (_, rest) = report.split_once("total heap usage: ")?;
                 digits(rest.split_whitespace().next()?)
             }
-            Tool::Syscalls => {
+            Tool::Syscalls | Tool::Writes => {
                 let line = report.lines().find(|line| line.ends_with(" total"))?;
                 digits(line.split_whitespace().nth(3)?)
             }
@@ -75,24 +80,28 @@ impl Tool {
 
 /// What `program` spends on each message of `load`, averaged over `rounds` rounds.
 pub fn per_message(program: &Program, tool: Tool, load: Load, rounds: usize) -> io::Result<f64> {
-    let run = |rounds| whole_run(program, tool, |at| Clients::connect(at, load)?.run(rounds));
-    Ok(difference(run(rounds)?, run(2 * rounds)?) / load.messages(rounds) as f64)
+    let round = average(program, tool, rounds, |at, n| Clients::connect(at, load)?.run(n))?;
+    Ok(round / load.messages(1) as f64)
 }
 
 /// What `program` spends on a connection that comes, has one message echoed, and goes, averaged
 /// over so many, one after another.
 pub fn per_connection(program: &Program, tool: Tool, connections: usize) -> io::Result<f64> {
     let one = Load { connections: 1, depth: 1, bytes: 64 };
-    let run = |connections| {
-        whole_run(program, tool, |at| {
-            (0..connections).try_for_each(|_| Clients::connect(at, one).map(drop))
-        })
-    };
-    Ok(difference(run(connections)?, run(2 * connections)?) / connections as f64)
+    let drive = |at, n| (0..n).try_for_each(|_| Clients::connect(at, one).map(drop));
+    average(program, tool, connections, drive)
 }
 
-fn difference(once: u64, twice: u64) -> f64 {
-    twice as f64 - once as f64
+/// What `program` spends on each of `n` times what `drive` does as often as it is told.
+pub fn average(
+    program: &Program,
+    tool: Tool,
+    n: usize,
+    drive: impl Fn(SocketAddr, usize) -> io::Result<()>,
+) -> io::Result<f64> {
+    let run = |n| whole_run(program, tool, |at| drive(at, n));
+    let (once, twice) = (run(n)?, run(2 * n)?);
+    Ok((twice as f64 - once as f64) / n as f64)
 }
 
 fn whole_run(
