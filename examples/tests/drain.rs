@@ -252,7 +252,7 @@ fn a_drain_before_any_client_leaves_no_thread() {
 }
 
 #[test]
-fn signals_other_than_the_two_keep_their_meaning() {
+fn signals_other_than_these_keep_their_meaning() {
     let server = Start::echo(Mode::DEFAULT).run();
     server.signal("HUP");
     let ended = server.wait(PATIENCE);

@@ -183,6 +183,19 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
+    /// Makes this connection and another of its loop a pair: each brings what the other sends on, as
+    /// the two sides of a proxy do. From now on, while one has more unsent than its high mark, the
+    /// *other's* input is left unread, and not its own; and no more is received from one than the
+    /// other has room for below its [`output_limit`](crate::Limits::output_limit). Neither is idle
+    /// before the other is.
+    ///
+    /// The bytes themselves, and the ends, the handler passes on: in `on_data`, `on_end` and
+    /// `on_close`. A connection has one partner, and leaves it when it is paired anew or over.
+    /// False: the other is not here any more, or is this one.
+    pub fn pair_with(&mut self, other: ConnId) -> bool {
+        other.in_loop() == usize::from(self.state.number) && self.state.pair(self.id, other)
+    }
+
     /// Sets the connection's own deadline, `after` from [`Loop::now`], or takes it away. It replaces
     /// the one set before, and no traffic moves it. Never early by that clock, which stands still
     /// during a turn; up to two milliseconds late.

@@ -2,6 +2,7 @@
 
 use crate::closed::Closed;
 use crate::dial::Dialling;
+use crate::id::ConnId;
 use crate::life::State;
 use crate::readiness::Link;
 use crate::sys::Socket;
@@ -51,6 +52,9 @@ pub(crate) struct Cold {
     pub(crate) looked: Option<(Tick, usize)>,
     /// How it is dialled, until it is up.
     pub(crate) dialling: Option<Box<Dialling>>,
+    /// Whose input it is fed with, and feeds with its own. There exactly with `PAIRED`, and then
+    /// that one lives too and has this one as its partner.
+    pub(crate) partner: Option<ConnId>,
 }
 
 impl Cold {
@@ -62,6 +66,7 @@ impl Cold {
             && self.discarded == 0
             && self.looked.is_none()
             && self.dialling.is_none()
+            && self.partner.is_none()
     }
 }
 
@@ -79,7 +84,8 @@ impl Status {
     pub(crate) const CORKED: u32 = 1 << 10;
     /// The handler has paused it.
     pub(crate) const PAUSED: u32 = 1 << 11;
-    /// Its output passed the high mark: its input is held back, and `on_room` is owed.
+    /// Its output passed the high mark: its input, or its partner's, is held back, and `on_room` is
+    /// owed.
     pub(crate) const HELD: u32 = 1 << 12;
     /// It is on the ready list: to be received from without an edge.
     pub(crate) const READY: u32 = 1 << 13;
@@ -112,6 +118,8 @@ impl Status {
     pub(crate) const FLOWS: u32 = 1 << 28;
     /// Bytes have flowed again since that time began.
     pub(crate) const FLOWS_ON: u32 = 1 << 29;
+    /// It has a partner: `HELD` holds back that one's input, and not its own.
+    pub(crate) const PAIRED: u32 = 1 << 30;
 
     pub(crate) const WISHES: u32 = Self::WISH_FINISH
         | Self::WISH_CLOSE

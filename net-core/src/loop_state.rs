@@ -142,6 +142,67 @@ impl<S, M> LoopState<S, M> {
         Ok(id)
     }
 
+    // --- pairs -------------------------------------------------------------------------------
+
+    /// Makes each of two connections the partner of the other, and parts them from those they had.
+    /// What was held back is looked at anew. False: one of them is over, or it is one and the same.
+    pub(crate) fn pair(&mut self, a: ConnId, b: ConnId) -> bool {
+        let is_over = |head: &mut Head| head.status.state() == State::Dead;
+        if a == b || [a, b].into_iter().any(|id| self.head(id).is_none_or(is_over)) {
+            return false;
+        }
+        let left = [self.part(a), self.part(b)];
+        for (id, partner) in [(a, b), (b, a)] {
+            if let Some(head) = self.head(id) {
+                head.status.set(Status::PAIRED);
+                head.cold().partner = Some(partner);
+            }
+        }
+        for id in left.into_iter().flatten().chain([a, b]) {
+            self.with(id, |outbox, head| outbox.wish(head, id, Status::WISH_RESUME));
+        }
+        true
+    }
+
+    /// Parts a pair, and says from whom: the caller lets that one read on.
+    pub(crate) fn part(&mut self, id: ConnId) -> Option<ConnId> {
+        let partner = self.partner_of(id)?;
+        for id in [id, partner] {
+            if let Some(head) = self.head(id) {
+                head.status.clear(Status::PAIRED);
+                head.cold().partner = None;
+                head.thaw();
+            }
+        }
+        Some(partner)
+    }
+
+    pub(crate) fn partner_of(&mut self, id: ConnId) -> Option<ConnId> {
+        let head = self.head(id)?;
+        if !head.status.has(Status::PAIRED) {
+            return None;
+        }
+        head.cold.as_deref().and_then(|cold| cold.partner)
+    }
+
+    /// Bytes that may be received for the handler now. Zero: it is paused, or held back until there
+    /// is room for what it brings: in its own output, or in its partner's.
+    pub(crate) fn input_room(&mut self, id: ConnId) -> usize {
+        let Some(head) = self.head(id) else { return 0 };
+        if !head.status.has(Status::PAUSED | Status::HELD | Status::PAIRED) {
+            return usize::MAX;
+        }
+        if head.status.has(Status::PAUSED) {
+            return 0;
+        }
+        let Some(partner) = self.partner_of(id) else { return 0 };
+        let room = self.with(partner, |outbox, head| {
+            // One that ends refuses whatever comes, and that is the handler's to see.
+            if head.status.state().takes_output() { outbox.room(head) } else { usize::MAX }
+        });
+        room.unwrap_or(usize::MAX)
+    }
+
     // --- deadlines ---------------------------------------------------------------------------
 
     /// Sets when the connection must be looked at. Later than before is one store; earlier files

@@ -196,6 +196,19 @@ impl Outbox {
         Queued::Queued
     }
 
+    /// Bytes that a connection takes before it refuses: none above its high mark.
+    pub(crate) fn room(&self, head: &mut Head) -> usize {
+        if head.status.has(Status::HELD) {
+            return 0;
+        }
+        let room = self.output_limit.saturating_sub(self.pending(head));
+        if room == 0 {
+            // Full, though not above the mark: who waits for room must be told of it.
+            head.status.set(Status::HELD);
+        }
+        room
+    }
+
     /// Above its high mark it is held until the low one.
     pub(crate) fn hold_if_above(&self, head: &mut Head) {
         let _ = self.mark(head);

@@ -263,8 +263,8 @@ impl Server {
         start::start::<H, Epoll, F>(self, factory, None)
     }
 
-    /// Runs it until it has ended. SIGTERM and SIGINT drain it: it stops listening, finishes what
-    /// is under way, and ends; a second signal ends it at once.
+    /// Runs it until it has ended. SIGTERM, SIGINT and SIGQUIT drain it: it stops listening,
+    /// finishes what is under way, and ends; a second signal ends it at once.
     pub fn run<H, F>(self, factory: F) -> Result<Ended, StartError>
     where
         H: Handler,

@@ -66,6 +66,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Closing has begun, or gone on: only its own bound runs now, and input is thrown away.
     fn entered(&mut self, id: ConnId, state: State) {
+        if !state.takes_output()
+            && let Some(partner) = self.state.partner_of(id)
+        {
+            self.partner_reads_on(partner);
+        }
         let bound = match state {
             State::Closing | State::LastBytes => self.state.limits.write_timeout,
             State::Lingering => self.state.limits.linger_timeout,
@@ -102,7 +107,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn fail_if_gone(&mut self, id: ConnId) {
         if let Some(head) = self.state.head(id)
             && head.link.is_gone()
-            && head.status.state() != State::Dead
+            && !matches!(head.status.state(), State::Dead | State::Connecting)
             && let Some(errno) = self.driver.failure(&head.socket)
         {
             self.failed(id, errno);
@@ -221,7 +226,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if head.status.has(Status::FLOWS) {
                 return;
             }
-            let budget = self.state.limits.receive_bytes_per_turn;
+            let budget = self.state.limits.receive_bytes_per_turn.min(self.state.input_room(id));
+            if budget == 0 {
+                return; // it is looked at again when its partner has room
+            }
+            let Some(head) = self.state.head(id) else { return };
             match self.driver.receive(&head.socket, &mut head.link, budget) {
                 Received::Drained => {}
                 Received::Bytes(lease) => {
@@ -294,7 +303,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 head.status.clear(Status::FIRST_BYTE);
             }
             Which::FirstByte
-        } else if self.may_be_read(id, idle) {
+        } else if self.may_be_read(id, idle) || self.waits_for_partner(id) {
             return;
         } else {
             Which::Idle
@@ -364,6 +373,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// It is over: nothing more is sent or received. `on_close` comes before the turn ends.
     fn bury(&mut self, id: ConnId, how: Ending) {
+        if let Some(partner) = self.state.part(id) {
+            self.partner_reads_on(partner);
+        }
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         head.status.set_state(State::Dead);

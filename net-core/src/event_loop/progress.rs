@@ -35,4 +35,20 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.refile(id, next);
         true
     }
+
+    /// Its idle deadline has come, but one of a pair is not idle before the other is, who may be
+    /// slow to take what this one brings.
+    pub(super) fn waits_for_partner(&mut self, id: ConnId) -> bool {
+        let Some(partner) = self.state.partner_of(id) else { return false };
+        let until = self.state.idle_deadline_of(partner).min(self.state.idle_deadline);
+        if until <= self.state.now {
+            return false;
+        }
+        let Some(head) = self.state.head(id) else { return false };
+        // It has been looked at: two that stand still must not put each other off for ever.
+        let unacknowledged = self.driver.unacknowledged(&head.socket);
+        head.cold().looked = Some((until, unacknowledged));
+        self.state.refile(id, until);
+        true
+    }
 }

@@ -119,7 +119,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let Some(head) = self.state.head(id) else { return };
         let state = head.status.state();
-        let is_held = state.delivers() && head.status.has(Status::PAUSED | Status::HELD);
+        let is_held = state.delivers() && self.state.input_room(id) == 0;
+        let Some(head) = self.state.head(id) else { return };
         if what.has(What::ARRIVED) && state.reads() && !is_held {
             // What is on the ready list has its budget from there, and not once more.
             if !head.status.has(Status::READY) {
@@ -157,17 +158,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Receives until nothing is left, or the connection is held, or `left` bytes are used up.
     pub(super) fn receive(&mut self, id: ConnId, mut left: usize) {
         loop {
-            let Some(connection) = self.state.table.get(id) else { return };
-            let head = &mut connection.head;
+            let Some(head) = self.state.head(id) else { return };
             let state = head.status.state();
-            if !state.reads() || state.delivers() && head.status.has(Status::PAUSED | Status::HELD)
-            {
+            let room = if state.delivers() { self.state.input_room(id) } else { usize::MAX };
+            if !state.reads() || room == 0 {
                 return self.fail_if_gone(id);
             }
             if left == 0 {
                 return self.state.make_ready(id);
             }
-            match self.driver.receive(&head.socket, &mut head.link, left) {
+            let Some(head) = self.state.head(id) else { return };
+            match self.driver.receive(&head.socket, &mut head.link, left.min(room)) {
                 Received::Bytes(lease) => {
                     let is_last = lease.is_last;
                     left -= lease.len as usize;
@@ -385,9 +386,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// What was kept while the connection was paused or held comes to the handler again.
     fn hand_over_again(&mut self, id: ConnId) {
+        let is_held = self.state.input_room(id) == 0;
         let Some(head) = self.state.head(id) else { return };
         if head.status.state().delivers()
-            && !head.status.has(Status::PAUSED | Status::HELD)
+            && !is_held
             && let Some(unread) = head.cold.as_deref_mut().and_then(|cold| cold.unread.take())
         {
             self.hand_over(id, Source::Unread(unread));

@@ -131,9 +131,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.list_to_flush(id);
             }
         }
-        if state.delivers() {
-            self.read_on(id);
+        match self.state.partner_of(id) {
+            Some(partner) => self.partner_reads_on(partner),
+            None if state.delivers() => self.read_on(id),
+            None => {}
         }
+    }
+
+    /// What held a partner's input back is no more.
+    pub(super) fn partner_reads_on(&mut self, partner: ConnId) {
+        self.read_on(partner);
+        self.look_again(partner);
     }
 
     /// As if an edge had come: for input that was left in the kernel, or kept, meanwhile.

@@ -57,7 +57,7 @@ where
     let signals = match catch {
         Some(catch) => Some(
             catch(&hub.acceptor_waker)
-                .map_err(|e| StartError::new("catch SIGTERM and SIGINT", e))?,
+                .map_err(|e| StartError::new("catch SIGTERM, SIGINT and SIGQUIT", e))?,
         ),
         None => None,
     };

@@ -1,14 +1,18 @@
-//! SIGTERM and SIGINT as a count and a ring.
+//! SIGTERM, SIGINT and SIGQUIT as a count and a ring.
 
 use super::Waker;
 use parking_lot::Mutex;
 use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
-/// Catches the two signals while it lives; after that they do again what they did before.
+/// What ends a server: the system's and the keyboard's, and the one by which servers such as nginx
+/// are told to end in peace.
+const CAUGHT: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
+
+/// Catches these signals while it lives; after that they do again what they did before.
 ///
 /// The handler runs on whichever thread the kernel picks, also on a loop with a descriptor table
 /// of its own: so it rings a [`Waker`], whose number is the same in every table. (A pipe's would
@@ -28,7 +32,7 @@ impl Signals {
     pub(crate) fn catch(waker: &Arc<Waker>) -> io::Result<Self> {
         AT_REST.lock().get_or_insert_with(AtRest::new).begin()?;
         let mut signals = Self { ids: Vec::new(), caught: Arc::default() };
-        for signal in [SIGTERM, SIGINT] {
+        for signal in CAUGHT {
             let (caught, waker) = (Arc::clone(&signals.caught), Arc::clone(waker));
             let on_signal = move || {
                 caught.last.store(signal, Ordering::Relaxed);
@@ -65,11 +69,12 @@ impl Drop for Signals {
 /// Keeps the calling thread from running handlers of these signals: other threads do.
 pub(super) fn never_here() -> io::Result<()> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: `set` is a writable sigset_t, which sigemptyset makes valid; the two numbers are.
+    // SAFETY: `set` is a writable sigset_t, which sigemptyset makes valid; the numbers are.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), SIGTERM);
-        libc::sigaddset(set.as_mut_ptr(), SIGINT);
+        for signal in CAUGHT {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
     }
     // SAFETY: the set is valid, and the old one is not asked for.
     match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) } {
@@ -100,7 +105,7 @@ impl AtRest {
             Some(flag) => flag,
             None => {
                 let flag = Arc::new(AtomicBool::new(false));
-                for signal in [SIGTERM, SIGINT] {
+                for signal in CAUGHT {
                     if is_default(signal)? {
                         let flag = Arc::clone(&flag);
                         signal_hook::flag::register_conditional_default(signal, flag)?;

@@ -14,6 +14,7 @@ mod ends;
 mod marks;
 mod matrix;
 mod mutations;
+mod pairs;
 mod panics;
 mod regressions;
 mod stage;

@@ -4,6 +4,7 @@
 use super::actor::{Actor, At, usual};
 use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern, somewhere};
 use crate::conn::Conn;
+use crate::dial::{Dial, Retry};
 use crate::here::Loop;
 use crate::hub::Order;
 use crate::id::ConnId;
@@ -81,6 +82,7 @@ impl Chaos {
                 match conn.other(id) {
                     Some(mut other) if self.rng.one_in(10) => other.close(),
                     Some(mut other) if self.rng.one_in(8) => other.resume(),
+                    Some(_) if self.rng.one_in(8) => drop(conn.pair_with(id)),
                     Some(mut other) => self.send(&mut other),
                     None => {}
                 }
@@ -104,7 +106,10 @@ impl Chaos {
             2 if self.ledger.borrow().dials < 10 => {
                 self.ledger.borrow_mut().dials += 1;
                 let session = self.log.session(None);
-                let _ = here.dial(somewhere(), session);
+                let attempts = self.rng.below(4) as u32;
+                let first_pause = Duration::from_millis(self.rng.below(10) as u64);
+                let retry = Retry { attempts, first_pause, ..Retry::default() };
+                let _ = here.dial(Dial::to(somewhere()).retry(retry), session);
             }
             3 => here.each(|conn| {
                 if self.rng.one_in(5) {
@@ -280,7 +285,8 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
     stage.settle();
     for (id, owed) in &ledger.borrow().owed {
         let token = Some(id.token());
-        let peer = peers.iter().find(|peer| peer.wire().last_token == token).unwrap();
+        // Of a dial, the last attempt.
+        let peer = peers.iter().rev().find(|peer| peer.wire().last_token == token).unwrap();
         let got = peer.got();
         assert!(owed.starts_with(&got), "{id}: the peer got what was not sent");
         let lives = peer.wire().token.is_some();

@@ -1,0 +1,104 @@
+//! Connects each client to another server, and forwards both ways.
+//!
+//!     cargo run --release --bin proxy -- --listen 127.0.0.1:9000 --upstream 127.0.0.1:8080
+//!     curl http://127.0.0.1:9000/
+//!
+//! A side that reads slowly holds the other back, so memory is bounded whatever goes through. Each
+//! direction ends by itself, and an error on one side is a reset on the other. SIGTERM, SIGINT and
+//! SIGQUIT let the conversations under way end, for `--drain-timeout` at the most.
+
+use clap::Parser;
+use examples::flags::{self, ServerFlags};
+use net_core::{Addr, Closed, Conn, ConnId, Dial, Handler, Input, Peer, Which};
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Forwards to another server.
+#[derive(Parser)]
+#[command(version)]
+struct Flags {
+    #[command(flatten)]
+    server: ServerFlags,
+    /// Where to forward to: HOST:PORT or [V6]:PORT
+    #[arg(long, value_name = "ADDR")]
+    upstream: Addr,
+    /// How long a connect to it may take (5s, 500ms)
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = flags::parse_time)]
+    connect_timeout: Duration,
+}
+
+struct Proxy {
+    upstream: Dial,
+}
+
+/// The other side: of a client, once it is dialled, the upstream connection; of that, the client.
+type Other = Option<ConnId>;
+
+impl Proxy {
+    fn other<'a>(conn: &'a mut Conn<'_, Self>) -> Option<Conn<'a, Self>> {
+        let other = (*conn.session())?;
+        conn.other(other)
+    }
+}
+
+impl Handler for Proxy {
+    type Session = Other;
+    type Message = Infallible;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<Other> {
+        Some(None)
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        if conn.session().is_some() {
+            return; // the upstream side is up; what the client has said meanwhile goes out now
+        }
+        let client = conn.id();
+        match conn.here().dial(self.upstream.clone(), Some(client)) {
+            Ok(upstream) => {
+                *conn.session() = Some(upstream);
+                conn.pair_with(upstream);
+            }
+            Err(refused) => {
+                tracing::info!(%client, "{refused}");
+                conn.reset();
+            }
+        }
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        // Gone: its on_close comes in this turn, and ends this side.
+        let Some(mut other) = Self::other(conn) else { return };
+        let _ = other.send(input.take_all()); // refused: it is ending, and then so is this side
+    }
+
+    fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
+        match Self::other(conn) {
+            Some(mut other) => other.finish(),
+            None => conn.close(),
+        }
+    }
+
+    fn on_draining(&mut self, _conn: &mut Conn<'_, Self>) {
+        // What is silent may still be waited for: the conversation ends when its two ends say so.
+    }
+
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+        let id = conn.id();
+        let Some(mut other) = Self::other(conn) else { return };
+        match why {
+            Closed::PeerEnded | Closed::Local | Closed::Deadline(Which::Idle) => other.close(),
+            _ => {
+                tracing::info!(%id, other = %other.id(), %why, "one side failed: resets the other");
+                other.reset();
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let upstream = Dial::to(flags.upstream).timeout(flags.connect_timeout);
+    flags::run(&flags.server, move |_place| Proxy { upstream: upstream.clone() })
+}
