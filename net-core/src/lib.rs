@@ -49,6 +49,7 @@ mod sync;
 mod sys;
 mod table;
 mod timers;
+mod upstreams;
 
 pub use addr::{Addr, AddrError, UnixName};
 pub use closed::{Callback, Closed, Which, Why};
@@ -67,6 +68,7 @@ pub use server::{Accept, Ended, FdTable, Loops, Place, Running, Server};
 pub use stats::{Counter, Snapshot};
 pub use sys::{Errno, Keepalive, PrivateTables, SocketOptions, Unfit};
 pub use timers::TimerId;
+pub use upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
 
 pub use bytes::Bytes;
 pub use net_buffer::{FrameError, Input, LengthPrefix};
