@@ -48,6 +48,27 @@ impl ProcessStat {
     }
 }
 
+/// CPU time that process `pid` has used so far, in seconds, to the hundredth: kernel time and
+/// threads that have ended included. `None` once the process has ended.
+///
+/// # Errors
+/// When the file is there and cannot be read or understood.
+pub fn cpu_seconds(root: &Path, pid: u32) -> Result<Option<f64>, LookError> {
+    /// What `/proc` counts in: USER_HZ, which is 100 wherever we run (time(7)).
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let root = Root::new(root);
+    let file = format!("/proc/{pid}/stat");
+    let Some(text) = root.text(&file)? else { return Ok(None) };
+    // The name, in parentheses, may hold anything; behind it fields 14 and 15 are 12th and 13th.
+    let behind_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let fields = behind_name.split_whitespace().skip(11).take(2);
+    let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
+    match ticks[..] {
+        [user, system] => Ok(Some((user + system) as f64 / TICKS_PER_SECOND)),
+        _ => Err(root.strange(&file, "utime and stime")),
+    }
+}
+
 /// Descriptors open in all descriptor tables of process `pid`: the size which the kernel states for
 /// `/proc/PID/fd` (since Linux 6.2), so that no entry has to be listed, which would make an inode
 /// of each. Threads called `net-loop-…` may have tables of their own; where they share the
@@ -94,6 +115,17 @@ mod tests {
         assert_eq!(ProcessStat::sample(fake.path(), 7).unwrap(), None);
         fake.write("proc/7/status", "Name:\tx\nState:\tZ (zombie)\nThreads:\t1\n");
         assert_eq!(ProcessStat::sample(fake.path(), 7).unwrap(), None);
+    }
+
+    #[test]
+    fn cpu_time_is_found_behind_a_name_with_spaces_and_parentheses() {
+        let fake = FakeRoot::new();
+        assert_eq!(cpu_seconds(fake.path(), 7).unwrap(), None);
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 9 9 20 0 1 0 100\n";
+        fake.write("proc/7/stat", stat);
+        assert_eq!(cpu_seconds(fake.path(), 7).unwrap(), Some(2.0));
+        fake.write("proc/7/stat", "7 (a) S 1\n");
+        assert!(cpu_seconds(fake.path(), 7).is_err());
     }
 
     #[test]

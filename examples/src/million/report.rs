@@ -152,6 +152,10 @@ pub struct Hold {
     pub p99_us: f64,
     /// Connections that ended meanwhile.
     pub lost: u64,
+    /// Messages that they sent meanwhile.
+    pub pings: u64,
+    /// The server's CPU time meanwhile, in seconds; null where the server is not ours.
+    pub server_cpu_seconds: Option<f64>,
 }
 
 /// One payload sent to everyone.
@@ -259,7 +263,14 @@ pub(crate) mod tests {
             user_bytes_per_connection: 60.0,
             kernel_bytes_per_pair: 8_300.0,
             rtt_us: RttUs { p50: 100.0, p99: 900.0, p999: 2_000.0, max: 9_000.0 },
-            hold: Hold { seconds: 10.0, active: 10_000, p99_us: 150.0, lost: 0 },
+            hold: Hold {
+                seconds: 10.0,
+                active: 10_000,
+                p99_us: 150.0,
+                lost: 0,
+                pings: 100_000,
+                server_cpu_seconds: Some(0.9),
+            },
             broadcast: Broadcast { delivered: million, seconds: 8.0 },
             closed: BTreeMap::from([("peer_ended".to_owned(), 500_000)]),
             books_balance: true,
@@ -291,7 +302,7 @@ pub(crate) mod tests {
             ("private_bytes", "empty full"),
             ("slab", "TCP sock_inode_cache filp dentry eventpoll_epi eventpoll_pwq"),
             ("rtt_us", "p50 p99 p999 max"),
-            ("hold", "seconds active p99_us lost"),
+            ("hold", "seconds active p99_us lost pings server_cpu_seconds"),
             ("broadcast", "delivered seconds"),
             ("closed", "peer_ended"),
         ];

@@ -7,7 +7,7 @@ use super::super::figures::grouped;
 use super::super::half::{Half, Who};
 use super::super::observer::{Observer, View};
 use super::super::phrase::announcement;
-use super::super::process_stat::ProcessStat;
+use super::super::process_stat::{ProcessStat, cpu_seconds};
 use super::super::report::{Broadcast, Hold, Phase, Report, RttUs};
 use super::super::talk::{ServerOrder, ServerSetup, SwarmOrder, SwarmSetup};
 use super::super::trouble::Trouble;
@@ -145,7 +145,8 @@ impl Conductor<'_> {
         let active = self.wanted.active;
         let text = format!("all are held, {} of them active", grouped(active));
         self.enter(Phase::Hold, &text)?;
-        let lost = self.swarm_state.lost;
+        let (lost, pings) = (self.swarm_state.lost, self.swarm_state.pings);
+        let cpu_before = self.server_cpu()?;
         let period_ms = u64::try_from(self.wanted.ping_every.as_millis()).unwrap_or(u64::MAX);
         self.held = Some(u64::MAX);
         self.sample()?;
@@ -161,12 +162,15 @@ impl Conductor<'_> {
             (this.swarm_state.pongs + this.swarm_state.lost, this.swarm_state.pings)
         })?;
         self.sample()?;
+        let server_cpu_seconds = self.server_cpu()?.zip(cpu_before).map(|(now, then)| now - then);
         measured.held_at_once = self.held.take().unwrap_or(0);
         measured.pings_missing = self.swarm_state.pings.saturating_sub(self.swarm_state.pongs);
         let lost = self.swarm_state.lost - lost;
+        let pings = self.swarm_state.pings - pings;
         let figures = self.figures()?;
         measured.hold_round_trips = figures;
-        measured.hold = Hold { seconds, active, p99_us: figures.p99, lost };
+        let p99_us = figures.p99;
+        measured.hold = Hold { seconds, active, p99_us, lost, pings, server_cpu_seconds };
         Ok(())
     }
 
@@ -232,6 +236,11 @@ impl Conductor<'_> {
     fn figures(&mut self) -> Result<RttUs, Trouble> {
         self.order(&SwarmOrder::Figures)?;
         Ok(self.round_trips.take().unwrap_or_default())
+    }
+
+    fn server_cpu(&self) -> Result<Option<f64>, Trouble> {
+        let Some(server) = &self.server else { return Ok(None) };
+        Ok(cpu_seconds("/".as_ref(), server.pid()).map_err(|error| error.to_string())?)
     }
 
     fn look(&mut self) -> Result<View, Trouble> {
