@@ -5,12 +5,13 @@
 //! is entered, and writes a file when `count_up_to_here` is. So each file is of one step, in their
 //! order, and nothing of the preparations.
 
+use crate::folder::Folder;
 use crate::steps::{self, Step};
 use crate::tools::Tool;
 use std::fs;
 use std::hint::black_box;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the program is started with to be the one that is counted.
@@ -29,13 +30,13 @@ pub struct Count {
 }
 
 /// Counts every step, in a process of its own: `program` with [`INSIDE`] calls [`run_inside`].
-pub fn count(program: &std::path::Path) -> io::Result<Vec<Count>> {
-    let folder = Folder::new()?;
+pub fn count(program: &Path) -> io::Result<Vec<Count>> {
+    let folder = Folder::new("steps")?;
     let mut command = Command::new(Tool::Instructions.program());
     command
         .args(["--tool=callgrind", &format!("--zero-before={BEGIN}")])
         .arg(format!("--dump-before={END}"))
-        .arg(format!("--callgrind-out-file={}", folder.0.join("out").display()))
+        .arg(format!("--callgrind-out-file={}", folder.file("out").display()))
         .arg(program)
         .arg(INSIDE)
         .stdout(Stdio::null())
@@ -44,33 +45,15 @@ pub fn count(program: &std::path::Path) -> io::Result<Vec<Count>> {
     if !status.success() {
         return Err(io::Error::other(format!("{command:?}: {status}")));
     }
-    steps::all().into_iter().enumerate().map(|(n, step)| folder.count(n, step)).collect()
+    steps::all().into_iter().enumerate().map(|(n, step)| read(&folder, n, step)).collect()
 }
 
-/// Where callgrind writes, removed again.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("benches-steps-{}", std::process::id()));
-        fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-
-    fn count(&self, n: usize, step: Step) -> io::Result<Count> {
-        let path = self.0.join(format!("out.{}", n + 1));
-        let text = fs::read_to_string(&path)?;
-        let total = Tool::Instructions.total(&text);
-        let total = total.ok_or_else(|| io::Error::other(format!("no total in {text:?}")))?;
-        let units = step.counted * step.units;
-        Ok(Count { instructions: total as f64 / units as f64, step })
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // it is in the folder for temporary files
-    }
+fn read(folder: &Folder, n: usize, step: Step) -> io::Result<Count> {
+    let text = fs::read_to_string(folder.file(&format!("out.{}", n + 1)))?;
+    let total = Tool::Instructions.total(&text);
+    let total = total.ok_or_else(|| io::Error::other(format!("no total in {text:?}")))?;
+    let units = step.counted * step.units;
+    Ok(Count { instructions: total as f64 / units as f64, step })
 }
 
 /// What the counted program does: every step, each after a few rounds that are not counted.

@@ -24,12 +24,7 @@ pub struct Program {
 impl Program {
     /// A program of this workspace, from the folder in which the running one lies.
     pub fn sibling(name: &'static str, file: &str, flags: &[&str]) -> io::Result<Self> {
-        let path = std::env::current_exe()?.with_file_name(file);
-        if !path.exists() {
-            let what =
-                format!("{} is not built: cargo build --release --workspace", path.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, what));
-        }
+        let path = sibling_path(file)?;
         Ok(Self::at(name, path, flags))
     }
 
@@ -59,6 +54,16 @@ impl Program {
         command.args(&self.script).args(["--listen", "127.0.0.1:0"]).args(&self.flags);
         command
     }
+}
+
+/// A program of this workspace, from the folder in which the running one lies.
+pub fn sibling_path(file: &str) -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(file);
+    if path.exists() {
+        return Ok(path);
+    }
+    let what = format!("{} is not built: cargo build --release --workspace", path.display());
+    Err(io::Error::new(io::ErrorKind::NotFound, what))
 }
 
 /// A server that runs. Killed when it is dropped.

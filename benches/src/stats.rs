@@ -1,5 +1,7 @@
 //! Medians, and the interval of a mean ratio of pairs.
 
+use serde::{Deserialize, Serialize};
+
 /// Two-sided 95% quantiles of Student's t, by degrees of freedom from 1.
 const T_95: [f64; 30] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
@@ -8,7 +10,7 @@ const T_95: [f64; 30] = [
 ];
 
 /// The median, and both ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The smallest value.
     pub min: f64,

@@ -18,7 +18,7 @@ pub(super) fn steps() -> Vec<Step> {
         prepare,
     };
     vec![
-        // The goal is 100 for a post. Here it is taken too, and by the poster's own thread.
+        step("post; a busy loop", 1, 10_000, 100.0, posts),
         step("post, take; a busy loop", 1, 10_000, 140.0, busy),
         step("post, take; 256 to a sleeping loop", BURST, 100, 140.0, asleep),
         step("sleep, post, wake, take", 1, 1_000, 240.0, || bursts(1)),
@@ -54,6 +54,20 @@ fn take(inbox: &Inbox, burst: u64) {
     for _ in 0..burst {
         assert!(black_box(inbox.take()).is_some(), "what was posted is there");
     }
+}
+
+/// A round that finds the mailbox full empties it instead; fewer are counted than it holds.
+fn posts() -> Rounds {
+    const ROOM: u64 = 1 << 16;
+    let inbox = Inbox::new(ROOM as usize).expect("an eventfd can be made");
+    let remote = inbox.remote();
+    Box::new(move |rounds| {
+        for round in 0..rounds {
+            if remote.post(0, round).is_err() {
+                take(&inbox, ROOM);
+            }
+        }
+    })
 }
 
 fn busy() -> Rounds {
