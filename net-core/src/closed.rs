@@ -46,6 +46,12 @@ pub enum Which {
     Connect,
     /// A closing connection's peer took nothing of the rest.
     Write,
+    /// A message that had begun to come was not whole in time.
+    Message,
+    /// Unsent bytes passed the high mark, and did not fall to the low one in time.
+    Stuck,
+    /// It has lived as long as it may.
+    Lifetime,
 }
 
 /// Why an accepted connection was refused.
@@ -77,7 +83,7 @@ pub enum Callback {
 
 impl Closed {
     /// How many different labels there are.
-    pub const KINDS: usize = 16;
+    pub const KINDS: usize = 19;
 
     /// The label's place among all labels, below [`Closed::KINDS`].
     pub fn kind(self) -> usize {
@@ -98,6 +104,9 @@ impl Closed {
             Closed::Stopped => 13,
             Closed::Panicked(_) => 14,
             Closed::Machine(_) => 15,
+            Closed::Deadline(Which::Message) => 16,
+            Closed::Deadline(Which::Stuck) => 17,
+            Closed::Deadline(Which::Lifetime) => 18,
         }
     }
 
@@ -119,6 +128,9 @@ impl Closed {
         "stopped",
         "panicked",
         "machine",
+        "message_timeout",
+        "stuck",
+        "lifetime",
     ];
 
     /// The name under which it is counted.

@@ -11,6 +11,7 @@ use crate::loop_state::LoopState;
 use crate::outbox::{Outbox, Queued};
 use bytes::Bytes;
 use net_buffer::Input;
+use net_timer::Tick;
 use std::time::Duration;
 
 /// A view of one connection, for the length of one callback.
@@ -200,8 +201,8 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// the one set before, and no traffic moves it. Never early by that clock, which stands still
     /// during a turn; up to two milliseconds late.
     pub fn set_deadline(&mut self, after: Option<Duration>) {
-        let own = after.map(|after| self.state.now.after(after));
-        self.state.set_own_deadline(self.id, own);
+        let own = after.map_or(Tick::MAX, |after| self.state.now.after(after));
+        self.state.set_deadlines(self.id, |deadlines| deadlines.own = own);
     }
 
     /// Why it is ending, once that is decided; in `on_deadline`, which deadline came.

@@ -1,6 +1,6 @@
 //! What a loop remembers of one connection: 48 bytes, and a cold box while something is unfinished.
 
-use crate::closed::Closed;
+use crate::closed::{Closed, Which};
 use crate::dial::Dialling;
 use crate::id::ConnId;
 use crate::life::State;
@@ -42,9 +42,9 @@ pub(crate) struct Head {
 pub(crate) struct Cold {
     pub(crate) unread: Option<Unread>,
     pub(crate) output: Output,
-    /// The handler's own deadline.
-    pub(crate) own_deadline: Option<Tick>,
-    /// The idle (or first-byte) deadline, while `Head::deadline` is the nearer of several.
+    /// Deadlines that no traffic moves.
+    pub(crate) deadlines: Deadlines,
+    /// The idle (or first-byte) deadline, while `Head::deadline` is the nearest of several.
     pub(crate) idle_deadline: Option<Tick>,
     /// Bytes thrown away since closing began.
     pub(crate) discarded: usize,
@@ -61,12 +61,49 @@ impl Cold {
     pub(crate) fn is_idle(&self) -> bool {
         self.unread.is_none()
             && self.output.is_empty()
-            && self.own_deadline.is_none()
+            && self.deadlines.nearest() == Tick::MAX
             && self.idle_deadline.is_none()
             && self.discarded == 0
             && self.looked.is_none()
             && self.dialling.is_none()
             && self.partner.is_none()
+    }
+}
+
+/// The deadlines of one connection that no traffic moves. `MAX`: none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    /// The handler's own.
+    pub(crate) own: Tick,
+    /// Until when the message that has begun must be whole.
+    pub(crate) message: Tick,
+    /// Until when the unsent bytes must have fallen to the low mark.
+    pub(crate) stuck: Tick,
+    pub(crate) lifetime: Tick,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { own: Tick::MAX, message: Tick::MAX, stuck: Tick::MAX, lifetime: Tick::MAX }
+    }
+}
+
+impl Deadlines {
+    pub(crate) fn nearest(&self) -> Tick {
+        self.own.min(self.message).min(self.stuck).min(self.lifetime)
+    }
+
+    /// Takes one that is due, and says which it was.
+    pub(crate) fn take_due(&mut self, now: Tick) -> Option<Which> {
+        let all = [
+            (&mut self.lifetime, Which::Lifetime),
+            (&mut self.own, Which::Own),
+            (&mut self.stuck, Which::Stuck),
+            (&mut self.message, Which::Message),
+        ];
+        let (deadline, which) = all.into_iter().find(|(deadline, _)| **deadline <= now)?;
+        *deadline = Tick::MAX;
+        Some(which)
     }
 }
 
@@ -205,6 +242,11 @@ impl Head {
     /// How it is dialled, while it is not up.
     pub(crate) fn dialling(&mut self) -> Option<&mut Dialling> {
         self.cold.as_deref_mut()?.dialling.as_deref_mut()
+    }
+
+    /// The deadlines that no traffic moves.
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        self.cold.as_deref().map_or_else(Deadlines::default, |cold| cold.deadlines)
     }
 
     /// Bytes queued in the cold box.

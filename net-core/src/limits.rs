@@ -17,6 +17,17 @@ pub struct Limits {
     /// How long a new connection may take to send its first byte. `None`, or longer than the idle
     /// timeout: like any idle one.
     pub first_byte_timeout: Option<Duration>,
+    /// How long a message may take to come whole: from the moment at which `on_data` left bytes in
+    /// `input` to that at which it took some. However busily the rest trickles in, which is what
+    /// the idle timeout does not notice. Not counted while the handler has paused the connection,
+    /// or it is held back. `None`: as long as it likes.
+    pub message_timeout: Option<Duration>,
+    /// How long unsent bytes that have passed the high mark may take to fall to the low one: a
+    /// reader so slow is not idle, but keeps memory. `None`: as long as it likes.
+    pub stuck_timeout: Option<Duration>,
+    /// How old a connection may become, whatever it does. Each then has a box of memory beside its
+    /// entry. `None`: as old as it likes.
+    pub lifetime_max: Option<Duration>,
     /// How long a dialled connection may take to come up. Less than the kernel's two minutes,
     /// more than one lost SYN (1 s) and a second (3 s).
     pub connect_timeout: Duration,
@@ -88,6 +99,9 @@ impl Default for Limits {
             connections_max: None,
             idle_timeout: None,
             first_byte_timeout: None,
+            message_timeout: None,
+            stuck_timeout: None,
+            lifetime_max: None,
             connect_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(1),
@@ -157,9 +171,13 @@ impl Limits {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(format!("{name} is 0: nothing would ever move"));
         }
-        for (name, timeout) in
-            [("idle timeout", self.idle_timeout), ("first-byte timeout", self.first_byte_timeout)]
-        {
+        for (name, timeout) in [
+            ("idle timeout", self.idle_timeout),
+            ("first-byte timeout", self.first_byte_timeout),
+            ("message timeout", self.message_timeout),
+            ("stuck timeout", self.stuck_timeout),
+            ("longest lifetime", self.lifetime_max),
+        ] {
             if timeout == Some(Duration::ZERO) {
                 return refuse(format!(
                     "the {name} is 0: every connection would be closed at once"

@@ -5,7 +5,7 @@
 
 use crate::addr::Addr;
 use crate::closed::{Closed, Why};
-use crate::connection::{Connection, Filed, Head, Status};
+use crate::connection::{Connection, Deadlines, Filed, Head, Status};
 use crate::dial::{Dial, Dialling, Jitter, NotDialled};
 use crate::hub::{Bridge, Hub, Order};
 use crate::id::ConnId;
@@ -238,17 +238,17 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
-    /// Files the nearest of the connection's deadlines: its own, and the idle or first-byte one.
+    /// Files the nearest of the connection's deadlines: the idle or first-byte one, and those that
+    /// no traffic moves.
     pub(crate) fn refile(&mut self, id: ConnId, idle: Tick) {
         let Some(head) = self.head(id) else { return };
-        let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
-        match own {
-            Some(own) => {
+        match head.deadlines().nearest() {
+            nearest if nearest < Tick::MAX => {
                 head.status.set(Status::SEVERAL);
                 head.cold().idle_deadline = Some(idle).filter(|d| *d < Tick::MAX);
-                self.file(id, own.min(idle));
+                self.file(id, nearest.min(idle));
             }
-            None => {
+            _ => {
                 head.status.clear(Status::SEVERAL);
                 if let Some(cold) = head.cold.as_deref_mut() {
                     cold.idle_deadline = None;
@@ -269,17 +269,15 @@ impl<S, M> LoopState<S, M> {
         head.deadline
     }
 
-    /// The handler's own deadline.
-    pub(crate) fn set_own_deadline(&mut self, id: ConnId, own: Option<Tick>) {
+    /// Changes the deadlines that no traffic moves.
+    pub(crate) fn set_deadlines(&mut self, id: ConnId, change: impl FnOnce(&mut Deadlines)) {
         let idle = self.idle_deadline_of(id);
         let Some(head) = self.head(id) else { return };
         let state = head.status.state();
         if state.is_closing() || matches!(state, State::Dead) {
             return; // only the bound on closing runs
         }
-        if own.is_some() || head.cold.is_some() {
-            head.cold().own_deadline = own;
-        }
+        change(&mut head.cold().deadlines);
         if state != State::Connecting {
             self.refile(id, idle);
         }

@@ -147,7 +147,8 @@ impl Default for Server {
 }
 
 impl Server {
-    /// A server of the default limits that listens nowhere yet.
+    /// A server of the default limits that listens nowhere yet. One that never does is a client:
+    /// its loops dial, by what is posted to them ([`Running::remote`]), until it is drained.
     pub fn new() -> Self {
         Self::default()
     }

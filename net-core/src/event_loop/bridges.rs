@@ -206,6 +206,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// The first deadline of an open connection.
     fn start_idling(&mut self, id: ConnId) {
+        self.begin_lifetime(id);
         let idle = self.state.idle_deadline;
         let first_byte = self.state.limits.first_byte_timeout.map(|t| self.state.now.after(t));
         match first_byte {

@@ -6,7 +6,6 @@
 
 use super::EventLoop;
 use crate::closed::{Closed, Which};
-use crate::connection::Status;
 use crate::driver::{Driver, Ending, Link};
 use crate::handler::Handler;
 use crate::hub::Order;
@@ -77,12 +76,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     fn dial_is_up(&mut self, id: ConnId) {
         let Some(head) = self.state.head(id) else { return };
-        let cold = head.cold();
-        cold.dialling = None;
-        if cold.own_deadline.is_some() {
-            head.status.set(Status::SEVERAL);
-        }
+        head.cold().dialling = None;
         self.state.file(id, Tick::MAX);
+        self.begin_lifetime(id);
         self.state.refile(id, self.state.idle_deadline);
         self.step(id, Event::Connected);
     }

@@ -2,7 +2,7 @@
 
 use super::{EventLoop, guard};
 use crate::closed::{Callback, Closed, Which};
-use crate::connection::{Filed, Status};
+use crate::connection::{Deadlines, Filed, Status};
 use crate::driver::{Driver, Ending, Received};
 use crate::handler::Handler;
 use crate::hub::{Mail, Order};
@@ -83,7 +83,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Status::SEVERAL | Status::FIRST_BYTE | Status::PAUSED | Status::UNREAD | Status::AGAIN,
         );
         if let Some(cold) = head.cold.as_deref_mut() {
-            cold.own_deadline = None;
+            cold.deadlines = Deadlines::default();
             cold.idle_deadline = None;
             if let Some(unread) = cold.unread.take() {
                 unread.release(&mut self.state.outbox.pool);
@@ -199,8 +199,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         else {
             return;
         };
-        // The peer took nothing for the whole idle timeout. It will not take the rest.
-        let is_stuck = owed && why == Some(Closed::Deadline(Which::Idle));
+        // The peer took nothing, or too little, for the whole timeout. It will not take the rest.
+        let is_slow = matches!(why, Some(Closed::Deadline(Which::Idle | Which::Stuck)));
+        let is_stuck = owed && is_slow;
         self.state.because(id, Closed::Local);
         self.step(id, if is_stuck { Event::Reset } else { Event::Close });
     }
@@ -277,8 +278,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             return self.step(id, Event::Overdue);
         }
-        let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
-        if own.is_none_or(|own| own > now) && self.state.idle_deadline_of(id) <= now {
+        let deadlines = head.deadlines();
+        let asks_for_bytes = self.state.idle_deadline_of(id) <= now || deadlines.message <= now;
+        if asks_for_bytes && deadlines.own.min(deadlines.stuck).min(deadlines.lifetime) > now {
             // The kernel may hold bytes that came in time, when this loop was late to look.
             self.receive(id, self.state.limits.receive_bytes_per_turn);
         }
@@ -288,13 +290,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         }
         let is_first_byte = head.status.has(Status::FIRST_BYTE);
-        let own = head.cold.as_deref().and_then(|cold| cold.own_deadline);
         let idle = self.state.idle_deadline_of(id);
-        let which = if own.is_some_and(|own| own <= now) {
-            if let Some(head) = self.state.head(id) {
-                head.cold().own_deadline = None;
-            }
-            Which::Own
+        let due = self.take_due(id);
+        let which = if let Some(which) = due {
+            which
         } else if idle > now {
             // Bytes have moved the idle one, just now or since the nearest of several was filed.
             return self.state.refile(id, idle);
@@ -310,8 +309,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         };
         // The next one is filed before the callback, which may set its own.
         let idle = match which {
-            Which::Own => idle,
-            _ => self.state.idle_deadline,
+            Which::Idle | Which::FirstByte => self.state.idle_deadline,
+            _ => idle,
         };
         self.state.refile(id, idle);
         self.state.tally.fired += 1;

@@ -1,6 +1,7 @@
 //! The turn: the only place where driver, handler and state meet.
 
 mod bridges;
+mod deadlines;
 mod dialling;
 mod ending;
 mod progress;

@@ -338,6 +338,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 }
             }
         };
+        self.message_goes_on(id, kept.is_some(), taken > 0);
         let max = self.state.limits.input_bytes_max;
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;

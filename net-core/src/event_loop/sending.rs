@@ -37,6 +37,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Offers what waits for one connection, unless the kernel is known to be full.
     pub(super) fn flush(&mut self, id: ConnId) {
+        if self.is_above_its_marks(id) {
+            self.stuck_from_now(id);
+        }
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         if !head.status.state().flushes() || head.link.is_full() {
@@ -103,6 +106,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         };
         if was_held {
+            self.not_stuck(id);
             // The peer's window was shut, and is about to open.
             self.flows_if_closing(id);
             self.room(id);

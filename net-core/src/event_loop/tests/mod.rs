@@ -11,6 +11,7 @@ mod dials_again;
 mod drain;
 mod echo;
 mod ends;
+mod lateness;
 mod marks;
 mod matrix;
 mod mutations;

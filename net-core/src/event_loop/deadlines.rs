@@ -1,0 +1,74 @@
+//! The deadlines that no traffic moves, from their beginning to their end.
+//!
+//! A connection is in the wheel once, by the nearest of its deadlines. Only the idle one moves with
+//! every byte, and lies in the entry; all others are in the cold box, which is there while one runs.
+
+use super::EventLoop;
+use crate::closed::Which;
+use crate::connection::Status;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::life::State;
+use net_timer::Tick;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// A connection is up. Its first deadline is filed by the caller.
+    pub(super) fn begin_lifetime(&mut self, id: ConnId) {
+        let Some(most) = self.state.limits.lifetime_max else { return };
+        let until = self.state.now.after(most);
+        if let Some(head) = self.state.head(id) {
+            head.cold().deadlines.lifetime = until;
+        }
+    }
+
+    /// `on_data` has left bytes, or none. With the bytes of the next message its time begins anew.
+    pub(super) fn message_goes_on(&mut self, id: ConnId, is_begun: bool, took_some: bool) {
+        let Some(timeout) = self.state.limits.message_timeout else { return };
+        let Some(head) = self.state.head(id) else { return };
+        let runs = head.deadlines().message < Tick::MAX;
+        if !is_begun && runs {
+            self.state.set_deadlines(id, |deadlines| deadlines.message = Tick::MAX);
+        } else if is_begun && (took_some || !runs) {
+            let until = self.state.now.after(timeout);
+            self.state.set_deadlines(id, |deadlines| deadlines.message = until);
+        }
+    }
+
+    /// What waits is about to be offered: if it is above the mark, its time runs.
+    pub(super) fn stuck_from_now(&mut self, id: ConnId) {
+        let Some(timeout) = self.state.limits.stuck_timeout else { return };
+        let Some(head) = self.state.head(id) else { return };
+        let is_up = matches!(head.status.state(), State::Open | State::PeerEnded);
+        if is_up && head.deadlines().stuck == Tick::MAX {
+            let until = self.state.now.after(timeout);
+            self.state.set_deadlines(id, |deadlines| deadlines.stuck = until);
+        }
+    }
+
+    /// It is at its low mark.
+    pub(super) fn not_stuck(&mut self, id: ConnId) {
+        if let Some(head) = self.state.head(id)
+            && head.deadlines().stuck < Tick::MAX
+        {
+            self.state.set_deadlines(id, |deadlines| deadlines.stuck = Tick::MAX);
+        }
+    }
+
+    /// Which of them is due. A message that comes slowly because nobody reads it is not late.
+    pub(super) fn take_due(&mut self, id: ConnId) -> Option<Which> {
+        let now = self.state.now;
+        let cold = self.state.head(id)?.cold.as_deref_mut()?;
+        let which = cold.deadlines.take_due(now)?;
+        if which == Which::Message && self.state.input_room(id) == 0 {
+            self.message_goes_on(id, true, true);
+            return self.take_due(id);
+        }
+        Some(which)
+    }
+
+    /// Whether it is above its high mark, and above the low one since.
+    pub(super) fn is_above_its_marks(&mut self, id: ConnId) -> bool {
+        self.state.head(id).is_some_and(|head| head.status.has(Status::HELD))
+    }
+}

@@ -1,0 +1,272 @@
+//! Deadlines that no traffic moves: a message that does not end, a reader that is too slow, a life
+//! that is too long. On virtual time: never early, at most two milliseconds late.
+
+use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, somewhere, usual};
+use crate::closed::{Callback, Closed, Which};
+use crate::limits::Limits;
+use std::time::Duration;
+
+on_both_rigs! {
+    a_message_that_trickles_is_ended_in_time: 20,
+    each_message_has_its_own_time: 20,
+    bytes_that_came_in_time_count: 10,
+    a_message_that_the_handler_keeps_waiting_is_not_late: 20,
+    a_reader_too_slow_is_ended_though_it_is_never_idle: 20,
+    a_reader_that_gets_below_the_mark_in_time_is_not_stuck: 20,
+    a_life_ends_when_it_is_as_long_as_it_may_be: 20,
+    a_handler_may_let_it_live_on: 10,
+    the_nearest_of_all_comes_first: 20,
+    without_them_an_idle_connection_has_no_box: 5,
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+/// A stage that answers lines, and leaves what is not yet one.
+fn lines<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> Stage<D> {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.idle_timeout = Some(MS(10_000));
+        change(limits);
+    });
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            while let Some(line) = input.take_line() {
+                let _ = conn.send(line);
+            }
+        }
+        other => usual(other),
+    });
+    stage
+}
+
+fn message_in_100(limits: &mut Limits) {
+    limits.message_timeout = Some(MS(100));
+}
+
+/// It is told of that deadline, and ends for it once the peer ends too.
+fn ended_for<D: Rig>(stage: &mut Stage<D>, peer: &Peer, which: Which) {
+    assert!(stage.record(peer).calls.contains(&Callback::Deadline), "not told of {which:?}");
+    peer.reads(true);
+    peer.finish();
+    stage.settle();
+    assert_eq!(stage.record(peer).closed, Some(Closed::Deadline(which)));
+}
+
+fn is_told<D: Rig>(stage: &Stage<D>, peer: &Peer) -> bool {
+    stage.record(peer).calls.contains(&Callback::Deadline)
+}
+
+fn a_message_that_trickles_is_ended_in_time<D: Rig>(seed: u64) {
+    let mut stage = lines::<D>(seed, message_in_100);
+    let peer = stage.open();
+    stage.advance(500); // silence is the idle timeout's business
+    for _ in 0..9 {
+        peer.send(b"x");
+        stage.advance(11);
+    }
+    assert!(!is_told(&stage, &peer));
+    stage.advance(4);
+    ended_for(&mut stage, &peer, Which::Message);
+    stage.stop();
+}
+
+fn each_message_has_its_own_time<D: Rig>(seed: u64) {
+    let mut stage = lines::<D>(seed, message_in_100);
+    let peer = stage.open();
+    for _ in 0..10 {
+        peer.send(b"one that ");
+        stage.advance(60);
+        peer.send(b"ends\nand the next ");
+        stage.advance(60);
+        peer.send(b"\n");
+        stage.settle();
+        stage.advance(500);
+    }
+    assert!(!is_told(&stage, &peer));
+    peer.send(b"one that does not");
+    stage.advance(99);
+    assert!(!is_told(&stage, &peer));
+    stage.advance(4);
+    ended_for(&mut stage, &peer, Which::Message);
+    stage.stop();
+}
+
+fn bytes_that_came_in_time_count<D: Rig>(seed: u64) {
+    let mut stage = lines::<D>(seed, message_in_100);
+    let peer = stage.open();
+    peer.send(b"late? ");
+    stage.settle();
+    // The loop is late itself: when it looks, both the end of the line and the deadline are there.
+    peer.send(b"no\n");
+    stage.world.get().now += 200;
+    let now = stage.world.get().now;
+    stage.world.get().limit = Some(now);
+    stage.settle();
+    assert!(!is_told(&stage, &peer));
+    assert_eq!(peer.got(), b"late? no");
+    stage.stop();
+}
+
+fn a_message_that_the_handler_keeps_waiting_is_not_late<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, message_in_100);
+    let mut has_paused = false;
+    stage.play(move |at| match at {
+        At::Data(conn, input) => match input.take_line() {
+            Some(line) => drop(conn.send(line).is_taken()),
+            None if std::mem::replace(&mut has_paused, true) => {}
+            None => conn.pause(),
+        },
+        At::Message(here, _) => here.each(|conn| conn.resume()),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(b"half a ");
+    stage.advance(1000);
+    assert!(!is_told(&stage, &peer), "nobody reads, so it cannot end");
+    peer.send(b"line\n");
+    stage.remote().post(0, 0).unwrap();
+    stage.advance(500);
+    assert_eq!(peer.got(), b"half a line");
+    assert!(!is_told(&stage, &peer));
+    stage.stop();
+}
+
+/// Sends much to whoever says something.
+fn generous<D: Rig>(seed: u64, bytes: usize, change: impl FnOnce(&mut Limits)) -> Stage<D> {
+    let mut stage = lines::<D>(seed, change);
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            let _ = conn.send(&vec![1; bytes]);
+        }
+        other => usual(other),
+    });
+    stage
+}
+
+fn a_reader_too_slow_is_ended_though_it_is_never_idle<D: Rig>(seed: u64) {
+    let mut stage = generous::<D>(seed, 200_000, |limits| {
+        limits.stuck_timeout = Some(MS(300));
+        limits.idle_timeout = Some(MS(100));
+    });
+    let peer = stage.open();
+    peer.reads(false);
+    peer.send(b"all of it");
+    stage.settle();
+    for _ in 0..14 {
+        peer.read(200);
+        stage.advance(20);
+    }
+    assert!(!is_told(&stage, &peer), "it reads, so it is not idle");
+    for _ in 0..3 {
+        peer.read(200);
+        stage.advance(10);
+    }
+    let record = stage.record(&peer);
+    assert_eq!(record.closed, Some(Closed::Deadline(Which::Stuck)), "{record:?}");
+    assert!(peer.saw_reset(), "it would not take the rest");
+    stage.stop();
+}
+
+fn a_reader_that_gets_below_the_mark_in_time_is_not_stuck<D: Rig>(seed: u64) {
+    let mut stage = generous::<D>(seed, 60_000, |limits| {
+        limits.stuck_timeout = Some(MS(300));
+        limits.low_watermark = 1024;
+    });
+    let peer = stage.open();
+    for _ in 0..5 {
+        peer.reads(false);
+        peer.send(b"again");
+        stage.advance(250);
+        peer.reads(true);
+        stage.advance(100);
+    }
+    assert!(!is_told(&stage, &peer));
+    assert_eq!(peer.got().len(), 300_000);
+    stage.advance(5000);
+    assert!(!is_told(&stage, &peer));
+    stage.stop();
+}
+
+fn a_life_ends_when_it_is_as_long_as_it_may_be<D: Rig>(seed: u64) {
+    let mut stage = lines::<D>(seed, |limits| limits.lifetime_max = Some(MS(1000)));
+    let log = stage.log.clone();
+    stage.play(move |at| match at {
+        At::Message(here, _) => drop(here.dial(somewhere(), log.session(None)).is_ok()),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    let soon = stage.world.get().now + 100;
+    stage.world.get().dials.push_back(Outcome::UpAt(soon));
+    stage.remote().post(0, 0).unwrap();
+    for _ in 0..99 {
+        peer.send(b"busy\n");
+        stage.advance(10);
+    }
+    assert!(!is_told(&stage, &peer));
+    stage.advance(13);
+    ended_for(&mut stage, &peer, Which::Lifetime);
+    let dialled = |stage: &Stage<D>| stage.log.get().records[1].calls.clone();
+    assert!(!dialled(&stage).contains(&Callback::Deadline), "it came up later");
+    stage.advance(110);
+    assert!(dialled(&stage).contains(&Callback::Deadline));
+    stage.stop();
+}
+
+fn a_handler_may_let_it_live_on<D: Rig>(seed: u64) {
+    let mut stage = lines::<D>(seed, |limits| {
+        limits.lifetime_max = Some(MS(100));
+        limits.idle_timeout = None;
+    });
+    stage.play(|at| match at {
+        At::Deadline(conn) => assert_eq!(conn.why(), Some(Closed::Deadline(Which::Lifetime))),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    stage.advance(10_000);
+    let told = stage.record(&peer).calls.iter().filter(|c| **c == Callback::Deadline).count();
+    assert_eq!(told, 1);
+    assert_eq!(stage.event_loop.state.wheel.len(), 0);
+    stage.stop();
+}
+
+fn the_nearest_of_all_comes_first<D: Rig>(seed: u64) {
+    for (which, nearest) in [
+        (Which::Idle, [50, 90, 90, 90]),
+        (Which::Message, [90, 50, 90, 90]),
+        (Which::Lifetime, [90, 90, 50, 90]),
+        (Which::Own, [90, 90, 90, 50]),
+    ] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            limits.idle_timeout = Some(MS(nearest[0]));
+            limits.message_timeout = Some(MS(nearest[1]));
+            limits.lifetime_max = Some(MS(nearest[2]));
+        });
+        stage.play(move |at| match at {
+            At::Open(conn) => conn.set_deadline(Some(MS(nearest[3]))),
+            At::Data(..) => {}
+            other => usual(other),
+        });
+        let peer = stage.open();
+        peer.send(b"the beginning of something");
+        stage.settle();
+        assert_eq!(stage.event_loop.state.wheel.len(), 1, "one entry for all of them");
+        stage.advance(49);
+        assert!(!is_told(&stage, &peer));
+        stage.advance(4);
+        ended_for(&mut stage, &peer, which);
+        stage.stop();
+    }
+}
+
+fn without_them_an_idle_connection_has_no_box<D: Rig>(seed: u64) {
+    let mut stage = lines::<D>(seed, |limits| {
+        limits.message_timeout = Some(MS(100));
+        limits.stuck_timeout = Some(MS(100));
+    });
+    let peer = stage.open();
+    peer.send(b"a line\n");
+    stage.settle();
+    let id = stage.id(&peer);
+    assert!(stage.event_loop.state.head(id).unwrap().cold.is_none());
+    stage.stop();
+}
