@@ -125,6 +125,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         until
     }
 
+    /// A function by itself: inlined into the turn, its inner loop shares registers with all that a
+    /// turn may do besides, and each message takes six instructions more.
+    #[inline(never)]
     fn take_signals(&mut self) {
         while let Some(signal) = self.driver.next() {
             self.signal(signal);
