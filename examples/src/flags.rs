@@ -56,6 +56,9 @@ pub struct ServerFlags {
     /// How long a drain may take before what is left is reset
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub drain_timeout: Duration,
+    /// Log and count a turn of a loop that takes so long, with the callback that runs (0: do not)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    pub stall_threshold: Duration,
     /// Serve /metrics and /healthz over HTTP on this address too
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub admin: Option<Addr>,
@@ -204,6 +207,7 @@ impl ServerFlags {
             connections_max: self.max_connections.map(|n| n as usize),
             idle_timeout: some(self.idle_timeout),
             first_byte_timeout: some(self.first_byte_timeout),
+            stall_threshold: some(self.stall_threshold),
             high_watermark: high,
             low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),
             output_limit: self.output_limit.unwrap_or(defaults.output_limit.max(high)),

@@ -38,7 +38,7 @@ fn unknown_and_wrong_values_are_named() {
     for most in ["0", "-1", "many", "99999999999"] {
         is_refused(&[&format!("--max-connections={most}")], "--max-connections");
     }
-    for flag in ["--idle-timeout", "--first-byte-timeout", "--drain-timeout"] {
+    for flag in ["--idle-timeout", "--first-byte-timeout", "--drain-timeout", "--stall-threshold"] {
         for time in ["soon", "-1s", "5parsecs", "", "nan", "inf", "1e400s"] {
             is_refused(&[&format!("{flag}={time}")], flag);
         }
@@ -69,6 +69,7 @@ fn limits_that_contradict_each_other_are_named() {
     is_refused(&["--high-watermark", "1k", "--low-watermark", "2k"], "low watermark");
     is_refused(&["--high-watermark", "2k", "--output-limit", "1k"], "output limit");
     is_refused(&["--high-watermark", "0"], "high");
+    is_refused(&["--stall-threshold", "3ms"], "stall threshold");
 }
 
 #[test]
@@ -126,6 +127,7 @@ fn help_and_version_are_no_errors() {
         "--low-watermark",
         "--output-limit",
         "--drain-timeout",
+        "--stall-threshold",
         "--admin",
         "--log",
     ] {

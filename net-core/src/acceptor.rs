@@ -8,6 +8,7 @@ use crate::driver::{Driver, WAKER, listener_number};
 use crate::handover::Handover;
 use crate::hub::{Bridge, Hub, Order};
 use crate::limits::Limits;
+use crate::stalls::Stalls;
 use crate::stats::Counter;
 use crate::sys::signals::Signals;
 use net_timer::Tick;
@@ -32,6 +33,7 @@ pub(crate) struct Acceptor<M, D: Driver> {
     deadline: Option<Tick>,
     arrivals_ended: bool,
     retry_at: Option<Tick>,
+    stalls: Option<Stalls>,
 }
 
 impl<M, D: Driver> Acceptor<M, D> {
@@ -44,6 +46,7 @@ impl<M, D: Driver> Acceptor<M, D> {
         drain_timeout: Duration,
         signals: Option<Signals>,
     ) -> Self {
+        let stalls = Stalls::new(&limits, hub.loops.len());
         Self {
             driver,
             hub,
@@ -56,6 +59,7 @@ impl<M, D: Driver> Acceptor<M, D> {
             deadline: None,
             arrivals_ended: false,
             retry_at: None,
+            stalls,
         }
     }
 
@@ -75,6 +79,9 @@ impl<M, D: Driver> Acceptor<M, D> {
             }
             self.driver.wait(now, self.next(now))?;
             now = self.driver.now();
+            if let Some(stalls) = &mut self.stalls {
+                stalls.look(now, self.hub.loops.iter().map(|bridge| &bridge.pulse));
+            }
             while let Some(signal) = self.driver.next() {
                 if signal.token == WAKER {
                     self.driver.woken();
@@ -100,7 +107,8 @@ impl<M, D: Driver> Acceptor<M, D> {
             return Some(now);
         }
         let rests = self.listeners.iter().filter_map(Listening::rests_until);
-        rests.chain(self.retry_at).chain(self.deadline).min()
+        let look = self.stalls.as_ref().map(Stalls::next_look);
+        rests.chain(self.retry_at).chain(self.deadline).chain(look).min()
     }
 
     /// Accepts a batch for every loop, then hands over: many descriptors go in one message under

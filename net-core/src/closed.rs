@@ -81,6 +81,40 @@ pub enum Callback {
     Drop,
 }
 
+impl Callback {
+    /// Every callback, in order.
+    pub const ALL: &'static [Callback] = &[
+        Callback::Admit,
+        Callback::Open,
+        Callback::Data,
+        Callback::Room,
+        Callback::End,
+        Callback::Deadline,
+        Callback::Draining,
+        Callback::Close,
+        Callback::Message,
+        Callback::Timer,
+        Callback::Drop,
+    ];
+
+    /// Its name, as it is exported: that of the method.
+    pub fn label(self) -> &'static str {
+        match self {
+            Callback::Admit => "admit",
+            Callback::Open => "on_open",
+            Callback::Data => "on_data",
+            Callback::Room => "on_room",
+            Callback::End => "on_end",
+            Callback::Deadline => "on_deadline",
+            Callback::Draining => "on_draining",
+            Callback::Close => "on_close",
+            Callback::Message => "on_message",
+            Callback::Timer => "on_timer",
+            Callback::Drop => "drop",
+        }
+    }
+}
+
 impl Closed {
     /// How many different labels there are.
     pub const KINDS: usize = 19;
@@ -167,6 +201,16 @@ mod tests {
     #[test]
     fn a_reason_fits_beside_the_entry() {
         assert_eq!(size_of::<Option<Closed>>(), 4);
+    }
+
+    #[test]
+    fn every_callback_is_in_its_place_and_has_a_label_of_its_own() {
+        for (n, &callback) in Callback::ALL.iter().enumerate() {
+            assert_eq!(callback as usize, n);
+            let same = |other: &&Callback| other.label() == callback.label();
+            assert_eq!(Callback::ALL.iter().filter(same).count(), 1);
+        }
+        assert_eq!(Callback::ALL.last(), Some(&Callback::Drop), "the last of the enum");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::gate::Gate;
 use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::mailbox::{Mailbox, PostError};
+use crate::pulse::Pulse;
 use crate::stats::{Counter, Snapshot, Stats};
 use crate::sys::{Socket, Waker, foreign};
 use bytes::Bytes;
@@ -73,6 +74,8 @@ pub(crate) struct Bridge<M> {
     pub(crate) arrivals_ended: AtomicBool,
     pub(crate) mail: Mailbox<Mail<M>>,
     pub(crate) stats: Stats,
+    /// What the loop does now, while stalls are looked for.
+    pub(crate) pulse: Pulse,
     /// Arrivals that the loop has taken so far. Stored (Release) after the open count that
     /// includes them, so that who reads this first never counts a connection as neither.
     pub(crate) taken: AtomicU64,
@@ -118,6 +121,7 @@ impl<M> Hub<M> {
                 arrivals_ended: AtomicBool::new(false),
                 mail: Mailbox::new(limits.mail_queue),
                 stats: Stats::default(),
+                pulse: Pulse::default(),
                 taken: AtomicU64::new(0),
                 is_over: AtomicBool::new(false),
             }))

@@ -89,6 +89,10 @@ pub struct Limits {
     pub starved_pause: Duration,
     /// Clients that are accepted and closed at once, per rest, when descriptors have run out.
     pub shed_per_pause: usize,
+    /// A turn of a loop that takes so long is counted and logged, with the callback that runs and
+    /// its connection: looked for by the acceptor's thread, four times in that time. `None`: not
+    /// looked for, and then it costs nothing; otherwise one store a callback.
+    pub stall_threshold: Option<Duration>,
     /// Least time between two log lines about the same trouble.
     pub log_every: Duration,
 }
@@ -127,6 +131,7 @@ impl Default for Limits {
             drained_per_turn: 256,
             starved_pause: Duration::from_millis(50),
             shed_per_pause: 64,
+            stall_threshold: None,
             log_every: Duration::from_secs(5),
         }
     }
@@ -171,6 +176,9 @@ impl Limits {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(format!("{name} is 0: nothing would ever move"));
         }
+        if self.stall_threshold.is_some_and(|threshold| threshold < Duration::from_millis(4)) {
+            return refuse("the stall threshold is below 4 ms: looking would take longer".into());
+        }
         for (name, timeout) in [
             ("idle timeout", self.idle_timeout),
             ("first-byte timeout", self.first_byte_timeout),
@@ -213,6 +221,10 @@ mod tests {
         assert!(Limits { mail_per_turn: 0, ..Limits::default() }.check().is_err());
         let at_once = Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() };
         assert!(at_once.check().unwrap_err().contains("idle timeout"));
+        let of =
+            |ms| Limits { stall_threshold: Some(Duration::from_millis(ms)), ..Limits::default() };
+        assert!(of(3).check().unwrap_err().contains("stall threshold"));
+        of(4).check().unwrap();
         assert!(Limits { connections_max: Some(0), ..Limits::default() }.check().is_err());
     }
 }

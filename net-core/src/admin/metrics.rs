@@ -1,6 +1,7 @@
 //! All counts as one page in the text format of Prometheus, version 0.0.4. Pure.
 
 use super::watched::Watched;
+use crate::pulse::StallCounts;
 use crate::stats::{Counter, Snapshot};
 use crate::sys::process::Usage;
 use std::fmt::{Display, Write};
@@ -46,6 +47,7 @@ pub(super) fn page(server: &dyn Watched, process: &Usage) -> String {
     for (n, (_, waiting)) in loops.iter().enumerate() {
         page.sample(&family, &[("loop", &n.to_string())], waiting.arrivals);
     }
+    stalls(&mut page, server);
     of_the_server(&mut page, server);
     of_the_process(&mut page, process);
     page.0
@@ -72,6 +74,27 @@ fn closed<'a>(page: &mut Page, threads: impl Iterator<Item = (String, &'a Snapsh
             page.sample(&family, &[("loop", &at), ("reason", reason)], n);
         }
     }
+}
+
+fn stalls(page: &mut Page, server: &dyn Watched) {
+    let loops: Vec<_> = (0..server.loops()).map(|n| (n.to_string(), server.stalls_of(n))).collect();
+    let what = "Turns that took longer than the stall threshold, by the callback that ran.";
+    let family = page.family("stalls", Kind::Counter, what);
+    for (at, stalls) in &loops {
+        for (callback, n) in stalls.by_callback() {
+            page.sample(&family, &[("loop", at), ("callback", callback)], n);
+        }
+    }
+    let mut longest = |name, what, ms: fn(&StallCounts) -> u64| {
+        let family = page.family(name, Kind::Gauge, what);
+        for (at, stalls) in &loops {
+            page.sample(&family, &[("loop", at)], ms(stalls) as f64 / 1e3);
+        }
+    };
+    longest("longest_turn_seconds", "The longest stalled turn.", |stalls| stalls.longest_turn_ms);
+    longest("longest_callback_seconds", "The longest callback in a stalled turn.", |stalls| {
+        stalls.longest_callback_ms
+    });
 }
 
 fn of_the_server(page: &mut Page, server: &dyn Watched) {
@@ -162,7 +185,8 @@ impl Page {
 mod tests {
     use super::super::watched::Waiting;
     use super::*;
-    use crate::closed::Closed;
+    use crate::closed::{Callback, Closed};
+    use crate::pulse::Pulse;
     use crate::stats::Stats;
     use std::collections::BTreeMap;
     use std::time::Duration;
@@ -179,6 +203,13 @@ mod tests {
             Counter::ALL.iter().for_each(|&counter| stats.add(counter, 100 + number as u64));
             stats.closed(Closed::Local);
             (stats.snapshot(), Waiting { mail: 7, arrivals: 8 + number })
+        }
+
+        fn stalls_of(&self, number: usize) -> StallCounts {
+            let pulse = Pulse::default();
+            pulse.count_stall(Some(Callback::Message));
+            pulse.note(250 * number as u64, 125);
+            pulse.stalls()
         }
 
         fn of_acceptor(&self) -> Snapshot {
@@ -261,5 +292,14 @@ mod tests {
         assert_eq!(found["net_core_arrivals_depth{loop=\"1\"}"], 9.0);
         assert_eq!(found["net_core_connections_max"], 1000.0);
         assert_eq!(found["net_core_draining"], 0.0);
+    }
+
+    #[test]
+    fn stalls_are_there_by_loop_and_callback() {
+        let found = samples(&page());
+        assert_eq!(found["net_core_stalls_total{loop=\"1\",callback=\"on_message\"}"], 1.0);
+        assert_eq!(found["net_core_stalls_total{loop=\"1\",callback=\"none\"}"], 0.0);
+        assert_eq!(found["net_core_longest_turn_seconds{loop=\"1\"}"], 0.25);
+        assert_eq!(found["net_core_longest_callback_seconds{loop=\"0\"}"], 0.125);
     }
 }

@@ -1,6 +1,7 @@
 //! What the endpoint sees of a server, whatever that server's messages are.
 
 use crate::hub::{Hub, Order};
+use crate::pulse::StallCounts;
 use crate::stats::Snapshot;
 
 /// A server that is looked at from another thread. Every answer is a few loads from what its
@@ -10,6 +11,8 @@ pub(crate) trait Watched: Send + Sync + 'static {
     fn loops(&self) -> usize;
     /// The counts of one loop, and what waits for it now.
     fn of_loop(&self, number: usize) -> (Snapshot, Waiting);
+    /// The stalls of one loop that were found so far.
+    fn stalls_of(&self, number: usize) -> StallCounts;
     /// The counts of the acceptor's thread.
     fn of_acceptor(&self) -> Snapshot;
     /// Connections of the whole server, from accept to close, and their limit.
@@ -34,6 +37,10 @@ impl<M: Send + 'static> Watched for Hub<M> {
         let bridge = &self.loops[number];
         let waiting = Waiting { mail: bridge.mail.len(), arrivals: bridge.arrivals.len() };
         (bridge.stats.snapshot(), waiting)
+    }
+
+    fn stalls_of(&self, number: usize) -> StallCounts {
+        self.loops[number].pulse.stalls()
     }
 
     fn of_acceptor(&self) -> Snapshot {

@@ -147,6 +147,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.refuse(socket, why);
         }
         let is_tcp = peer.inet().is_some();
+        self.runs(Callback::Admit, None);
         let admitted = guard(|| self.handler.admit(&Peer { addr: peer }));
         let Some(session) = admitted else {
             self.count_panic(Callback::Admit);
@@ -241,6 +242,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn read(&mut self, mail: Mail<H::Message>) {
         match mail {
             Mail::Message(message) => {
+                self.runs(Callback::Message, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| handler.on_message(&mut Loop::new(state), message)).is_none() {
                     self.state.bridge.stats.add(Counter::MailLost, 1);
@@ -283,6 +285,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         while looked < budget {
             let Some(tag) = self.state.timers.pop_due(now, &mut looked, budget) else { break };
             self.state.tally.fired += 1;
+            self.runs(Callback::Timer, None);
             let (handler, state) = (&mut self.handler, &mut self.state);
             if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
                 self.state.bridge.stats.add(Counter::MailLost, 1);

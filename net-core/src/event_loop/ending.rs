@@ -399,6 +399,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.driver.detach(head.socket, how);
             self.hub.gate.leave();
             self.state.bridge.stats.closed(why);
+            self.runs(Callback::Drop, Some(id));
             if guard(|| drop(session)).is_none() {
                 self.count_panic(Callback::Drop);
             }

@@ -49,6 +49,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     batch: Vec<Arrival>,
     /// Connections that flow (see `quiet`), and when their quiet time is over: soonest first.
     flowing: VecDeque<(Tick, ConnId)>,
+    /// Stalls are looked for, so the pulse says what runs.
+    is_watched: bool,
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -63,6 +65,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     ) -> Self {
         let now = driver.now();
         let number = u8::try_from(number).expect("the server has checked the number of loops");
+        let is_watched = limits.stall_threshold.is_some();
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
             state: LoopState::new(number, now, jitter, limits, Arc::clone(&hub), D::peer),
@@ -77,6 +80,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             taken: 0,
             batch: Vec::new(),
             flowing: VecDeque::new(),
+            is_watched,
         }
     }
 
@@ -107,6 +111,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Waits for the next deadline or signal, or only looks if there is work left, and then reads
     /// the clock, once for the whole turn.
     fn wait(&mut self) -> io::Result<()> {
+        if self.is_watched {
+            self.state.bridge.pulse.rest();
+        }
         let until = if self.has_work() {
             self.driver.wait(self.state.now, Some(self.state.now))
         } else {
@@ -122,6 +129,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
         };
         self.state.set_now(self.driver.now());
+        if self.is_watched {
+            self.state.bridge.pulse.begin(self.state.now);
+        }
         until
     }
 
@@ -129,9 +139,23 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// turn may do besides, and each message takes six instructions more.
     #[inline(never)]
     fn take_signals(&mut self) {
+        if self.is_watched {
+            return self.take_signals_watched();
+        }
         while let Some(signal) = self.driver.next() {
             self.signal(signal);
         }
+    }
+
+    /// As `take_signals`, saying for whom: apart, so that it costs nothing where nobody looks.
+    #[cold]
+    #[inline(never)]
+    fn take_signals_watched(&mut self) {
+        while let Some(signal) = self.driver.next() {
+            self.state.bridge.pulse.calls(Callback::Data, signal.token);
+            self.signal(signal);
+        }
+        self.state.bridge.pulse.returned();
     }
 
     /// Carries out what callbacks have asked for. What this brings about in turn is carried out
@@ -216,11 +240,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return false;
         };
         self.state.with(id, |outbox, head| outbox.begin(head, id, &[]));
+        self.runs(callback, Some(id));
         let returned = run(&mut self.handler, &mut self.state, id, body);
         if !returned {
             self.panicked(id, callback, pending);
         }
         returned
+    }
+
+    /// A callback is about to run, and whoever looks for stalls may see which. What the loop itself
+    /// does between this one and the next counts as this one's: it moves what the callback left.
+    #[inline]
+    fn runs(&self, callback: Callback, of: Option<ConnId>) {
+        if self.is_watched {
+            self.state.bridge.pulse.calls(callback, of.map_or(0, ConnId::token));
+        }
     }
 
     /// Counts a panic and asks the handler what is to become of the rest.

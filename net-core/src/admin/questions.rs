@@ -1,0 +1,163 @@
+//! Questions that only the loops can answer: asked by mail, awaited for a bounded time.
+
+use super::http::{Reply, Status};
+use super::pages;
+use super::watched::Watched;
+use crate::id::ConnId;
+use crate::survey::{Answer, Asked, By, Question, Row};
+use net_timer::Tick;
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Questions under way at once. Each keeps every loop walking over its table.
+const QUESTIONS_MAX: usize = 4;
+/// How long loops may take: a million connections by bytes are some seconds of walking. Who says
+/// nothing by then is named in the answer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// The most connections that may be asked for.
+pub(super) const TOP_MAX: usize = 1000;
+
+#[derive(Default)]
+pub(super) struct Questions(Vec<Open>);
+
+/// A question that has not been answered by all.
+struct Open {
+    asker: Asker,
+    question: Question,
+    until: Tick,
+    /// The loops that have not answered.
+    awaited: Vec<(usize, Arc<Asked>)>,
+    /// Those that never will.
+    silent: Vec<usize>,
+    rows: Vec<Row>,
+    killed: bool,
+}
+
+/// Who waits, and how the answer is to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Asker {
+    pub(super) client: ConnId,
+    pub(super) keeps_alive: bool,
+    pub(super) is_head: bool,
+}
+
+impl Questions {
+    /// Asks the loops concerned. `Err`: what to answer at once instead.
+    pub(super) fn ask(
+        &mut self,
+        server: &dyn Watched,
+        now: Tick,
+        asker: Asker,
+        question: Question,
+    ) -> Result<(), Reply> {
+        if self.0.len() >= QUESTIONS_MAX {
+            return Err(Reply::text(Status::Unavailable, "too many questions at once\n"));
+        }
+        let loops = match question {
+            Question::Top { .. } => 0..server.loops(),
+            Question::Kill(id) if id.in_loop() < server.loops() => id.in_loop()..id.in_loop() + 1,
+            Question::Kill(_) => return Err(not_there()),
+        };
+        let until = now.after(ANSWER_TIME);
+        let (awaited, silent, rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut open = Open { asker, question, until, awaited, silent, rows, killed: false };
+        for number in loops {
+            let asked = Asked::new(question);
+            if server.ask(number, Arc::clone(&asked)) {
+                open.awaited.push((number, asked));
+            } else {
+                open.silent.push(number);
+            }
+        }
+        self.0.push(open);
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Nobody waits there any more.
+    pub(super) fn forget(&mut self, client: ConnId) {
+        self.0.retain(|open| open.asker.client != client);
+    }
+
+    /// What has been answered by now, or is overdue.
+    pub(super) fn answered(&mut self, now: Tick) -> Vec<(Asker, Reply)> {
+        self.0.iter_mut().for_each(|open| open.collect(now));
+        let done = self.0.extract_if(.., |open| open.awaited.is_empty());
+        done.map(|open| (open.asker, open.reply())).collect()
+    }
+}
+
+impl Open {
+    fn collect(&mut self, now: Tick) {
+        let is_over = now >= self.until;
+        self.awaited.retain(|(number, asked)| {
+            // In this order: a loop that answers lets go of the question after that.
+            let is_gone = asked.is_forgotten();
+            match asked.take() {
+                Some(Answer::Top(rows)) => self.rows.extend(rows),
+                Some(Answer::Killed(killed)) => self.killed = killed,
+                None if is_over || is_gone => self.silent.push(*number),
+                None => return true,
+            }
+            false
+        });
+    }
+
+    fn reply(mut self) -> Reply {
+        match self.question {
+            Question::Top { by, most } => {
+                self.rows.sort_by_key(|row| Reverse((row.size(by), row.id)));
+                self.rows.truncate(most);
+                let body = pages::connections(&self.rows, by, &self.silent);
+                Reply { kind: pages::KIND, ..Reply::text(Status::Ok, body) }
+            }
+            Question::Kill(_) if self.killed => Reply::text(Status::Ok, "killed\n"),
+            Question::Kill(id) if !self.silent.is_empty() => {
+                let what = format!("loop {} does not answer\n", id.in_loop());
+                Reply::text(Status::Unavailable, what)
+            }
+            Question::Kill(_) => not_there(),
+        }
+    }
+}
+
+fn not_there() -> Reply {
+    Reply::text(Status::NotFound, "no such connection\n")
+}
+
+/// The question that a query of `/connections` asks; or what is wrong with it.
+pub(super) fn top(query: &str) -> Result<Question, String> {
+    let (mut by, mut most) = (By::Queue, 10);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("by", "queue")) => by = By::Queue,
+            Some(("by", "bytes")) => by = By::Bytes,
+            Some(("top", n)) => match n.parse() {
+                Ok(n @ 1..=TOP_MAX) => most = n,
+                _ => return Err(format!("top={n}: write a number from 1 to {TOP_MAX}\n")),
+            },
+            _ => return Err(format!("{pair}: write top=N, by=queue or by=bytes\n")),
+        }
+    }
+    Ok(Question::Top { by, most })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_whole_or_refused() {
+        let of = |by, most| Ok(Question::Top { by, most });
+        assert_eq!(top(""), of(By::Queue, 10));
+        assert_eq!(top("top=1"), of(By::Queue, 1));
+        assert_eq!(top("by=bytes&top=1000&"), of(By::Bytes, TOP_MAX));
+        for wrong in ["top=0", "top=1001", "top=-1", "top=", "top", "by=cpu", "by", "x=1"] {
+            assert!(top(wrong).is_err_and(|what| what.contains(wrong)), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Answers questions about the loop's connections: a walk over the table, in slices, so that a
+//! million connections hold no turn up.
+
+use super::EventLoop;
+use crate::connection::Status;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::life::State;
+use crate::survey::{Answer, Asked, By, Question, Row};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+/// Connections looked at in a turn, where each is a few loads.
+const SLICE: usize = 1024;
+/// The same, where each is a system call.
+const SLICE_OF_CALLS: usize = 128;
+
+/// A walk that is under way.
+pub(super) struct Walk {
+    asked: Arc<Asked>,
+    by: By,
+    most: usize,
+    /// The slot from which it goes on.
+    from: u32,
+    /// The largest so far, the smallest of them on top.
+    found: BinaryHeap<Reverse<(u64, ConnId)>>,
+}
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// Somebody asks. A walk begins in this turn.
+    pub(super) fn asked(&mut self, asked: Arc<Asked>) {
+        match asked.question {
+            Question::Kill(id) => {
+                let found = self.state.with(id, |outbox, head| {
+                    let lives = head.status.state() != State::Dead;
+                    if lives {
+                        outbox.wish(head, id, Status::WISH_RESET);
+                    }
+                    lives
+                });
+                asked.answer(Answer::Killed(found == Some(true)));
+            }
+            Question::Top { by, most } => {
+                let found = BinaryHeap::with_capacity(most + 1);
+                // Who asks bounds its own questions, but may forget some and ask anew.
+                self.walks.retain(|walk| !walk.asked.is_forgotten());
+                self.walks.push_back(Walk { asked, by, most, from: 0, found });
+            }
+        }
+    }
+
+    /// Goes on with the oldest walk, for one slice.
+    #[cold]
+    pub(super) fn walk_on(&mut self) {
+        let Some(mut walk) = self.walks.pop_front() else { return };
+        if walk.asked.is_forgotten() {
+            return;
+        }
+        let slice = if walk.by == By::Queue { SLICE } else { SLICE_OF_CALLS };
+        for _ in 0..slice {
+            let Some(id) = self.state.table.next_live(walk.from) else {
+                let mut found = walk.found.into_vec();
+                found.sort_unstable();
+                // `Reverse`: the largest comes first. Some may have ended meanwhile.
+                let rows = found.into_iter().filter_map(|Reverse((_, id))| self.row(id));
+                return walk.asked.answer(Answer::Top(rows.collect()));
+            };
+            walk.from = id.slot() + 1;
+            let Some(size) = self.size(id, walk.by) else { continue };
+            walk.found.push(Reverse((size, id)));
+            if walk.found.len() > walk.most {
+                walk.found.pop();
+            }
+        }
+        self.walks.push_front(walk);
+    }
+
+    fn size(&mut self, id: ConnId, by: By) -> Option<u64> {
+        match by {
+            By::Queue => {
+                let unsent = self.state.with(id, |outbox, head| outbox.pending(head))?;
+                Some((unsent + self.unread(id)) as u64)
+            }
+            By::Bytes => {
+                let moved = self.driver.moved(&self.state.head(id)?.socket).unwrap_or_default();
+                Some(moved.received + moved.acknowledged)
+            }
+        }
+    }
+
+    fn unread(&mut self, id: ConnId) -> usize {
+        let cold = self.state.head(id).and_then(|head| head.cold.as_deref());
+        cold.and_then(|cold| cold.unread.as_ref()).map_or(0, |unread| unread.len())
+    }
+
+    fn row(&mut self, id: ConnId) -> Option<Row> {
+        let unsent = self.state.with(id, |outbox, head| outbox.pending(head))?;
+        let unread = self.unread(id);
+        let peer_of = self.state.peer_of;
+        let head = self.state.head(id)?;
+        let state = head.status.state().label();
+        let (peer, moved) = (peer_of(&head.socket).ok(), self.driver.moved(&head.socket));
+        Some(Row { id, peer, state, unsent, unread, moved })
+    }
+}
