@@ -59,7 +59,7 @@ pub struct ServerFlags {
     /// Log and count a turn of a loop that takes so long, with the callback that runs (0: do not)
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub stall_threshold: Duration,
-    /// Serve /metrics and /healthz over HTTP on this address too
+    /// Serve /metrics, /healthz, /loops and /connections over HTTP on this address too
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub admin: Option<Addr>,
     /// What to log on standard error

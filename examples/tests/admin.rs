@@ -14,6 +14,8 @@ in_every_mode!(
     the_counts_of_every_loop_are_those_of_the_clients,
     it_answers_when_the_server_is_full,
     it_answers_while_the_server_drains_and_is_gone_after,
+    the_largest_connections_come_first_from_every_loop,
+    a_connection_is_killed_by_its_id_and_no_other,
 );
 
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
@@ -111,12 +113,20 @@ fn one_line_is_ready_and_the_log_names_the_endpoint() {
 #[test]
 fn every_page_answers_get_and_head_and_nothing_else() {
     let server = Start::echo(Mode::DEFAULT).args(&ADMIN).run();
-    for path in ["/", "/metrics", "/healthz", "/healthz?verbose", "http://there/healthz"] {
+    for path in [
+        "/",
+        "/metrics",
+        "/healthz",
+        "/healthz?x",
+        "http://there/healthz",
+        "/loops",
+        "/connections",
+    ] {
         let whole = get(server.admin(), path);
         assert_eq!(whole.status, 200, "{path}");
         let head = ask(server.admin(), &format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
-        if path != "/metrics" {
+        if !["/metrics", "/loops"].contains(&path) {
             assert_eq!(head.field("content-length"), whole.field("content-length"), "{path}");
         }
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
@@ -128,7 +138,9 @@ fn every_page_answers_get_and_head_and_nothing_else() {
     }
     let kind = get(server.admin(), "/metrics").field("content-type").map(str::to_owned);
     assert_eq!(kind.as_deref(), Some("text/plain; version=0.0.4; charset=utf-8"));
-    for path in ["/nothing", "/metrics/", "*", "/%2e", "//metrics"] {
+    let nothing =
+        ["/nothing", "/metrics/", "*", "/%2e", "//metrics", "/connections/", "/connections/0/0.1"];
+    for path in nothing {
         assert_eq!(get(server.admin(), path).status, 404, "{path}");
     }
 }
@@ -321,4 +333,100 @@ fn an_address_that_cannot_be_had_is_an_error_of_the_start() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&format!("listen on {at} for the admin endpoint")), "{said}");
     assert!(output.stdout.is_empty(), "READY was said");
+}
+
+/// What a page of JSON says.
+fn json(server: &Server, path: &str) -> serde_json::Value {
+    let answer = get(server.admin(), path);
+    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    assert_eq!(answer.field("content-type"), Some("application/json"));
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+fn the_largest_connections_come_first_from_every_loop(mode: Mode) {
+    let server = Start::echo(mode).args(&ADMIN).run();
+    let mut clients = server.connect_many(30);
+    for (n, client) in clients.iter_mut().enumerate() {
+        ping(client, &vec![1; 100 * (n + 1)]);
+    }
+    let by_bytes = json(&server, "/connections?by=bytes&top=5");
+    assert_eq!(by_bytes["by"], "bytes");
+    assert_eq!(by_bytes["silent_loops"], serde_json::json!([]));
+    let rows = by_bytes["connections"].as_array().unwrap();
+    assert_eq!(rows.len(), 5);
+    for (row, client) in rows.iter().zip(clients.iter().rev()) {
+        assert_eq!(row["peer"], client.local_addr().unwrap().to_string(), "{by_bytes}");
+        assert_eq!((&row["state"], &row["unsent"]), (&"open".into(), &0.into()));
+    }
+    assert_eq!(rows[0]["received"], 3000);
+    let all = json(&server, "/connections?by=bytes&top=1000");
+    assert_eq!(all["connections"].as_array().unwrap().len(), 30);
+    // The one that does not read has most waiting.
+    fill(&clients[11]);
+    let by_queue = json(&server, "/connections");
+    let rows = by_queue["connections"].as_array().unwrap();
+    assert_eq!(rows.len(), 10, "ten, unless something else is asked for");
+    assert_eq!(rows[0]["peer"], clients[11].local_addr().unwrap().to_string(), "{by_queue}");
+    assert!(rows[0]["unsent"].as_u64().unwrap() > 0 && rows[1]["unsent"] == 0, "{by_queue}");
+    let loops = json(&server, "/loops");
+    let connections = loops.as_array().unwrap().iter().map(|l| l["connections"].as_u64().unwrap());
+    assert_eq!(connections.sum::<u64>(), 30, "{loops}");
+    for wrong in ["top=0", "top=1001", "by=cpu", "wat", "top=1&top=x"] {
+        assert_eq!(get(server.admin(), &format!("/connections?{wrong}")).status, 400, "{wrong}");
+    }
+}
+
+fn a_connection_is_killed_by_its_id_and_no_other(mode: Mode) {
+    let server = Start::echo(mode).args(&ADMIN).run();
+    let mut clients = server.connect_many(6);
+    clients.iter_mut().for_each(|client| ping(client, b"in"));
+    let peer = clients[3].local_addr().unwrap().to_string();
+    let all = json(&server, "/connections?top=100");
+    let rows = all["connections"].as_array().unwrap();
+    let id = rows.iter().find(|row| row["peer"] == peer.as_str()).unwrap()["id"].as_str().unwrap();
+    let kill = |id: &str, more: &str| {
+        let path = format!("/connections/{id}/kill");
+        ask(server.admin(), &format!("POST {path} HTTP/1.1\r\nHost: a\r\n{more}\r\n")).status
+    };
+    assert_eq!(get(server.admin(), &format!("/connections/{id}/kill")).status, 405);
+    assert_eq!(kill(id, "Origin: http://elsewhere\r\n"), 403, "a page of another place asks");
+    ping(&mut clients[3], b"still in");
+    assert_eq!(kill(id, "Content-Length: 0\r\n"), 200);
+    assert_eq!(read_to_end(&mut clients[3], PATIENCE), (vec![], End::Rst));
+    eventually("it is gone", PATIENCE, || kill(id, "") == 404);
+    for none in ["0/9999.1", "255/0.1", "0", "x", "0/0.0", "256/0.1"] {
+        assert_eq!(kill(none, ""), 404, "{none}");
+    }
+    clients.remove(3);
+    clients.iter_mut().for_each(|client| ping(client, b"not touched"));
+    drop(clients);
+    assert_eq!(server.finish().get("closed(local)"), 1);
+}
+
+/// Requests behind one that the loops must answer wait for their turn.
+#[test]
+fn questions_to_the_loops_keep_the_order_of_a_client_and_are_bounded() {
+    let server = Start::echo(Mode::DEFAULT).args(&ADMIN).run();
+    let _clients = server.connect_many(10);
+    let mut client = connect(server.admin());
+    for n in 0..100 {
+        let path = if n % 2 == 0 { "/connections?top=3" } else { "/healthz" };
+        write!(client, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    }
+    for n in 0..100 {
+        let answer = Answer::read(&mut client);
+        assert_eq!((answer.status, answer.body == "ok\n"), (200, n % 2 == 1), "answer {n}");
+    }
+    // Many at once: each is answered, some by being told that it is too much.
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let status = get(server.admin(), "/connections?by=bytes").status;
+                    assert!(status == 200 || status == 503, "{status}");
+                }
+            });
+        }
+    });
+    assert_eq!(get(server.admin(), "/connections").status, 200);
 }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::admin::{metrics, sum};
+use common::admin::{get, metrics, sum};
 use common::{PATIENCE, connect, eventually, ping, read_to_end};
 use net_core::{
     Callback, Closed, Conn, Handler, Input, Limits, Loop, Loops, Peer, Running, Server,
@@ -154,6 +154,30 @@ fn a_callback_that_sleeps_is_named_with_its_connection_while_it_sleeps() {
     let line = log.lines().find(|line| line.contains("stalled") && line.contains("on_data"));
     let line = line.unwrap_or_else(|| panic!("no line about it: {log}"));
     assert!(line.contains("connection=\"0/0.1\"") && line.contains("in_loop=0"), "{line}");
+}
+
+/// The loop that hangs is named in the answer, and the others' connections are in it.
+#[test]
+fn a_loop_that_hangs_does_not_keep_who_asks_about_connections() {
+    let _log = log();
+    let server = start(Callback::Room, Duration::from_secs(12), Duration::from_millis(100));
+    let (at, admin) = addrs(&server);
+    let (mut sleeper, mut other) = (connect(at), connect(at));
+    ping(&mut sleeper, b"awake\n");
+    ping(&mut other, b"awake\n");
+    sleeper.write_all(b"sleep\n").unwrap();
+    let mut loops = serde_json::Value::Null;
+    eventually("it hangs", PATIENCE, || {
+        loops = serde_json::from_str(&get(admin, "/loops").body).unwrap();
+        loops[0]["doing"]["callback"] == "on_data"
+    });
+    assert_eq!(loops[0]["doing"]["connection"], "0/0.1", "{loops}");
+    let answer: serde_json::Value =
+        serde_json::from_str(&get(admin, "/connections?top=9").body).unwrap();
+    assert_eq!(answer["silent_loops"], serde_json::json!([0]), "{answer}");
+    let rows = answer["connections"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{answer}");
+    assert_eq!(rows[0]["id"], "1/0.1");
 }
 
 /// Every callback that can be made to come, by its own name.

@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::mailbox::{Mailbox, PostError};
 use crate::pulse::Pulse;
 use crate::stats::{Counter, Snapshot, Stats};
+use crate::survey::Asked;
 use crate::sys::{Socket, Waker, foreign};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
@@ -62,6 +63,7 @@ pub(crate) enum Mail<M> {
     Close(ConnId),
     /// In a box: it is larger than the rest, and rare.
     Arrival(Box<Arrival>),
+    Ask(Arc<Asked>),
 }
 
 /// The bridges into one loop, read each turn in this order: control, arrivals, mail.

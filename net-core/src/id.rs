@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::str::FromStr;
 
 /// The most loops that one server can have: a loop's number has 8 bits.
 pub const LOOPS_MAX: usize = 256;
@@ -65,6 +66,34 @@ impl fmt::Debug for ConnId {
     }
 }
 
+/// As it is displayed: `loop/slot.generation`.
+impl FromStr for ConnId {
+    type Err = NoConnId;
+
+    fn from_str(text: &str) -> Result<Self, NoConnId> {
+        let parse = || {
+            let (in_loop, rest) = text.split_once('/')?;
+            let (slot, generation) = rest.split_once('.')?;
+            let slot = slot.parse().ok().filter(|slot| (*slot as usize) < SLOTS_MAX)?;
+            Some(Self::new(in_loop.parse().ok()?, slot, generation.parse().ok()?))
+        };
+        // Written in one way only: no `+`, no leading zeros.
+        parse().filter(|id| id.to_string() == text).ok_or(NoConnId)
+    }
+}
+
+/// A text is no [`ConnId`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoConnId;
+
+impl fmt::Display for NoConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a connection's id is written loop/slot.generation, as 0/17.3")
+    }
+}
+
+impl std::error::Error for NoConnId {}
+
 impl fmt::Display for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -84,6 +113,18 @@ mod tests {
             (255, (SLOTS_MAX - 1) as u32, NonZeroU32::MAX)
         );
         assert_eq!(ConnId::from_token(id.token()), Some(id));
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_is_written_and_nothing_else_is() {
+        for id in [ConnId::new(0, 0, NonZeroU32::MIN), ConnId::new(255, 0xFF_FFFF, NonZeroU32::MAX)]
+        {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        let none = ["", "0/0", "0/0.0", "256/0.1", "0/16777216.1", "0/0.4294967296", "-1/0.1"];
+        for text in none.into_iter().chain(["0/0.1 ", "+0/0.1", "00/0.1", "0/0.1.1", "0/0/1"]) {
+            assert_eq!(text.parse::<ConnId>(), Err(NoConnId), "{text}");
+        }
     }
 
     #[test]

@@ -91,6 +91,21 @@ pub(crate) struct Step {
 }
 
 impl State {
+    /// Its name, as it is exported.
+    pub(crate) const fn label(self) -> &'static str {
+        match self {
+            State::Open => "open",
+            State::Connecting => "connecting",
+            State::PeerEnded => "peer_ended",
+            State::Finishing => "finishing",
+            State::Finished => "finished",
+            State::Closing => "closing",
+            State::Lingering => "lingering",
+            State::LastBytes => "last_bytes",
+            State::Dead => "dead",
+        }
+    }
+
     /// Received bytes go to the handler.
     #[inline]
     pub(crate) const fn delivers(self) -> bool {

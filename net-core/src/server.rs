@@ -234,10 +234,11 @@ impl Server {
         self
     }
 
-    /// Serves `/metrics` (Prometheus) and `/healthz` over HTTP on this address, while the server
-    /// runs and drains. It is a thread of its own, which asks nothing of the loops, and has 16 places
-    /// and spare descriptors of its own. It lets in whoever reaches it: choose an address that only
-    /// your own people and machines reach. What is wrong with the address is said at start.
+    /// Serves `/metrics` (Prometheus), `/healthz`, `/loops` and `/connections` over HTTP on this
+    /// address, while the server runs and drains. It is a thread of its own, with 16 places and spare
+    /// descriptors of its own. It lets in whoever reaches it, also to kill connections: choose an
+    /// address that only your own people and machines reach. What is wrong with the address is said
+    /// at start.
     pub fn admin(mut self, at: &str) -> Self {
         self.admin = Some(at.parse());
         self

@@ -1,15 +1,19 @@
 //! The handler of the endpoint: who is served, how long, and what they get.
 
 use super::http::{Heard, Reply, Request, Status, hear};
-use super::metrics;
+use super::questions::{self, Asker, Questions};
 use super::watched::Watched;
+use super::{metrics, pages};
 use crate::conn::Conn;
 use crate::handler::{Handler, Peer};
+use crate::here::Loop;
 use crate::id::ConnId;
 use crate::outbox::Queued;
+use crate::survey::Question;
 use crate::sys::process::Process;
 use bytes::Bytes;
 use net_buffer::Input;
+use net_timer::Tick;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -26,14 +30,32 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const NEXT_TIME: Duration = Duration::from_secs(90);
 
 /// What `GET /` says.
-const CONTENTS: &str = "/metrics  all counts, for Prometheus\n\
-                        /healthz  200 while it serves, 503 once it is told to end\n";
+const CONTENTS: &str = "\
+/metrics                          all counts, for Prometheus
+/healthz                          200 while it serves, 503 once it is told to end
+/loops                            every loop: its levels, and what it does now
+/connections?top=10&by=queue      those with the most bytes waiting; by=bytes: with the most moved
+POST /connections/ID/kill         reset one
+";
+
+/// How often it is looked whether the loops have answered, while somebody waits for that.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) struct Desk {
     server: Arc<dyn Watched>,
     process: Process,
     /// Who is connected; who has been silent longest comes first.
     clients: VecDeque<ConnId>,
+    questions: Questions,
+    /// A timer is armed to look for answers.
+    is_looking: bool,
+}
+
+/// What a request leads to.
+enum Outcome {
+    Reply(Reply),
+    /// The loops must be asked.
+    Ask(Question),
 }
 
 /// What is remembered of a client.
@@ -45,20 +67,40 @@ pub(super) struct Client {
 
 impl Desk {
     pub(super) fn new(server: Arc<dyn Watched>, process: Process) -> Self {
-        Self { server, process, clients: VecDeque::new() }
+        Self {
+            server,
+            process,
+            clients: VecDeque::new(),
+            questions: Questions::default(),
+            is_looking: false,
+        }
     }
 
-    fn answer(&self, request: &Request<'_>) -> Reply {
-        let page: fn(&Self) -> Reply = match request.path {
-            "/" => |_| Reply::text(Status::Ok, CONTENTS),
-            "/metrics" => Self::metrics,
-            "/healthz" => Self::health,
-            _ => return Reply::status(Status::NotFound),
-        };
-        match request.method {
-            "GET" | "HEAD" => page(self),
-            _ => Reply { allow: Some("GET, HEAD"), ..Reply::status(Status::WrongMethod) },
+    fn answer(&self, request: &Request<'_>, now: Tick) -> Outcome {
+        if let Some(id) = killed(request.path) {
+            return kill(request, id);
         }
+        let is_known =
+            matches!(request.path, "/" | "/metrics" | "/healthz" | "/loops" | "/connections");
+        if !is_known {
+            return Outcome::Reply(Reply::status(Status::NotFound));
+        }
+        if !matches!(request.method, "GET" | "HEAD") {
+            return Outcome::Reply(Reply::wrong_method("GET, HEAD"));
+        }
+        Outcome::Reply(match request.path {
+            "/metrics" => self.metrics(),
+            "/healthz" => self.health(),
+            "/loops" => {
+                let body = pages::loops(self.server.as_ref(), now);
+                Reply { kind: pages::KIND, ..Reply::text(Status::Ok, body) }
+            }
+            "/connections" => match questions::top(request.query) {
+                Ok(question) => return Outcome::Ask(question),
+                Err(what) => Reply::text(Status::BadRequest, what),
+            },
+            _ => Reply::text(Status::Ok, CONTENTS),
+        })
     }
 
     fn metrics(&self) -> Reply {
@@ -70,6 +112,15 @@ impl Desk {
         match self.server.is_ending() {
             false => Reply::text(Status::Ok, "ok\n"),
             true => Reply::text(Status::Unavailable, "draining\n"),
+        }
+    }
+
+    /// The loops were asked: until they answer, this client's next request waits.
+    fn wait(&mut self, conn: &mut Conn<'_, Self>) {
+        conn.busy(true);
+        conn.pause();
+        if !std::mem::replace(&mut self.is_looking, true) {
+            conn.here().after(LOOK_AGAIN, 0);
         }
     }
 
@@ -101,7 +152,7 @@ impl Handler for Desk {
 
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
         while !input.is_empty() {
-            let (reply, keeps_alive, is_head) = match hear(input.peek()) {
+            let (outcome, keeps_alive, is_head) = match hear(input.peek()) {
                 Heard::Part => {
                     if !std::mem::replace(&mut conn.session().has_begun, true) {
                         conn.set_deadline(Some(REQUEST_TIME));
@@ -111,20 +162,42 @@ impl Handler for Desk {
                 Heard::Request(request, length) => {
                     input.consume(length);
                     self.has_spoken(conn.id());
-                    (self.answer(&request), request.keeps_alive, request.method == "HEAD")
+                    let outcome = self.answer(&request, conn.here().now());
+                    (outcome, request.keeps_alive, request.method == "HEAD")
                 }
-                Heard::Noise(status) => (Reply::status(status), false, false),
+                Heard::Noise(status) => (Outcome::Reply(Reply::status(status)), false, false),
             };
             conn.session().has_begun = false;
             conn.set_deadline(Some(NEXT_TIME));
-            let queued = conn.send_shared(Bytes::from(reply.bytes(keeps_alive, is_head)));
-            if !keeps_alive {
-                return conn.close();
-            }
+            let asker = Asker { client: conn.id(), keeps_alive, is_head };
+            let reply = match outcome {
+                Outcome::Reply(reply) => reply,
+                Outcome::Ask(question) => {
+                    let now = conn.here().now();
+                    match self.questions.ask(self.server.as_ref(), now, asker, question) {
+                        Err(reply) => reply,
+                        Ok(()) => return self.wait(conn),
+                    }
+                }
+            };
             // Above its mark, what it asked besides waits in `input` until the answer is read.
-            if queued != Queued::Queued {
+            if !send(conn, asker, &reply) {
                 return;
             }
+        }
+    }
+
+    fn on_timer(&mut self, here: &mut Loop<'_, Self>, _tag: u64) {
+        for (asker, reply) in self.questions.answered(here.now()) {
+            if let Some(mut conn) = here.connection(asker.client) {
+                conn.busy(false);
+                send(&mut conn, asker, &reply);
+                conn.resume();
+            }
+        }
+        self.is_looking = !self.questions.is_empty();
+        if self.is_looking {
+            here.after(LOOK_AGAIN, 0);
         }
     }
 
@@ -139,6 +212,31 @@ impl Handler for Desk {
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, _why: &crate::closed::Closed) {
         let id = conn.id();
+        self.questions.forget(id);
         self.clients.retain(|client| *client != id);
     }
+}
+
+/// Sends an answer. True: the client may be answered on.
+fn send(conn: &mut Conn<'_, Desk>, asker: Asker, reply: &Reply) -> bool {
+    let bytes = reply.bytes(asker.keeps_alive, asker.is_head);
+    let queued = conn.send_shared(Bytes::from(bytes));
+    if !asker.keeps_alive {
+        conn.close();
+    }
+    asker.keeps_alive && queued == Queued::Queued
+}
+
+/// The connection's id in `/connections/ID/kill`.
+fn killed(path: &str) -> Option<&str> {
+    path.strip_prefix("/connections/")?.strip_suffix("/kill")
+}
+
+fn kill(request: &Request<'_>, id: &str) -> Outcome {
+    Outcome::Reply(match id.parse() {
+        Err(error) => Reply::text(Status::NotFound, format!("{id}: {error}\n")),
+        Ok(_) if request.method != "POST" => Reply::wrong_method("POST"),
+        Ok(_) if request.is_foreign => Reply::status(Status::Forbidden),
+        Ok(id) => return Outcome::Ask(Question::Kill(id)),
+    })
 }

@@ -28,6 +28,8 @@ pub(super) struct Request<'a> {
     pub(super) query: &'a str,
     /// The client may send another on this connection.
     pub(super) keeps_alive: bool,
+    /// A browser sends it for a page of another place.
+    pub(super) is_foreign: bool,
 }
 
 /// The answers that are given here.
@@ -35,6 +37,7 @@ pub(super) struct Request<'a> {
 pub(super) enum Status {
     Ok,
     BadRequest,
+    Forbidden,
     NotFound,
     WrongMethod,
     TooLate,
@@ -50,6 +53,7 @@ impl Status {
         match self {
             Status::Ok => "200 OK",
             Status::BadRequest => "400 Bad Request",
+            Status::Forbidden => "403 Forbidden",
             Status::NotFound => "404 Not Found",
             Status::WrongMethod => "405 Method Not Allowed",
             Status::TooLate => "408 Request Timeout",
@@ -77,23 +81,32 @@ pub(super) fn hear(bytes: &[u8]) -> Heard<'_> {
         return Heard::Noise(Status::BadRequest);
     };
     match fields(parsed.headers, version) {
-        Ok(keeps_alive) => {
+        Ok(Fields { keeps_alive, is_foreign }) => {
             let (path, query) = split(target);
-            Heard::Request(Request { method, path, query, keeps_alive }, length)
+            Heard::Request(Request { method, path, query, keeps_alive, is_foreign }, length)
         }
         Err(status) => Heard::Noise(status),
     }
 }
 
-/// Whether the client may go on, by its headers; or why this is no request for us.
-fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<bool, Status> {
+/// What the headers say.
+struct Fields {
+    keeps_alive: bool,
+    is_foreign: bool,
+}
+
+/// Reads the headers; or says why this is no request for us.
+fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Status> {
     let mut keeps_alive = version == 1;
-    let mut hosts = 0;
+    let (mut hosts, mut host, mut origin) = (0, &b""[..], None);
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         let value = header.value.trim_ascii();
         if is("host") {
             hosts += 1;
+            host = value;
+        } else if is("origin") {
+            origin = Some(value);
         } else if is("connection") {
             let asks =
                 |word: &str| value.split(|b| *b == b',').any(|w| is_word(w.trim_ascii(), word));
@@ -107,7 +120,10 @@ fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<bool, Status>
     if hosts > 1 || version == 1 && hosts == 0 {
         return Err(Status::BadRequest);
     }
-    Ok(keeps_alive)
+    let is_of_host = |origin: &[u8]| {
+        origin.strip_prefix(b"http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host))
+    };
+    Ok(Fields { keeps_alive, is_foreign: origin.is_some_and(|origin| !is_of_host(origin)) })
 }
 
 fn is_word(bytes: &[u8], word: &str) -> bool {
@@ -142,6 +158,11 @@ impl Reply {
     /// A short text.
     pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
         Self { status, kind: Self::TEXT, allow: None, body: body.into() }
+    }
+
+    /// The path takes other methods.
+    pub(super) fn wrong_method(allow: &'static str) -> Self {
+        Self { allow: Some(allow), ..Self::status(Status::WrongMethod) }
     }
 
     /// Just the status, in words.
@@ -241,6 +262,21 @@ mod tests {
         ] {
             let text = format!("GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n");
             assert_eq!(request(&text).keeps_alive, keeps, "{version} {field}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_the_page_of_another_place_is_foreign() {
+        for (field, is_foreign) in [
+            ("", false),
+            ("Origin: http://here:1\r\n", false),
+            ("Origin: http://here\r\n", true),
+            ("Origin: https://here:1\r\n", true),
+            ("Origin: http://there\r\n", true),
+            ("Origin: null\r\n", true),
+        ] {
+            let text = format!("POST / HTTP/1.1\r\n{field}Host: Here:1\r\n\r\n");
+            assert_eq!(request(&text).is_foreign, is_foreign, "{field}");
         }
     }
 

@@ -186,9 +186,11 @@ mod tests {
     use super::super::watched::Waiting;
     use super::*;
     use crate::closed::{Callback, Closed};
-    use crate::pulse::Pulse;
+    use crate::pulse::{Beat, Pulse};
     use crate::stats::Stats;
+    use crate::survey::Asked;
     use std::collections::BTreeMap;
+    use std::sync::Arc;
     use std::time::Duration;
 
     struct Still;
@@ -210,6 +212,14 @@ mod tests {
             pulse.count_stall(Some(Callback::Message));
             pulse.note(250 * number as u64, 125);
             pulse.stalls()
+        }
+
+        fn doing(&self, _number: usize) -> Option<Beat> {
+            None
+        }
+
+        fn ask(&self, _number: usize, _asked: Arc<Asked>) -> bool {
+            false
         }
 
         fn of_acceptor(&self) -> Snapshot {

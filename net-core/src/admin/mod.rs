@@ -7,7 +7,10 @@
 
 mod desk;
 mod http;
+mod json;
 mod metrics;
+mod pages;
+mod questions;
 mod watched;
 
 use crate::accepting::Listening;

@@ -1,11 +1,13 @@
 //! What the endpoint sees of a server, whatever that server's messages are.
 
-use crate::hub::{Hub, Order};
-use crate::pulse::StallCounts;
+use crate::hub::{Hub, Mail, Order};
+use crate::pulse::{Beat, StallCounts};
 use crate::stats::Snapshot;
+use crate::survey::Asked;
+use std::sync::Arc;
 
 /// A server that is looked at from another thread. Every answer is a few loads from what its
-/// threads publish: none of them is asked, waits or does anything for it.
+/// threads publish; only by `ask` does a loop do anything for it.
 pub(crate) trait Watched: Send + Sync + 'static {
     /// How many loops there are.
     fn loops(&self) -> usize;
@@ -13,6 +15,10 @@ pub(crate) trait Watched: Send + Sync + 'static {
     fn of_loop(&self, number: usize) -> (Snapshot, Waiting);
     /// The stalls of one loop that were found so far.
     fn stalls_of(&self, number: usize) -> StallCounts;
+    /// What one loop does now, if stalls are looked for; `None` too while it waits.
+    fn doing(&self, number: usize) -> Option<Beat>;
+    /// Asks one loop, by mail. False: its mailbox is full, or it has ended.
+    fn ask(&self, number: usize, asked: Arc<Asked>) -> bool;
     /// The counts of the acceptor's thread.
     fn of_acceptor(&self) -> Snapshot;
     /// Connections of the whole server, from accept to close, and their limit.
@@ -41,6 +47,17 @@ impl<M: Send + 'static> Watched for Hub<M> {
 
     fn stalls_of(&self, number: usize) -> StallCounts {
         self.loops[number].pulse.stalls()
+    }
+
+    fn doing(&self, number: usize) -> Option<Beat> {
+        self.loops[number].pulse.beat(number)
+    }
+
+    fn ask(&self, number: usize, asked: Arc<Asked>) -> bool {
+        let bridge = &self.loops[number];
+        let posted = bridge.mail.post(Mail::Ask(asked)).is_ok();
+        bridge.doorbell.ring();
+        posted
     }
 
     fn of_acceptor(&self) -> Snapshot {

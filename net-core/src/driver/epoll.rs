@@ -7,6 +7,7 @@ use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, WAKER, Wh
 use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::readiness::AfterReceive;
+use crate::survey::Moved;
 use crate::sys::{DialOptions, Errno, Events, Kernel, Linux, ListenOptions, Socket, Waker, epoll};
 use net_buffer::{Output, Pool};
 use net_timer::Tick;
@@ -232,6 +233,11 @@ impl<K: Kernel> Driver for Epoll<K> {
 
     fn quiet_for(&self, socket: &Socket) -> Option<u64> {
         self.kernel.quiet_for(socket)
+    }
+
+    fn moved(&self, socket: &Socket) -> Option<Moved> {
+        let (received, acknowledged) = self.kernel.moved(socket)?;
+        Some(Moved { received, acknowledged })
     }
 
     fn detach(&mut self, socket: Socket, how: Ending) {

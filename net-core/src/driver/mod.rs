@@ -14,6 +14,7 @@ pub(crate) mod sim;
 use crate::addr::Addr;
 use crate::limits::Limits;
 pub(crate) use crate::readiness::{Link, What};
+use crate::survey::Moved;
 use crate::sys::{DialOptions, Errno, ListenOptions, Socket, Waker};
 pub(crate) use epoll::Epoll;
 use net_buffer::{Output, Pool};
@@ -172,6 +173,11 @@ pub(crate) trait Driver: Sized {
     fn unacknowledged(&self, socket: &Socket) -> usize;
     /// Milliseconds since the peer's last byte, if the system can tell.
     fn quiet_for(&self, _socket: &Socket) -> Option<u64> {
+        None
+    }
+    /// Bytes received, and sent and acknowledged, since the connection came up, if the system counts
+    /// them.
+    fn moved(&self, _socket: &Socket) -> Option<Moved> {
         None
     }
     /// Ends the connection and owns the socket until nothing is in flight.

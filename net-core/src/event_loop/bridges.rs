@@ -261,6 +261,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.state.bridge.stats.add(Counter::Given, 1);
                 self.adopt(*arrival);
             }
+            Mail::Ask(asked) => self.asked(asked),
             Mail::Close(id) => {
                 self.state.with(id, |outbox, head| {
                     if head.status.state() != State::Dead {

@@ -8,6 +8,7 @@ mod progress;
 mod quiet;
 mod receiving;
 mod sending;
+mod surveys;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use surveys::Walk;
 
 /// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
 pub(crate) struct EventLoop<H: Handler, D: Driver> {
@@ -49,6 +51,9 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     batch: Vec<Arrival>,
     /// Connections that flow (see `quiet`), and when their quiet time is over: soonest first.
     flowing: VecDeque<(Tick, ConnId)>,
+    /// Questions whose answer takes a walk over the table, the oldest first. Few: whoever asks by
+    /// mail bounds them.
+    walks: VecDeque<Walk>,
     /// Stalls are looked for, so the pulse says what runs.
     is_watched: bool,
 }
@@ -80,6 +85,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             taken: 0,
             batch: Vec::new(),
             flowing: VecDeque::new(),
+            walks: VecDeque::new(),
             is_watched,
         }
     }
@@ -101,6 +107,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.take_signals();
         self.take_arrivals();
         self.take_mail();
+        if !self.walks.is_empty() {
+            self.walk_on();
+        }
         self.serve_ready(waiting);
         self.fire_due();
         self.carry_out();
@@ -188,6 +197,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !state.dead.is_empty()
             || !state.dials.is_empty()
             || self.told_up_to.is_some()
+            || !self.walks.is_empty()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
     }

@@ -35,6 +35,10 @@ pub(crate) trait Kernel: Sized {
     fn quiet_for(&self, _socket: &Socket) -> Option<u64> {
         None
     }
+    /// Bytes received, and sent and acknowledged, if the system counts them.
+    fn moved(&self, _socket: &Socket) -> Option<(u64, u64)> {
+        None
+    }
     /// close(2), with RST if `reset`.
     fn close(&mut self, socket: Socket, reset: bool);
     /// Whether it has a peer now: a connect that has neither failed nor got one goes on.
@@ -122,6 +126,10 @@ impl Kernel for Linux {
 
     fn quiet_for(&self, socket: &Socket) -> Option<u64> {
         socket.quiet_for()
+    }
+
+    fn moved(&self, socket: &Socket) -> Option<(u64, u64)> {
+        socket.moved()
     }
 
     fn close(&mut self, socket: Socket, reset: bool) {

@@ -224,6 +224,19 @@ impl Socket {
     /// Milliseconds since the last byte came, or since the connection came up (`TCP_INFO`, tcp(7)).
     /// `None`: the kernel does not say. Of a Unix stream it never does: then 0, since it may be so.
     pub(crate) fn quiet_for(&self) -> Option<u64> {
+        match self.tcp_info() {
+            Ok(info) => Some(u64::from(info.tcpi_last_data_recv)),
+            Err(errno) => (errno.raw() == libc::EOPNOTSUPP).then_some(0),
+        }
+    }
+
+    /// Bytes received, and bytes sent and acknowledged, since the connection came up (RFC 4898). The
+    /// kernel counts them anyway; it takes the FIN or SYN for one more. `None`: no TCP.
+    pub(crate) fn moved(&self) -> Option<(u64, u64)> {
+        self.tcp_info().ok().map(|info| (info.tcpi_bytes_received, info.tcpi_bytes_acked))
+    }
+
+    fn tcp_info(&self) -> Result<libc::tcp_info, Errno> {
         let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
         let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;
         // SAFETY: `info` has `length` writable bytes and both live through the call.
@@ -237,10 +250,10 @@ impl Socket {
             )
         };
         if done != 0 {
-            return (Errno::last().raw() == libc::EOPNOTSUPP).then_some(0);
+            return Err(Errno::last());
         }
         // SAFETY: tcp_info is plain integers, valid when zeroed and as the kernel fills it.
-        Some(u64::from(unsafe { info.assume_init() }.tcpi_last_data_recv))
+        Ok(unsafe { info.assume_init() })
     }
 
     /// Asked before a descriptor is lent out: [`none`](Self::none) has none.
