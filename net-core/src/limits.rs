@@ -91,7 +91,7 @@ pub struct Limits {
     pub shed_per_pause: usize,
     /// A turn of a loop that takes so long is counted and logged, with the callback that runs and
     /// its connection: looked for by the acceptor's thread, four times in that time. `None`: not
-    /// looked for, and then it costs nothing; otherwise one store a callback.
+    /// looked for, and then it costs nothing; otherwise a small message takes half as long again.
     pub stall_threshold: Option<Duration>,
     /// Least time between two log lines about the same trouble.
     pub log_every: Duration,

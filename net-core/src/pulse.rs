@@ -34,7 +34,7 @@ const CALLBACK_SHIFT: u32 = 56;
 const CONNECTION: u64 = (1 << CALLBACK_SHIFT) - 1;
 
 impl Pulse {
-    /// A turn begins. The loop's thread only, as the next three.
+    /// A turn begins. The loop's thread only, as the next two.
     pub(crate) fn begin(&self, now: Tick) {
         self.doing.store(0, Ordering::Relaxed);
         self.began.store(now.as_millis().max(1), Ordering::Relaxed);
@@ -50,12 +50,6 @@ impl Pulse {
     pub(crate) fn calls(&self, callback: Callback, token: u64) {
         let doing = (callback as u64 + 1) << CALLBACK_SHIFT | token & CONNECTION;
         self.doing.store(doing, Ordering::Relaxed);
-    }
-
-    /// It has returned.
-    #[inline]
-    pub(crate) fn returned(&self) {
-        self.doing.store(0, Ordering::Relaxed);
     }
 
     /// What loop number `in_loop` does now; `None`: it waits.
@@ -142,7 +136,7 @@ mod tests {
             pulse.calls(callback, 0);
             assert_eq!(pulse.beat(255), beat(None));
         }
-        pulse.returned();
+        pulse.begin(began);
         assert_eq!(pulse.beat(255).unwrap().callback, None);
         pulse.rest();
         assert_eq!(pulse.beat(255), None);

@@ -156,15 +156,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// As `take_signals`, saying for whom: apart, so that it costs nothing where nobody looks.
+    /// As `take_signals`, saying what runs: apart, so that it costs nothing where nobody looks.
     #[cold]
     #[inline(never)]
     fn take_signals_watched(&mut self) {
         while let Some(signal) = self.driver.next() {
-            self.state.bridge.pulse.calls(Callback::Data, signal.token);
-            self.signal(signal);
+            self.signal_watched(signal);
         }
-        self.state.bridge.pulse.returned();
     }
 
     /// Carries out what callbacks have asked for. What this brings about in turn is carried out
