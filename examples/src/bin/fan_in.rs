@@ -1,7 +1,6 @@
 //! Asks many servers many things, from one loop, and brings the answers together in one table.
 //!
-//!     cargo run --release --bin fan_in -- --upstream 127.0.0.1:9000 --upstream 127.0.0.1:9001 \
-//!         --query hello --query 42
+//!     cargo run --release --bin fan_in -- --upstream 127.0.0.1:9000 --query hello --query 42
 //!
 //! A question is a line, and so is its answer; `echo` will do as a server. No more than `--at-once`
 //! questions are under way, over at most `--connections` connections to each server, which are used
@@ -24,8 +23,13 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(version)]
 struct Flags {
-    /// A server to ask: HOST:PORT or [V6]:PORT (repeatable)
-    #[arg(long, value_name = "ADDR", required = true)]
+    /// A server to ask.
+    #[arg(
+        long,
+        help = "A server to ask: HOST:PORT, [V6]:PORT or unix:PATH (repeatable)",
+        value_name = "ADDR",
+        required = true
+    )]
     upstream: Vec<Addr>,
     /// A line to ask each of them (repeatable)
     #[arg(long, value_name = "TEXT", required = true, value_parser = parse_query)]

@@ -20,8 +20,12 @@ use std::time::Duration;
 struct Flags {
     #[command(flatten)]
     server: ServerFlags,
-    /// Where to forward to: HOST:PORT or [V6]:PORT
-    #[arg(long, value_name = "ADDR")]
+    /// Where to forward to.
+    #[arg(
+        long,
+        help = "Where to forward to: HOST:PORT, [V6]:PORT or unix:PATH",
+        value_name = "ADDR"
+    )]
     upstream: Addr,
     /// How long a connect to it may take (5s, 500ms)
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = flags::parse_time)]
