@@ -3,6 +3,7 @@
 
 use crate::addr::Addr;
 use crate::closed::Closed;
+use crate::splitmix;
 use crate::sys::DialOptions;
 use net_timer::Tick;
 use std::fmt;
@@ -186,7 +187,7 @@ impl Dialling {
     }
 }
 
-/// A source of chance that a test can repeat: SplitMix64 (Steele, Lea, Flood, 2014).
+/// A source of chance that a test can repeat.
 #[derive(Debug)]
 pub(crate) struct Jitter(u64);
 
@@ -197,14 +198,10 @@ impl Jitter {
 
     /// A number from `low` to `high`, both included.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
+        let number = splitmix::next(&mut self.0);
         match (high - low).checked_add(1) {
-            Some(count) => low + mixed % count,
-            None => mixed,
+            Some(count) => low + number % count,
+            None => number,
         }
     }
 }

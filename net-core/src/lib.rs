@@ -45,6 +45,7 @@ mod pulse;
 mod readiness;
 mod server;
 mod sleep;
+mod splitmix;
 mod stalls;
 mod stats;
 mod survey;

@@ -1,6 +1,7 @@
 //! Which loop gets the next connection. Pure: room and load are asked of the caller.
 
 use crate::addr::Addr;
+use crate::splitmix::mixed;
 use std::net::IpAddr;
 
 /// How the acceptor spreads connections over the loops.
@@ -91,14 +92,6 @@ fn home_of(ip: IpAddr, loops: usize) -> usize {
     };
     let hash = mixed(mixed((bits >> 64) as u64) ^ bits as u64);
     ((u128::from(hash) * loops as u128) >> 64) as usize
-}
-
-/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit of `x` moves every bit.
-fn mixed(x: u64) -> u64 {
-    let x = x.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ x >> 31
 }
 
 #[cfg(test)]

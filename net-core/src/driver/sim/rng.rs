@@ -1,5 +1,7 @@
 //! `Rng`: seeded chance (splitmix64), so that a failure can be run again.
 
+use crate::splitmix;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -9,11 +11,7 @@ impl Rng {
     }
 
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        splitmix::next(&mut self.0)
     }
 
     /// A number below `end`, which is not 0.
