@@ -27,15 +27,15 @@ impl Slot {
     pub const NONE: Slot = Slot(u16::MAX);
 
     pub(crate) const fn new(level: u32, position: u32) -> Slot {
-        Slot((level * 64 + position) as u16)
+        Slot((level * 256 + position) as u16)
     }
 
     pub(crate) const fn level(self) -> u32 {
-        self.0 as u32 / 64
+        self.0 as u32 / 256
     }
 
     pub(crate) const fn position(self) -> u32 {
-        self.0 as u32 % 64
+        self.0 as u32 % 256
     }
 }
 
@@ -66,8 +66,8 @@ mod tests {
 
     #[test]
     fn no_slot_of_any_level_is_mistaken_for_none() {
-        for level in 0..11 {
-            for position in 0..64 {
+        for level in 0..8 {
+            for position in 0..256 {
                 let slot = Slot::new(level, position);
                 assert_eq!((slot.level(), slot.position()), (level, position));
                 assert_ne!(slot, Slot::NONE);

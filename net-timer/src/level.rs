@@ -1,37 +1,39 @@
-//! One level of the wheel: 64 slots, and a bitmap of those which hold something.
+//! One level of the wheel: 256 slots, and a bitmap of those which hold something.
 
 use crate::entries::Entries;
 use crate::list::List;
 
 /// A level stands for one digit of the time, and a digit has this many bits.
-pub(crate) const DIGIT_BITS: u32 = 6;
+pub(crate) const DIGIT_BITS: u32 = 8;
 
 const SLOTS: usize = 1 << DIGIT_BITS;
+const WORDS: usize = SLOTS / u64::BITS as usize;
 
 /// One level of the wheel.
 pub(crate) struct Level {
-    /// Bit `n` is set exactly when `slots[n]` is not empty.
-    occupied: u64,
+    /// Bit `n`, the lowest of the first word being 0, is set exactly when `slots[n]` is not empty.
+    occupied: [u64; WORDS],
     slots: [List; SLOTS],
 }
 
 impl Level {
-    pub(crate) const EMPTY: Level = Level { occupied: 0, slots: [List::EMPTY; SLOTS] };
+    pub(crate) const EMPTY: Level = Level { occupied: [0; WORDS], slots: [List::EMPTY; SLOTS] };
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.occupied == 0
+        self.occupied == [0; WORDS]
     }
 
     /// The lowest position that holds something, which is the soonest. The level must not be empty.
     pub(crate) fn soonest(&self) -> u32 {
-        debug_assert!(!self.is_empty());
-        self.occupied.trailing_zeros()
+        let word = self.occupied.iter().position(|&word| word != 0);
+        let word = word.expect("the level is not empty");
+        word as u32 * u64::BITS + self.occupied[word].trailing_zeros()
     }
 
     /// Puts an entry that is in no list at the end of the one at this position.
     pub(crate) fn push(&mut self, entries: &mut impl Entries, position: u32, index: u32) {
         self.slots[position as usize].push(entries, index);
-        self.occupied |= 1 << position;
+        self.occupied[word(position)] |= bit(position);
     }
 
     /// The list at this position. Who empties it says so by [`Level::emptied`].
@@ -41,11 +43,20 @@ impl Level {
 
     /// The list at this position has become empty.
     pub(crate) fn emptied(&mut self, position: u32) {
-        self.occupied &= !(1 << position);
+        self.occupied[word(position)] &= !bit(position);
     }
 
     /// Takes the whole list at this position; [`Level::emptied`] is to follow.
     pub(crate) fn take(&mut self, position: u32) -> List {
         std::mem::replace(&mut self.slots[position as usize], List::EMPTY)
     }
+}
+
+/// The word of the bitmap in which this position has its bit.
+fn word(position: u32) -> usize {
+    (position / u64::BITS) as usize
+}
+
+fn bit(position: u32) -> u64 {
+    1 << (position % u64::BITS)
 }

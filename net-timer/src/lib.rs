@@ -8,7 +8,7 @@
 //! # What it promises
 //!
 //! - Insert, cancel and re-arm are O(1). A pop is O(1) amortised: an entry is popped at most once
-//!   per level (there are 11), fewer when time jumps. Empty stretches of time are skipped by
+//!   per level (there are 8), fewer when time jumps. Empty stretches of time are skipped by
 //!   bitmaps, never walked tick by tick.
 //! - Every `u64` deadline is exact. Nothing is clamped and nothing wraps.
 //! - Entries come out in the order of their slots and, within one slot, in the order in which they
@@ -79,7 +79,8 @@
 //! eighth late, and is clamped at the end of the last level. Here timers are exact, and the cascade
 //! is left to the budget of the caller. Tokio's wheel, from which the bitmaps and the choice of a
 //! level by one XOR are taken, has six levels, the last of which wraps, and cascades inside its own
-//! poll. Here eleven levels spell out the whole `u64`, so there is no last level to wrap.
+//! poll. Here eight levels of 256 slots spell out the whole `u64`, so there is no last level to
+//! wrap, and a deadline of a minute takes two steps to come.
 
 #![forbid(unsafe_code)]
 

@@ -8,7 +8,7 @@
 //!              ^───────────────┘        and the same backwards
 //! ```
 
-use crate::entries::{Entries, Links, NIL};
+use crate::entries::{Entries, Links, NIL, Slot};
 
 /// The head of a list; [`NIL`] when it is empty.
 #[derive(Clone, Copy)]
@@ -21,11 +21,6 @@ impl List {
 
     pub(crate) fn is_empty(self) -> bool {
         self.head == NIL
-    }
-
-    /// The entry that has waited longest.
-    pub(crate) fn first(self) -> Option<u32> {
-        (!self.is_empty()).then_some(self.head)
     }
 
     /// Whether that entry has waited longest.
@@ -57,6 +52,25 @@ impl List {
             join(entries, last, other.head);
             join(entries, other_last, self.head);
         }
+    }
+
+    /// Takes out and unfiles the entry that has waited longest.
+    #[inline]
+    pub(crate) fn pop(&mut self, entries: &mut impl Entries) -> Option<u32> {
+        let index = self.head;
+        if index == NIL {
+            return None;
+        }
+        let (links, filed_under) = entries.links(index);
+        let Links { prev, next } = std::mem::take(links);
+        *filed_under = Slot::NONE;
+        if next == index {
+            self.head = NIL;
+        } else {
+            join(entries, prev, next);
+            self.head = next;
+        }
+        Some(index)
     }
 
     /// Takes an entry out of its list. If it is the head of that list, `self` must be that list;
