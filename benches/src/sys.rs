@@ -122,6 +122,15 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
+/// From now on the calling thread, and the processes it starts, wait for the core when they are
+/// woken, instead of taking it from who runs (`SCHED_BATCH`).
+pub fn be_patient() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is a valid struct, which the kernel only reads; 0 is this thread.
+    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) })?;
+    Ok(())
+}
+
 /// The cores that this thread may use.
 pub fn allowed_cores() -> io::Result<Vec<usize>> {
     // SAFETY: all zeros is the empty set.

@@ -5,11 +5,13 @@
 
 use crate::lockstep::{Clients, Load};
 use crate::program::{Process, Program};
+use crate::sys;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A tool that counts something in a whole run of a server.
@@ -97,22 +99,34 @@ pub fn average(
     program: &Program,
     tool: Tool,
     n: usize,
-    drive: impl Fn(SocketAddr, usize) -> io::Result<()>,
+    drive: impl Fn(SocketAddr, usize) -> io::Result<()> + Sync,
 ) -> io::Result<f64> {
     let run = |n| whole_run(program, tool, |at| drive(at, n));
     let (once, twice) = (run(n)?, run(2 * n)?);
     Ok((twice as f64 - once as f64) / n as f64)
 }
 
+/// Server and load share a core, and the server waits until the load has sent all it means to: so
+/// each turn finds what it found in the last run, however fast the machine is.
 fn whole_run(
     program: &Program,
     tool: Tool,
-    drive: impl FnOnce(SocketAddr) -> io::Result<()>,
+    drive: impl FnOnce(SocketAddr) -> io::Result<()> + Send,
 ) -> io::Result<u64> {
     let report = Report::new(tool);
-    let server = program.start_under(tool.command(&report.0))?;
-    drive(server.at())?;
-    report.read(server, tool)
+    let core = *sys::allowed_cores()?.last().expect("this thread runs on some core");
+    let start = || {
+        sys::be_patient()?;
+        program.start_under(tool.command(&report.0))
+    };
+    let run = || {
+        sys::pin(&[core])?;
+        let server = thread::scope(|scope| scope.spawn(start).join().expect("no panic"))?;
+        drive(server.at())?;
+        report.read(server, tool)
+    };
+    // In a thread of its own, since a pinned thread stays so.
+    thread::scope(|scope| scope.spawn(run).join().expect("no panic"))
 }
 
 /// The file that a tool writes, removed again.
@@ -136,7 +150,7 @@ impl Report {
             if start.elapsed() > Duration::from_secs(10) {
                 return Err(io::Error::other(format!("{tool:?}: no total in {text:?}")));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
     }
 }
