@@ -1,218 +1,87 @@
-//! Finds where a message ends: at a line end, or after the length it announces. Pure functions over
-//! `&[u8]`.
+//! Finds where a message ends: at a line end or another delimiter, after a fixed number of bytes, or
+//! after the length it announces. Pure functions over `&[u8]`.
 //!
-//! Each looks at the bytes that are there and never allocates, whatever a prefix promises. "Not all
-//! there yet" is `None`; how much a caller keeps while it waits is the caller's limit.
+//! Each looks at the bytes that are there and never allocates, whatever a prefix promises. Each is
+//! incremental: of a message that comes in pieces, no byte is looked at twice. And each is bounded:
+//! a message longer than its shape allows is an error, as soon as that is certain.
+
+mod delimited;
+mod prefix;
+
+pub use delimited::{Delimiter, Lines, Searched, find_line};
+pub use prefix::{LengthPrefix, Order, Width};
 
 use std::error::Error;
 use std::fmt;
 
-use memchr::memchr;
-
-/// Finds the first line: `(content, total)`, the line's length without and with its line end (`\n`
-/// or `\r\n`).
+/// A way to tell where a message ends, for [`Input::take_frame`](crate::Input::take_frame).
 ///
-/// The search begins at the front each time, so a line that arrives in `k` pieces is scanned up to
-/// `k` times: the work grows with the square of the caller's input limit, and a limit for lines
-/// should be chosen with that in mind.
+/// | shape | a message is | remembers between pieces |
+/// |---|---|---|
+/// | [`Lines`] | a line, up to `\n` or `\r\n` | how far it has searched |
+/// | [`Delimiter`] | what stands before a byte string | how far it has searched |
+/// | [`Fixed`] | so many bytes | nothing |
+/// | [`LengthPrefix`] | a number, then so many bytes | nothing |
 ///
-/// ```
-/// use net_buffer::find_line;
-///
-/// assert_eq!(find_line(b"PING\r\nrest"), Some((4, 6)));
-/// assert_eq!(find_line(b"PING\r"), None);
-/// ```
-#[inline]
-pub fn find_line(bytes: &[u8]) -> Option<(usize, usize)> {
-    let content = memchr(b'\n', bytes)?;
-    let line = &bytes[..content];
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    Some((line.len(), content + 1))
+/// A handler keeps the shape, once; a session keeps a [`Searched`] where one is needed.
+pub trait Framing {
+    /// Finds the frame at the front of `bytes`, or `None` while it is not all there.
+    ///
+    /// An error is for ever: the stream has no next frame.
+    fn find(self, bytes: &[u8]) -> Result<Option<Frame>, FrameError>;
 }
 
-/// How many bytes a length prefix has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Width {
-    /// One byte.
-    U8 = 1,
-    /// Two bytes.
-    U16 = 2,
-    /// Four bytes.
-    U32 = 4,
-    /// Eight bytes.
-    U64 = 8,
-}
-
-impl Width {
-    /// The width in bytes.
-    #[inline]
-    pub const fn bytes(self) -> usize {
-        self as usize
-    }
-
-    /// The largest number that fits.
-    const fn largest(self) -> u64 {
-        u64::MAX >> (64 - 8 * self.bytes())
-    }
-}
-
-/// Which byte of a length prefix comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// The most significant: network order.
-    Big,
-    /// The least significant.
-    Little,
-}
-
-/// The shape of a frame that begins with its length: a number, then that many bytes of payload.
-///
-/// ```
-/// use net_buffer::{Frame, FrameError, LengthPrefix};
-///
-/// const FRAMES: LengthPrefix = LengthPrefix::u32_be(1024);
-///
-/// assert_eq!(FRAMES.find(b"\0\0\0\x05hel"), Ok(None));
-/// assert_eq!(FRAMES.find(b"\0\0\0\x05hello, "), Ok(Some(Frame { start: 4, end: 9 })));
-/// let refused = FrameError::TooLong { length: 0x7fff_ffff, max: 1024 };
-/// assert_eq!(FRAMES.find(b"\x7f\xff\xff\xff"), Err(refused));
-///
-/// let (header, width) = FRAMES.encode_header(5)?;
-/// assert_eq!(&header[..width], b"\0\0\0\x05");
-/// # Ok::<(), FrameError>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LengthPrefix {
-    /// How many bytes the prefix has.
-    pub width: Width,
-    /// Which of them comes first.
-    pub order: Order,
-    /// The longest payload accepted, in bytes; the prefix is not part of it. More is
-    /// [`FrameError::TooLong`].
-    pub max: usize,
-    /// Whether the number counts the prefix's own bytes too.
-    pub counts_itself: bool,
-}
-
-/// Where the payload of a complete frame lies. The frame with its prefix is `0..end`.
+/// Where the payload of a complete frame lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     /// The first byte of the payload.
     pub start: usize,
-    /// One past its last byte, where the next frame begins.
+    /// One past its last byte.
     pub end: usize,
+    /// Where the next frame begins: behind the payload and its delimiter.
+    pub total: usize,
 }
 
-impl LengthPrefix {
-    /// A prefix that counts the payload only, which may have up to `max` bytes.
-    pub const fn new(width: Width, order: Order, max: usize) -> Self {
-        Self { width, order, max, counts_itself: false }
-    }
+/// Frames of one size, without anything between them.
+///
+/// ```
+/// use net_buffer::{Fixed, Input};
+///
+/// const RECORDS: Fixed = Fixed::new(3);
+///
+/// let mut input = Input::new(b"onetwothr");
+/// input.consume(1);
+/// assert_eq!(input.take_frame(RECORDS), Ok(Some(&b"net"[..])));
+/// assert_eq!(input.take_frame(RECORDS), Ok(Some(&b"wot"[..])));
+/// assert_eq!(input.take_frame(RECORDS), Ok(None));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fixed {
+    size: usize,
+}
 
-    /// A prefix of one byte.
-    pub const fn u8(max: usize) -> Self {
-        Self::new(Width::U8, Order::Big, max)
-    }
-
-    /// Two bytes in network order.
-    pub const fn u16_be(max: usize) -> Self {
-        Self::new(Width::U16, Order::Big, max)
-    }
-
-    /// Two bytes, the least significant first.
-    pub const fn u16_le(max: usize) -> Self {
-        Self::new(Width::U16, Order::Little, max)
-    }
-
-    /// Four bytes in network order.
-    pub const fn u32_be(max: usize) -> Self {
-        Self::new(Width::U32, Order::Big, max)
-    }
-
-    /// Four bytes, the least significant first.
-    pub const fn u32_le(max: usize) -> Self {
-        Self::new(Width::U32, Order::Little, max)
-    }
-
-    /// Eight bytes in network order.
-    pub const fn u64_be(max: usize) -> Self {
-        Self::new(Width::U64, Order::Big, max)
-    }
-
-    /// Eight bytes, the least significant first.
-    pub const fn u64_le(max: usize) -> Self {
-        Self::new(Width::U64, Order::Little, max)
-    }
-
-    /// The same with a number that counts the prefix's own bytes too.
-    #[must_use]
-    pub const fn counting_itself(self) -> Self {
-        Self { counts_itself: true, ..self }
-    }
-
-    /// Finds the frame at the front of `bytes`, or `None` while it is not all there.
+impl Fixed {
+    /// Frames of `size` bytes. A size above the connection's input limit never comes whole: that
+    /// limit ends it.
     ///
-    /// An impossible length is an error as soon as the prefix is there: nobody waits for the
-    /// payload.
+    /// # Panics
+    ///
+    /// If `size` is 0: of such frames there would be no end.
+    pub const fn new(size: usize) -> Self {
+        assert!(size > 0, "a frame of 0 bytes would be found for ever");
+        Self { size }
+    }
+}
+
+impl Framing for Fixed {
     #[inline]
-    pub fn find(&self, bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
-        let Some((prefix, rest)) = bytes.split_at_checked(self.width.bytes()) else {
-            return Ok(None);
-        };
-        let payload = self.payload_len(self.decode(prefix))?;
-        if rest.len() < payload {
-            return Ok(None);
-        }
-        // Both ends lie in `bytes`, so the sum cannot overflow.
-        Ok(Some(Frame { start: prefix.len(), end: prefix.len() + payload }))
-    }
-
-    /// The prefix for a payload of `payload_len` bytes: the array's first bytes, as many as the
-    /// second value says.
-    ///
-    /// Fails with [`FrameError::TooLong`] above `max`, or if the number does not fit the prefix.
-    pub fn encode_header(&self, payload_len: usize) -> Result<([u8; 8], usize), FrameError> {
-        let length = payload_len as u64;
-        let fits = self.width.largest() - self.own_share();
-        if payload_len > self.max || length > fits {
-            let max = usize::try_from(fits).map_or(self.max, |fits| fits.min(self.max));
-            return Err(FrameError::TooLong { length, max });
-        }
-        let mut header = (length + self.own_share()).to_le_bytes();
-        let width = self.width.bytes();
-        if self.order == Order::Big {
-            header[..width].reverse();
-        }
-        Ok((header, width))
-    }
-
-    /// The number in the prefix.
-    fn decode(&self, prefix: &[u8]) -> u64 {
-        let join = |number, &byte| number << 8 | u64::from(byte);
-        match self.order {
-            Order::Big => prefix.iter().fold(0, join),
-            Order::Little => prefix.iter().rev().fold(0, join),
-        }
-    }
-
-    /// The length of the payload that `number` announces, if it is allowed.
-    fn payload_len(&self, number: u64) -> Result<usize, FrameError> {
-        let Some(length) = number.checked_sub(self.own_share()) else {
-            return Err(FrameError::TooShort { length: number, width: self.width.bytes() });
-        };
-        match usize::try_from(length) {
-            Ok(payload) if payload <= self.max => Ok(payload),
-            _ => Err(FrameError::TooLong { length, max: self.max }),
-        }
-    }
-
-    /// How much of the number in the prefix is the prefix itself.
-    fn own_share(&self) -> u64 {
-        if self.counts_itself { self.width.bytes() as u64 } else { 0 }
+    fn find(self, bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+        let Self { size } = self;
+        Ok((bytes.len() >= size).then_some(Frame { start: 0, end: size, total: size }))
     }
 }
 
-/// Why a length prefix cannot be followed. The stream has no next frame: end the connection.
+/// Why a stream has no next frame: end the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
     /// The payload is longer than allowed.
@@ -229,6 +98,13 @@ pub enum FrameError {
         /// The bytes of the prefix, the least that the number can be.
         width: usize,
     },
+    /// A line or another delimited frame does not end in time.
+    Endless {
+        /// Bytes that had come of it by then: more than are allowed, whatever comes next.
+        length: usize,
+        /// Bytes allowed, the delimiter not counted.
+        max: usize,
+    },
 }
 
 impl fmt::Display for FrameError {
@@ -240,6 +116,9 @@ impl fmt::Display for FrameError {
             Self::TooShort { length, width } => {
                 write!(f, "the frame says it has {length} bytes, but its prefix alone has {width}")
             }
+            Self::Endless { length, max } => {
+                write!(f, "the frame has not ended after {length} bytes, of {max} allowed")
+            }
         }
     }
 }
@@ -250,89 +129,19 @@ impl Error for FrameError {}
 mod tests {
     use super::*;
 
-    const WIDTHS: [Width; 4] = [Width::U8, Width::U16, Width::U32, Width::U64];
-    const ORDERS: [Order; 2] = [Order::Big, Order::Little];
-
-    /// Every shape with the payload limit `max`.
-    fn shapes(max: usize) -> impl Iterator<Item = LengthPrefix> {
-        WIDTHS.into_iter().flat_map(move |width| {
-            ORDERS.into_iter().flat_map(move |order| {
-                let plain = LengthPrefix::new(width, order, max);
-                [plain, plain.counting_itself()]
-            })
-        })
-    }
-
-    /// `number` as a prefix of the shape, if it fits.
-    fn prefix(shape: &LengthPrefix, number: u64) -> Option<Vec<u8>> {
-        let width = shape.width.bytes();
-        let little = number.to_le_bytes();
-        let fits = little[width..].iter().all(|&byte| byte == 0);
-        let mut bytes = little[..width].to_vec();
-        if shape.order == Order::Big {
-            bytes.reverse();
-        }
-        fits.then_some(bytes)
+    #[test]
+    fn a_fixed_frame_is_found_at_its_last_byte() {
+        let records = Fixed::new(3);
+        assert_eq!(records.find(b"ab"), Ok(None));
+        assert_eq!(records.find(b"abc"), Ok(Some(Frame { start: 0, end: 3, total: 3 })));
+        assert_eq!(records.find(b"abcd"), Ok(Some(Frame { start: 0, end: 3, total: 3 })));
+        assert_eq!(Fixed::new(usize::MAX).find(b"abcd"), Ok(None));
     }
 
     #[test]
-    fn a_line_ends_at_its_first_newline_with_or_without_return() {
-        assert_eq!(find_line(b""), None);
-        assert_eq!(find_line(b"no end\r"), None);
-        assert_eq!(find_line(b"\n"), Some((0, 1)));
-        assert_eq!(find_line(b"\r\n"), Some((0, 2)));
-        assert_eq!(find_line(b"a\r\r\nb\n"), Some((2, 4)), "one return belongs to the line end");
-        assert_eq!(find_line(b"a\rb\nc"), Some((3, 4)));
-    }
-
-    #[test]
-    fn no_length_overflows_and_none_above_the_limit_is_awaited() {
-        for max in [0, 1, 100, 70_000, usize::MAX] {
-            let limit = max as u64;
-            let lengths =
-                [0, 1, limit, limit.saturating_add(1), 1 << 31, (1 << 32) - 1, 1 << 63, u64::MAX];
-            for shape in shapes(max) {
-                for number in lengths {
-                    let Some(bytes) = prefix(&shape, number) else {
-                        continue;
-                    };
-                    let own = if shape.counts_itself { bytes.len() as u64 } else { 0 };
-                    let expected = match number.checked_sub(own) {
-                        None => Err(FrameError::TooShort { length: number, width: bytes.len() }),
-                        Some(length) if length > limit => Err(FrameError::TooLong { length, max }),
-                        Some(0) => Ok(Some(Frame { start: bytes.len(), end: bytes.len() })),
-                        Some(_) => Ok(None),
-                    };
-                    assert_eq!(shape.find(&bytes), expected, "{shape:?} {number}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_frame_is_found_at_its_last_byte_and_not_before() {
-        for shape in shapes(200) {
-            let (header, width) = shape.encode_header(200).unwrap();
-            let whole = [&header[..width], &[7; 201]].concat();
-            for cut in 0..width + 200 {
-                assert_eq!(shape.find(&whole[..cut]), Ok(None), "{shape:?} {cut}");
-            }
-            assert_eq!(shape.find(&whole), Ok(Some(Frame { start: width, end: width + 200 })));
-        }
-    }
-
-    #[test]
-    fn a_header_is_refused_above_the_limit_or_the_width() {
-        assert!(LengthPrefix::u8(300).encode_header(255).is_ok());
-        let full = FrameError::TooLong { length: 256, max: 255 };
-        assert_eq!(LengthPrefix::u8(300).encode_header(256), Err(full));
-        assert!(LengthPrefix::u8(300).counting_itself().encode_header(254).is_ok());
-        assert!(LengthPrefix::u8(300).counting_itself().encode_header(255).is_err());
-        assert!(LengthPrefix::u16_be(9).encode_header(9).is_ok());
-        assert!(LengthPrefix::u16_be(9).encode_header(10).is_err());
-        let widest = LengthPrefix::u64_be(usize::MAX);
-        assert_eq!(widest.encode_header(usize::MAX), Ok(((usize::MAX as u64).to_be_bytes(), 8)));
-        assert!(widest.counting_itself().encode_header(usize::MAX - 7).is_err());
+    #[should_panic(expected = "a frame of 0 bytes")]
+    fn frames_of_nothing_are_refused() {
+        let _ = Fixed::new(0);
     }
 
     #[test]
@@ -341,5 +150,7 @@ mod tests {
         assert_eq!(long.to_string(), "the frame has 9 bytes of payload, more than the 8 allowed");
         let short = FrameError::TooShort { length: 3, width: 4 };
         assert_eq!(short.to_string(), "the frame says it has 3 bytes, but its prefix alone has 4");
+        let endless = FrameError::Endless { length: 9, max: 8 };
+        assert_eq!(endless.to_string(), "the frame has not ended after 9 bytes, of 8 allowed");
     }
 }

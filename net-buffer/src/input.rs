@@ -8,7 +8,7 @@ use std::mem;
 use memchr::memchr;
 
 use crate::block::{Block, class_for};
-use crate::frame::{FrameError, LengthPrefix, find_line};
+use crate::frame::{FrameError, Framing, find_line};
 use crate::pool::Pool;
 
 /// The unread bytes of a connection as one slice, lent for one callback.
@@ -93,6 +93,9 @@ impl<'a> Input<'a> {
     }
 
     /// Takes the next line, without its `\n` or `\r\n`, or `None` if no line end has arrived.
+    ///
+    /// Bounded by the connection's input limit alone, and searched from the front each time: for
+    /// lines of strangers, [`Lines`](crate::Lines) has a limit and remembers where it was.
     #[inline]
     pub fn take_line(&mut self) -> Option<&'a [u8]> {
         let (content, total) = find_line(self.unread)?;
@@ -107,15 +110,16 @@ impl<'a> Input<'a> {
         Some(&self.split(content + 1)[..content])
     }
 
-    /// Takes the payload of the next frame, or `None` if it is not all there.
+    /// Takes the payload of the next frame of this [shape](Framing), or `None` if it is not all
+    /// there: the `take` for bytes of strangers, which come in any pieces and may be too many.
     ///
-    /// On an error nothing is consumed, and the next try fails in the same way.
+    /// On an error nothing is consumed: the stream has no next frame, so end the connection.
     #[inline]
-    pub fn take_frame(&mut self, shape: &LengthPrefix) -> Result<Option<&'a [u8]>, FrameError> {
+    pub fn take_frame(&mut self, shape: impl Framing) -> Result<Option<&'a [u8]>, FrameError> {
         let Some(frame) = shape.find(self.unread)? else {
             return Ok(None);
         };
-        Ok(Some(&self.split(frame.end)[frame.start..]))
+        Ok(Some(&self.split(frame.total)[frame.start..frame.end]))
     }
 
     /// Consumes `n` bytes and returns them.
@@ -269,6 +273,7 @@ impl Error for InputFull {}
 mod tests {
     use super::*;
     use crate::block::CLASS_MIN;
+    use crate::frame::LengthPrefix;
 
     const KIB: usize = 1024;
 

@@ -81,7 +81,10 @@ mod pool;
 
 pub use block::{Block, CLASS_MIN, class_for};
 pub use bytes::Bytes;
-pub use frame::{Frame, FrameError, LengthPrefix, Order, Width, find_line};
+pub use frame::{
+    Delimiter, Fixed, Frame, FrameError, Framing, LengthPrefix, Lines, Order, Searched, Width,
+    find_line,
+};
 pub use input::{Input, InputFull, Unread};
 pub use output::{Output, SHARED_COPY_MAX};
 pub use pool::Pool;

@@ -1,13 +1,16 @@
 //! What is queued for a socket and not sent: own and shared chunks, in order.
 
+mod chunk;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
-use crate::block::Block;
+use crate::frame::{FrameError, LengthPrefix};
 use crate::pool::Pool;
+use chunk::{Chunk, Few, Own};
 
 /// Shared payloads up to this many bytes may be copied instead: a slice for the kernel and a
 /// counted reference cost more than so few bytes.
@@ -82,7 +85,7 @@ impl Output {
     /// Queues a copy of `bytes`: first in the room of the last block, then in new ones.
     pub fn push(&mut self, bytes: &[u8], pool: &mut Pool) {
         let fitted = match self.chunks.back_mut() {
-            Some(Chunk::Own(block)) => block.append(bytes),
+            Some(Chunk::Own(Own::Block(block))) => block.append(bytes),
             _ => 0,
         };
         for piece in bytes[fitted..].chunks(BLOCK_BYTES_MAX) {
@@ -106,6 +109,34 @@ impl Output {
         }
         self.len += bytes.len();
         self.chunks.push_back(Chunk::Shared(bytes));
+    }
+
+    /// Queues a frame: its prefix, and behind it `payload`, as [`push_shared`](Self::push_shared)
+    /// does, so that a payload of any size is neither copied nor moved to make room for the prefix.
+    ///
+    /// Fails if the payload is longer than the shape allows; then nothing is queued. The same frame
+    /// for many receivers is better made once, with its prefix inside.
+    ///
+    /// ```
+    /// use net_buffer::{Bytes, LengthPrefix, Output, Pool};
+    ///
+    /// let mut pool = Pool::new(1 << 20);
+    /// let mut output = Output::default();
+    /// let payload = Bytes::from(vec![b'x'; 1000]);
+    /// output.push_frame(&LengthPrefix::u32_be(1000), payload, &mut pool)?;
+    /// assert_eq!((output.len(), output.memory()), (1004, 0));
+    /// # Ok::<(), net_buffer::FrameError>(())
+    /// ```
+    pub fn push_frame(
+        &mut self,
+        shape: &LengthPrefix,
+        payload: Bytes,
+        pool: &mut Pool,
+    ) -> Result<(), FrameError> {
+        let (header, width) = shape.encode_header(payload.len())?;
+        self.push_few(&header[..width]);
+        self.push_shared(payload, pool);
+        Ok(())
     }
 
     /// Puts a copy of `bytes` in front of all others: the unsent rest of bytes that were lent, not
@@ -197,10 +228,25 @@ impl Output {
         dropped
     }
 
+    /// Queues so few bytes that a block of their own would be a waste: in the room of the last block,
+    /// or else in the list itself.
+    fn push_few(&mut self, bytes: &[u8]) {
+        self.len += bytes.len();
+        if let Some(Chunk::Own(Own::Block(block))) = self.chunks.back_mut()
+            && bytes.len() <= block.room()
+        {
+            let taken = block.append(bytes);
+            debug_assert_eq!(taken, bytes.len(), "there was room for them");
+            return;
+        }
+        self.chunks.push_back(Chunk::Own(Own::Few(Few::of(bytes))));
+    }
+
     /// Is a small payload better copied? Yes if that needs no new block, or if so many wait that a
     /// block pays off.
     fn prefers_copy(&self, n: usize) -> bool {
-        let fits = matches!(self.chunks.back(), Some(Chunk::Own(block)) if n <= block.room());
+        let fits =
+            matches!(self.chunks.back(), Some(Chunk::Own(Own::Block(block))) if n <= block.room());
         fits || self.chunks.len() >= REFERENCES_BEFORE_BLOCK
     }
 
@@ -210,12 +256,12 @@ impl Output {
         self.memory += block.capacity();
         let taken = block.append(bytes);
         debug_assert_eq!(taken, bytes.len(), "the block was asked to hold them");
-        Chunk::Own(block)
+        Chunk::Own(Own::Block(block))
     }
 
     /// Gives back the memory of a chunk that has left the queue.
     fn retire(&mut self, chunk: Option<Chunk>, pool: &mut Pool) {
-        if let Some(Chunk::Own(block)) = chunk {
+        if let Some(Chunk::Own(Own::Block(block))) = chunk {
             self.memory -= block.capacity();
             pool.give(block);
         }
@@ -223,10 +269,8 @@ impl Output {
 
     /// Cuts the sent bytes off the first chunk, so that another may stand before it.
     fn discard_sent(&mut self) {
-        match self.chunks.front_mut() {
-            Some(Chunk::Own(block)) => block.discard_front(self.sent_front),
-            Some(Chunk::Shared(bytes)) => bytes.advance(self.sent_front),
-            None => {}
+        if let Some(front) = self.chunks.front_mut() {
+            front.discard_front(self.sent_front);
         }
         self.sent_front = 0;
     }
@@ -253,195 +297,5 @@ impl fmt::Debug for Output {
     }
 }
 
-/// One piece of the queue.
-enum Chunk {
-    /// A copy in a block of our own.
-    Own(Block),
-    /// A counted reference to bytes that others may hold too.
-    Shared(Bytes),
-}
-
-impl Chunk {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Own(block) => block.as_slice(),
-            Self::Shared(bytes) => bytes,
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    fn truncate(&mut self, len: usize) {
-        match self {
-            Self::Own(block) => block.truncate(len),
-            Self::Shared(bytes) => bytes.truncate(len),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::block::CLASS_MIN;
-
-    const LARGE: usize = SHARED_COPY_MAX + 1;
-
-    /// Sends everything in calls of at most `slices` slices and `budget` bytes; returns the bytes
-    /// and the calls.
-    fn drain(
-        output: &mut Output,
-        pool: &mut Pool,
-        slices: usize,
-        budget: usize,
-    ) -> (Vec<u8>, usize) {
-        let (mut sent, mut calls) = (Vec::new(), 0);
-        while !output.is_empty() {
-            let mut into = vec![IoSlice::new(&[]); slices];
-            let (filled, bytes) = output.slices(&mut into, budget);
-            assert!(filled > 0 && bytes <= budget);
-            sent.extend(into[..filled].iter().flat_map(|slice| slice.iter()));
-            output.advance(bytes, pool);
-            calls += 1;
-        }
-        (sent, calls)
-    }
-
-    #[test]
-    fn the_empty_queue_is_small_and_owns_nothing() {
-        assert!(size_of::<Output>() <= 56, "{} bytes", size_of::<Output>());
-        assert!(size_of::<Chunk>() <= 32, "{} bytes", size_of::<Chunk>());
-        let mut pool = Pool::new(usize::MAX);
-        let mut output = Output::default();
-        output.push(b"", &mut pool);
-        output.push_shared(Bytes::new(), &mut pool);
-        output.push_front(b"", &mut pool);
-        output.advance(0, &mut pool);
-        assert_eq!(output.clear(&mut pool), 0);
-        assert_eq!(output.slices(&mut [IoSlice::new(&[])], 10), (0, 0));
-        assert_eq!((output.chunks.capacity(), output.memory()), (0, 0));
-    }
-
-    #[test]
-    fn small_pushes_share_a_block() {
-        let mut pool = Pool::new(usize::MAX);
-        let mut output = Output::default();
-        for _ in 0..CLASS_MIN / 8 {
-            output.push(b"12345678", &mut pool);
-        }
-        assert_eq!((output.chunks.len(), output.memory()), (1, CLASS_MIN));
-        output.push(b"9", &mut pool);
-        assert_eq!((output.chunks.len(), output.memory()), (2, 2 * CLASS_MIN));
-    }
-
-    #[test]
-    fn spare_room_stays_below_what_is_queued() {
-        let mut pool = Pool::new(0);
-        let mut output = Output::default();
-        for _ in 0..20_000 {
-            output.push(&[0; 100], &mut pool);
-            assert!(output.memory() <= CLASS_MIN + 2 * output.len());
-        }
-        assert!(output.chunks.len() < 50, "{} chunks for 2 MB", output.chunks.len());
-    }
-
-    #[test]
-    fn many_chunks_leave_in_order_in_calls_of_bounded_size() {
-        let mut pool = Pool::new(usize::MAX);
-        let mut output = Output::default();
-        let mut expected = Vec::new();
-        for i in 0..5000 {
-            let payload: Vec<u8> = (0..LARGE).map(|at| (i * 31 + at) as u8).collect();
-            expected.extend_from_slice(&payload);
-            output.push_shared(payload.into(), &mut pool);
-        }
-        let (sent, calls) = drain(&mut output, &mut pool, 1024, usize::MAX);
-        assert_eq!(calls, 5);
-        assert!(sent == expected);
-        assert_eq!(output.chunks.capacity(), 0, "the list of a burst does not stay");
-    }
-
-    #[test]
-    fn five_thousand_one_byte_sends_need_few_slices() {
-        let mut pool = Pool::new(usize::MAX);
-        let mut output = Output::default();
-        let expected: Vec<u8> = (0..5000).map(|i| (i % 251) as u8).collect();
-        for byte in &expected {
-            output.push_shared(Bytes::copy_from_slice(&[*byte]), &mut pool);
-        }
-        assert_eq!(output.chunks.len(), REFERENCES_BEFORE_BLOCK + 2);
-        let (sent, calls) = drain(&mut output, &mut pool, 2, 1000);
-        assert!(sent == expected);
-        assert_eq!(calls, 2 + 5, "two by the count of slices, five by the budget");
-        assert_eq!(output.memory(), 0);
-    }
-
-    #[test]
-    fn a_few_small_shared_payloads_take_no_block() {
-        let mut pool = Pool::new(usize::MAX);
-        let mut output = Output::default();
-        output.push_shared(Bytes::from_static(b"news"), &mut pool);
-        assert_eq!(output.memory(), 0);
-        output.push(b"own", &mut pool);
-        output.push_shared(Bytes::from_static(&[0; SHARED_COPY_MAX]), &mut pool);
-        assert_eq!(output.chunks.len(), 2, "at the bound: joined to the last block");
-        output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
-        assert_eq!(output.chunks.len(), 3, "above it: shared");
-    }
-
-    #[test]
-    fn bytes_put_in_front_go_before_the_rest_of_a_started_chunk() {
-        let mut pool = Pool::new(usize::MAX);
-        for shared in [false, true] {
-            let mut output = Output::default();
-            match shared {
-                true => output.push_shared(Bytes::from_static(b"xworld"), &mut pool),
-                false => output.push(b"xworld", &mut pool),
-            }
-            output.advance(1, &mut pool);
-            let hello = vec![b'o'; BLOCK_BYTES_MAX + 1];
-            output.push_front(&hello, &mut pool);
-            let (sent, _) = drain(&mut output, &mut pool, 8, usize::MAX);
-            assert!(sent == [&hello[..], b"world"].concat());
-        }
-    }
-
-    #[test]
-    fn truncate_undoes_a_push_into_a_started_block() {
-        let mut pool = Pool::new(usize::MAX);
-        let mut output = Output::default();
-        output.push(b"sent kept", &mut pool);
-        output.advance(5, &mut pool);
-        let before = output.len();
-        output.push(&[0; 10_000], &mut pool);
-        output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
-        output.truncate(before + 1, &mut pool);
-        output.truncate(before + 2, &mut pool);
-        assert_eq!(output.len(), before + 1, "it never lengthens");
-        output.truncate(before, &mut pool);
-        assert_eq!(drain(&mut output, &mut pool, 8, usize::MAX).0, b"kept");
-        assert_eq!(output.memory(), 0);
-    }
-
-    #[test]
-    fn the_list_shrinks_even_if_the_queue_never_empties() {
-        let mut pool = Pool::new(0);
-        let mut output = Output::default();
-        for _ in 0..10_000 {
-            output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
-        }
-        output.advance(LARGE * 9999 + 1, &mut pool);
-        assert_eq!(output.len(), LARGE - 1);
-        assert!(output.chunks.capacity() <= QUEUE_KEPT);
-    }
-
-    #[test]
-    #[should_panic(expected = "4 of 3 unsent bytes were sent")]
-    fn sending_more_than_is_queued_panics() {
-        let mut pool = Pool::new(0);
-        let mut output = Output::default();
-        output.push(b"abc", &mut pool);
-        output.advance(4, &mut pool);
-    }
-}
+mod tests;

@@ -3,8 +3,8 @@
 use std::io::IoSlice;
 
 use net_buffer::{
-    Bytes, FrameError, Input, InputFull, LengthPrefix, Order, Output, Pool, Unread, Width,
-    class_for,
+    Bytes, Delimiter, Fixed, FrameError, Framing, Input, InputFull, LengthPrefix, Lines, Order,
+    Output, Pool, Searched, Unread, Width, class_for,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -16,6 +16,8 @@ use proptest::prelude::*;
 enum Step {
     Push(usize),
     PushShared(usize),
+    /// With a prefix of four bytes.
+    PushFrame(usize),
     PushFront(usize),
     /// Gather into so many slices with such a budget, then send so much of what was gathered.
     Send {
@@ -36,6 +38,7 @@ fn a_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => a_length().prop_map(Step::Push),
         4 => a_length().prop_map(Step::PushShared),
+        2 => a_length().prop_map(Step::PushFrame),
         1 => a_length().prop_map(Step::PushFront),
         4 => (0..6_usize, a_length(), any::<usize>())
             .prop_map(|(slices, budget, sent)| Step::Send { slices, budget, sent }),
@@ -75,6 +78,14 @@ proptest! {
                 Step::PushShared(len) => {
                     let bytes = fresh(len);
                     output.push_shared(Bytes::copy_from_slice(&bytes), &mut pool);
+                    model.extend(bytes);
+                }
+                Step::PushFrame(len) => {
+                    let shape = LengthPrefix::u32_be(len);
+                    let bytes = fresh(len);
+                    let pushed = output.push_frame(&shape, bytes.clone().into(), &mut pool);
+                    prop_assert_eq!(pushed, Ok(()));
+                    model.extend(u32::try_from(len).expect("a small frame").to_be_bytes());
                     model.extend(bytes);
                 }
                 Step::PushFront(len) => {
@@ -191,12 +202,12 @@ fn a_shape() -> impl Strategy<Value = LengthPrefix> {
 }
 
 /// All frames of `input`, added to `frames`, until more bytes are needed or it fails.
-fn take_frames(
+fn take_frames<F: Framing>(
     input: &mut Input<'_>,
-    shape: &LengthPrefix,
+    mut shape: impl FnMut() -> F,
     frames: &mut Vec<Vec<u8>>,
 ) -> Result<(), FrameError> {
-    while let Some(frame) = input.take_frame(shape)? {
+    while let Some(frame) = input.take_frame(shape())? {
         frames.push(frame.to_vec());
     }
     Ok(())
@@ -244,14 +255,14 @@ proptest! {
 
         let mut whole = Input::new(&stream);
         let mut at_once = Vec::new();
-        let end_at_once = take_frames(&mut whole, &shape, &mut at_once);
+        let end_at_once = take_frames(&mut whole, || &shape, &mut at_once);
         prop_assert!(at_once.starts_with(&sent));
 
         let mut reader = Reader::new(shape.max + 8 + cuts.iter().max().expect("there is a cut"));
         let mut in_pieces = Vec::new();
         let mut end = Ok(());
         for piece in pieces(&stream, &cuts) {
-            reader.deliver(piece, |input| end = take_frames(input, &shape, &mut in_pieces))?;
+            reader.deliver(piece, |input| end = take_frames(input, || &shape, &mut in_pieces))?;
             if end.is_err() {
                 break;
             }
@@ -274,5 +285,132 @@ proptest! {
         }
         prop_assert_eq!(fitted, max / piece * piece, "all that fits is taken, and nothing above");
         prop_assert!(reader.pool.retained_bytes() <= 2 * class_for(max), "memory follows the bytes");
+    }
+}
+
+// ── Delimited and fixed frames against a search without memory ──
+
+/// Bytes that make almost-delimiters likely: of few kinds.
+fn some_letters(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+    vec(prop::sample::select(&b"aab\r\n"[..]), lengths)
+}
+
+/// What a stream holds: its frames, whether it then breaks off as too long, and how much is left if
+/// it does not.
+type Parsed = (Vec<Vec<u8>>, bool, usize);
+
+/// The obvious way to cut `text` at `delimiter`, with frames of at most `max` bytes.
+fn cut_at(text: &[u8], delimiter: &[u8], max: usize) -> Parsed {
+    let (mut rest, mut frames) = (text, Vec::new());
+    loop {
+        match rest.windows(delimiter.len()).position(|window| window == delimiter) {
+            Some(at) if at <= max => {
+                frames.push(rest[..at].to_vec());
+                rest = &rest[at + delimiter.len()..];
+            }
+            Some(_) => return (frames, true, 0),
+            None => {
+                let begins = |n: &usize| rest.ends_with(&delimiter[..*n]);
+                let begun = (0..delimiter.len()).rev().find(begins).expect("nothing always fits");
+                let is_broken = rest.len() - begun > max;
+                return (frames, is_broken, if is_broken { 0 } else { rest.len() });
+            }
+        }
+    }
+}
+
+/// The same for lines.
+fn cut_into_lines(text: &[u8], max: usize) -> Parsed {
+    let (mut rest, mut frames) = (text, Vec::new());
+    loop {
+        let newline = rest.iter().position(|&byte| byte == b'\n');
+        let line = &rest[..newline.unwrap_or(rest.len())];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        match newline {
+            _ if line.len() > max => return (frames, true, 0),
+            None => return (frames, false, rest.len()),
+            Some(newline) => {
+                frames.push(line.to_vec());
+                rest = &rest[newline + 1..];
+            }
+        }
+    }
+}
+
+/// Reads `text` in `cuts`, with the shape that `after` makes of how far it has searched.
+fn parse(
+    text: &[u8],
+    cuts: &[usize],
+    mut read: impl FnMut(&mut Input<'_>, &mut Searched, &mut Vec<Vec<u8>>) -> Result<(), FrameError>,
+) -> Parsed {
+    let mut reader = Reader::new(text.len() + 1);
+    let (mut frames, mut searched) = (Vec::new(), Searched::default());
+    for piece in pieces(text, cuts) {
+        let mut end = Ok(());
+        reader
+            .deliver(piece, |input| end = read(input, &mut searched, &mut frames))
+            .expect("the reader's limit is above the text");
+        if let Err(error) = end {
+            let is_endless = matches!(error, FrameError::Endless { length, max } if length > max);
+            assert!(is_endless, "{error}");
+            return (frames, true, 0);
+        }
+    }
+    (frames, false, reader.unread().len())
+}
+
+proptest! {
+    #[test]
+    fn delimited_frames_are_those_of_a_search_without_memory(
+        text in some_letters(0..400),
+        delimiter in some_letters(1..8),
+        max in prop_oneof![0..12_usize, 0..200_usize],
+        cuts in some_cuts(),
+        by_bytes in any::<bool>(),
+    ) {
+        let shape = Delimiter::new(&delimiter, max);
+        let cuts = if by_bytes { vec![1] } else { cuts };
+        let (frames, is_broken, left) = parse(&text, &cuts, |input, searched, frames| {
+            while let Some(frame) = input.take_frame(shape.after(searched))? {
+                frames.push(frame.to_vec());
+            }
+            Ok(())
+        });
+        prop_assert_eq!((frames, is_broken, left), cut_at(&text, &delimiter, max));
+    }
+
+    #[test]
+    fn bounded_lines_are_those_of_a_search_without_memory(
+        text in some_letters(0..400),
+        max in prop_oneof![0..5_usize, 0..40_usize],
+        cuts in some_cuts(),
+        by_bytes in any::<bool>(),
+    ) {
+        let cuts = if by_bytes { vec![1] } else { cuts };
+        let (frames, is_broken, left) = parse(&text, &cuts, |input, searched, frames| {
+            while let Some(line) = input.take_frame(Lines::new(max).after(searched))? {
+                frames.push(line.to_vec());
+            }
+            Ok(())
+        });
+        prop_assert_eq!((frames, is_broken, left), cut_into_lines(&text, max));
+    }
+
+    #[test]
+    fn fixed_frames_are_the_chunks_of_the_whole(
+        text in some_text(),
+        size in 1..3000_usize,
+        cuts in some_cuts(),
+    ) {
+        let mut reader = Reader::new(text.len() + 1);
+        let mut frames = Vec::new();
+        for piece in pieces(&text, &cuts) {
+            let mut end = Ok(());
+            reader.deliver(piece, |input| end = take_frames(input, || Fixed::new(size), &mut frames))?;
+            prop_assert_eq!(end, Ok(()));
+        }
+        let whole = text.chunks_exact(size);
+        prop_assert!(reader.unread() == whole.remainder());
+        prop_assert!(frames == whole.collect::<Vec<_>>());
     }
 }

@@ -10,7 +10,7 @@ use crate::life::State;
 use crate::loop_state::LoopState;
 use crate::outbox::{Outbox, Queued};
 use bytes::Bytes;
-use net_buffer::Input;
+use net_buffer::{FrameError, Input, LengthPrefix};
 use net_timer::Tick;
 use std::time::Duration;
 
@@ -99,6 +99,19 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// Queues a counted payload without copying it: for one message to many. Otherwise as `send`.
     pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
         self.split().1.send_shared(bytes)
+    }
+
+    /// Queues a frame: the prefix that announces `payload`, and behind it the payload, uncopied.
+    /// Both or neither; otherwise as `send`. An error: the shape allows no payload of that length,
+    /// and nothing is queued.
+    ///
+    /// For one frame to many, put the prefix in front of the payload once, and `send_shared` both.
+    pub fn send_frame(
+        &mut self,
+        shape: &LengthPrefix,
+        payload: Bytes,
+    ) -> Result<Queued, FrameError> {
+        self.split().1.send_frame(shape, payload)
     }
 
     /// Sends all of `input` back, the shortest way: from where it was received, if nothing waits
@@ -262,6 +275,15 @@ impl Sender<'_> {
     /// As [`Conn::send_shared`].
     pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
         self.outbox.send_shared(self.head, self.id, bytes)
+    }
+
+    /// As [`Conn::send_frame`].
+    pub fn send_frame(
+        &mut self,
+        shape: &LengthPrefix,
+        payload: Bytes,
+    ) -> Result<Queued, FrameError> {
+        self.outbox.send_frame(self.head, self.id, shape, payload)
     }
 
     /// As [`Conn::unsent`].

@@ -75,7 +75,9 @@ pub use timers::TimerId;
 pub use upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
 
 pub use bytes::Bytes;
-pub use net_buffer::{FrameError, Input, LengthPrefix};
+pub use net_buffer::{
+    Delimiter, Fixed, FrameError, Framing, Input, LengthPrefix, Lines, Order, Searched, Width,
+};
 pub use net_timer::Tick;
 
 /// The README's example compiles too.

@@ -9,7 +9,7 @@ use crate::cork::Cork;
 use crate::id::ConnId;
 use crate::limits::Limits;
 use bytes::Bytes;
-use net_buffer::Pool;
+use net_buffer::{FrameError, LengthPrefix, Pool};
 
 /// What became of bytes that were given to `send`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +111,24 @@ impl Outbox {
         head.cold.get_or_insert_default().output.push_shared(bytes, &mut self.pool);
         self.list_unsent(head, id);
         self.mark(head)
+    }
+
+    /// Queues a prefix and a counted payload behind it: both, or neither.
+    pub(crate) fn send_frame(
+        &mut self,
+        head: &mut Head,
+        id: ConnId,
+        shape: &LengthPrefix,
+        payload: Bytes,
+    ) -> Result<Queued, FrameError> {
+        let (_, width) = shape.encode_header(payload.len())?;
+        if let Some(answer) = self.refusal(head, id, payload.len().saturating_add(width)) {
+            return Ok(answer);
+        }
+        self.spill(head);
+        head.cold.get_or_insert_default().output.push_frame(shape, payload, &mut self.pool)?;
+        self.list_unsent(head, id);
+        Ok(self.mark(head))
     }
 
     /// A callback of this connection begins.

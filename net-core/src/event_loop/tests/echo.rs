@@ -5,7 +5,7 @@ use super::{At, Rig, Rng, Stage, on_both_rigs, pattern, usual};
 use crate::conn::Conn;
 use crate::outbox::Queued;
 use bytes::Bytes;
-use net_buffer::Input;
+use net_buffer::{Input, LengthPrefix};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -43,12 +43,20 @@ fn what_is_sent_comes_back<D: Rig>(seed: u64) {
     stage.stop();
 }
 
+const FRAMES: LengthPrefix = LengthPrefix::u32_be(1 << 16);
+
 /// Sends the input back in pieces, each by another way, and a word of its own between them.
 fn mix(conn: &mut Conn<'_, Actor>, input: &mut Input<'_>, rng: &mut Rng, owed: &RefCell<Vec<u8>>) {
     while !input.is_empty() {
         let piece = input.peek()[..rng.within(1, input.len())].to_vec();
-        let queued = match rng.below(6) {
-            0 | 1 => {
+        let queued = match rng.below(7) {
+            0 => {
+                input.consume(piece.len());
+                let length = u32::try_from(piece.len()).expect("a small piece").to_be_bytes();
+                owed.borrow_mut().extend(length);
+                conn.send_frame(&FRAMES, Bytes::from(piece.clone())).expect("a small piece")
+            }
+            1 => {
                 input.consume(piece.len());
                 conn.send(&piece)
             }
@@ -65,6 +73,10 @@ fn mix(conn: &mut Conn<'_, Actor>, input: &mut Input<'_>, rng: &mut Rng, owed: &
                 owed.borrow_mut().extend(b"<between>");
                 assert!(conn.send(b"<between>").is_taken());
                 continue;
+            }
+            5 => {
+                assert!(conn.send_frame(&FRAMES, Bytes::from(vec![0; 1 << 17])).is_err());
+                continue; // and nothing of it is sent
             }
             _ => return, // the rest another time
         };

@@ -1,0 +1,70 @@
+//! What the queue is made of: copies of our own, and counted references.
+
+use crate::block::Block;
+use bytes::{Buf, Bytes};
+
+/// One piece of the queue.
+pub(super) enum Chunk {
+    /// A copy of our own.
+    Own(Own),
+    /// A counted reference to bytes that others may hold too.
+    Shared(Bytes),
+}
+
+/// Where a copy lies. (An enum within the other, since only so does a chunk stay at 32 bytes.)
+pub(super) enum Own {
+    Block(Block),
+    /// The prefix of a frame.
+    Few(Few),
+}
+
+/// Up to 8 bytes, without memory of their own.
+#[derive(Clone, Copy)]
+pub(super) struct Few {
+    bytes: [u8; 8],
+    len: u8,
+}
+
+impl Few {
+    /// A copy of `bytes`, which are no more than 8.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let mut few = Self { bytes: [0; 8], len: bytes.len() as u8 };
+        few.bytes[..bytes.len()].copy_from_slice(bytes);
+        few
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl Chunk {
+    pub(super) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Own(Own::Block(block)) => block.as_slice(),
+            Self::Own(Own::Few(few)) => few.as_slice(),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(super) fn truncate(&mut self, len: usize) {
+        match self {
+            Self::Own(Own::Block(block)) => block.truncate(len),
+            Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[..len]),
+            Self::Shared(bytes) => bytes.truncate(len),
+        }
+    }
+
+    /// Takes the first `n` bytes away, of more.
+    pub(super) fn discard_front(&mut self, n: usize) {
+        match self {
+            Self::Own(Own::Block(block)) => block.discard_front(n),
+            Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[n..]),
+            Self::Shared(bytes) => bytes.advance(n),
+        }
+    }
+}

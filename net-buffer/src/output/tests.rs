@@ -1,0 +1,198 @@
+//! The queue's edges: where chunks begin and end, and what memory they hold.
+
+use super::*;
+use crate::block::CLASS_MIN;
+
+const LARGE: usize = SHARED_COPY_MAX + 1;
+
+/// Sends everything in calls of at most `slices` slices and `budget` bytes; returns the bytes
+/// and the calls.
+fn drain(output: &mut Output, pool: &mut Pool, slices: usize, budget: usize) -> (Vec<u8>, usize) {
+    let (mut sent, mut calls) = (Vec::new(), 0);
+    while !output.is_empty() {
+        let mut into = vec![IoSlice::new(&[]); slices];
+        let (filled, bytes) = output.slices(&mut into, budget);
+        assert!(filled > 0 && bytes <= budget);
+        sent.extend(into[..filled].iter().flat_map(|slice| slice.iter()));
+        output.advance(bytes, pool);
+        calls += 1;
+    }
+    (sent, calls)
+}
+
+#[test]
+fn the_empty_queue_is_small_and_owns_nothing() {
+    assert!(size_of::<Output>() <= 56, "{} bytes", size_of::<Output>());
+    assert!(size_of::<Chunk>() <= 32, "{} bytes", size_of::<Chunk>());
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    output.push(b"", &mut pool);
+    output.push_shared(Bytes::new(), &mut pool);
+    output.push_front(b"", &mut pool);
+    output.advance(0, &mut pool);
+    assert_eq!(output.clear(&mut pool), 0);
+    assert_eq!(output.slices(&mut [IoSlice::new(&[])], 10), (0, 0));
+    assert_eq!((output.chunks.capacity(), output.memory()), (0, 0));
+}
+
+#[test]
+fn small_pushes_share_a_block() {
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    for _ in 0..CLASS_MIN / 8 {
+        output.push(b"12345678", &mut pool);
+    }
+    assert_eq!((output.chunks.len(), output.memory()), (1, CLASS_MIN));
+    output.push(b"9", &mut pool);
+    assert_eq!((output.chunks.len(), output.memory()), (2, 2 * CLASS_MIN));
+}
+
+#[test]
+fn spare_room_stays_below_what_is_queued() {
+    let mut pool = Pool::new(0);
+    let mut output = Output::default();
+    for _ in 0..20_000 {
+        output.push(&[0; 100], &mut pool);
+        assert!(output.memory() <= CLASS_MIN + 2 * output.len());
+    }
+    assert!(output.chunks.len() < 50, "{} chunks for 2 MB", output.chunks.len());
+}
+
+#[test]
+fn many_chunks_leave_in_order_in_calls_of_bounded_size() {
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    let mut expected = Vec::new();
+    for i in 0..5000 {
+        let payload: Vec<u8> = (0..LARGE).map(|at| (i * 31 + at) as u8).collect();
+        expected.extend_from_slice(&payload);
+        output.push_shared(payload.into(), &mut pool);
+    }
+    let (sent, calls) = drain(&mut output, &mut pool, 1024, usize::MAX);
+    assert_eq!(calls, 5);
+    assert!(sent == expected);
+    assert_eq!(output.chunks.capacity(), 0, "the list of a burst does not stay");
+}
+
+#[test]
+fn five_thousand_one_byte_sends_need_few_slices() {
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    let expected: Vec<u8> = (0..5000).map(|i| (i % 251) as u8).collect();
+    for byte in &expected {
+        output.push_shared(Bytes::copy_from_slice(&[*byte]), &mut pool);
+    }
+    assert_eq!(output.chunks.len(), REFERENCES_BEFORE_BLOCK + 2);
+    let (sent, calls) = drain(&mut output, &mut pool, 2, 1000);
+    assert!(sent == expected);
+    assert_eq!(calls, 2 + 5, "two by the count of slices, five by the budget");
+    assert_eq!(output.memory(), 0);
+}
+
+#[test]
+fn a_few_small_shared_payloads_take_no_block() {
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    output.push_shared(Bytes::from_static(b"news"), &mut pool);
+    assert_eq!(output.memory(), 0);
+    output.push(b"own", &mut pool);
+    output.push_shared(Bytes::from_static(&[0; SHARED_COPY_MAX]), &mut pool);
+    assert_eq!(output.chunks.len(), 2, "at the bound: joined to the last block");
+    output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
+    assert_eq!(output.chunks.len(), 3, "above it: shared");
+}
+
+#[test]
+fn bytes_put_in_front_go_before_the_rest_of_a_started_chunk() {
+    let mut pool = Pool::new(usize::MAX);
+    for shared in [false, true] {
+        let mut output = Output::default();
+        match shared {
+            true => output.push_shared(Bytes::from_static(b"xworld"), &mut pool),
+            false => output.push(b"xworld", &mut pool),
+        }
+        output.advance(1, &mut pool);
+        let hello = vec![b'o'; BLOCK_BYTES_MAX + 1];
+        output.push_front(&hello, &mut pool);
+        let (sent, _) = drain(&mut output, &mut pool, 8, usize::MAX);
+        assert!(sent == [&hello[..], b"world"].concat());
+    }
+}
+
+#[test]
+fn a_framed_payload_leaves_from_where_it_lies_and_its_prefix_takes_no_block() {
+    let mut pool = Pool::new(usize::MAX);
+    let shape = LengthPrefix::u64_be(1 << 20);
+    let mut output = Output::default();
+    let payloads = [Bytes::from(vec![1; 1 << 20]), Bytes::from(vec![2; LARGE])];
+    for payload in &payloads {
+        output.push_frame(&shape, payload.clone(), &mut pool).unwrap();
+    }
+    assert_eq!((output.memory(), output.chunks.len()), (0, 4), "not even for a prefix");
+    let mut slices = [IoSlice::new(&[]); 4];
+    output.slices(&mut slices, usize::MAX);
+    assert_eq!(slices[1].as_ptr(), payloads[0].as_ptr(), "the payload itself, not a copy");
+    assert_eq!(slices[3].as_ptr(), payloads[1].as_ptr());
+    assert_eq!(
+        (&*slices[0], &*slices[2]),
+        (&[0, 0, 0, 0, 0, 16, 0, 0][..], &[0, 0, 0, 0, 0, 0, 0, 129][..])
+    );
+}
+
+#[test]
+fn a_prefix_may_be_sent_in_part_and_stands_in_the_room_of_a_block() {
+    let mut pool = Pool::new(usize::MAX);
+    let shape = LengthPrefix::u32_be(LARGE);
+    let mut output = Output::default();
+    output.push_frame(&shape, Bytes::from_static(&[7; LARGE]), &mut pool).unwrap();
+    output.advance(3, &mut pool);
+    output.push_front(b"<", &mut pool);
+    output.push(b"own", &mut pool);
+    output.push_frame(&shape, Bytes::from_static(b"few"), &mut pool).unwrap();
+    assert_eq!(output.chunks.len(), 4, "both parts of the small frame joined the last block");
+    let too_long = FrameError::TooLong { length: LARGE as u64 + 1, max: LARGE };
+    let refused = output.push_frame(&shape, Bytes::from_static(&[0; LARGE + 1]), &mut pool);
+    assert_eq!(refused, Err(too_long));
+    output.push_frame(&shape, Bytes::new(), &mut pool).unwrap();
+    let (sent, _) = drain(&mut output, &mut pool, 8, usize::MAX);
+    let expected = [b"<\x81", &[7; LARGE][..], b"own\0\0\0\x03few\0\0\0\0"].concat();
+    assert!(sent == expected, "nothing of what was refused is queued");
+}
+
+#[test]
+fn truncate_undoes_a_push_into_a_started_block() {
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    output.push(b"sent kept", &mut pool);
+    output.advance(5, &mut pool);
+    let before = output.len();
+    output.push(&[0; 10_000], &mut pool);
+    output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
+    output.truncate(before + 1, &mut pool);
+    output.truncate(before + 2, &mut pool);
+    assert_eq!(output.len(), before + 1, "it never lengthens");
+    output.truncate(before, &mut pool);
+    assert_eq!(drain(&mut output, &mut pool, 8, usize::MAX).0, b"kept");
+    assert_eq!(output.memory(), 0);
+}
+
+#[test]
+fn the_list_shrinks_even_if_the_queue_never_empties() {
+    let mut pool = Pool::new(0);
+    let mut output = Output::default();
+    for _ in 0..10_000 {
+        output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
+    }
+    output.advance(LARGE * 9999 + 1, &mut pool);
+    assert_eq!(output.len(), LARGE - 1);
+    assert!(output.chunks.capacity() <= QUEUE_KEPT);
+}
+
+#[test]
+#[should_panic(expected = "4 of 3 unsent bytes were sent")]
+fn sending_more_than_is_queued_panics() {
+    let mut pool = Pool::new(0);
+    let mut output = Output::default();
+    output.push(b"abc", &mut pool);
+    output.advance(4, &mut pool);
+}
