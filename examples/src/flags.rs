@@ -1,7 +1,9 @@
 //! The command line that every example server shares.
 
 use clap::{Args, ValueEnum};
-use net_core::{Addr, Balance, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server};
+use net_core::{
+    Addr, Balance, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server, TrustedProxies,
+};
 use std::io::Write;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -17,6 +19,9 @@ pub struct ServerFlags {
     /// Where to listen.
     #[arg(long, help = "Where to listen: HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME (repeatable)", value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
     pub listen: Vec<Addr>,
+    /// Serve these proxies alone, each of which says first, by a PROXY header, who the client is
+    #[arg(long, help = "Serve only these proxies (10.0.0.0/8, ::1, unix), which announce each client by a PROXY header", value_name = "PREFIXES", value_parser = parse_proxies)]
+    pub proxy_protocol: Option<TrustedProxies>,
     /// Loops, one thread each: a number from 1 to 256, or per-core
     #[arg(long, value_name = "N|per-core", default_value = "per-core", value_parser = parse_loops)]
     pub loops: Loops,
@@ -118,6 +123,10 @@ fn parse_listen(text: &str) -> Result<Addr, String> {
     Addr::from_str(text).map_err(|error| error.to_string())
 }
 
+fn parse_proxies(text: &str) -> Result<TrustedProxies, String> {
+    TrustedProxies::from_str(text).map_err(|error| error.to_string())
+}
+
 fn parse_loops(text: &str) -> Result<Loops, String> {
     if text == "per-core" {
         return Ok(Loops::PerCore);
@@ -176,7 +185,10 @@ impl ServerFlags {
             .drain_timeout(self.drain_timeout);
         server.check().map_err(|error| error.to_string())?;
         for at in &self.listen {
-            server = server.listen_at(at.clone());
+            server = match &self.proxy_protocol {
+                None => server.listen_at(at.clone()),
+                Some(proxies) => server.listen_proxied(at.clone(), proxies.clone()),
+            };
         }
         if let Some(at) = &self.admin {
             server = server.admin_at(at.clone());

@@ -10,6 +10,7 @@ use crate::limits::Limits;
 use crate::listener::{AcceptError, Seldom, judge};
 use crate::stats::{Counter, Stats};
 use crate::sys::{Errno, Socket, SocketFile};
+use crate::trusted::TrustedProxies;
 use net_timer::Tick;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub(crate) struct Listening {
     socket: Option<Socket>,
     /// Of a Unix socket that has a path.
     file: Option<SocketFile>,
+    /// Those who may connect, and say first for whom. `None`: anybody, for themselves.
+    proxies: Option<Arc<TrustedProxies>>,
     /// The last batch ended before the kernel said that nobody waits.
     has_more: bool,
     /// Starved: no accept before this.
@@ -39,11 +42,17 @@ impl Listening {
             file: SocketFile::of(&at),
             at,
             socket: Some(socket),
+            proxies: None,
             has_more: true,
             rests_until: None,
             was_starved: false,
             trouble,
         }
+    }
+
+    /// Serves these proxies, if some are given, and nobody else.
+    pub(crate) fn behind(self, proxies: Option<Arc<TrustedProxies>>) -> Self {
+        Self { proxies, ..self }
     }
 
     pub(crate) fn signalled(&mut self) {
@@ -91,9 +100,13 @@ impl Listening {
                 Ok((socket, peer)) => {
                     stats.add(Counter::Accepted, 1);
                     self.was_starved = false;
-                    match gate.enter() {
-                        Some(permit) => into.push(Arrival { socket, peer, permit }),
-                        None => self.turn_away(driver, now, socket, stats, gate),
+                    let is_announced = self.proxies.is_some();
+                    if self.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(&peer)) {
+                        self.turn_away(driver, now, socket, stats, Why::Untrusted, &peer);
+                    } else if let Some(permit) = gate.enter() {
+                        into.push(Arrival { socket, peer, permit, is_announced });
+                    } else {
+                        self.turn_away(driver, now, socket, stats, Why::Full, &peer);
                     }
                     continue;
                 }
@@ -125,13 +138,13 @@ impl Listening {
         now: Tick,
         socket: Socket,
         stats: &Stats,
-        gate: &Gate,
+        why: Why,
+        peer: &Addr,
     ) {
         driver.detach(socket, Ending::Close);
-        stats.closed(Closed::Refused(Why::Full));
+        stats.closed(Closed::Refused(why));
         if let Some(held_back) = self.trouble.may_speak(now) {
-            let open = gate.inside();
-            tracing::warn!(at = %self.at, open, held_back, "full: a client was turned away");
+            tracing::warn!(at = %self.at, ?why, %peer, held_back, "a client was turned away");
         }
     }
 

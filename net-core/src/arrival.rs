@@ -11,4 +11,6 @@ pub(crate) struct Arrival {
     pub(crate) socket: Socket,
     pub(crate) peer: Addr,
     pub(crate) permit: Permit,
+    /// It comes from a proxy that is to say who the client is, before anything else.
+    pub(crate) is_announced: bool,
 }

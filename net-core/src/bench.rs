@@ -145,7 +145,8 @@ impl Turns {
         let hub = Hub::new(1, connections, &limits)?;
         for _ in 0..connections {
             let permit = hub.gate.enter().ok_or(ErrorKind::QuotaExceeded)?;
-            let arrival = Arrival { socket: Socket::none(), peer: nowhere(), permit };
+            let (socket, peer) = (Socket::none(), nowhere());
+            let arrival = Arrival { socket, peer, permit, is_announced: false };
             hub.loops[0].arrivals.push(arrival).map_err(|_| ErrorKind::QuotaExceeded)?;
         }
         let driver = Epoll::open(&limits, Arc::new(Waker::new()?))?;

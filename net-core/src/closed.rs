@@ -21,6 +21,8 @@ pub enum Closed {
     InputLimit,
     /// It was accepted only to be closed.
     Refused(Why),
+    /// A proxy did not say who the client is, as its listener demands.
+    ProxyHeader(BadHeader),
     /// The server drained and the connection had nothing left to do.
     Draining,
     /// The server drained, and the connection was not done by the drain's deadline.
@@ -61,6 +63,19 @@ pub enum Why {
     Full,
     /// `admit` said no.
     Handler,
+    /// The listener is for proxies, and this was none of those that it trusts.
+    Untrusted,
+}
+
+/// What is wrong with the PROXY header of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum BadHeader {
+    /// The bytes that came do not begin one.
+    Missing,
+    /// It begins as one, and goes on as none.
+    Malformed,
+    /// It has more than 107 bytes in version 1, or announces more than 4,096 in version 2.
+    TooLong,
 }
 
 /// The callbacks of a [`Handler`](crate::Handler).
@@ -117,7 +132,7 @@ impl Callback {
 
 impl Closed {
     /// How many different labels there are.
-    pub const KINDS: usize = 19;
+    pub const KINDS: usize = 20;
 
     /// The label's place among all labels, below [`Closed::KINDS`].
     pub fn kind(self) -> usize {
@@ -141,6 +156,7 @@ impl Closed {
             Closed::Deadline(Which::Message) => 16,
             Closed::Deadline(Which::Stuck) => 17,
             Closed::Deadline(Which::Lifetime) => 18,
+            Closed::ProxyHeader(_) => 19,
         }
     }
 
@@ -165,6 +181,7 @@ impl Closed {
         "message_timeout",
         "stuck",
         "lifetime",
+        "proxy_header",
     ];
 
     /// The name under which it is counted.
@@ -189,6 +206,7 @@ impl fmt::Display for Closed {
             Closed::Machine(errno) => write!(f, "machine: {errno}"),
             Closed::Panicked(callback) => write!(f, "panicked in {callback:?}"),
             Closed::Refused(why) => write!(f, "refused: {why:?}"),
+            Closed::ProxyHeader(what) => write!(f, "proxy header: {what:?}"),
             other => f.write_str(other.label()),
         }
     }

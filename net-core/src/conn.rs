@@ -223,10 +223,11 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.parts().0.why
     }
 
-    /// The peer's address, asked of the kernel. `None` if the peer is gone.
+    /// The peer's address: the client's, if a proxy that the listener trusts has named it
+    /// ([`Server::listen_proxied`](crate::Server::listen_proxied)); otherwise asked of the kernel.
+    /// `None` if the peer is gone.
     pub fn peer(&mut self) -> Option<Addr> {
-        let peer_of = self.state.peer_of;
-        peer_of(&self.parts().0.socket).ok()
+        self.state.peer(self.id)
     }
 
     /// The loop it lives on.

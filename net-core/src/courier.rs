@@ -14,12 +14,14 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// An address in a message: 16 bytes of IP (IPv4 mapped), 2 of port.
+/// An arrival in a message: whether it is announced, then its address: 16 bytes of IP (IPv4 mapped),
+/// 2 of port.
+const ENTRY: usize = 1 + ADDRESS;
 const ADDRESS: usize = 18;
 /// In the place of an address: a Unix socket, whose name, mostly none, is asked at the other end. No
 /// TCP connection comes from port 0 of the unspecified address.
 const UNIX: [u8; ADDRESS] = [0; ADDRESS];
-const MESSAGE_MAX: usize = RIGHTS_MAX * ADDRESS;
+const MESSAGE_MAX: usize = RIGHTS_MAX * ENTRY;
 /// Messages that a loop takes in one turn.
 const MESSAGES_PER_TURN: usize = 4;
 
@@ -32,8 +34,9 @@ pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
 /// on an error they stay. Their places in the gate go with them.
 pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errno> {
     let count = batch.len().min(RIGHTS_MAX);
-    let mut payload = Vec::with_capacity(count * ADDRESS);
+    let mut payload = Vec::with_capacity(count * ENTRY);
     for arrival in &batch[..count] {
+        payload.push(u8::from(arrival.is_announced));
         payload.extend_from_slice(&pack(&arrival.peer));
     }
     rights::send(end, &payload, batch[..count].iter().map(|arrival| &arrival.socket))?;
@@ -105,16 +108,16 @@ impl CourierEnd {
             brought.is_the_end = true;
             return;
         }
-        let addresses = payload[..message.bytes].chunks_exact(ADDRESS);
-        let carried = addresses.len();
+        let entries = payload[..message.bytes].chunks_exact(ENTRY);
+        let carried = entries.len();
         brought.carried += carried as u64;
         // The kernel fills a table from the front of the message and drops the rest.
         brought.lost += carried.saturating_sub(sockets.len()) as u64;
         debug_assert!(message.truncated == (carried > sockets.len()));
-        for (socket, address) in sockets.into_iter().zip(addresses) {
+        for (socket, entry) in sockets.into_iter().zip(entries) {
             let permit = gate.take_over();
-            let peer = unpack(address, &socket);
-            into.push(Arrival { socket, peer, permit });
+            let peer = unpack(&entry[1..], &socket);
+            into.push(Arrival { socket, peer, permit, is_announced: entry[0] != 0 });
         }
     }
 }
@@ -149,7 +152,8 @@ mod tests {
     fn arrival(gate: &Arc<Gate>, port: u16) -> (Arrival, Socket) {
         let (socket, far) = pair().unwrap();
         let peer = Addr::from(SocketAddr::from(([127, 0, 0, 1], port)));
-        (Arrival { socket, peer, permit: gate.enter().unwrap() }, far)
+        let permit = gate.enter().unwrap();
+        (Arrival { socket, peer, permit, is_announced: port.is_multiple_of(2) }, far)
     }
 
     #[test]
@@ -164,6 +168,7 @@ mod tests {
         let brought = end.take(&gate, &mut got);
         assert_eq!(brought, Brought { carried: 3, lost: 0, is_the_end: false });
         assert_eq!(got[2].peer.to_string(), "127.0.0.1:3");
+        assert!(!got[0].is_announced && got[1].is_announced && !got[2].is_announced);
         assert!(!end.has_more());
         drop(got);
         assert_eq!(gate.inside(), 0);

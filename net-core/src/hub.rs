@@ -153,7 +153,7 @@ impl<M> Hub<M> {
         let Some(permit) = self.gate.enter() else {
             return Err(AdoptError::new(fd, Unadopted::ConnectionsMax));
         };
-        Ok(Arrival { socket: Socket::from_owned(fd), peer, permit })
+        Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
     }
 
     /// Tells every loop.

@@ -41,6 +41,7 @@ mod loop_state;
 mod mailbox;
 mod outbox;
 mod placement;
+mod proxy_header;
 mod pulse;
 mod readiness;
 mod server;
@@ -53,10 +54,11 @@ mod sync;
 mod sys;
 mod table;
 mod timers;
+mod trusted;
 mod upstreams;
 
 pub use addr::{Addr, AddrError, UnixName};
-pub use closed::{Callback, Closed, Which, Why};
+pub use closed::{BadHeader, Callback, Closed, Which, Why};
 pub use conn::{Conn, Sender};
 pub use dial::{Dial, NotDialled, Retry};
 pub use error::{AdoptError, StartError, Unadopted};
@@ -72,6 +74,7 @@ pub use server::{Accept, Ended, FdTable, Loops, Place, Running, Server};
 pub use stats::{Counter, Snapshot};
 pub use sys::{Errno, Keepalive, PrivateTables, SocketOptions, Unfit};
 pub use timers::TimerId;
+pub use trusted::{TrustedError, TrustedProxies};
 pub use upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
 
 pub use bytes::Bytes;

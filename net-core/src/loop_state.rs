@@ -17,7 +17,7 @@ use crate::sys::Socket;
 use crate::table::Table;
 use crate::timers::Timers;
 use net_timer::{Slot, Tick, Wheel};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -46,7 +46,9 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) hub: Arc<Hub<M>>,
     /// The bridges into this loop.
     pub(crate) bridge: Arc<Bridge<M>>,
-    pub(crate) peer_of: fn(&Socket) -> io::Result<Addr>,
+    peer_of: fn(&Socket) -> io::Result<Addr>,
+    /// Where those come from who came by way of a proxy that said so.
+    pub(crate) clients: HashMap<ConnId, Addr>,
 }
 
 /// The counts of the straight path, added up here and published once a turn.
@@ -90,6 +92,7 @@ impl<S, M> LoopState<S, M> {
             bridge: Arc::clone(&hub.loops[usize::from(number)]),
             hub,
             peer_of,
+            clients: HashMap::new(),
         };
         state.set_now(now);
         state
@@ -140,6 +143,17 @@ impl<S, M> LoopState<S, M> {
         }
         self.dials.push_back(id);
         Ok(id)
+    }
+
+    /// Where a connection comes from: as a proxy has said, or as the kernel does. `None`: it is gone.
+    pub(crate) fn peer(&mut self, id: ConnId) -> Option<Addr> {
+        if !self.clients.is_empty()
+            && let Some(client) = self.clients.get(&id)
+        {
+            return Some(client.clone());
+        }
+        let peer_of = self.peer_of;
+        peer_of(&self.head(id)?.socket).ok()
     }
 
     // --- pairs -------------------------------------------------------------------------------

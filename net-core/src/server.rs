@@ -13,7 +13,9 @@ use crate::placement::Balance;
 use crate::stats::Snapshot;
 use crate::sys::signals::Signals;
 use crate::sys::{PrivateTables, SocketOptions};
+use crate::trusted::TrustedProxies;
 use std::process::{ExitCode, Termination};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
@@ -86,6 +88,13 @@ impl<M: Send> Place<M> {
     }
 }
 
+/// A place to listen at, as it was asked for.
+#[derive(Clone, Debug)]
+struct Wanted {
+    at: Result<Addr, AddrError>,
+    proxies: Option<Arc<TrustedProxies>>,
+}
+
 /// Builds a server: an acceptor and N loops, one thread each.
 ///
 /// ```no_run
@@ -113,7 +122,7 @@ impl<M: Send> Place<M> {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Server {
-    listen: Vec<Result<Addr, AddrError>>,
+    listen: Vec<Wanted>,
     loops: Loops,
     pin: bool,
     accept: Accept,
@@ -159,13 +168,31 @@ impl Server {
     /// A Unix socket's file that nobody listens at any more is replaced, any other is an error; who
     /// may connect is up to the umask. The file is removed when listening ends.
     pub fn listen(mut self, at: &str) -> Self {
-        self.listen.push(at.parse());
+        self.listen.push(Wanted { at: at.parse(), proxies: None });
         self
     }
 
     /// Listens on this address too.
     pub fn listen_at(mut self, at: Addr) -> Self {
-        self.listen.push(Ok(at));
+        self.listen.push(Wanted { at: Ok(at), proxies: None });
+        self
+    }
+
+    /// Listens on this address too, for these proxies alone, each of which says first who the client
+    /// is: by a header of the PROXY protocol, version 1 or 2. What `admit` and [`Conn::peer`] tell is
+    /// then the client's address; or the proxy's own, if it says that it speaks for itself (`LOCAL`)
+    /// or does not know (`UNKNOWN`).
+    ///
+    /// Whoever is not trusted is closed at accept, since it could say anything (`Refused(Untrusted)`).
+    /// A header must be whole within
+    /// [`first_byte_timeout`](crate::Limits::first_byte_timeout), else the idle timeout; until then
+    /// the handler hears nothing. Without one, or with a bad one, the connection is closed and
+    /// counted as [`Closed::ProxyHeader`]; it has no `on_close`, as no session was made for it.
+    ///
+    /// [`Conn::peer`]: crate::Conn::peer
+    /// [`Closed::ProxyHeader`]: crate::Closed::ProxyHeader
+    pub fn listen_proxied(mut self, at: Addr, proxies: TrustedProxies) -> Self {
+        self.listen.push(Wanted { at: Ok(at), proxies: Some(Arc::new(proxies)) });
         self
     }
 

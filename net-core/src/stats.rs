@@ -82,6 +82,8 @@ counters! {
     RefusedFull = "refused_full",
     /// Connections that the handler's `admit` refused.
     RefusedByHandler = "refused_by_handler",
+    /// Connections refused because a listener for proxies does not trust where they came from.
+    RefusedUntrusted = "refused_untrusted",
 }
 
 const COUNTERS: usize = Counter::ALL.len();
@@ -127,6 +129,7 @@ impl Stats {
         match why {
             Closed::Refused(Why::Full) => self.add(Counter::RefusedFull, 1),
             Closed::Refused(Why::Handler) => self.add(Counter::RefusedByHandler, 1),
+            Closed::Refused(Why::Untrusted) => self.add(Counter::RefusedUntrusted, 1),
             _ => {}
         }
     }

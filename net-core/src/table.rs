@@ -51,9 +51,18 @@ impl<S> Table<S> {
         }
     }
 
-    /// Connections in the table.
+    /// Connections in the table, and those that wait to come in.
     pub(crate) fn len(&self) -> usize {
         self.live
+    }
+
+    /// Counts a connection that is not in the table yet, and comes in or [goes](Self::count_out).
+    pub(crate) fn count_in(&mut self) {
+        self.live += 1;
+    }
+
+    pub(crate) fn count_out(&mut self) {
+        self.live -= 1;
     }
 
     /// Takes a connection in, or gives its parts back when all slots are used.

@@ -26,6 +26,7 @@ use std::sync::Arc;
 pub(crate) const WAKER: u64 = 0;
 pub(crate) const COURIER: u64 = 1 << 32;
 const FIRST_LISTENER: u64 = 2 << 32;
+const FIRST_WAITING: u64 = 1 << 63;
 
 /// The token of listener number `n`.
 pub(crate) fn listener_token(n: usize) -> u64 {
@@ -34,8 +35,20 @@ pub(crate) fn listener_token(n: usize) -> u64 {
 
 /// The listener's number in a token, if it is one.
 pub(crate) fn listener_number(token: u64) -> Option<usize> {
-    let is_listener = token as u32 == 0 && token >= FIRST_LISTENER;
+    let is_listener = token as u32 == 0 && (FIRST_LISTENER..FIRST_WAITING).contains(&token);
     is_listener.then(|| ((token - FIRST_LISTENER) >> 32) as usize)
+}
+
+/// The token of a connection that waits, as number `n`, to come into the table. Of so many there are
+/// never too few numbers: a loop has 2²⁴ slots.
+pub(crate) fn waiting_token(n: u32) -> u64 {
+    FIRST_WAITING + (u64::from(n) << 32)
+}
+
+/// The number of a waiting connection in a token, if it is one.
+pub(crate) fn waiting_number(token: u64) -> Option<u32> {
+    let is_waiting = token as u32 == 0 && token >= FIRST_WAITING;
+    is_waiting.then(|| ((token - FIRST_WAITING) >> 32) as u32)
 }
 
 /// One event: for whom, and all that it said.

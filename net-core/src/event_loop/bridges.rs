@@ -2,6 +2,7 @@
 
 use super::{EventLoop, guard};
 use crate::accepting::BACKLOG_MAX;
+use crate::addr::Addr;
 use crate::arrival::Arrival;
 use crate::closed::{Callback, Closed, Why};
 use crate::connection::{Filed, Status};
@@ -14,6 +15,7 @@ use crate::life::State;
 use crate::outbox::Queued;
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
+use net_buffer::Unread;
 use net_timer::Tick;
 use std::sync::atomic::Ordering;
 
@@ -26,6 +28,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.order = order;
             self.told_up_to = Some(0);
             self.end_listening();
+            self.end_waiting();
         }
         if self.told_up_to.is_some() {
             self.tell_more();
@@ -138,17 +141,28 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The one door in: admits, enters into the table, watches, opens.
+    /// A new connection: through the one door in, or first to the vestibule, if a proxy is to say
+    /// whose it is.
     fn adopt(&mut self, arrival: Arrival) {
-        let Arrival { socket, peer, permit } = arrival;
         if self.order >= Order::Cut {
             let why =
                 if self.order == Order::Cut { Closed::DrainDeadline } else { Closed::Stopped };
-            return self.refuse(socket, why);
+            return self.refuse(arrival.socket, why);
         }
+        if arrival.is_announced {
+            return self.hear(arrival);
+        }
+        self.let_in(arrival, None, &[]);
+    }
+
+    /// The one door in: admits, enters into the table, watches, opens. `client`: from where a proxy
+    /// has said that it comes. `early`: its bytes that came with what the proxy said.
+    pub(super) fn let_in(&mut self, arrival: Arrival, client: Option<Addr>, early: &[u8]) {
+        let Arrival { socket, peer, permit, .. } = arrival;
         let is_tcp = peer.inet().is_some();
+        let addr = client.clone().unwrap_or(peer);
         self.runs(Callback::Admit, None);
-        let admitted = guard(|| self.handler.admit(&Peer { addr: peer }));
+        let admitted = guard(|| self.handler.admit(&Peer { addr }));
         let Some(session) = admitted else {
             self.count_panic(Callback::Admit);
             return self.refuse(socket, Closed::Panicked(Callback::Admit));
@@ -158,6 +172,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         };
         let Some(id) = self.enter(socket, State::Open, session) else { return };
         permit.keep();
+        if let Some(client) = client {
+            self.state.clients.insert(id, client);
+        }
         if !is_tcp {
             self.read_to_the_end(id);
         }
@@ -165,6 +182,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         }
         self.start_idling(id);
+        if !early.is_empty() {
+            self.keep_early(id, early);
+        }
         self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
         self.after(id);
         if self.order > Order::Run {
@@ -190,6 +210,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 None
             }
         }
+    }
+
+    /// Keeps bytes that were received with the header: they come to the handler as if it had resumed.
+    fn keep_early(&mut self, id: ConnId, early: &[u8]) {
+        self.first_byte(id);
+        let Some(connection) = self.state.table.get(id) else { return };
+        let unread = Unread::keep(early, &mut self.state.outbox.pool, usize::MAX);
+        let head = &mut connection.head;
+        head.cold().unread = Some(unread.expect("there is no limit here"));
+        head.status.set(Status::UNREAD);
+        self.read_on(id);
     }
 
     /// Attaches a new connection to the driver. False if the kernel refused: then it is over.
@@ -277,10 +308,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Fires what is due, within the turn's budget. What is left is due at the next wait, which
     /// then does not sleep.
     pub(super) fn fire_due(&mut self) {
-        if !self.flowing.is_empty() {
-            self.end_quiet_times();
-        }
         let now = self.state.now;
+        if self.next_look <= now {
+            self.look();
+        }
         let budget = self.state.limits.timers_per_turn;
         let mut looked = 0;
         while looked < budget {

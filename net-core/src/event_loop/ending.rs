@@ -398,6 +398,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let how = if head.status.has(Status::RESET) { Ending::Reset } else { Ending::Close };
             self.driver.detach(head.socket, how);
             self.hub.gate.leave();
+            if !self.state.clients.is_empty() {
+                self.state.clients.remove(&id);
+            }
             self.state.bridge.stats.closed(why);
             self.runs(Callback::Drop, Some(id));
             if guard(|| drop(session)).is_none() {

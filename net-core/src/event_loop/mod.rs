@@ -11,6 +11,7 @@ mod sending;
 mod surveys;
 #[cfg(test)]
 mod tests;
+mod vestibule;
 
 use crate::accepting::Listening;
 use crate::arrival::Arrival;
@@ -30,6 +31,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use surveys::Walk;
+use vestibule::Vestibule;
 
 /// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
 pub(crate) struct EventLoop<H: Handler, D: Driver> {
@@ -51,6 +53,10 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     batch: Vec<Arrival>,
     /// Connections that flow (see `quiet`), and when their quiet time is over: soonest first.
     flowing: VecDeque<(Tick, ConnId)>,
+    /// There once a proxy has let a connection wait for its header.
+    vestibule: Option<Box<Vestibule>>,
+    /// When the first of those that flow, or wait in the vestibule, is to be looked at. `MAX`: never.
+    next_look: Tick,
     /// Questions whose answer takes a walk over the table, the oldest first. Few: whoever asks by
     /// mail bounds them.
     walks: VecDeque<Walk>,
@@ -85,6 +91,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             taken: 0,
             batch: Vec::new(),
             flowing: VecDeque::new(),
+            vestibule: None,
+            next_look: Tick::MAX,
             walks: VecDeque::new(),
             is_watched,
         }
@@ -211,7 +219,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for listening in &self.listeners {
             next = sooner(next, listening.rests_until());
         }
-        next = sooner(next, self.flowing.front().map(|&(until, _)| until));
+        next = sooner(next, Some(self.next_look).filter(|look| *look < Tick::MAX));
         let now = self.state.now;
         match next {
             None => (now, None),

@@ -51,6 +51,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         head.status.set(Status::FLOWS);
         let until = self.state.now.after(self.state.limits.quiet_time);
         self.flowing.push_back((until, id));
+        self.next_look = self.next_look.min(until);
     }
 
     /// Looks at those that have had time to be quiet.

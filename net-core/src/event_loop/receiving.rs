@@ -3,7 +3,9 @@
 use super::{EventLoop, run};
 use crate::closed::{Callback, Closed};
 use crate::connection::Status;
-use crate::driver::{COURIER, Driver, Lease, Received, Signal, Then, WAKER, What, listener_number};
+use crate::driver::{
+    COURIER, Driver, Lease, Received, Signal, Then, WAKER, What, listener_number, waiting_number,
+};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::life::{Event, State, step};
@@ -158,6 +160,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 }
             }
             _ => {
+                if let Some(n) = waiting_number(token) {
+                    return self.waiting_signalled(n);
+                }
                 let number = listener_number(token);
                 if let Some(listening) = number.and_then(|n| self.listeners.get_mut(n)) {
                     listening.signalled();
@@ -240,7 +245,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.hand_over(id, source);
     }
 
-    fn first_byte(&mut self, id: ConnId) {
+    pub(super) fn first_byte(&mut self, id: ConnId) {
         let idle_deadline = self.state.idle_deadline;
         if let Some(head) = self.state.head(id)
             && head.status.has(Status::FIRST_BYTE)

@@ -98,10 +98,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn row(&mut self, id: ConnId) -> Option<Row> {
         let unsent = self.state.with(id, |outbox, head| outbox.pending(head))?;
         let unread = self.unread(id);
-        let peer_of = self.state.peer_of;
+        let peer = self.state.peer(id);
         let head = self.state.head(id)?;
         let state = head.status.state().label();
-        let (peer, moved) = (peer_of(&head.socket).ok(), self.driver.moved(&head.socket));
+        let moved = self.driver.moved(&head.socket);
         Some(Row { id, peer, state, unsent, unread, moved })
     }
 }

@@ -1,10 +1,10 @@
 //! Starting: everything that can be refused is tried before `start` returns.
 
 use super::capacity::Capacity;
-use super::{Accept, Ended, FdTable, Listens, Place, Running, Server};
+use super::{Accept, Ended, FdTable, Listens, Place, Running, Server, Wanted};
 use crate::accepting::Listening;
 use crate::acceptor::Acceptor;
-use crate::addr::Addr;
+use crate::addr::{Addr, AddrError};
 use crate::admin::{Admin, Serving};
 use crate::closed::Closed;
 use crate::courier::{self, CourierEnd};
@@ -19,6 +19,7 @@ use crate::stats::Stats;
 use crate::sys::descriptors::{self, LeftBehind, Traveller};
 use crate::sys::signals::Signals;
 use crate::sys::{ListenOptions, PrivateTables, Socket, Waker};
+use crate::trusted::TrustedProxies;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -43,11 +44,12 @@ where
     server.check()?;
     descriptors::fill_standard().map_err(|e| StartError::new("open /dev/null for 0, 1, 2", e))?;
     let loops = server.loop_count()?;
-    let wanted: Vec<Addr> = server
+    let wanted: Vec<Door> = server
         .listen
         .iter()
         .cloned()
-        .collect::<Result<_, _>>()
+        .map(|Wanted { at, proxies }| Ok(Door { at: at?, proxies }))
+        .collect::<Result<_, AddrError>>()
         .map_err(|error| StartError::plain(format!("listen: {error}")))?;
     let capacity = Capacity::of(&server, loops)?;
     let max = say_capacity(&server, loops, &capacity);
@@ -64,9 +66,15 @@ where
     let listens = server.listens(loops);
     let Doors { driver, listeners, addrs, held } =
         open_doors::<H, D>(&server, &hub, &wanted, listens)?;
-    let doors: Vec<Addr> = match listens {
+    let doors: Vec<Door> = match listens {
         Listens::Acceptor => Vec::new(),
-        Listens::EachLoop => addrs.iter().filter(|at| at.inet().is_some()).cloned().collect(),
+        // With the ports that were chosen.
+        Listens::EachLoop => addrs
+            .iter()
+            .zip(wanted)
+            .filter(|(at, _)| at.inet().is_some())
+            .map(|(at, door)| Door { at: at.clone(), ..door })
+            .collect(),
         Listens::OnlyLoop => wanted,
     };
     let admin = bind_admin(&server)?;
@@ -155,6 +163,13 @@ fn say_capacity(server: &Server, loops: usize, capacity: &Capacity) -> usize {
     }
 }
 
+/// Where to listen, and for which proxies, if for such alone.
+#[derive(Clone)]
+struct Door {
+    at: Addr,
+    proxies: Option<Arc<TrustedProxies>>,
+}
+
 /// What is open before any loop is: addresses are free, and ports chosen.
 struct Doors<D> {
     driver: D,
@@ -171,7 +186,7 @@ struct Doors<D> {
 fn open_doors<H: Handler, D: Driver>(
     server: &Server,
     hub: &Hub<H::Message>,
-    wanted: &[Addr],
+    wanted: &[Door],
     listens: Listens,
 ) -> Result<Doors<D>, StartError> {
     let mut driver = D::open(&server.limits, Arc::clone(&hub.acceptor_waker))
@@ -179,7 +194,7 @@ fn open_doors<H: Handler, D: Driver>(
     let (mut listeners, mut addrs, mut held) = (Vec::new(), Vec::new(), Vec::new());
     let options = listen_options(server);
     let wanted = if listens == Listens::OnlyLoop { &[] } else { wanted };
-    for at in wanted {
+    for Door { at, proxies } in wanted {
         let shared = at.inet().filter(|_| listens == Listens::EachLoop);
         let socket = match shared {
             None => driver.listen(listener_token(listeners.len()), at, &options),
@@ -190,7 +205,10 @@ fn open_doors<H: Handler, D: Driver>(
             D::local(&socket).map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
         addrs.push(at.clone());
         match shared {
-            None => listeners.push(Listening::new(at, socket, &server.limits)),
+            None => {
+                let listening = Listening::new(at, socket, &server.limits);
+                listeners.push(listening.behind(proxies.clone()));
+            }
             Some(_) => held.push(socket),
         }
     }
@@ -245,7 +263,7 @@ struct Stand {
 fn start_loops<H, D, F>(
     server: &Server,
     hub: &Arc<Hub<H::Message>>,
-    doors: &[Addr],
+    doors: &[Door],
     factory: F,
     team: &mut Team<H::Message>,
 ) -> Result<Stand, StartError>
@@ -311,7 +329,7 @@ struct Seed<M> {
     number: usize,
     core: Option<core_affinity::CoreId>,
     courier: Option<(Traveller, PrivateTables)>,
-    doors: Vec<Addr>,
+    doors: Vec<Door>,
     options: ListenOptions,
     limits: Limits,
     hub: Arc<Hub<M>>,
@@ -409,13 +427,13 @@ where
     let waker = Arc::clone(hub.loops[number].doorbell.waker());
     let mut driver = D::open(&limits, waker).map_err(|e| fail("make its epoll", e))?;
     let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
-    for (n, at) in doors.into_iter().enumerate() {
+    for (n, Door { at, proxies }) in doors.into_iter().enumerate() {
         let socket = driver
             .listen(listener_token(n), &at, &options)
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
         let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
         addrs.push(at.clone());
-        listeners.push(Listening::new(at, socket, &limits));
+        listeners.push(Listening::new(at, socket, &limits).behind(proxies));
     }
     let courier = match courier {
         None => None,

@@ -5,6 +5,7 @@
 
 mod accepts;
 mod actor;
+mod announced;
 mod deadlines;
 mod dials;
 mod dials_again;

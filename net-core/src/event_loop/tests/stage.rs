@@ -7,8 +7,8 @@ use crate::accepting::Listening;
 use crate::addr::Addr;
 use crate::arrival::Arrival;
 use crate::connection::{Cold, Status};
-use crate::driver::listener_token;
 use crate::driver::sim::World;
+use crate::driver::{listener_token, waiting_number};
 use crate::event_loop::EventLoop;
 use crate::hub::{Hub, Order, Remote};
 use crate::id::ConnId;
@@ -34,6 +34,8 @@ pub(super) struct Stage<D: Rig> {
     pub(super) is_over: bool,
     /// Panics that the test has made.
     pub(super) panics: u64,
+    /// Clients come by way of a proxy that announces them.
+    pub(super) are_announced: bool,
     counts_panics: Option<Box<dyn Fn() -> u64>>,
     /// What this run is about, for when it fails.
     note: Note,
@@ -97,6 +99,7 @@ impl<D: Rig> Stage<D> {
             rng,
             is_over: false,
             panics: 0,
+            are_announced: false,
             counts_panics: None,
             note: Note::default(),
         }
@@ -141,7 +144,7 @@ impl<D: Rig> Stage<D> {
     fn arrive_from(&mut self, wire: usize, socket: Socket, peer: Addr) -> Peer {
         let permit = self.hub.gate.enter().expect("there is room");
         self.hub.acceptor.add(Counter::Accepted, 1);
-        let arrival = Arrival { socket, peer, permit };
+        let arrival = Arrival { socket, peer, permit, is_announced: self.are_announced };
         self.hub.loops[0].arrivals.push(arrival).expect("there is room");
         self.world.peer(wire)
     }
@@ -295,7 +298,13 @@ impl<D: Rig> Stage<D> {
         for wire in sockets.into_iter().filter(|wire| *wire != usize::MAX) {
             let wire = &mut world.wires[wire];
             let Some(token) = wire.token else { panic!("a socket that nobody watches: {wire:?}") };
-            let id = ConnId::from_token(token).unwrap();
+            let Some(id) = ConnId::from_token(token) else {
+                // It waits in the vestibule, for the rest of its header.
+                assert!(waiting_number(token).is_some(), "{token:x} names nobody");
+                assert!(wire.arrived.is_empty() && !wire.has_fin, "it is not heard: {wire:?}");
+                live += 1;
+                continue;
+            };
             let room = state.input_room(id);
             let Some(connection) = state.table.get(id) else { panic!("{id} has left its socket") };
             live += 1;

@@ -1,0 +1,235 @@
+//! The vestibule: where a connection waits that a proxy has not announced yet.
+//!
+//! Who the client is must be known before `admit`, and before there is a session; so until its PROXY
+//! header has come whole, a connection is not in the table. Most never wait: the header is there
+//! when they are accepted. The others are watched under tokens of their own. A loop without proxies
+//! has none of this.
+
+use super::{EventLoop, sooner};
+use crate::arrival::Arrival;
+use crate::closed::{Closed, Which};
+use crate::driver::{Driver, Link, Received, waiting_token};
+use crate::handler::Handler;
+use crate::hub::Order;
+use crate::proxy_header::{self, HEADER_MAX, ProxyHeader};
+use net_timer::{Entries, Links, Slot, Tick, Wheel};
+use slab::Slab;
+
+/// Those who wait, and until when.
+pub(super) struct Vestibule {
+    waiting: Slab<Waiting>,
+    wheel: Wheel,
+}
+
+struct Waiting {
+    arrival: Arrival,
+    link: Link,
+    /// What has come: the beginning of a header, and never more than the longest.
+    heard: Vec<u8>,
+    /// Until when it must be whole, and what it is called if it is not. `MAX`: for ever.
+    until: (Tick, Which),
+    /// Its place in the wheel.
+    links: Links,
+    slot: Slot,
+}
+
+/// Lets the wheel find those who wait.
+struct Filed<'a>(&'a mut Slab<Waiting>);
+
+impl Entries for Filed<'_> {
+    fn links(&mut self, index: u32) -> (&mut Links, &mut Slot) {
+        let waiting = &mut self.0[index as usize];
+        (&mut waiting.links, &mut waiting.slot)
+    }
+}
+
+impl Vestibule {
+    fn new(now: Tick) -> Self {
+        Self { waiting: Slab::new(), wheel: Wheel::new(now) }
+    }
+
+    fn enter(&mut self, waiting: Waiting) -> u32 {
+        let (until, _) = waiting.until;
+        let n = self.waiting.insert(waiting) as u32;
+        if until < Tick::MAX {
+            self.wheel.insert(&mut Filed(&mut self.waiting), n, until);
+        }
+        n
+    }
+
+    fn leave(&mut self, n: u32) -> Waiting {
+        self.wheel.cancel(&mut Filed(&mut self.waiting), n);
+        self.waiting.remove(n as usize)
+    }
+
+    /// One whose time is over, and what that is called.
+    fn pop_due(&mut self, now: Tick) -> Option<(u32, Which)> {
+        loop {
+            let n = self.wheel.pop_due(&mut Filed(&mut self.waiting), now)?;
+            let (until, which) = self.waiting[n as usize].until;
+            if until <= now {
+                return Some((n, which));
+            }
+            // Only brought closer: it was filed coarsely.
+            self.wheel.insert(&mut Filed(&mut self.waiting), n, until);
+        }
+    }
+}
+
+/// What became of one reading.
+enum Heard {
+    /// The header is whole.
+    All(ProxyHeader),
+    /// The rest is to come.
+    Part,
+    /// It will never be whole.
+    Never(Closed),
+}
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// A connection from a proxy: its header is read, if it is there already.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn hear(&mut self, arrival: Arrival) {
+        let (links, slot, until) = (Links::default(), Slot::NONE, self.header_timeout());
+        let (link, heard) = (Link::default(), Vec::new());
+        let mut waiting = Waiting { arrival, link, heard, until, links, slot };
+        match self.read_header(&mut waiting) {
+            Heard::Part if self.order == Order::Run => self.let_wait(waiting),
+            heard => self.heard(waiting, heard),
+        }
+    }
+
+    fn let_wait(&mut self, waiting: Waiting) {
+        let now = self.state.now;
+        let vestibule = self.vestibule.get_or_insert_with(|| Box::new(Vestibule::new(now)));
+        let n = vestibule.enter(waiting);
+        let attached =
+            self.driver.attach(waiting_token(n), &vestibule.waiting[n as usize].arrival.socket);
+        self.state.table.count_in();
+        if let Err(errno) = attached {
+            tracing::warn!(%errno, "the kernel does not watch a connection from a proxy");
+            return self.leave(n, Heard::Never(Closed::Machine(errno)));
+        }
+        self.set_next_look();
+    }
+
+    /// Until when a header that is begun now must be whole, and what it is then called: as a first
+    /// byte, or as any bytes of an idle connection.
+    fn header_timeout(&self) -> (Tick, Which) {
+        let idle = (self.state.idle_deadline, Which::Idle);
+        match self.state.limits.first_byte_timeout.map(|timeout| self.state.now.after(timeout)) {
+            Some(first_byte) if first_byte <= idle.0 => (first_byte, Which::FirstByte),
+            _ => idle,
+        }
+    }
+
+    /// Something has come for number `n`, or for one that had this number before.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn waiting_signalled(&mut self, n: u32) {
+        match self.hear_again(n) {
+            None | Some(Heard::Part) => {}
+            Some(decided) => self.leave(n, decided),
+        }
+    }
+
+    fn hear_again(&mut self, n: u32) -> Option<Heard> {
+        let mut vestibule = self.vestibule.take()?;
+        let waiting = vestibule.waiting.get_mut(n as usize);
+        let heard = waiting.map(|waiting| self.read_header(waiting));
+        self.vestibule = Some(vestibule);
+        heard
+    }
+
+    /// Number `n` waits no longer.
+    fn leave(&mut self, n: u32, heard: Heard) {
+        let Some(vestibule) = &mut self.vestibule else { return };
+        let waiting = vestibule.leave(n);
+        self.state.table.count_out();
+        self.set_next_look();
+        self.heard(waiting, heard);
+    }
+
+    /// Lets it in, or closes it.
+    fn heard(&mut self, waiting: Waiting, heard: Heard) {
+        let Waiting { arrival, heard: bytes, .. } = waiting;
+        let why = match heard {
+            Heard::All(ProxyHeader { len, client }) => {
+                return self.let_in(arrival, client, &bytes[len..]);
+            }
+            Heard::Never(why) => why,
+            Heard::Part => Closed::Draining,
+        };
+        if let Closed::ProxyHeader(what) = why {
+            tracing::info!(proxy = %arrival.peer, ?what, "a PROXY header is none");
+        }
+        self.refuse(arrival.socket, why);
+    }
+
+    /// Reads until the header is whole, or nothing more is there: to the end, so that one who says only
+    /// half and then ends is met, whatever its signals say.
+    fn read_header(&mut self, waiting: &mut Waiting) -> Heard {
+        let Waiting { arrival, link, heard, .. } = waiting;
+        loop {
+            let lease = match self.driver.receive(&arrival.socket, link, HEADER_MAX) {
+                Received::Bytes(lease) => lease,
+                Received::Drained => return Heard::Part,
+                Received::End => return Heard::Never(Closed::PeerEnded),
+                Received::Failed(errno) => return Heard::Never(Closed::by_error(errno)),
+            };
+            self.state.tally.receives += 1;
+            self.state.tally.received_bytes += u64::from(lease.len);
+            heard.extend_from_slice(self.driver.leased(&lease));
+            self.driver.settle(lease);
+            match proxy_header::parse(heard) {
+                Ok(Some(header)) => return Heard::All(header),
+                Err(what) => return Heard::Never(Closed::ProxyHeader(what)),
+                Ok(None) => {}
+            }
+        }
+    }
+
+    /// The server ends, and nothing is under way for those who wait: who is not announced now is not
+    /// let in.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn end_waiting(&mut self) {
+        let Some(vestibule) = &self.vestibule else { return };
+        let all: Vec<u32> = vestibule.waiting.iter().map(|(n, _)| n as u32).collect();
+        for n in all {
+            let heard = match self.order {
+                Order::Cut => Heard::Never(Closed::DrainDeadline),
+                Order::Stop => Heard::Never(Closed::Stopped),
+                Order::Run | Order::Drain => self.hear_again(n).unwrap_or(Heard::Part),
+            };
+            self.leave(n, heard);
+        }
+    }
+
+    /// Looks at those who flow, and at those who wait, whose time has come.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn look(&mut self) {
+        self.end_quiet_times();
+        let now = self.state.now;
+        for _ in 0..self.state.limits.timers_per_turn {
+            let due = self.vestibule.as_mut().and_then(|vestibule| vestibule.pop_due(now));
+            let Some((n, which)) = due else { break };
+            self.state.tally.fired += 1;
+            // The kernel may hold bytes that came in time, when this loop was late to look.
+            let heard = match self.hear_again(n) {
+                Some(Heard::Part) | None => Heard::Never(Closed::Deadline(which)),
+                Some(decided) => decided,
+            };
+            self.leave(n, heard);
+        }
+        self.set_next_look();
+    }
+
+    fn set_next_look(&mut self) {
+        let flowing = self.flowing.front().map(|&(until, _)| until);
+        let waiting = self.vestibule.as_ref().and_then(|vestibule| vestibule.wheel.next_due());
+        self.next_look = sooner(flowing, waiting).unwrap_or(Tick::MAX);
+    }
+}

@@ -1,0 +1,170 @@
+//! `TrustedProxies`: from whom a listener believes who the client is. Pure.
+
+use crate::addr::Addr;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// The proxies whose word a listener takes for where a client comes from: prefixes of addresses, in
+/// a text like `10.0.0.0/8, 2001:db8::/32, 192.0.2.7, unix`.
+///
+/// An address without `/` is one host. `unix` is whoever connects by a Unix socket, which its file's
+/// permissions decide.
+///
+/// ```
+/// use net_core::TrustedProxies;
+///
+/// let proxies: TrustedProxies = "10.0.0.0/8, ::1".parse()?;
+/// assert!(proxies.trusts(&"10.1.2.3:4".parse()?));
+/// assert!(!proxies.trusts(&"11.1.2.3:4".parse()?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustedProxies {
+    prefixes: Vec<Prefix>,
+    unix: bool,
+}
+
+/// All addresses that begin with the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Prefix {
+    /// Zero behind the prefix.
+    address: IpAddr,
+    /// Bits that count: at most 32, or 128.
+    bits: u32,
+}
+
+impl TrustedProxies {
+    /// Whether a connection from there may say who the client is.
+    pub fn trusts(&self, peer: &Addr) -> bool {
+        match peer.inet() {
+            None => self.unix,
+            Some(address) => {
+                let ip = address.ip().to_canonical();
+                self.prefixes.iter().any(|prefix| prefix.holds(ip))
+            }
+        }
+    }
+}
+
+impl Prefix {
+    fn holds(self, ip: IpAddr) -> bool {
+        self.address.is_ipv4() == ip.is_ipv4() && masked(ip, self.bits) == self.address
+    }
+
+    fn parse(text: &str) -> Result<Self, &'static str> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| "it is no IP address")?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            None => most,
+            Some(bits) => bits
+                .parse()
+                .ok()
+                .filter(|bits| *bits <= most)
+                .ok_or("the prefix has 0 to 32 bits, or 0 to 128 of IPv6")?,
+        };
+        if masked(address, bits) != address {
+            return Err("bits are set behind the prefix: which one is wrong?");
+        }
+        Ok(Self { address, bits })
+    }
+}
+
+/// The address with all but the first `bits` bits zero.
+fn masked(address: IpAddr, bits: u32) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & mask(bits + 96) as u32).into()),
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & mask(bits)).into()),
+    }
+}
+
+/// The first `bits` of 128.
+fn mask(bits: u32) -> u128 {
+    u128::MAX.checked_shl(128 - bits).unwrap_or(0)
+}
+
+impl FromStr for TrustedProxies {
+    type Err = TrustedError;
+
+    fn from_str(text: &str) -> Result<Self, TrustedError> {
+        let mut trusted = Self { prefixes: Vec::new(), unix: false };
+        for part in text.split(',').map(str::trim) {
+            if part == "unix" {
+                trusted.unix = true;
+                continue;
+            }
+            let prefix = Prefix::parse(part);
+            trusted.prefixes.push(prefix.map_err(|what| TrustedError { text: part.into(), what })?);
+        }
+        Ok(trusted)
+    }
+}
+
+/// Why a text names no proxies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustedError {
+    text: String,
+    what: &'static str,
+}
+
+impl fmt::Display for TrustedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "trusted proxy `{}`: {}", self.text, self.what)
+    }
+}
+
+impl std::error::Error for TrustedError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trusts(proxies: &str, peer: &str) -> bool {
+        proxies.parse::<TrustedProxies>().unwrap().trusts(&peer.parse().unwrap())
+    }
+
+    #[test]
+    fn a_prefix_holds_its_first_and_last_address_and_no_neighbour() {
+        for (address, is_inside) in [
+            ("10.1.127.255:1", false),
+            ("10.1.128.0:1", true),
+            ("10.1.255.255:1", true),
+            ("10.2.0.0:1", false),
+            ("[::a01:8000]:1", false),
+        ] {
+            assert_eq!(trusts("10.1.128.0/17", address), is_inside, "{address}");
+        }
+        assert!(trusts("2001:db8::/33", "[2001:db8:7fff::1]:1"));
+        assert!(!trusts("2001:db8::/33", "[2001:db8:8000::1]:1"));
+        assert!(trusts("0.0.0.0/0", "255.1.1.1:1") && !trusts("0.0.0.0/0", "[::1]:1"));
+        assert!(trusts("::/0", "[ffff::1]:1") && !trusts("::/0", "1.1.1.1:1"));
+    }
+
+    #[test]
+    fn one_address_is_one_host_and_unix_is_its_own_word() {
+        assert!(trusts("192.0.2.7", "192.0.2.7:9") && !trusts("192.0.2.7", "192.0.2.6:9"));
+        assert!(trusts("::1, unix", "unix:@x") && !trusts("0.0.0.0/0", "unix:@x"));
+        // A listener for both families shows an IPv4 client as IPv4.
+        assert!(trusts("127.0.0.1", "[::ffff:127.0.0.1]:9"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_the_part() {
+        for (text, part) in [
+            ("", "no IP address"),
+            ("10.0.0.0/8,", "no IP address"),
+            ("10.0.0.0/8, proxy", "`proxy`"),
+            ("10.0.0.0/33", "0 to 32"),
+            ("::/129", "0 to 128"),
+            ("10.0.0.0/-1", "0 to 32"),
+            ("10.0.0.1/8", "behind the prefix"),
+        ] {
+            let said = text.parse::<TrustedProxies>().unwrap_err().to_string();
+            assert!(said.contains(part), "{said}");
+        }
+    }
+}
