@@ -13,6 +13,7 @@ in_every_mode!(
     much_goes_both_ways_at_once_past_a_slow_reader,
     each_direction_ends_by_itself,
     a_failed_connect_resets_the_client,
+    a_name_is_looked_up_for_each_client_and_one_that_is_none_is_named,
     a_reset_on_one_side_is_a_reset_on_the_other,
 );
 
@@ -126,6 +127,26 @@ fn a_failed_connect_resets_the_client(mode: Mode) {
     assert!(server.log().contains("Connection refused"), "the reason is said: {}", server.log());
     let counts = server.finish();
     assert_eq!((counts.get("dialled"), counts.get("closed(machine)")), (20, 20), "{counts:?}");
+}
+
+fn a_name_is_looked_up_for_each_client_and_one_that_is_none_is_named(mode: Mode) {
+    // On IPv4 alone: the name may have another address first.
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("localhost:{}", upstream.local_addr().unwrap().port());
+    let server = Start::proxy(mode, name).run();
+    for _ in 0..10 {
+        let (client, other) = through(&server, &upstream);
+        ping_through(&client, &other);
+    }
+    server.finish();
+
+    // With a part too long to ask any name server for.
+    let nowhere = format!("{}.invalid:80", "x".repeat(64));
+    let server = Start::proxy(mode, &nowhere).run();
+    let mut client = TcpStream::connect(server.addr).unwrap();
+    assert_eq!(read_to_end(&mut client, PATIENCE), (vec![], End::Rst));
+    eventually("the name is said", PATIENCE, || server.log().contains(&nowhere));
+    assert_eq!(server.finish().get("closed(unresolved)"), 1);
 }
 
 fn a_reset_on_one_side_is_a_reset_on_the_other(mode: Mode) {

@@ -8,6 +8,7 @@ use crate::driver::{Driver, WAKER, listener_number};
 use crate::handover::Handover;
 use crate::hub::{Bridge, Hub, Order};
 use crate::limits::Limits;
+use crate::resolver::{self, Answer, Question};
 use crate::stalls::Stalls;
 use crate::stats::Counter;
 use crate::sys::signals::Signals;
@@ -15,6 +16,7 @@ use net_timer::Tick;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 /// How long arrivals wait that no loop had room for, before they are tried again.
@@ -36,7 +38,7 @@ pub(crate) struct Acceptor<M, D: Driver> {
     stalls: Option<Stalls>,
 }
 
-impl<M, D: Driver> Acceptor<M, D> {
+impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     pub(crate) fn new(
         driver: D,
         hub: Arc<Hub<M>>,
@@ -74,6 +76,7 @@ impl<M, D: Driver> Acceptor<M, D> {
         while !self.is_over() {
             self.obey(now);
             self.accept(now);
+            self.start_resolving();
             if self.is_over() {
                 break;
             }
@@ -93,6 +96,23 @@ impl<M, D: Driver> Acceptor<M, D> {
             }
         }
         Ok(self.signals.as_ref().map_or((0, 0), Signals::seen))
+    }
+
+    /// Starts a thread of the resolver, if one more is wanted. From here, since a loop's thread may
+    /// have a descriptor table of its own, which that thread would share for ever.
+    fn start_resolving(&mut self) {
+        while self.hub.resolver.takes_thread() {
+            let hub = Arc::clone(&self.hub);
+            let serve = move || hub.resolver.serve(resolver::lookup, |answer| hub.answer(answer));
+            let thread = thread::Builder::new().name("net-resolver".into()).spawn(serve);
+            let Err(error) = thread else { continue };
+            tracing::error!(%error, "cannot start a thread that looks names up");
+            for Question { id, attempt, .. } in self.hub.resolver.gives_thread_back() {
+                let found = Err(io::Error::new(error.kind(), "no thread to look it up"));
+                self.hub.try_answer(Answer { id, attempt, found });
+            }
+            return;
+        }
     }
 
     fn is_over(&self) -> bool {

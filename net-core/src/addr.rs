@@ -27,6 +27,25 @@ impl Addr {
         }
     }
 
+    /// The address that a text is, without asking anybody; `None` if it is `host:port`, a name.
+    pub(crate) fn unless_name(text: &str) -> Result<Option<Self>, AddrError> {
+        let error = |what| AddrError { text: text.to_owned(), what };
+        if let Some(name) = text.strip_prefix("unix:") {
+            return UnixName::parse(name).map(Addr::Unix).map(Some).map_err(error);
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Some(Addr::Inet(address)));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(error(AddrProblem::NoPort));
+        };
+        port.parse::<u16>().map_err(|_| error(AddrProblem::BadPort))?;
+        if host.is_empty() || host.contains([':', '[', ']']) {
+            return Err(error(AddrProblem::BadHost));
+        }
+        Ok(None)
+    }
+
     /// The name of a Unix socket, if it is one.
     pub fn unix(&self) -> Option<&UnixName> {
         match self {
@@ -107,22 +126,12 @@ impl FromStr for Addr {
     type Err = AddrError;
 
     fn from_str(text: &str) -> Result<Self, AddrError> {
-        let error = |what| AddrError { text: text.to_owned(), what };
-        if let Some(name) = text.strip_prefix("unix:") {
-            return UnixName::parse(name).map(Addr::Unix).map_err(error);
+        if let Some(address) = Addr::unless_name(text)? {
+            return Ok(address);
         }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return Ok(Addr::Inet(address));
-        }
-        let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(error(AddrProblem::NoPort));
-        };
-        let port = port.parse::<u16>().map_err(|_| error(AddrProblem::BadPort))?;
-        if host.is_empty() || host.contains([':', '[', ']']) {
-            return Err(error(AddrProblem::BadHost));
-        }
-        let mut found = (host, port).to_socket_addrs().map_err(|_| error(AddrProblem::Unknown))?;
-        found.next().map(Addr::Inet).ok_or_else(|| error(AddrProblem::Unknown))
+        let unknown = || AddrError { text: text.to_owned(), what: AddrProblem::Unknown };
+        let mut found = text.to_socket_addrs().map_err(|_| unknown())?;
+        found.next().map(Addr::Inet).ok_or_else(unknown)
     }
 }
 

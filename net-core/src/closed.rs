@@ -23,6 +23,9 @@ pub enum Closed {
     Refused(Why),
     /// A proxy did not say who the client is, as its listener demands.
     ProxyHeader(BadHeader),
+    /// The name that was dialled has no address, or the resolver did not find it out. The log has
+    /// what it said; [`Conn::dialled_name`](crate::Conn::dialled_name) is the name.
+    Unresolved,
     /// The server drained and the connection had nothing left to do.
     Draining,
     /// The server drained, and the connection was not done by the drain's deadline.
@@ -132,7 +135,7 @@ impl Callback {
 
 impl Closed {
     /// How many different labels there are.
-    pub const KINDS: usize = 20;
+    pub const KINDS: usize = 21;
 
     /// The label's place among all labels, below [`Closed::KINDS`].
     pub fn kind(self) -> usize {
@@ -157,6 +160,7 @@ impl Closed {
             Closed::Deadline(Which::Stuck) => 17,
             Closed::Deadline(Which::Lifetime) => 18,
             Closed::ProxyHeader(_) => 19,
+            Closed::Unresolved => 20,
         }
     }
 
@@ -182,6 +186,7 @@ impl Closed {
         "stuck",
         "lifetime",
         "proxy_header",
+        "unresolved",
     ];
 
     /// The name under which it is counted.

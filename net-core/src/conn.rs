@@ -230,6 +230,12 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.state.peer(self.id)
     }
 
+    /// The `host:port` that it was dialled by ([`Dial::to_host`](crate::Dial::to_host)), also in
+    /// `on_close` when it never came up. `None`: it was not dialled, or by an address.
+    pub fn dialled_name(&self) -> Option<&str> {
+        self.state.names.get(&self.id).map(|name| &**name)
+    }
+
     /// The loop it lives on.
     pub fn here(&mut self) -> Loop<'_, H> {
         Loop::new(self.state)

@@ -1,13 +1,15 @@
 //! `Dial`: where to, from where, and how patiently. When a failed attempt is followed by another
 //! is decided here; the loop carries it out.
 
-use crate::addr::Addr;
+use crate::addr::{Addr, AddrError};
 use crate::closed::Closed;
 use crate::splitmix;
-use crate::sys::DialOptions;
+use crate::sys::{DialOptions, SocketOptions};
 use net_timer::Tick;
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A connection that a callback asks for: [`Loop::dial`](crate::Loop::dial).
@@ -49,16 +51,49 @@ use std::time::Duration;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Dial {
-    pub(crate) to: Addr,
+    pub(crate) to: Target,
     pub(crate) options: DialOptions,
     timeout: Option<Duration>,
     retry: Option<Retry>,
 }
 
+/// Where a dial goes.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Addr(Addr),
+    /// `host:port`, looked up anew for each attempt.
+    Name(Arc<str>),
+}
+
 impl Dial {
     /// To this address, with one attempt.
     pub fn to(to: Addr) -> Self {
+        Self::with(Target::Addr(to))
+    }
+
+    /// To `host:port`, with one attempt; or to an address, if the text is one.
+    ///
+    /// The name is looked up beside the loop, on one of a few
+    /// [threads](crate::Limits::resolver_threads). The addresses found are tried in the system's
+    /// order, within the time of the attempt: each has an equal share of what is left of it. A name
+    /// without an address, or one too many of
+    /// [`names_queue`](crate::Limits::names_queue), ends the attempt as
+    /// [`Closed::Unresolved`]. What is wrong with the text itself is said here.
+    pub fn to_host(text: &str) -> Result<Self, AddrError> {
+        let address = Addr::unless_name(text)?;
+        Ok(Self::with(address.map_or_else(|| Target::Name(text.into()), Target::Addr)))
+    }
+
+    fn with(to: Target) -> Self {
         Self { to, options: DialOptions::default(), timeout: None, retry: None }
+    }
+
+    /// Sets options of its TCP socket, before it connects. Default: nodelay alone. Those that only a
+    /// listener has (`defer_accept`, `only_v6`) are left out. What the kernel refuses ends the
+    /// attempt, as `Machine(errno)`; so does a linger other than 0, as `EINVAL`.
+    pub fn sockets(mut self, options: SocketOptions) -> Self {
+        self.options.sockets = Some(Box::new(options));
+        self
     }
 
     /// Comes from this address. With port 0 the port is chosen at connect, so that one port of it
@@ -160,7 +195,13 @@ pub(crate) struct Dialling {
     pub(crate) dial: Dial,
     /// An attempt is under way; otherwise it waits for its turn or for the end of a pause.
     pub(crate) is_under_way: bool,
+    /// The attempt under way waits for the addresses of the name.
+    pub(crate) is_asking: bool,
+    /// Addresses of the name that this attempt has not tried.
+    pub(crate) found: VecDeque<SocketAddr>,
     attempts: u32,
+    /// When the attempt under way is given up.
+    overdue: Tick,
     /// When it is given up.
     until: Tick,
 }
@@ -168,19 +209,43 @@ pub(crate) struct Dialling {
 impl Dialling {
     pub(crate) fn new(dial: Dial, now: Tick) -> Self {
         let until = dial.retry.map_or(Tick::MAX, |retry| now.after(retry.within));
-        Self { dial, is_under_way: false, attempts: 0, until }
+        Self {
+            dial,
+            is_under_way: false,
+            is_asking: false,
+            found: VecDeque::new(),
+            attempts: 0,
+            overdue: until,
+            until,
+        }
     }
 
     /// An attempt begins. Returns when it is overdue.
     pub(crate) fn begin(&mut self, now: Tick, connect_timeout: Duration) -> Tick {
         self.is_under_way = true;
         self.attempts = self.attempts.saturating_add(1);
-        now.after(self.dial.timeout.unwrap_or(connect_timeout)).min(self.until)
+        self.overdue = now.after(self.dial.timeout.unwrap_or(connect_timeout)).min(self.until);
+        self.overdue
+    }
+
+    /// The number of the attempt, from 1.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The next address of the name to try, and until when: its share of the time that is left.
+    pub(crate) fn next_address(&mut self, now: Tick) -> Option<(SocketAddr, Tick)> {
+        let left = self.overdue.saturating_since(now);
+        let share = left / self.found.len().max(1) as u64;
+        let address = self.found.pop_front().filter(|_| left > 0)?;
+        Some((address, now.saturating_add(share.max(1))))
     }
 
     /// The attempt has failed. Returns when the next one is due; `None`: that was the last.
     pub(crate) fn end(&mut self, now: Tick, jitter: &mut Jitter) -> Option<Tick> {
         self.is_under_way = false;
+        self.is_asking = false;
+        self.found.clear();
         let retry = self.dial.retry.filter(|retry| self.attempts < retry.attempts)?;
         let next = now.after(retry.pause(self.attempts, jitter));
         (next < self.until).then_some(next)
@@ -238,6 +303,37 @@ mod tests {
         let mut dialling = dialling(None);
         assert_eq!(dialling.begin(Tick::ZERO, SECOND), Tick::ZERO.after(SECOND));
         assert_eq!(dialling.end(Tick::ZERO, &mut Jitter::new(1)), None);
+    }
+
+    #[test]
+    fn the_addresses_of_a_name_share_the_time_of_the_attempt() {
+        let mut dialling = dialling(None);
+        dialling.begin(Tick::ZERO, SECOND);
+        dialling.found = (1..=4).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
+        let mut now = Tick::ZERO;
+        for (port, until) in [(1, 250), (2, 500), (3, 750), (4, 1001)] {
+            let (address, share) = dialling.next_address(now).unwrap();
+            assert_eq!((address.port(), share.as_millis()), (port, until));
+            now = share;
+        }
+        assert_eq!(dialling.next_address(now), None);
+        // One that fails early leaves its time to the others; when none is left, nobody is tried.
+        dialling.found = (1..=2).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
+        let (_, share) = dialling.next_address(Tick::from_millis(998)).unwrap();
+        assert_eq!(share.as_millis(), 999);
+        assert_eq!(dialling.next_address(Tick::from_millis(1001)), None);
+    }
+
+    #[test]
+    fn a_text_is_an_address_or_a_name_or_refused_with_its_reason() {
+        let to = |text: &str| Dial::to_host(text).map(|dial| dial.to);
+        assert!(matches!(to("10.0.0.1:80"), Ok(Target::Addr(Addr::Inet(_)))));
+        assert!(matches!(to("[::1]:80"), Ok(Target::Addr(Addr::Inet(_)))));
+        assert!(matches!(to("unix:@x"), Ok(Target::Addr(Addr::Unix(_)))));
+        assert!(matches!(to("no.such.host.invalid:80"), Ok(Target::Name(_))), "nobody is asked");
+        for text in ["host", "host:70000", ":80", "::1:80"] {
+            assert!(to(text).unwrap_err().to_string().contains(text));
+        }
     }
 
     #[test]

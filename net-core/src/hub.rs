@@ -8,6 +8,7 @@ use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::mailbox::{Mailbox, PostError};
 use crate::pulse::Pulse;
+use crate::resolver::{Answer, Question, Resolver};
 use crate::stats::{Counter, Snapshot, Stats};
 use crate::survey::Asked;
 use crate::sys::{Socket, Waker, foreign};
@@ -16,6 +17,10 @@ use crossbeam_queue::ArrayQueue;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long an answer waits that found no room in a loop's mailbox, before it is tried again.
+const MAIL_RETRY: Duration = Duration::from_millis(1);
 
 /// What a loop is told to do. It only ever goes up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -64,6 +69,8 @@ pub(crate) enum Mail<M> {
     /// In a box: it is larger than the rest, and rare.
     Arrival(Box<Arrival>),
     Ask(Arc<Asked>),
+    /// In a box, as an arrival.
+    Resolved(Box<Answer>),
 }
 
 /// The bridges into one loop, read each turn in this order: control, arrivals, mail.
@@ -105,6 +112,7 @@ pub(crate) struct Hub<M> {
     pub(crate) asked: Control,
     /// Connections made elsewhere, on their way to the acceptor, which places them.
     pub(crate) adoptions: Mailbox<Arrival>,
+    pub(crate) resolver: Resolver,
     /// Wakes the acceptor's thread, which carries out what is asked.
     pub(crate) acceptor_waker: Arc<Waker>,
 }
@@ -134,6 +142,7 @@ impl<M> Hub<M> {
             gate: Gate::new(connections_max),
             asked: Control::new(),
             adoptions: Mailbox::new(limits.arrivals_queue),
+            resolver: Resolver::new(limits.names_queue, limits.resolver_threads),
             acceptor_waker: Arc::new(Waker::new()?),
         }))
     }
@@ -142,6 +151,35 @@ impl<M> Hub<M> {
     pub(crate) fn ask(&self, order: Order) {
         self.asked.give(order);
         self.acceptor_waker.ring();
+    }
+
+    /// Asks for the addresses of a name; the answer comes by mail. False: too many wait already.
+    pub(crate) fn resolve(&self, question: Question) -> bool {
+        let asked = self.resolver.ask(question);
+        if let Ok(true) = asked {
+            self.acceptor_waker.ring();
+        }
+        asked.is_ok()
+    }
+
+    /// Brings an answer to the loop that asked. If its mailbox is full, this waits: only a thread of
+    /// the resolver may.
+    pub(crate) fn answer(&self, mut answer: Answer) {
+        while let Some(again) = self.try_answer(answer) {
+            answer = again;
+            std::thread::sleep(MAIL_RETRY);
+        }
+    }
+
+    /// The same, but a full mailbox gives the answer back; then only its timeout ends the attempt.
+    pub(crate) fn try_answer(&self, answer: Answer) -> Option<Answer> {
+        let bridge = &self.loops[answer.id.in_loop()];
+        match bridge.mail.post(Mail::Resolved(Box::new(answer))) {
+            Ok(()) => bridge.doorbell.ring(),
+            Err(PostError::Full(Mail::Resolved(answer))) => return Some(*answer),
+            Err(_) => {} // the loop is over, and who asked with it
+        }
+        None
     }
 
     /// Makes an arrival of a connection made elsewhere.

@@ -44,6 +44,7 @@ mod placement;
 mod proxy_header;
 mod pulse;
 mod readiness;
+mod resolver;
 mod server;
 mod sleep;
 mod splitmix;

@@ -76,6 +76,11 @@ pub struct Limits {
     pub arrivals_per_turn: usize,
     /// Connects that a loop begins in a turn: each takes several system calls.
     pub dials_per_turn: usize,
+    /// Names that wait to be looked up, over all loops. Full: one more dial is `Unresolved`.
+    pub names_queue: usize,
+    /// Threads that look names up, at most; none before a name is dialled. More than one, so that a
+    /// silent name server does not hold up all other names.
+    pub resolver_threads: usize,
     /// Messages that wait for a loop. Full: `post` gives the message back.
     pub mail_queue: usize,
     /// Messages that a loop takes in a turn.
@@ -125,6 +130,8 @@ impl Default for Limits {
             arrivals_queue: 1024,
             arrivals_per_turn: 256,
             dials_per_turn: 256,
+            names_queue: 1024,
+            resolver_threads: 4,
             mail_queue: 4096,
             mail_per_turn: 256,
             timers_per_turn: 1024,
@@ -168,6 +175,8 @@ impl Limits {
             ("arrivals_queue", self.arrivals_queue),
             ("arrivals_per_turn", self.arrivals_per_turn),
             ("dials_per_turn", self.dials_per_turn),
+            ("names_queue", self.names_queue),
+            ("resolver_threads", self.resolver_threads),
             ("mail_queue", self.mail_queue),
             ("mail_per_turn", self.mail_per_turn),
             ("timers_per_turn", self.timers_per_turn),

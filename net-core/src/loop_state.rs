@@ -6,7 +6,7 @@
 use crate::addr::Addr;
 use crate::closed::{Closed, Why};
 use crate::connection::{Connection, Deadlines, Filed, Head, Status};
-use crate::dial::{Dial, Dialling, Jitter, NotDialled};
+use crate::dial::{Dial, Dialling, Jitter, NotDialled, Target};
 use crate::hub::{Bridge, Hub, Order};
 use crate::id::ConnId;
 use crate::life::State;
@@ -49,6 +49,8 @@ pub(crate) struct LoopState<S, M> {
     peer_of: fn(&Socket) -> io::Result<Addr>,
     /// Where those come from who came by way of a proxy that said so.
     pub(crate) clients: HashMap<ConnId, Addr>,
+    /// The names by which connections were dialled that were dialled by one.
+    pub(crate) names: HashMap<ConnId, Arc<str>>,
 }
 
 /// The counts of the straight path, added up here and published once a turn.
@@ -93,6 +95,7 @@ impl<S, M> LoopState<S, M> {
             hub,
             peer_of,
             clients: HashMap::new(),
+            names: HashMap::new(),
         };
         state.set_now(now);
         state
@@ -137,6 +140,9 @@ impl<S, M> LoopState<S, M> {
             .map_err(|(_, session)| NotDialled { why: Closed::Refused(Why::Full), session })?;
         self.hub.gate.enter_anyway().keep();
         self.bridge.stats.add(Counter::Dialled, 1);
+        if let Target::Name(name) = &dial.to {
+            self.names.insert(id, Arc::clone(name));
+        }
         let dialling = Box::new(Dialling::new(dial, self.now));
         if let Some(head) = self.head(id) {
             head.cold().dialling = Some(dialling);
@@ -154,6 +160,16 @@ impl<S, M> LoopState<S, M> {
         }
         let peer_of = self.peer_of;
         peer_of(&self.head(id)?.socket).ok()
+    }
+
+    /// Forgets what was kept beside the table of a connection that is over.
+    pub(crate) fn forget(&mut self, id: ConnId) {
+        if !self.clients.is_empty() {
+            self.clients.remove(&id);
+        }
+        if !self.names.is_empty() {
+            self.names.remove(&id);
+        }
     }
 
     // --- pairs -------------------------------------------------------------------------------

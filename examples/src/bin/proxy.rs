@@ -9,7 +9,7 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Addr, Closed, Conn, ConnId, Dial, Handler, Input, Peer, Which};
+use net_core::{Closed, Conn, ConnId, Dial, Handler, Input, Peer, Which};
 use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,13 +23,18 @@ struct Flags {
     /// Where to forward to.
     #[arg(
         long,
-        help = "Where to forward to: HOST:PORT, [V6]:PORT or unix:PATH",
-        value_name = "ADDR"
+        help = "Where to forward to: HOST:PORT, looked up for each client, [V6]:PORT or unix:PATH",
+        value_name = "ADDR",
+        value_parser = parse_upstream
     )]
-    upstream: Addr,
+    upstream: Dial,
     /// How long a connect to it may take (5s, 500ms)
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = flags::parse_time)]
     connect_timeout: Duration,
+}
+
+fn parse_upstream(text: &str) -> Result<Dial, String> {
+    Dial::to_host(text).map_err(|error| error.to_string())
 }
 
 struct Proxy {
@@ -103,6 +108,6 @@ impl Handler for Proxy {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let upstream = Dial::to(flags.upstream).timeout(flags.connect_timeout);
+    let upstream = flags.upstream.timeout(flags.connect_timeout);
     flags::run(&flags.server, move |_place| Proxy { upstream: upstream.clone() })
 }

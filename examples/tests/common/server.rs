@@ -47,7 +47,7 @@ impl Start {
     }
 
     /// proxy with two loops, in front of `upstream`.
-    pub fn proxy(mode: Mode, upstream: SocketAddr) -> Self {
+    pub fn proxy(mode: Mode, upstream: impl std::fmt::Display) -> Self {
         Self::binary(env!("CARGO_BIN_EXE_proxy"), mode).args(&["--upstream", &upstream.to_string()])
     }
 

@@ -293,6 +293,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.adopt(*arrival);
             }
             Mail::Ask(asked) => self.asked(asked),
+            Mail::Resolved(answer) => self.resolved(*answer),
             Mail::Close(id) => {
                 self.state.with(id, |outbox, head| {
                     if head.status.state() != State::Dead {

@@ -398,9 +398,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let how = if head.status.has(Status::RESET) { Ending::Reset } else { Ending::Close };
             self.driver.detach(head.socket, how);
             self.hub.gate.leave();
-            if !self.state.clients.is_empty() {
-                self.state.clients.remove(&id);
-            }
+            self.state.forget(id);
             self.state.bridge.stats.closed(why);
             self.runs(Callback::Drop, Some(id));
             if guard(|| drop(session)).is_none() {
@@ -423,6 +421,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 bridge.stats.add(Counter::Given, 1);
                 bridge.stats.closed(Closed::Stopped);
                 return;
+            }
+            if let Mail::Resolved(_) = mail {
+                return; // the dial that asked has ended already
             }
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.

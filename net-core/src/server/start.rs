@@ -452,7 +452,7 @@ where
 /// The acceptor's thread: accepts until all is over, then waits for the loops' threads, and ends the
 /// admin endpoint last. (When something panics, what comes last is dropped first: the couriers
 /// close before the loops are waited for.)
-fn supervise<M, D: Driver>(
+fn supervise<M: Send + 'static, D: Driver>(
     mut team: Team<M>,
     mut acceptor: Acceptor<M, D>,
     admin: Option<Serving>,
@@ -462,6 +462,7 @@ fn supervise<M, D: Driver>(
     drop(acceptor);
     team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
     let died = team.join();
+    team.hub.resolver.end(); // and not waited for: a name server may be silent for long
     for bridge in &team.hub.loops {
         // What was pushed after a loop had died, before that was known.
         close_arrivals(bridge, &team.hub.acceptor);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::closed::Closed;
 use crate::conn::Conn;
+use crate::dial::Dial;
 use crate::error::Unadopted;
 use crate::handler::Peer;
 use crate::here::Loop;
@@ -273,4 +274,60 @@ fn settings_that_contradict_each_other_are_named() {
     let server = server.sockets(SocketOptions { device, ..Default::default() });
     let said = server.start(|_| Echo).err().unwrap().to_string();
     assert!(said.contains("listen on 127.0.0.1:0: SO_BINDTODEVICE no0"), "{said}");
+}
+
+/// Dials the names that are posted to it; reports what was said, or how and for which name it ended.
+struct ByName(mpsc::Sender<Result<Vec<u8>, (Closed, String)>>);
+
+impl Handler for ByName {
+    type Session = ();
+    type Message = String;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        None
+    }
+
+    fn on_message(&mut self, here: &mut Loop<'_, Self>, name: String) {
+        here.dial(Dial::to_host(&name).unwrap(), ()).unwrap();
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        assert!(conn.send(b"hello").is_taken());
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        self.0.send(Ok(input.take_all().to_vec())).unwrap();
+        conn.close();
+    }
+
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+        let name = conn.dialled_name().unwrap_or_default().to_owned();
+        self.0.send(Err((*why, name))).unwrap();
+    }
+}
+
+#[test]
+fn a_name_is_dialled_and_one_that_is_none_is_named() {
+    let private = FdTable::PerLoop(PrivateTables::kept_by_test());
+    for fd_table in [FdTable::Shared, private] {
+        // On IPv4 alone: the name may have another address first.
+        let server = Server::new().listen("127.0.0.1:0").loops(Loops::Count(1));
+        let server = server.start(|_| Echo).unwrap();
+        let port = server.addrs()[0].inet().unwrap().port();
+        let (report, reports) = mpsc::channel();
+        let dialler = Server::new().loops(Loops::Count(2)).fd_table(fd_table);
+        let dialler = dialler.start(move |_| ByName(report.clone())).unwrap();
+        for in_loop in [0, 1] {
+            let name = format!("localhost:{port}");
+            dialler.remote().post(in_loop, name.clone()).unwrap();
+            assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
+            assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Local, name)));
+        }
+        // With a part too long to ask any name server for.
+        let name = format!("{}.invalid:80", "x".repeat(64));
+        dialler.remote().post(0, name.clone()).unwrap();
+        assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Unresolved, name)));
+        dialler.remote().drain();
+        dialler.wait().unwrap();
+    }
 }

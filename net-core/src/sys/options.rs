@@ -110,7 +110,15 @@ impl SocketOptions {
         all
     }
 
-    /// Sets them on a socket that is to be bound to `at`.
+    /// Sets them on a socket that is to connect to `to`, but for those of listeners alone.
+    pub(super) fn set_to_dial(&self, socket: &Socket, to: SocketAddr) -> io::Result<()> {
+        if self.check().is_err() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Self { defer_accept: None, only_v6: None, ..self.clone() }.set(socket, to)
+    }
+
+    /// Sets them on a socket that is to be bound to `at`, or to connect to it.
     fn set(&self, socket: &Socket, at: SocketAddr) -> io::Result<()> {
         for (name, level, option, value) in self.numbers(at) {
             set_number(socket, level, option, value).map_err(|error| named(name, error))?;
@@ -200,6 +208,7 @@ fn named(option: &str, error: io::Error) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::DialOptions;
     use std::io::Write;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
@@ -247,6 +256,33 @@ mod tests {
         assert_eq!(socket.recv_buffer_size().unwrap(), 40_000);
         assert_eq!(socket.send_buffer_size().unwrap(), 60_000);
         assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_dialled_connection_has_the_options_it_was_asked_with() {
+        let listener = TcpListener::bind(LOCAL).unwrap();
+        let to = listener.local_addr().unwrap().into();
+        let dial = |sockets: Option<SocketOptions>| {
+            let options = DialOptions { sockets: sockets.map(Box::new), ..DialOptions::default() };
+            crate::sys::Socket::dial(&to, &options).map(|socket| Socket::from(socket.into_owned()))
+        };
+        assert!(dial(None).unwrap().tcp_nodelay().unwrap());
+        let (idle, interval) = (Duration::from_secs(90), Duration::from_secs(7));
+        let socket = dial(Some(SocketOptions {
+            nodelay: false,
+            keepalive: Some(Keepalive { idle, interval, probes: 3 }),
+            send_buffer: Some(30_000),
+            linger: Some(Duration::ZERO),
+            defer_accept: Some(idle), // of a listener, so left out
+            ..SocketOptions::default()
+        }));
+        let socket = socket.unwrap();
+        assert!(!socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), idle);
+        assert_eq!(socket.send_buffer_size().unwrap(), 60_000);
+        assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+        let refused = SocketOptions { linger: Some(idle), ..SocketOptions::default() };
+        assert_eq!(dial(Some(refused)).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 
     #[test]

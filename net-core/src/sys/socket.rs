@@ -1,6 +1,6 @@
 //! `Socket`: one stream socket, owned by one number of four bytes.
 
-use super::options::{ListenOptions, bound};
+use super::options::{ListenOptions, SocketOptions, bound};
 use super::{Errno, unix};
 use crate::addr::{Addr, UnixName};
 use rustix::net::{RecvFlags, SendFlags};
@@ -27,6 +27,8 @@ pub(crate) struct DialOptions {
     /// The address to come from; its port is chosen at connect where it is 0, so that one port
     /// serves many destinations.
     pub(crate) source: Option<SocketAddr>,
+    /// Options other than the usual, of a TCP socket.
+    pub(crate) sockets: Option<Box<SocketOptions>>,
 }
 
 impl Socket {
@@ -88,7 +90,10 @@ impl Socket {
         let (socket, to) = match to {
             Addr::Inet(to) => {
                 let socket = stream_socket(*to)?;
-                socket.set_tcp_nodelay(true)?;
+                match &options.sockets {
+                    None => socket.set_tcp_nodelay(true)?,
+                    Some(options) => options.set_to_dial(&socket, *to)?,
+                }
                 (socket, (*to).into())
             }
             Addr::Unix(name) => unix::stream_socket(name)?,

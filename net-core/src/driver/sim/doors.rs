@@ -23,8 +23,9 @@ pub(crate) enum Outcome {
 }
 
 impl World {
-    pub(crate) fn dial(&self) -> io::Result<Socket> {
+    pub(crate) fn dial(&self, to: &Addr) -> io::Result<Socket> {
         let mut world = self.get();
+        world.dialled_to.push(to.clone());
         let outcome = world.dials.pop_front().unwrap_or(Outcome::Up);
         let now = world.now;
         world.dialled_at.push(now);

@@ -81,8 +81,8 @@ impl Kernel for ModelKernel {
         Ok(self.world.listen())
     }
 
-    fn dial(&mut self, _to: &Addr, _options: &DialOptions) -> io::Result<Socket> {
-        self.world.dial()
+    fn dial(&mut self, to: &Addr, _options: &DialOptions) -> io::Result<Socket> {
+        self.world.dial(to)
     }
 
     fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {

@@ -181,8 +181,8 @@ impl Driver for Sim {
         self.world.unlisten(listener);
     }
 
-    fn dial(&mut self, _to: &Addr, _options: &DialOptions) -> io::Result<Socket> {
-        self.world.dial()
+    fn dial(&mut self, to: &Addr, _options: &DialOptions) -> io::Result<Socket> {
+        self.world.dial(to)
     }
 
     fn dialled(&mut self, socket: &Socket) -> Option<Result<(), Errno>> {

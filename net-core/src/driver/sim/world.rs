@@ -71,6 +71,8 @@ pub(crate) struct Inner {
     pub(crate) dials: VecDeque<Outcome>,
     /// When connects began.
     pub(crate) dialled_at: Vec<u64>,
+    /// And where to.
+    pub(crate) dialled_to: Vec<Addr>,
     /// Buffers of the next wire: receive and send.
     pub(crate) buffers: (usize, usize),
     scripts: BTreeMap<u64, Vec<Script>>,
@@ -105,6 +107,7 @@ impl World {
             faults: Faults::default(),
             dials: VecDeque::new(),
             dialled_at: Vec::new(),
+            dialled_to: Vec::new(),
             buffers: (4096, 4096),
             scripts: BTreeMap::new(),
             connecting: Vec::new(),

@@ -16,6 +16,7 @@ mod lateness;
 mod marks;
 mod matrix;
 mod mutations;
+mod names;
 mod pairs;
 mod panics;
 mod regressions;

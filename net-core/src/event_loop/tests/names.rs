@@ -1,0 +1,218 @@
+//! Dials to names: the resolver's answers, early, late or never, and one outcome for each dial.
+
+use super::{At, Outcome, Rig, Stage, on_both_rigs, usual};
+use crate::closed::{Callback, Closed, Which};
+use crate::dial::{Dial, Retry};
+use crate::hub::Order;
+use crate::resolver::{Answer, Question};
+use crate::stats::Counter;
+use crate::sys::Errno;
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+on_both_rigs! {
+    the_addresses_are_tried_in_order_until_one_is_up: 20,
+    an_address_that_is_silent_leaves_time_for_the_next: 20,
+    when_none_is_up_the_last_error_is_the_reason: 10,
+    an_unknown_name_ends_the_dial_and_can_be_asked: 10,
+    a_resolver_that_never_answers_is_not_waited_for: 10,
+    an_answer_for_an_attempt_that_is_over_changes_nothing: 20,
+    each_attempt_asks_anew: 10,
+    one_name_too_many_is_told_at_once: 5,
+    a_stop_does_not_wait_for_answers: 10,
+    bytes_wait_for_the_answer_and_the_connect: 20,
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+const NAME: &str = "db.example:5432";
+
+/// What `on_close` was told: the names, one for each end.
+type Names = Rc<RefCell<Vec<Option<String>>>>;
+
+/// A stage that dials the name once for each message.
+fn named<D: Rig>(seed: u64, names_queue: usize, retry: Option<Retry>) -> (Stage<D>, Names) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.connect_timeout = MS(1000);
+        limits.names_queue = names_queue;
+    });
+    let names = Rc::new(RefCell::new(Vec::new()));
+    let (log, notes) = (stage.log.clone(), Rc::clone(&names));
+    stage.play(move |at| match at {
+        At::Message(here, _) => {
+            let mut dial = Dial::to_host(NAME).unwrap();
+            if let Some(retry) = retry {
+                dial = dial.retry(retry);
+            }
+            let id = here.dial(dial, log.session(None)).unwrap();
+            let mut conn = here.connection(id).unwrap();
+            assert!(conn.send(b"first").is_taken());
+        }
+        At::Close(conn) => notes.borrow_mut().push(conn.dialled_name().map(str::to_owned)),
+        other => usual(other),
+    });
+    (stage, names)
+}
+
+fn dial<D: Rig>(stage: &mut Stage<D>) -> Question {
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    stage.hub.resolver.take().expect("the loop has asked")
+}
+
+fn answer<D: Rig>(stage: &mut Stage<D>, question: &Question, found: io::Result<Vec<SocketAddr>>) {
+    assert_eq!(&*question.name, NAME);
+    let answer = Answer { id: question.id, attempt: question.attempt, found };
+    assert!(stage.hub.try_answer(answer).is_none());
+    stage.settle();
+}
+
+fn addresses(count: u8) -> Vec<SocketAddr> {
+    (1..=count).map(|n| SocketAddr::from(([10, 0, 0, n], 5432))).collect()
+}
+
+/// How the only dial has ended, and whether it was up.
+fn outcome<D: Rig>(stage: &Stage<D>) -> (bool, Option<Closed>) {
+    let notes = stage.log.get();
+    let record = notes.records.last().expect("a dial was taken");
+    (record.calls.contains(&Callback::Open), record.closed)
+}
+
+/// To which addresses connects were begun, by the last part of each.
+fn tried<D: Rig>(stage: &Stage<D>) -> Vec<u8> {
+    let world = stage.world.get();
+    let inet = world.dialled_to.iter().map(|to| to.inet().expect("an Internet address"));
+    inet.map(|to| to.ip().to_string().rsplit('.').next().unwrap().parse().unwrap()).collect()
+}
+
+fn the_addresses_are_tried_in_order_until_one_is_up<D: Rig>(seed: u64) {
+    let (mut stage, names) = named::<D>(seed, 9, None);
+    let question = dial(&mut stage);
+    let outcomes = [Outcome::Refused, Outcome::Fails(libc::ENETUNREACH), Outcome::Up];
+    stage.world.get().dials.extend(outcomes);
+    answer(&mut stage, &question, Ok(addresses(5)));
+    assert_eq!(tried(&stage), [1, 2, 3]);
+    assert_eq!(outcome(&stage), (true, None));
+    stage.advance(5000);
+    assert_eq!(outcome(&stage), (true, None), "the time of its connect is over, and it is up");
+    stage.stop();
+    assert_eq!(*names.borrow(), [Some(NAME.to_owned())]);
+}
+
+fn an_address_that_is_silent_leaves_time_for_the_next<D: Rig>(seed: u64) {
+    let (mut stage, _) = named::<D>(seed, 9, None);
+    let question = dial(&mut stage);
+    stage.world.get().dials.extend([Outcome::Silence, Outcome::Silence, Outcome::Up]);
+    answer(&mut stage, &question, Ok(addresses(3)));
+    stage.advance(300);
+    assert_eq!(tried(&stage), [1], "a third of the time is not over");
+    stage.advance(400);
+    assert_eq!(tried(&stage), [1, 2, 3]);
+    assert_eq!(outcome(&stage), (true, None));
+    stage.stop();
+}
+
+fn when_none_is_up_the_last_error_is_the_reason<D: Rig>(seed: u64) {
+    for (last, why) in [
+        (Outcome::Refused, Closed::Machine(Errno::new(libc::ECONNREFUSED))),
+        (Outcome::Silence, Closed::Deadline(Which::Connect)),
+    ] {
+        let (mut stage, _) = named::<D>(seed, 9, None);
+        let question = dial(&mut stage);
+        stage.world.get().dials.extend([Outcome::Silence, last]);
+        answer(&mut stage, &question, Ok(addresses(2)));
+        stage.advance(997);
+        assert_eq!(tried(&stage), [1, 2]);
+        stage.advance(10);
+        assert_eq!(outcome(&stage), (false, Some(why)), "within the time of the attempt");
+        stage.stop();
+    }
+}
+
+fn an_unknown_name_ends_the_dial_and_can_be_asked<D: Rig>(seed: u64) {
+    let (mut stage, names) = named::<D>(seed, 9, None);
+    let question = dial(&mut stage);
+    answer(&mut stage, &question, Err(io::Error::other("not known")));
+    assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
+    assert_eq!(*names.borrow(), [Some(NAME.to_owned())]);
+    assert!(stage.event_loop.state.names.is_empty(), "who is gone is not remembered");
+    assert_eq!(stage.snapshot().closed_by(Closed::Unresolved), 1);
+    stage.stop();
+}
+
+fn a_resolver_that_never_answers_is_not_waited_for<D: Rig>(seed: u64) {
+    let (mut stage, _) = named::<D>(seed, 9, None);
+    let question = dial(&mut stage);
+    stage.advance(997);
+    assert_eq!(outcome(&stage), (false, None));
+    stage.advance(10);
+    assert_eq!(outcome(&stage), (false, Some(Closed::Deadline(Which::Connect))));
+    answer(&mut stage, &question, Ok(addresses(1)));
+    assert!(tried(&stage).is_empty(), "nobody waits for this any more");
+    stage.stop();
+}
+
+fn an_answer_for_an_attempt_that_is_over_changes_nothing<D: Rig>(seed: u64) {
+    let retry = Retry { attempts: 3, first_pause: MS(10), ..Retry::default() };
+    let (mut stage, _) = named::<D>(seed, 9, Some(retry));
+    let first = dial(&mut stage);
+    stage.advance(1100);
+    let second = stage.hub.resolver.take().expect("the next attempt asks anew");
+    answer(&mut stage, &first, Ok(addresses(9)));
+    assert!(tried(&stage).is_empty());
+    answer(&mut stage, &second, Ok(addresses(1)));
+    answer(&mut stage, &second, Err(io::Error::other("twice?")));
+    assert_eq!((tried(&stage), outcome(&stage)), (vec![1], (true, None)));
+    stage.stop();
+}
+
+fn each_attempt_asks_anew<D: Rig>(seed: u64) {
+    let retry = Retry { attempts: 3, first_pause: MS(10), ..Retry::default() };
+    let (mut stage, _) = named::<D>(seed, 9, Some(retry));
+    let question = dial(&mut stage);
+    answer(&mut stage, &question, Err(io::Error::other("a server failure")));
+    stage.advance(20);
+    let question = stage.hub.resolver.take().expect("asked again");
+    stage.world.get().dials.push_back(Outcome::Refused);
+    answer(&mut stage, &question, Ok(addresses(1)));
+    stage.advance(30);
+    let question = stage.hub.resolver.take().expect("and again: the addresses may be others now");
+    answer(&mut stage, &question, Err(io::Error::other("not known")));
+    assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
+    stage.stop();
+}
+
+fn one_name_too_many_is_told_at_once<D: Rig>(seed: u64) {
+    let (mut stage, _) = named::<D>(seed, 2, None);
+    (0..3).for_each(|n| stage.remote().post(0, n).unwrap());
+    stage.settle();
+    assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
+    assert_eq!(stage.count(Counter::Open), 2, "the others wait for their answers");
+    stage.stop();
+}
+
+fn a_stop_does_not_wait_for_answers<D: Rig>(seed: u64) {
+    for order in [Order::Drain, Order::Stop] {
+        let (mut stage, _) = named::<D>(seed, 9, None);
+        let question = dial(&mut stage);
+        stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+        stage.hub.order(order);
+        stage.settle();
+        assert!(stage.is_over);
+        let late = Answer { id: question.id, attempt: 1, found: Ok(addresses(1)) };
+        assert!(stage.hub.try_answer(late).is_none(), "it is nobody's, and not given back");
+        stage.stop();
+    }
+}
+
+fn bytes_wait_for_the_answer_and_the_connect<D: Rig>(seed: u64) {
+    let (mut stage, _) = named::<D>(seed, 9, None);
+    let question = dial(&mut stage);
+    stage.world.get().dials.extend([Outcome::Refused, Outcome::Up]);
+    answer(&mut stage, &question, Ok(addresses(2)));
+    assert_eq!(stage.world.peer(1).got(), b"first");
+    stage.stop();
+}
