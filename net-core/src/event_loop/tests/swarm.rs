@@ -8,6 +8,7 @@ use crate::dial::{Dial, Retry};
 use crate::here::Loop;
 use crate::hub::Order;
 use crate::id::ConnId;
+use crate::resolver::{Answer, Question};
 use crate::stats::Counter;
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -109,7 +110,10 @@ impl Chaos {
                 let attempts = self.rng.below(4) as u32;
                 let first_pause = Duration::from_millis(self.rng.below(10) as u64);
                 let retry = Retry { attempts, first_pause, ..Retry::default() };
-                let _ = here.dial(Dial::to(somewhere()).retry(retry), session);
+                let is_named = self.rng.one_in(2);
+                let name = || Dial::to_host("some.where:1").expect("a name");
+                let dial = if is_named { name() } else { Dial::to(somewhere()) };
+                let _ = here.dial(dial.retry(retry), session);
             }
             3 => here.each(|conn| {
                 if self.rng.one_in(5) {
@@ -217,6 +221,29 @@ fn step_of_a_peer(rng: &mut Rng, peer: &Peer) {
     }
 }
 
+/// Says for whom the peer comes, as a proxy does; or only half of it, and then whatever comes next.
+fn announce(rng: &mut Rng, peer: &Peer) {
+    let ip = std::net::Ipv4Addr::from(0x0A00_0000 | peer.wire as u32);
+    let header = format!("PROXY TCP4 {ip} 10.0.0.1 1 1\r\n");
+    let (begin, rest) = header.as_bytes().split_at(rng.below(header.len()));
+    peer.send(begin);
+    if !rng.one_in(5) {
+        peer.send(rest);
+    }
+}
+
+/// Answers the oldest question for a name, if there is one: with some addresses, or none.
+fn resolve<D: Rig>(stage: &mut Stage<D>) {
+    let Some(Question { id, attempt, .. }) = stage.hub.resolver.take() else { return };
+    let count = stage.rng.below(4) as u16;
+    let addresses = (1..=count).map(|port| std::net::SocketAddr::from(([10, 0, 0, 1], port)));
+    let found = match count {
+        0 => Err(std::io::Error::other("not known")),
+        _ => Ok(addresses.collect()),
+    };
+    let _ = stage.hub.try_answer(Answer { id, attempt, found }); // a full mailbox: never answered
+}
+
 fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| {
         limits.idle_timeout = Some(Duration::from_millis(500));
@@ -234,7 +261,15 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
     });
     for _ in 0..STEPS {
         if peers.len() < PEERS_MAX || stage.rng.one_in(30) {
-            peers.push(stage.arrive());
+            stage.are_announced = stage.rng.one_in(4);
+            let peer = stage.arrive();
+            if stage.are_announced {
+                announce(&mut stage.rng, &peer);
+            }
+            peers.push(peer);
+        }
+        if stage.rng.one_in(2) {
+            resolve(&mut stage);
         }
         let k = stage.rng.below(peers.len());
         step_of_a_peer(&mut stage.rng, &peers[k]);
