@@ -9,6 +9,7 @@ use crate::id::ConnId;
 use crate::life::State;
 use crate::loop_state::LoopState;
 use crate::outbox::{Outbox, Queued};
+use crate::topics::TopicError;
 use bytes::Bytes;
 use net_buffer::{FrameError, Input, LengthPrefix};
 use net_timer::Tick;
@@ -208,6 +209,24 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// False: the other is not here any more, or is this one.
     pub fn pair_with(&mut self, other: ConnId) -> bool {
         other.in_loop() == usize::from(self.state.number) && self.state.pair(self.id, other)
+    }
+
+    /// Subscribes to a topic: from now on a [`Broadcast`](crate::Broadcast) to it reaches this
+    /// connection, until it unsubscribes or is over. False: it had subscribed already. A topic is a
+    /// name of up to [`TOPIC_NAME_MAX`](crate::TOPIC_NAME_MAX) bytes and need not be made first. Some
+    /// hundred bytes for each subscription, on this loop; none in a connection without one.
+    pub fn subscribe(&mut self, topic: impl AsRef<[u8]>) -> Result<bool, TopicError> {
+        self.state.topics.subscribe(self.id.slot(), topic.as_ref())
+    }
+
+    /// Takes a subscription back. False: there was none.
+    pub fn unsubscribe(&mut self, topic: impl AsRef<[u8]>) -> bool {
+        self.state.topics.unsubscribe(self.id.slot(), topic.as_ref())
+    }
+
+    /// How many topics it has subscribed to.
+    pub fn subscriptions(&self) -> usize {
+        self.state.topics.count_of(self.id.slot())
     }
 
     /// Sets the connection's own deadline, `after` from [`Loop::now`], or takes it away. It replaces

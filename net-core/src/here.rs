@@ -8,6 +8,7 @@ use crate::hub::{Mail, Remote};
 use crate::id::ConnId;
 use crate::life::State;
 use crate::loop_state::LoopState;
+use crate::runner::Runner;
 use crate::timers::TimerId;
 use net_timer::Tick;
 use std::os::fd::OwnedFd;
@@ -47,6 +48,11 @@ impl<'a, H: Handler> Loop<'a, H> {
     /// The way to the other loops, and to this one from other threads.
     pub fn remote(&self) -> Remote<H::Message> {
         Remote(Arc::clone(&self.state.hub))
+    }
+
+    /// The way to run a piece of work once, on this or another loop, from any thread.
+    pub fn runner(&self) -> Runner<H> {
+        Runner::new(self.remote())
     }
 
     /// A connection of this loop, if it lives here and is not over.

@@ -1,6 +1,7 @@
 //! `Hub`: all that threads of one server share, and `Remote`, the user's end of it.
 
 use crate::arrival::Arrival;
+use crate::broadcast::{Broadcast, Delivery, Part};
 use crate::doorbell::Doorbell;
 use crate::error::{AdoptError, Unadopted};
 use crate::gate::Gate;
@@ -14,6 +15,7 @@ use crate::survey::Asked;
 use crate::sys::{Socket, Waker, foreign};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -71,6 +73,10 @@ pub(crate) enum Mail<M> {
     Ask(Arc<Asked>),
     /// In a box, as an arrival.
     Resolved(Box<Answer>),
+    /// The loop's part of a broadcast. Dropped unread, it says itself that this loop missed it.
+    Broadcast(Part),
+    /// A `Work` for the handler of this loop.
+    Work(Box<dyn Any + Send>),
 }
 
 /// The bridges into one loop, read each turn in this order: control, arrivals, mail.
@@ -268,7 +274,27 @@ impl<M: Send> Remote<M> {
         self.mail(id.in_loop(), Mail::Close(id)).map_err(|error| error.map(|_| id))
     }
 
-    fn mail(&self, to: usize, mail: Mail<M>) -> Result<(), PostError<Mail<M>>> {
+    /// Sends one payload to every open connection of every loop, or to those of a topic, and returns
+    /// the account that it keeps. Any thread, never blocking.
+    ///
+    /// The bytes exist once, however many get them. Each loop sends to at most
+    /// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections in a turn and serves
+    /// everybody else between, so a broadcast takes long where there are very many, and nobody
+    /// waits for it. Two broadcasts of one thread reach each connection in their order; what is sent
+    /// to a connection otherwise meanwhile may come between. A connection that comes while a
+    /// broadcast is under way may get it or not.
+    ///
+    /// A receiver above its high mark is passed over, and counted, unless it was asked otherwise.
+    pub fn broadcast(&self, what: impl Into<Broadcast>) -> Delivery {
+        let (delivery, parts) = what.into().divide(self.loops());
+        for (k, part) in parts.into_iter().enumerate() {
+            // Refused, the part comes back and is dropped: the account has it as missed.
+            let _ = self.mail(k, Mail::Broadcast(part));
+        }
+        delivery
+    }
+
+    pub(crate) fn mail(&self, to: usize, mail: Mail<M>) -> Result<(), PostError<Mail<M>>> {
         let bridge = &self.0.loops[to];
         bridge.mail.post(mail)?;
         bridge.doorbell.ring();

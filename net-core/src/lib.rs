@@ -18,6 +18,7 @@ mod arrival;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+mod broadcast;
 mod closed;
 mod conn;
 mod connection;
@@ -45,6 +46,7 @@ mod proxy_header;
 mod pulse;
 mod readiness;
 mod resolver;
+mod runner;
 mod server;
 mod sleep;
 mod splitmix;
@@ -55,10 +57,12 @@ mod sync;
 mod sys;
 mod table;
 mod timers;
+mod topics;
 mod trusted;
 mod upstreams;
 
 pub use addr::{Addr, AddrError, UnixName};
+pub use broadcast::{Broadcast, Delivery, Report};
 pub use closed::{BadHeader, Callback, Closed, Which, Why};
 pub use conn::{Conn, Sender};
 pub use dial::{Dial, NotDialled, Retry};
@@ -71,10 +75,12 @@ pub use limits::Limits;
 pub use mailbox::PostError;
 pub use outbox::Queued;
 pub use placement::Balance;
+pub use runner::{Runner, Work};
 pub use server::{Accept, Ended, FdTable, Loops, Place, Running, Server};
 pub use stats::{Counter, Snapshot};
 pub use sys::{Errno, Keepalive, PrivateTables, SocketOptions, Unfit};
 pub use timers::TimerId;
+pub use topics::{TOPIC_NAME_MAX, TopicError};
 pub use trusted::{TrustedError, TrustedProxies};
 pub use upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
 

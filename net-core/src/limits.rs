@@ -85,6 +85,15 @@ pub struct Limits {
     pub mail_queue: usize,
     /// Messages that a loop takes in a turn.
     pub mail_per_turn: usize,
+    /// Connections of a loop that a broadcast is sent to in a turn: each is a system call. The
+    /// bytes of a turn are bounded too, by `send_bytes_per_turn` for all of them.
+    pub broadcast_per_turn: usize,
+    /// Broadcasts that are under way or wait on a loop. One more misses it, and says so.
+    pub broadcasts_max: usize,
+    /// Topics that the connections of a loop have between them.
+    pub topics_max: usize,
+    /// Topics of one connection.
+    pub topics_per_connection_max: usize,
     /// Timers and deadlines that a loop looks at in a turn.
     pub timers_per_turn: usize,
     /// Connections that a loop tells of the drain, or resets at its end, in a turn.
@@ -134,6 +143,10 @@ impl Default for Limits {
             resolver_threads: 4,
             mail_queue: 4096,
             mail_per_turn: 256,
+            broadcast_per_turn: 64,
+            broadcasts_max: 64,
+            topics_max: 1 << 16,
+            topics_per_connection_max: 64,
             timers_per_turn: 1024,
             drained_per_turn: 256,
             starved_pause: Duration::from_millis(50),
@@ -179,6 +192,8 @@ impl Limits {
             ("resolver_threads", self.resolver_threads),
             ("mail_queue", self.mail_queue),
             ("mail_per_turn", self.mail_per_turn),
+            ("broadcast_per_turn", self.broadcast_per_turn),
+            ("broadcasts_max", self.broadcasts_max),
             ("timers_per_turn", self.timers_per_turn),
             ("drained_per_turn", self.drained_per_turn),
         ];

@@ -16,6 +16,7 @@ use crate::stats::Counter;
 use crate::sys::Socket;
 use crate::table::Table;
 use crate::timers::Timers;
+use crate::topics::Topics;
 use net_timer::{Slot, Tick, Wheel};
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -35,6 +36,7 @@ pub(crate) struct LoopState<S, M> {
     /// Connections whose next attempt is due.
     pub(crate) dials: VecDeque<ConnId>,
     pub(crate) jitter: Jitter,
+    pub(crate) topics: Topics,
     /// The clock, read once at the start of the turn.
     pub(crate) now: Tick,
     /// When a connection that moves a byte in this turn would be idle. `MAX`: never.
@@ -84,6 +86,7 @@ impl<S, M> LoopState<S, M> {
             dead: Vec::new(),
             dials: VecDeque::new(),
             jitter,
+            topics: Topics::new(limits.topics_max, limits.topics_per_connection_max),
             now,
             idle_deadline: Tick::MAX,
             idle_millis: limits

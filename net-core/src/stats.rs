@@ -58,6 +58,10 @@ counters! {
     Mail = "mail",
     /// Messages waiting at the end of the last turn.
     Mailbox = "mailbox_depth",
+    /// Connections to which a broadcast was sent.
+    BroadcastSent = "broadcast_sent",
+    /// Connections to which a broadcast was not sent: above their mark, at their limit, or ended.
+    BroadcastDropped = "broadcast_dropped",
     /// Messages and timers lost to a panic, and messages left when the loop ended.
     MailLost = "mail_lost",
     /// Loop timers and deadlines armed now.

@@ -13,6 +13,7 @@ use crate::hub::{Mail, Order};
 use crate::id::ConnId;
 use crate::life::State;
 use crate::outbox::Queued;
+use crate::runner::Work;
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
 use net_buffer::Unread;
@@ -294,6 +295,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Mail::Ask(asked) => self.asked(asked),
             Mail::Resolved(answer) => self.resolved(*answer),
+            Mail::Broadcast(part) => self.broadcast(part),
+            Mail::Work(work) => {
+                let work = work.downcast::<Work<H>>().expect("a runner is of its server's handler");
+                self.runs(Callback::Message, None);
+                let (handler, state) = (&mut self.handler, &mut self.state);
+                if guard(|| work(handler, &mut Loop::new(state))).is_none() {
+                    self.state.bridge.stats.add(Counter::MailLost, 1);
+                    self.count_panic(Callback::Message);
+                }
+            }
             Mail::Close(id) => {
                 self.state.with(id, |outbox, head| {
                     if head.status.state() != State::Dead {

@@ -393,6 +393,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         while let Some(id) = self.state.dead.pop() {
             let why = self.state.head(id).and_then(|head| head.why).unwrap_or(Closed::Local);
             self.call(id, Callback::Close, |handler, conn| handler.on_close(conn, &why));
+            if !self.state.topics.is_empty() {
+                self.state.topics.leave_all(id.slot());
+            }
             let Some(connection) = self.state.table.remove(id) else { continue };
             let (head, session) = (connection.head, connection.session);
             let how = if head.status.has(Status::RESET) { Ending::Reset } else { Ending::Close };

@@ -1,6 +1,7 @@
 //! The turn: the only place where driver, handler and state meet.
 
 mod bridges;
+mod broadcasts;
 mod deadlines;
 mod dialling;
 mod ending;
@@ -25,6 +26,7 @@ use crate::hub::{Hub, Order};
 use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::loop_state::LoopState;
+use broadcasts::FanOut;
 use net_timer::Tick;
 use std::collections::VecDeque;
 use std::io;
@@ -60,6 +62,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     /// Questions whose answer takes a walk over the table, the oldest first. Few: whoever asks by
     /// mail bounds them.
     walks: VecDeque<Walk>,
+    /// Broadcasts that are under way, the oldest first.
+    fan_outs: VecDeque<FanOut>,
     /// Stalls are looked for, so the pulse says what runs.
     is_watched: bool,
 }
@@ -94,6 +98,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             vestibule: None,
             next_look: Tick::MAX,
             walks: VecDeque::new(),
+            fan_outs: VecDeque::new(),
             is_watched,
         }
     }
@@ -117,6 +122,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.take_mail();
         if !self.walks.is_empty() {
             self.walk_on();
+        }
+        if !self.fan_outs.is_empty() {
+            self.fan_out();
         }
         self.serve_ready(waiting);
         self.fire_due();
@@ -204,6 +212,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !state.dials.is_empty()
             || self.told_up_to.is_some()
             || !self.walks.is_empty()
+            || !self.fan_outs.is_empty()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
     }

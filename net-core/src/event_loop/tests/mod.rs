@@ -6,6 +6,7 @@
 mod accepts;
 mod actor;
 mod announced;
+mod broadcasts;
 mod deadlines;
 mod dials;
 mod dials_again;

@@ -290,7 +290,7 @@ impl<D: Rig> Stage<D> {
         assert!(bridge.mail.is_empty() && bridge.arrivals.is_empty(), "on the bridges");
         let state = &mut self.event_loop.state;
         assert!(state.ready.is_empty() && state.dead.is_empty());
-        assert!(state.dials.is_empty());
+        assert!(state.dials.is_empty() && self.event_loop.fan_outs.is_empty());
         assert!(state.outbox.is_empty(), "in the outbox");
         let mut world = self.world.get();
         let sockets: Vec<usize> = world.sockets.values().copied().collect();
@@ -366,6 +366,7 @@ impl<D: Rig> Stage<D> {
         assert_eq!(state.wheel.len(), 0, "deadlines are left");
         assert!(state.outbox.is_empty() && state.outbox.cork.owners() == 0);
         assert!(state.ready.is_empty() && state.dead.is_empty() && state.dials.is_empty());
+        assert!(state.topics.is_empty(), "subscriptions are left");
         assert_eq!(self.hub.gate.inside(), 0, "places are left in the gate");
         let snapshot = self.snapshot();
         assert!(snapshot.balance(), "the books: {snapshot}");

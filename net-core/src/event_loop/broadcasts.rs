@@ -1,0 +1,120 @@
+//! Sends one payload to many connections, a few in each turn, so that whoever else is on the loop
+//! waits no longer than that.
+
+use super::EventLoop;
+use crate::broadcast::{Fate, Part};
+use crate::connection::Status;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::life::State;
+use crate::loop_state::LoopState;
+use crate::stats::Counter;
+
+/// Connections looked at in a turn, of which only some are receivers.
+const LOOKS: usize = 1024;
+
+/// A broadcast that is under way on this loop.
+pub(super) struct FanOut {
+    part: Part,
+    /// The slot from which it goes on; `None`: it has been everywhere.
+    from: Option<u32>,
+    /// Those who were given it in the last turn, which has sent since.
+    given: Vec<ConnId>,
+}
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// A broadcast has come. It begins when those before it are through, so that everyone gets them
+    /// in the same order.
+    pub(super) fn broadcast(&mut self, part: Part) {
+        if self.fan_outs.len() < self.state.limits.broadcasts_max {
+            self.fan_outs.push_back(FanOut { part, from: Some(0), given: Vec::new() });
+        } else {
+            tracing::warn!(in_loop = self.state.number, "a broadcast too many is not sent");
+        }
+    }
+
+    /// Goes on with the oldest broadcast, for some receivers more.
+    #[cold]
+    pub(super) fn fan_out(&mut self) {
+        let Some(mut fan_out) = self.fan_outs.pop_front() else { return };
+        for id in fan_out.given.drain(..) {
+            let fate = fate_of(&mut self.state, id);
+            self.count(&fan_out.part, fate);
+        }
+        if fan_out.from.is_some() && !fan_out.part.is_cancelled() {
+            self.give(&mut fan_out);
+            self.fan_outs.push_front(fan_out);
+        } else {
+            fan_out.part.finish();
+        }
+    }
+
+    fn give(&mut self, fan_out: &mut FanOut) {
+        let bytes = fan_out.part.bytes().clone();
+        let limits = &self.state.limits;
+        let share = limits.send_bytes_per_turn / bytes.len().max(1);
+        let most = limits.broadcast_per_turn.min(share).max(1);
+        for _ in 0..LOOKS {
+            if fan_out.given.len() >= most {
+                return;
+            }
+            let Some(id) = next(&mut self.state, fan_out) else {
+                fan_out.from = None;
+                return;
+            };
+            fan_out.from = id.slot().checked_add(1);
+            let spares_the_slow = fan_out.part.spares_the_slow();
+            let taken = self.state.with(id, |outbox, head| {
+                let state = head.status.state();
+                if !state.takes_output() || state == State::Connecting {
+                    return None; // it is not open: none of the receivers
+                }
+                if spares_the_slow
+                    && (head.status.has(Status::HELD) || outbox.room(head) < bytes.len())
+                {
+                    return Some(false);
+                }
+                Some(outbox.send_shared(head, id, bytes.clone()).is_taken())
+            });
+            match taken.flatten() {
+                Some(true) => fan_out.given.push(id),
+                Some(false) => self.count(&fan_out.part, Fate::Dropped),
+                None => {}
+            }
+        }
+    }
+
+    fn count(&self, part: &Part, fate: Fate) {
+        part.count(fate);
+        let counter = match fate {
+            Fate::Dropped => Counter::BroadcastDropped,
+            Fate::Delivered | Fate::Queued => Counter::BroadcastSent,
+        };
+        self.state.bridge.stats.add(counter, 1);
+    }
+}
+
+/// The next connection that may be a receiver.
+fn next<S, M>(state: &mut LoopState<S, M>, fan_out: &FanOut) -> Option<ConnId> {
+    let from = fan_out.from?;
+    match fan_out.part.topic() {
+        None => state.table.next_live(from),
+        Some(topic) => {
+            let slot = state.topics.next_member(topic, from)?;
+            Some(state.table.id_of(slot).expect("who is over has left its topics"))
+        }
+    }
+}
+
+/// What has become of it for one who was given it, when the turn has sent what it could.
+fn fate_of<S, M>(state: &mut LoopState<S, M>, id: ConnId) -> Fate {
+    let pending = state.with(id, |outbox, head| {
+        (head.status.state() != State::Dead).then(|| outbox.pending(head))
+    });
+    match pending.flatten() {
+        Some(0) => Fate::Delivered,
+        Some(_) => Fate::Queued,
+        None => Fate::Dropped,
+    }
+}

@@ -1,0 +1,333 @@
+//! Broadcasts, topics and work: everybody once and whole, a few in each turn, and every receiver in
+//! the account.
+
+use super::actor::Actor;
+use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
+use crate::broadcast::{Broadcast, Delivery, Report};
+use crate::here::Loop;
+use crate::hub::Order;
+use crate::mailbox::PostError;
+use crate::runner::Runner;
+use crate::stats::Counter;
+use crate::topics::TopicError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+on_both_rigs! {
+    everybody_gets_it_once_and_whole: 30,
+    a_turn_gives_to_no_more_than_its_share: 10,
+    a_turn_gives_no_more_bytes_than_its_share: 10,
+    others_are_served_between_two_slices: 5,
+    who_is_above_the_mark_is_passed_over: 20,
+    who_insists_closes_the_slow_at_their_limit: 10,
+    broadcasts_come_in_their_order: 20,
+    who_ends_meanwhile_is_counted: 20,
+    only_subscribers_get_a_topic: 20,
+    a_slots_next_connection_inherits_no_topic: 10,
+    a_subscription_over_the_limit_is_refused: 3,
+    a_cancelled_one_stops: 10,
+    one_too_many_is_missed: 5,
+    a_loop_that_stops_closes_the_account: 10,
+    work_runs_once_on_its_loop: 5,
+    work_that_panics_costs_itself: 5,
+}
+
+fn everybody_gets_it_once_and_whole<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peers: Vec<_> = (0..100).map(|_| stage.open()).collect();
+    let len = stage.rng.within(1, 3000);
+    let delivery = stage.remote().broadcast(pattern(0, len));
+    stage.settle();
+    for peer in &peers {
+        assert!(peer.got() == pattern(0, len));
+    }
+    let report = delivery.report();
+    assert_eq!(given(&delivery), 100, "{report:?}");
+    assert!(delivery.is_over() && report.dropped == 0 && report.loops_missed == 0, "{report:?}");
+    assert_eq!(stage.count(Counter::BroadcastSent), 100);
+    stage.stop();
+}
+
+fn a_turn_gives_to_no_more_than_its_share<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.broadcast_per_turn = 3;
+        limits.send_bytes_per_turn = 8192;
+    });
+    let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
+    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let mut before = 0;
+    while !delivery.is_over() {
+        stage.turn();
+        let now = given(&delivery);
+        assert!(now - before <= 3, "{now} after {before}");
+        before = now;
+    }
+    stage.settle();
+    assert!(peers.iter().all(|peer| peer.got() == b"!"));
+    stage.stop();
+}
+
+/// Those who have it, or will.
+fn given(delivery: &Delivery) -> u64 {
+    let report = delivery.report();
+    report.delivered + report.queued
+}
+
+fn a_turn_gives_no_more_bytes_than_its_share<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.send_bytes_per_turn = 1024);
+    let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
+    let len = stage.rng.pick(&[100, 512, 1024, 1025, 3000]);
+    let delivery = stage.remote().broadcast(pattern(0, len));
+    let most = (1024 / len).max(1);
+    let mut before = 0;
+    while !delivery.is_over() {
+        stage.turn();
+        let now = given(&delivery);
+        assert!(now - before <= most as u64, "{now} after {before}, of {len} B");
+        before = now;
+    }
+    stage.settle();
+    assert!(peers.iter().all(|peer| peer.got() == pattern(0, len)));
+    stage.stop();
+}
+
+fn others_are_served_between_two_slices<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 1);
+    let pinger = stage.open();
+    let _peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
+    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let mut answers = 0;
+    while !delivery.is_over() {
+        pinger.send(b"?");
+        stage.turn();
+        answers = pinger.got().iter().filter(|byte| **byte == b'?').count();
+    }
+    assert!(answers > 10, "{answers} answers in 50 turns");
+    stage.stop();
+}
+
+fn who_is_above_the_mark_is_passed_over<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let (slow, quick) = (stage.open(), stage.open());
+    slow.reads(false);
+    let payload = pattern(0, 3000);
+    let mut reports = Report::default();
+    for _ in 0..40 {
+        let delivery = stage.remote().broadcast(payload.clone());
+        stage.settle();
+        let report = delivery.report();
+        reports.queued += report.queued;
+        reports.dropped += report.dropped;
+    }
+    assert!(reports.dropped > 0 && reports.queued > 0, "{reports:?}");
+    assert_eq!(stage.count(Counter::BroadcastDropped), reports.dropped);
+    let limits = stage.limits();
+    assert!(stage.pending(&slow) <= limits.high_watermark + payload.len());
+    assert_eq!(quick.got().len(), 40 * 3000);
+    slow.reads(true);
+    stage.settle();
+    let got = slow.got();
+    assert_eq!(got.len(), (40 - reports.dropped as usize) * 3000);
+    assert!(got.chunks(3000).all(|message| message == payload), "a gap within a message");
+    stage.stop();
+}
+
+fn who_insists_closes_the_slow_at_their_limit<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.output_limit = 8192);
+    let slow = stage.open();
+    slow.reads(false);
+    for _ in 0..40 {
+        let insistent = Broadcast::new(pattern(0, 3000)).also_to_the_slow();
+        stage.remote().broadcast(insistent);
+        stage.settle();
+    }
+    assert_eq!(stage.count(Counter::Open), 0, "it was closed");
+    stage.stop();
+}
+
+fn broadcasts_come_in_their_order<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 7);
+    let peers: Vec<_> = (0..30).map(|_| stage.open()).collect();
+    for n in 0..20_u8 {
+        stage.remote().broadcast(vec![n; 10]);
+        if stage.rng.below(2) == 0 {
+            stage.turn();
+        }
+    }
+    stage.settle();
+    let expected: Vec<u8> = (0..20).flat_map(|n| [n; 10]).collect();
+    assert!(peers.iter().all(|peer| peer.got() == expected));
+    stage.stop();
+}
+
+fn who_ends_meanwhile_is_counted<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 5);
+    let mut peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
+    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let mut given = 0;
+    while !delivery.is_over() {
+        stage.turn();
+        if !peers.is_empty() {
+            let n = stage.rng.below(peers.len());
+            peers.swap_remove(n).reset();
+            given += 1;
+        }
+    }
+    let report = delivery.report();
+    let counted = report.delivered + report.queued + report.dropped;
+    assert!(counted <= 50 && counted + given >= 50, "{report:?}, and {given} ended");
+    assert_eq!(report.loops_missed, 0);
+    stage.stop();
+}
+
+fn only_subscribers_get_a_topic<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    // Every byte names a topic to enter; a large letter, to leave.
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            for letter in input.take_all() {
+                let topic = [letter.to_ascii_lowercase()];
+                if letter.is_ascii_uppercase() {
+                    assert!(conn.unsubscribe(topic));
+                } else {
+                    assert_eq!(conn.subscribe(topic), Ok(true));
+                }
+            }
+        }
+        other => usual(other),
+    });
+    let peers: Vec<_> = (0..30).map(|_| stage.open()).collect();
+    for (n, peer) in peers.iter().enumerate() {
+        peer.send(if n % 3 == 0 { b"n" } else { b"t" });
+    }
+    stage.settle();
+    peers[3].send(b"N");
+    stage.settle();
+    let delivery = stage.remote().broadcast(Broadcast::new("!").to_topic("n"));
+    let nobody = stage.remote().broadcast(Broadcast::new("?").to_topic("none"));
+    stage.settle();
+    for (n, peer) in peers.iter().enumerate() {
+        let expected: &[u8] = if n % 3 == 0 && n != 3 { b"!" } else { b"" };
+        assert_eq!(peer.got(), expected, "peer {n}");
+    }
+    assert_eq!((given(&delivery), nobody.report()), (9, Report::default()));
+    stage.stop();
+}
+
+fn a_slots_next_connection_inherits_no_topic<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            assert_eq!(conn.subscribe(input.take_all()), Ok(true));
+            assert_eq!(conn.subscriptions(), 1);
+        }
+        // So late it can still be asked for, and is gone all the same.
+        At::Close(conn) => assert_eq!(conn.subscribe("late"), Ok(true)),
+        other => usual(other),
+    });
+    let first = stage.open();
+    first.send(b"n");
+    stage.settle();
+    let slot = stage.id(&first).slot();
+    first.reset();
+    stage.settle();
+    let second = stage.open();
+    assert_eq!(stage.id(&second).slot(), slot);
+    for topic in ["n", "late"] {
+        let delivery = stage.remote().broadcast(Broadcast::new("!").to_topic(topic));
+        stage.settle();
+        assert_eq!(delivery.report(), Report::default());
+    }
+    assert!(stage.event_loop.state.topics.is_empty());
+    stage.stop();
+}
+
+fn a_subscription_over_the_limit_is_refused<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.topics_per_connection_max = 1);
+    stage.play(|at| match at {
+        At::Open(conn) => {
+            assert_eq!(conn.subscribe("one"), Ok(true));
+            assert_eq!(conn.subscribe("two"), Err(TopicError::TooManyOfThisConnection));
+        }
+        other => usual(other),
+    });
+    stage.open();
+    stage.stop();
+}
+
+fn a_cancelled_one_stops<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 1);
+    let _peers: Vec<_> = (0..30).map(|_| stage.open()).collect();
+    let delivery = stage.remote().broadcast(&b"!"[..]);
+    for _ in 0..5 {
+        stage.turn();
+    }
+    delivery.cancel();
+    stage.settle();
+    let report = delivery.report();
+    assert!(delivery.is_over() && report.is_cancelled && report.loops_missed == 0);
+    assert!((1..10).contains(&given(&delivery)), "{report:?}");
+    stage.stop();
+}
+
+fn one_too_many_is_missed<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.broadcasts_max = 2;
+        limits.broadcast_per_turn = 1;
+    });
+    let _peers: Vec<_> = (0..5).map(|_| stage.open()).collect();
+    let deliveries: Vec<_> = (0..3).map(|_| stage.remote().broadcast(&b"!"[..])).collect();
+    stage.settle();
+    let missed: Vec<_> = deliveries.iter().map(|one| one.report().loops_missed).collect();
+    assert_eq!(missed, [0, 0, 1]);
+    stage.stop();
+}
+
+fn a_loop_that_stops_closes_the_account<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 1);
+    let _peers: Vec<_> = (0..10).map(|_| stage.open()).collect();
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&told);
+    let then = move |_| _ = count.fetch_add(1, Ordering::Relaxed);
+    let begun = stage.remote().broadcast(Broadcast::new("!").then(then));
+    for _ in 0..3 {
+        stage.turn();
+    }
+    stage.hub.order(Order::Stop);
+    let late = stage.remote().broadcast(&b"?"[..]);
+    let remote = stage.remote();
+    stage.stop();
+    let never = remote.broadcast(&b"?"[..]);
+    assert!(begun.is_over() && late.is_over() && never.is_over());
+    assert_eq!(never.report().loops_missed, 1);
+    assert_eq!(told.load(Ordering::Relaxed), 1);
+}
+
+fn runner<D: Rig>(stage: &mut Stage<D>) -> Runner<Actor> {
+    Loop::new(&mut stage.event_loop.state).runner()
+}
+
+fn work_runs_once_on_its_loop<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    let runner = runner(&mut stage);
+    runner.run(0, move |_actor, here| _ = here.connection(id).unwrap().send(b"hello")).unwrap();
+    stage.settle();
+    assert_eq!(peer.got(), b"hello");
+    stage.stop();
+    assert!(matches!(runner.run(0, |_, _| ()), Err(PostError::Ended(_))));
+}
+
+fn work_that_panics_costs_itself<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let peer = stage.open();
+    let runner = runner(&mut stage);
+    stage.panics_are_counted_by(|| 1);
+    runner.run(0, |_, _| super::fail()).unwrap();
+    peer.send(b"on");
+    stage.settle();
+    assert_eq!(peer.got(), b"on");
+    assert_eq!(stage.count(Counter::MailLost), 1);
+    stage.stop();
+}

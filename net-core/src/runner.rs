@@ -1,0 +1,58 @@
+//! `Runner`: runs a piece of work once, on a loop, with that loop's handler.
+
+use crate::handler::Handler;
+use crate::here::Loop;
+use crate::hub::{Mail, Remote};
+use crate::mailbox::PostError;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// What a [`Runner`] runs.
+pub type Work<H> = Box<dyn FnOnce(&mut H, &mut Loop<'_, H>) + Send>;
+
+/// Runs pieces of work on the loops of one server, from any thread. By [`Loop::runner`].
+///
+/// Where a kind of work comes often, a message costs less: this one is boxed.
+pub struct Runner<H: Handler> {
+    remote: Remote<H::Message>,
+    /// Made by a loop of that server only: so the handlers of its loops are of this type.
+    handler: PhantomData<fn() -> H>,
+}
+
+impl<H: Handler> Runner<H> {
+    pub(crate) fn new(remote: Remote<H::Message>) -> Self {
+        Self { remote, handler: PhantomData }
+    }
+
+    /// Runs `work` once on loop number `to`, in one of its next turns; from that loop's own thread
+    /// too. Never blocking. A full or ended mailbox gives it back. It is lost, and counted, if the
+    /// loop ends before its turn; a panic costs the work alone.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    pub fn run(
+        &self,
+        to: usize,
+        work: impl FnOnce(&mut H, &mut Loop<'_, H>) + Send + 'static,
+    ) -> Result<(), PostError<Work<H>>> {
+        let work: Work<H> = Box::new(work);
+        self.remote.mail(to, Mail::Work(Box::new(work))).map_err(|error| {
+            error.map(|mail| match mail {
+                Mail::Work(work) => *work.downcast().expect("what was posted comes back"),
+                _ => unreachable!("what was posted comes back"),
+            })
+        })
+    }
+}
+
+impl<H: Handler> Clone for Runner<H> {
+    fn clone(&self) -> Self {
+        Self::new(self.remote.clone())
+    }
+}
+
+impl<H: Handler> fmt::Debug for Runner<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner").field("loops", &self.remote.loops()).finish()
+    }
+}
