@@ -46,6 +46,10 @@ impl Start {
         Self::binary(env!("CARGO_BIN_EXE_chat"), mode)
     }
 
+    pub fn hub(mode: Mode) -> Self {
+        Self::binary(env!("CARGO_BIN_EXE_hub"), mode)
+    }
+
     /// proxy with two loops, in front of `upstream`.
     pub fn proxy(mode: Mode, upstream: impl std::fmt::Display) -> Self {
         Self::binary(env!("CARGO_BIN_EXE_proxy"), mode).args(&["--upstream", &upstream.to_string()])

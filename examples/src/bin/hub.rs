@@ -1,0 +1,154 @@
+//! Publish and subscribe: whatever is published to a topic goes to everyone who has subscribed.
+//!
+//!     cargo run --release --bin hub -- --listen 127.0.0.1:9000
+//!     nc -C 127.0.0.1 9000
+//!
+//! The protocol is that of muduo's hub, in lines that end with CR LF or LF:
+//!
+//!     sub TOPIC
+//!     unsub TOPIC
+//!     pub TOPIC, and in the next line what is published
+//!
+//! A subscriber gets `pub TOPIC` and the line, as they came. What is none of these gets one line that
+//! begins with `error`, and is the connection's last.
+
+use clap::Parser;
+use examples::flags::{self, ServerFlags};
+use net_core::{
+    Broadcast, Bytes, Closed, Conn, Delivery, Handler, Input, Loop, Peer, Remote, Which,
+};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Sends what is published to everyone who has subscribed.
+#[derive(Parser)]
+#[command(version)]
+struct Flags {
+    #[command(flatten)]
+    server: ServerFlags,
+}
+
+/// A longer line closes its connection.
+const LINE_MAX: usize = 4096;
+
+/// Messages of one publisher that are on their way at once. More have to wait, and so has it.
+const UNDER_WAY: usize = 8;
+
+/// How often a publisher that waits is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+struct Hub {
+    all: Remote<Infallible>,
+}
+
+#[derive(Default)]
+struct Session {
+    /// The topic of a `pub` whose second line is still to come.
+    publishing: Option<Box<[u8]>>,
+    under_way: VecDeque<Delivery>,
+}
+
+/// What is wrong with a line. It is told to the peer.
+type Wrong = String;
+
+impl Hub {
+    fn line(&self, conn: &mut Conn<'_, Self>, line: &[u8]) -> Result<(), Wrong> {
+        if line.len() > LINE_MAX {
+            return Err(format!("a line of {} bytes: at most {LINE_MAX} are allowed", line.len()));
+        }
+        if let Some(topic) = conn.session().publishing.take() {
+            self.publish(conn, &topic, line);
+            return Ok(());
+        }
+        let space = line.iter().position(|byte| *byte == b' ');
+        let (command, topic) = line.split_at(space.unwrap_or(line.len()));
+        let topic = topic.trim_ascii();
+        if topic.is_empty() {
+            return Err(format!("{:?} names no topic", String::from_utf8_lossy(line)));
+        }
+        match command {
+            b"sub" => conn.subscribe(topic).map(drop).map_err(|error| error.to_string()),
+            b"unsub" => {
+                conn.unsubscribe(topic);
+                Ok(())
+            }
+            b"pub" => {
+                conn.session().publishing = Some(topic.into());
+                Ok(())
+            }
+            _ => Err(format!("no such command: {:?}", String::from_utf8_lossy(command))),
+        }
+    }
+
+    fn publish(&self, conn: &mut Conn<'_, Self>, topic: &[u8], content: &[u8]) {
+        let message = Bytes::from([b"pub ", topic, b"\r\n", content, b"\r\n"].concat());
+        let broadcast = Broadcast::new(message).to_topic(Bytes::copy_from_slice(topic));
+        let delivery = self.all.broadcast(broadcast.then(|report| {
+            if report.loops_missed > 0 {
+                tracing::warn!(loops = report.loops_missed, "a message was not sent by some loops");
+            }
+        }));
+        conn.session().under_way.push_back(delivery);
+    }
+
+    /// Whether the publisher may go on. If not it is looked at again soon.
+    fn may_publish(conn: &mut Conn<'_, Self>) -> bool {
+        let under_way = &mut conn.session().under_way;
+        while under_way.front().is_some_and(Delivery::is_over) {
+            under_way.pop_front();
+        }
+        let may = under_way.len() < UNDER_WAY;
+        conn.set_deadline((!may).then_some(LOOK_EVERY));
+        may
+    }
+}
+
+impl Handler for Hub {
+    type Session = Session;
+    type Message = Infallible;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<Session> {
+        Some(Session::default())
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        while Self::may_publish(conn) {
+            let Some(line) = input.take_line() else {
+                if input.len() > LINE_MAX {
+                    fail(conn, &format!("a line of more than {LINE_MAX} bytes"));
+                }
+                return;
+            };
+            if let Err(wrong) = self.line(conn, line) {
+                return fail(conn, &wrong);
+            }
+        }
+        // What is left in `input` comes again with the resume.
+        conn.pause();
+    }
+
+    fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
+        if conn.why() != Some(Closed::Deadline(Which::Own)) {
+            conn.close();
+        } else if Self::may_publish(conn) {
+            conn.resume();
+        }
+    }
+
+    fn on_message(&mut self, _here: &mut Loop<'_, Self>, message: Infallible) {
+        match message {}
+    }
+}
+
+fn fail(conn: &mut Conn<'_, Hub>, wrong: &str) {
+    let _ = conn.send(format!("error: {wrong}\r\n").as_bytes()); // refused: it is ending already
+    conn.close();
+}
+
+fn main() -> ExitCode {
+    flags::run(&Flags::parse().server, |place: &net_core::Place<Infallible>| Hub {
+        all: place.remote(),
+    })
+}
