@@ -165,7 +165,6 @@ impl Wheel {
         self.pop_reached(entries, now)
     }
 
-    #[inline(never)]
     fn pop_reached(&mut self, entries: &mut impl Entries, now: Tick) -> Option<u32> {
         // Every occupied slot begins after the wheel's time, so there is nothing to move at it.
         if now > self.time {
