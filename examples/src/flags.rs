@@ -49,6 +49,15 @@ pub struct ServerFlags {
     /// Close a new connection that has sent nothing for so long (0: never)
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub first_byte_timeout: Duration,
+    /// Close a connection whose message has begun and is not whole after so long (0: never)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    pub message_timeout: Duration,
+    /// Close a connection that stays so long above its high watermark: its peer reads too slowly (0: never)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    pub stuck_timeout: Duration,
+    /// Close a connection that is so old, whatever it does (0: never)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    pub max_lifetime: Duration,
     /// Unsent bytes of a connection above which its input waits
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub high_watermark: Option<usize>,
@@ -219,6 +228,9 @@ impl ServerFlags {
             connections_max: self.max_connections.map(|n| n as usize),
             idle_timeout: some(self.idle_timeout),
             first_byte_timeout: some(self.first_byte_timeout),
+            message_timeout: some(self.message_timeout),
+            stuck_timeout: some(self.stuck_timeout),
+            lifetime_max: some(self.max_lifetime),
             stall_threshold: some(self.stall_threshold),
             high_watermark: high,
             low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),

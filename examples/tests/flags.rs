@@ -38,7 +38,16 @@ fn unknown_and_wrong_values_are_named() {
     for most in ["0", "-1", "many", "99999999999"] {
         is_refused(&[&format!("--max-connections={most}")], "--max-connections");
     }
-    for flag in ["--idle-timeout", "--first-byte-timeout", "--drain-timeout", "--stall-threshold"] {
+    let times = [
+        "--idle-timeout",
+        "--first-byte-timeout",
+        "--message-timeout",
+        "--stuck-timeout",
+        "--max-lifetime",
+        "--drain-timeout",
+        "--stall-threshold",
+    ];
+    for flag in times {
         for time in ["soon", "-1s", "5parsecs", "", "nan", "inf", "1e400s"] {
             is_refused(&[&format!("{flag}={time}")], flag);
         }

@@ -17,6 +17,9 @@ in_every_mode!(
     an_active_client_is_never_idle,
     a_slow_reader_who_makes_progress_is_not_idle,
     memory_is_flat_after_a_burst,
+    a_reader_stuck_above_the_mark_is_closed_in_time,
+    a_message_that_does_not_end_is_closed_in_time_however_it_trickles,
+    nobody_lives_longer_than_the_longest_lifetime,
 );
 
 fn the_connection_limit_is_exact_and_does_not_drift(mode: Mode) {
@@ -85,6 +88,56 @@ fn stuck_connections_are_closed_by_the_idle_timeout(mode: Mode) {
     is_served(&server);
     let counts = server.finish();
     assert_eq!(counts.get("closed(idle)"), 10, "{counts:?}");
+}
+
+fn a_reader_stuck_above_the_mark_is_closed_in_time(mode: Mode) {
+    let server = Start::echo(mode).args(&["--stuck-timeout", "1s"]).run();
+    let mut spoke = server.connect();
+    ping(&mut spoke, b"who reads");
+    let stuck = server.connect_many(10);
+    stuck.iter().for_each(|client| _ = fill(client));
+    server.has_connections(1);
+    ping(&mut spoke, b"may stay");
+    drop((spoke, stuck));
+    assert_eq!(server.finish().get("closed(stuck)"), 10);
+}
+
+fn a_message_that_does_not_end_is_closed_in_time_however_it_trickles(mode: Mode) {
+    let server =
+        Start::chat(mode).args(&["--message-timeout", "1s", "--idle-timeout", "60s"]).run();
+    let mut silent = server.connect();
+    let start = Instant::now();
+    let mut endless = server.connect();
+    let end = loop {
+        match endless.write_all(b"x") {
+            Ok(()) => std::thread::sleep(Duration::from_millis(50)),
+            Err(_) => break start.elapsed(),
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "it goes on for ever");
+    };
+    assert!(end >= Duration::from_millis(990), "after {end:?}");
+    server.has_connections(1);
+    silent.write_all(b"no message had begun here\n").unwrap();
+    drop((silent, endless));
+    assert_eq!(server.finish().get("closed(message_timeout)"), 1);
+}
+
+fn nobody_lives_longer_than_the_longest_lifetime(mode: Mode) {
+    let server = Start::echo(mode).args(&["--max-lifetime", "1s"]).run();
+    let mut client = server.connect();
+    let start = Instant::now();
+    let mut answers = 0;
+    loop {
+        let mut answer = [0; 1];
+        let asked = client.write_all(b"x");
+        match asked.and_then(|()| std::io::Read::read(&mut client, &mut answer)) {
+            Ok(1) => answers += 1,
+            _ => break,
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "it lives for ever");
+    }
+    assert!(answers > 1 && start.elapsed() >= Duration::from_millis(990), "{answers} answers");
+    assert_eq!(server.finish().get("closed(lifetime)"), 1);
 }
 
 fn a_silent_client_is_closed_in_time_and_not_before(mode: Mode) {
