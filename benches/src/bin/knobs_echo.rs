@@ -1,7 +1,7 @@
 //! Our echo with every knob that `scale` turns on the command line.
 
 use clap::Parser;
-use net_core::{Conn, Ended, Handler, Input, Limits, Loops, Peer, Server, StartError};
+use net_core::{Conn, ConnId, Ended, Handler, Input, Limits, Loops, Peer, Server, StartError};
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -19,6 +19,11 @@ struct Flags {
     receive_bytes_per_turn: Option<usize>,
     #[arg(long)]
     accepts_per_turn: Option<usize>,
+    #[arg(long)]
+    cork_bytes: Option<usize>,
+    /// Every two connections exchange their answers: each is sent what the other has asked.
+    #[arg(long)]
+    relay: bool,
 }
 
 impl Flags {
@@ -32,6 +37,7 @@ impl Flags {
                 .receive_bytes_per_turn
                 .unwrap_or(default.receive_bytes_per_turn),
             accepts_per_turn: self.accepts_per_turn.unwrap_or(default.accepts_per_turn),
+            cork_bytes: self.cork_bytes.unwrap_or(default.cork_bytes),
             ..default
         }
     }
@@ -52,18 +58,55 @@ impl Handler for Echo {
     }
 }
 
+/// Answers each with what another has asked, so that all bytes are for others than the running one.
+#[derive(Default)]
+struct Relay {
+    /// Waits for the next one to come.
+    single: Option<ConnId>,
+}
+
+impl Handler for Relay {
+    /// Whom it sends to. Before its first message: whom it will.
+    type Session = (Option<ConnId>, bool);
+    type Message = Infallible;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<Self::Session> {
+        Some((None, false))
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        let own = conn.id();
+        if let Some(mut other) = self.single.take().and_then(|id| conn.other(id)) {
+            other.session().0 = Some(own);
+            let id = other.id();
+            conn.session().0 = Some(id);
+        } else {
+            self.single = Some(own);
+        }
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        let (other, has_spoken) = *conn.session();
+        conn.session().1 = true;
+        // The first message comes back: there may be no other yet.
+        match other.filter(|_| has_spoken).and_then(|id| conn.other(id)) {
+            Some(mut other) => _ = other.send(input.take_all()),
+            None => _ = conn.echo(input), // refused only when the connection is ending
+        }
+    }
+}
+
 fn main() -> Result<Ended, StartError> {
     let flags = Flags::parse();
-    Server::new()
-        .listen(&flags.listen)
-        .loops(Loops::Count(flags.loops))
-        .limits(flags.limits())
-        .run_with(
-            |_place| Echo,
-            |running| {
-                for at in running.addrs() {
-                    println!("READY {at}");
-                }
-            },
-        )
+    let server =
+        Server::new().listen(&flags.listen).loops(Loops::Count(flags.loops)).limits(flags.limits());
+    let ready = |running: &net_core::Running<_>| {
+        for at in running.addrs() {
+            println!("READY {at}");
+        }
+    };
+    match flags.relay {
+        false => server.run_with(|_place| Echo, ready),
+        true => server.run_with(|_place| Relay::default(), ready),
+    }
 }

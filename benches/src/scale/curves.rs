@@ -33,7 +33,15 @@ struct Work {
 
 #[derive(Clone, Copy)]
 enum What {
-    Echo { connections: usize, shape: Shape },
+    Echo {
+        connections: usize,
+        shape: Shape,
+    },
+    /// The same, but what one asks is the answer to another.
+    Relay {
+        connections: usize,
+        shape: Shape,
+    },
     Churn,
 }
 
@@ -47,9 +55,14 @@ const BULK: Work = Work {
     what: What::Echo { connections: 8, shape: Shape { depth: 16, bytes: 16 << 10 } },
 };
 
+const RELAY: Work = Work {
+    name: "1,000 connections, 64 B, depth 1, each answered with what another has sent",
+    what: What::Relay { connections: 1_000, shape: Shape { depth: 1, bytes: 64 } },
+};
+
 const CHURN: Work = Work { name: "connect, one message, close: connections", what: What::Churn };
 
-const CURVES: [Curve; 5] = [
+const CURVES: [Curve; 6] = [
     Curve { knob: "loops", values: &[1, 2, 4], default: 1, work: SMALL },
     Curve { knob: "events_per_wait", values: &[1, 16, 64, 256, 1024], default: 256, work: SMALL },
     Curve {
@@ -63,6 +76,12 @@ const CURVES: [Curve; 5] = [
         values: &[16 << 10, 64 << 10, 256 << 10, 1 << 20],
         default: 256 << 10,
         work: BULK,
+    },
+    Curve {
+        knob: "cork_bytes",
+        values: &[64, 1 << 10, 16 << 10, 64 << 10, 256 << 10],
+        default: 64 << 10,
+        work: RELAY,
     },
     Curve { knob: "accepts_per_turn", values: &[1, 8, 64, 256], default: 64, work: CHURN },
 ];
@@ -143,7 +162,10 @@ fn sample(curve: &Curve, value: usize, times: Times) -> io::Result<Sample> {
 fn try_sample(curve: &Curve, value: usize, times: Times) -> io::Result<Sample> {
     let flag = format!("--{}", curve.knob.replace('_', "-"));
     let value_text = value.to_string();
-    let flags = [flag.as_str(), value_text.as_str()];
+    let mut flags = vec![flag.as_str(), value_text.as_str()];
+    if matches!(curve.work.what, What::Relay { .. }) {
+        flags.push("--relay");
+    }
     let loops = if curve.knob == "loops" { value } else { 1 };
     let (server_cores, load_cores) = split_cores(loops)?;
     let program = Program::sibling("net-core", "knobs_echo", &flags)?;
@@ -159,7 +181,7 @@ fn load(server: &Process, what: What, cores: &[usize], times: Times) -> io::Resu
             let churn = |_| -> Load<'_> { Box::new(|shared| churn::run(server.at(), shared)) };
             measure::measure(server, cores.iter().map(churn).collect(), cores, times)
         }
-        What::Echo { connections, shape } => {
+        What::Echo { connections, shape } | What::Relay { connections, shape } => {
             let mut swarms = Swarm::connect_all(server.at(), connections, cores)?;
             let loads = swarms.iter_mut().map(|swarm| echo(swarm, shape));
             measure::measure(server, loads.collect(), cores, times)
