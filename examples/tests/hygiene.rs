@@ -5,7 +5,9 @@ mod common;
 
 use common::*;
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 in_every_mode!(
@@ -153,21 +155,23 @@ fn a_deadly_sigpipe_is_never_raised() {
     is_served(&server);
 }
 
-fn in_shell(redirection: &str) -> (Command, u16) {
-    // The port must be known without READY.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+fn in_shell(redirection: &str) -> (Command, SocketAddr) {
+    // The address must be known without READY, and nobody else may be given it meanwhile: so it is
+    // one at which no other test listens.
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let own = [127, 77, CALLS.fetch_add(1, Ordering::Relaxed), 1];
+    let free = TcpListener::bind(SocketAddr::from((own, 0))).unwrap().local_addr().unwrap();
     let mut command = Command::new("sh");
     let script = format!("exec \"$0\" \"$@\" {redirection}");
-    let at = format!("127.0.0.1:{free}");
+    let at = free.to_string();
     command.args(["-c", &script, env!("CARGO_BIN_EXE_echo")]);
     command.args(["--listen", &at, "--loops", "2", "--log", "trace"]).stdin(Stdio::null());
     (command, free)
 }
 
 /// Serves although nobody hears it, and ends when told.
-fn serves_unheard(mut command: Command, port: u16) {
+fn serves_unheard(mut command: Command, at: SocketAddr) {
     let mut child = command.spawn().unwrap();
-    let at = std::net::SocketAddr::from(([127, 0, 0, 1], port));
     eventually("it listens", PATIENCE, || std::net::TcpStream::connect(at).is_ok());
     for n in 0..300 {
         ping(&mut connect(at), &pattern(100, n)); // each is some lines of log
@@ -185,15 +189,15 @@ fn closed_standard_streams_hurt_nobody() {
     for redirection in
         [">&- 2>/dev/null", ">/dev/null 2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"]
     {
-        let (command, port) = in_shell(redirection);
-        serves_unheard(command, port);
+        let (command, at) = in_shell(redirection);
+        serves_unheard(command, at);
     }
 }
 
 /// Pipes that nobody reads: the kernel takes 64 KiB, then nothing.
 #[test]
 fn stuck_standard_streams_hurt_nobody() {
-    let (mut command, port) = in_shell("");
+    let (mut command, at) = in_shell("");
     let full_pipe = || {
         let (reader, mut writer) = std::io::pipe().unwrap();
         writer.write_all(&[b'.'; 65536]).unwrap();
@@ -201,17 +205,17 @@ fn stuck_standard_streams_hurt_nobody() {
     };
     let ((_reader, out), (_other, err)) = (full_pipe(), full_pipe());
     command.stdout(out).stderr(err);
-    serves_unheard(command, port);
+    serves_unheard(command, at);
 }
 
 /// A reader that went away: every write is EPIPE.
 #[test]
 fn broken_standard_streams_hurt_nobody() {
-    let (mut command, port) = in_shell("");
+    let (mut command, at) = in_shell("");
     let (reader, out) = std::io::pipe().unwrap();
     command.stdout(out.try_clone().unwrap()).stderr(out);
     drop(reader);
-    serves_unheard(command, port);
+    serves_unheard(command, at);
 }
 
 /// ETOOMANYREFS holds for users without privileges only: so many descriptors in flight.
