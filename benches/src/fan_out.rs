@@ -1,7 +1,8 @@
 //! One payload to very many connections: how long until the last has it?
 //!
 //! The protocol of the servers `fan_out` and `bare_fan_out`: on `CALL`, every other connection gets
-//! the payload; any other byte comes back.
+//! the payload; any other byte comes back. `fan_out` has two bytes more: who has sent `JOIN` gets the
+//! payload of each `BROADCAST`, which is sent a few at a time.
 
 use crate::sys::Epoll;
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,6 +12,12 @@ use std::time::{Duration, Instant};
 
 /// What asks for the payload.
 pub const CALL: u8 = b'!';
+
+/// Joins those who get broadcasts.
+pub const JOIN: u8 = b'+';
+
+/// What asks for a broadcast to those who have joined.
+pub const BROADCAST: u8 = b'*';
 
 /// What each of the others gets.
 pub const PAYLOAD: [u8; 64] = [b'p'; 64];

@@ -4,7 +4,8 @@
 //! - `src/bin/*_echo.rs` and `bare_epoll` are servers, and so is what `rivals` has in other
 //!   languages; ours is `echo` in `examples`.
 //! - `fan_out`, `bare_fan_out` and `remote_send` are servers for one question each.
-//! - `guard` checks what can be counted exactly; `compare` measures what can only be timed.
+//! - `guard` checks what can be counted exactly; `compare` measures what can only be timed, and
+//!   `neighbours` what one connection's load costs the others.
 
 pub mod bursts;
 pub mod churn;

@@ -33,6 +33,9 @@ pub struct Pace {
     pub per_second: f64,
     /// One more connection, which sends and receives as much as goes.
     pub has_firehose: bool,
+    /// Between messages the load sleeps, and leaves the core to others. Else it never does, since a
+    /// wake-up would be part of what it measures.
+    pub sleeps: bool,
 }
 
 /// Runs from these cores, each its share of the pingers, and returns all latencies in nanoseconds
@@ -50,6 +53,10 @@ pub fn run(
                 let own = pace.share(n, cores.len());
                 scope.spawn(move || {
                     sys::pin(&cores[n..=n])?;
+                    if pace.sleeps {
+                        // Where it is not allowed, the pings wait for the core like everybody.
+                        let _ = sys::come_first();
+                    }
                     OpenLoop::connect(at, own)?.run(warm, measured)
                 })
             })
@@ -67,7 +74,7 @@ impl Pace {
     fn share(self, n: usize, of: usize) -> Self {
         let pingers = self.pingers / of + usize::from(n < self.pingers % of);
         let per_second = self.per_second * pingers as f64 / self.pingers as f64;
-        Self { pingers, per_second, has_firehose: self.has_firehose && n == 0 }
+        Self { pingers, per_second, has_firehose: self.has_firehose && n == 0, ..self }
     }
 }
 
@@ -90,6 +97,7 @@ struct OpenLoop {
     epoll: Epoll,
     pingers: Vec<Pinger>,
     firehose: Option<TcpStream>,
+    sleeps: bool,
     period: Duration,
     block: Vec<u8>,
 }
@@ -111,10 +119,10 @@ impl OpenLoop {
         let pingers = (0..pace.pingers).map(pinger).collect::<io::Result<_>>()?;
         let firehose = pace.has_firehose.then(|| connect(FIREHOSE)).transpose()?;
         let period = Duration::from_secs_f64(1.0 / pace.per_second);
-        Ok(Self { epoll, pingers, firehose, period, block: vec![b'x'; FIREHOSE_BYTES] })
+        let block = vec![b'x'; FIREHOSE_BYTES];
+        Ok(Self { epoll, pingers, firehose, sleeps: pace.sleeps, period, block })
     }
 
-    /// Never sleeps: a wake-up would be part of what it measures.
     fn run(&mut self, warm: Duration, measured: Duration) -> io::Result<Histogram<u64>> {
         let mut latencies = histogram();
         let start = Instant::now();
@@ -133,7 +141,10 @@ impl OpenLoop {
             if now < end {
                 self.feed_firehose()?;
             }
-            let came = self.epoll.wait(0)?;
+            // Once all has been sent, only answers are waited for.
+            let next_due = if next_due < end { next_due } else { end + PATIENCE };
+            let patience = if self.sleeps { next_due - Instant::now() } else { Duration::ZERO };
+            let came = self.epoll.wait_for(patience)?;
             for n in 0..came {
                 let (token, _) = self.epoll.event(n);
                 if token != FIREHOSE {

@@ -4,6 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Events taken at once.
 const EVENTS: usize = 256;
@@ -38,6 +39,23 @@ impl Epoll {
         let (epoll, events) = (self.epoll.as_raw_fd(), self.events.as_mut_ptr());
         // SAFETY: `events` has room for `EVENTS` events and lives through the call.
         match checked(unsafe { libc::epoll_wait(epoll, events, EVENTS as i32, timeout_ms) }) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            came => Ok(came? as usize),
+        }
+    }
+
+    /// Waits for events, at most so long, to the nanosecond, and returns how many have come.
+    pub fn wait_for(&mut self, most: Duration) -> io::Result<usize> {
+        let time = libc::timespec {
+            tv_sec: most.as_secs().cast_signed(),
+            tv_nsec: most.subsec_nanos().into(),
+        };
+        let (epoll, events) = (self.epoll.as_raw_fd(), self.events.as_mut_ptr());
+        let (time, mask) = (&raw const time, std::ptr::null());
+        // SAFETY: `events` has room for `EVENTS` events, and it and `time` live through the call. No
+        // mask is given, so signals are as they were.
+        let came = unsafe { libc::epoll_pwait2(epoll, events, EVENTS as i32, time, mask) };
+        match checked(came) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             came => Ok(came? as usize),
         }
@@ -131,6 +149,15 @@ pub fn be_patient() -> io::Result<()> {
     Ok(())
 }
 
+/// From now on the calling thread takes its core from whoever has it as soon as it is woken
+/// (`SCHED_FIFO`). Needs root or CAP_SYS_NICE.
+pub fn come_first() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: `parameters` is a valid struct, which the kernel only reads; 0 is this thread.
+    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
+    Ok(())
+}
+
 /// The cores that this thread may use.
 pub fn allowed_cores() -> io::Result<Vec<usize>> {
     // SAFETY: all zeros is the empty set.
@@ -144,7 +171,7 @@ pub fn allowed_cores() -> io::Result<Vec<usize>> {
 }
 
 /// CPU time that all threads of a process have used so far, those that have ended included.
-pub fn cpu_time(pid: u32) -> io::Result<std::time::Duration> {
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let mut clock = 0;
     // SAFETY: `clock` is writable and lives through the call.
     let error = unsafe { libc::clock_getcpuclockid(pid as libc::pid_t, &raw mut clock) };
@@ -154,5 +181,5 @@ pub fn cpu_time(pid: u32) -> io::Result<std::time::Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is writable and lives through the call.
     checked(unsafe { libc::clock_gettime(clock, &raw mut time) })?;
-    Ok(std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }

@@ -56,8 +56,12 @@ pub struct Limits {
     /// The block of a loop into which all its connections receive. Large enough for a burst in
     /// one call, small enough for a core's second-level cache.
     pub receive_block_bytes: usize,
-    /// Bytes that one connection may receive in a turn. Then its neighbours are served.
+    /// Bytes that one connection may receive in a turn: all that have more than that share the
+    /// next turn's, after whoever has something new.
     pub receive_bytes_per_turn: usize,
+    /// Bytes that a connection with more than its turn's may receive, over some turns, before the
+    /// next such connection is served.
+    pub receive_bytes_in_a_row: usize,
     /// Bytes that one connection may send in a turn.
     pub send_bytes_per_turn: usize,
     /// The block of a loop in which small writes to other connections wait for the turn's end.
@@ -130,7 +134,8 @@ impl Default for Limits {
             output_limit: 1 << 20,
             input_bytes_max: 64 << 10,
             receive_block_bytes: 64 << 10,
-            receive_bytes_per_turn: 256 << 10,
+            receive_bytes_per_turn: 64 << 10,
+            receive_bytes_in_a_row: 256 << 10,
             send_bytes_per_turn: 256 << 10,
             cork_bytes: 64 << 10,
             pool_retain_bytes: 1 << 20,
@@ -143,7 +148,7 @@ impl Default for Limits {
             resolver_threads: 4,
             mail_queue: 4096,
             mail_per_turn: 256,
-            broadcast_per_turn: 64,
+            broadcast_per_turn: 16,
             broadcasts_max: 64,
             topics_max: 1 << 16,
             topics_per_connection_max: 64,
@@ -181,6 +186,7 @@ impl Limits {
             ("input_bytes_max", self.input_bytes_max),
             ("receive_block_bytes", self.receive_block_bytes),
             ("receive_bytes_per_turn", self.receive_bytes_per_turn),
+            ("receive_bytes_in_a_row", self.receive_bytes_in_a_row),
             ("send_bytes_per_turn", self.send_bytes_per_turn),
             ("cork_bytes", self.cork_bytes),
             ("events_per_wait", self.events_per_wait),

@@ -1,16 +1,25 @@
 //! Ours: one payload to every connection. The protocol is in `benches::fan_out`.
 
-use benches::fan_out::{CALL, PAYLOAD};
+use benches::fan_out::{BROADCAST, CALL, JOIN, PAYLOAD};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
-use net_core::{Bytes, Conn, Handler, Input, Loop, Loops, Peer, Place, Remote, Server};
+use net_core::{
+    Broadcast, Bytes, Conn, FdTable, Handler, Input, Loop, Loops, Peer, Place, PrivateTables,
+    Remote, Server,
+};
 use std::error::Error;
+
+/// The topic of those who have joined.
+const JOINED: &[u8] = b"joined";
 
 /// Sends one payload to every connection.
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
     rival: RivalFlags,
+    /// A descriptor table for each loop
+    #[arg(long)]
+    private_tables: bool,
 }
 
 struct FanOut {
@@ -28,6 +37,13 @@ impl Handler for FanOut {
 
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
         let bytes = input.take_all();
+        if bytes.contains(&JOIN) {
+            conn.subscribe(JOINED).expect("one topic is within every limit");
+        }
+        if bytes.contains(&BROADCAST) {
+            let payload = Broadcast::new(Bytes::from_static(&PAYLOAD));
+            self.all.broadcast(payload.to_topic(JOINED));
+        }
         if !bytes.contains(&CALL) {
             let _ = conn.send(bytes); // refused only when the connection is ending
             return;
@@ -45,8 +61,13 @@ impl Handler for FanOut {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let RivalFlags { listen, loops } = Flags::parse().rival;
-    let server = Server::new().listen(&listen.to_string()).loops(Loops::Count(loops));
+    let Flags { rival: RivalFlags { listen, loops }, private_tables } = Flags::parse();
+    let mut server = Server::new().listen(&listen.to_string()).loops(Loops::Count(loops));
+    if private_tables {
+        // SAFETY: no other thread of this program makes, passes on or closes descriptors while the
+        // server runs.
+        server = server.fd_table(FdTable::PerLoop(unsafe { PrivateTables::promise() }));
+    }
     let running =
         server.start(|place: &Place<()>| FanOut { own: place.number(), all: place.remote() })?;
     say_ready(running.addrs()[0].to_string().parse()?)?;

@@ -18,6 +18,8 @@ struct Flags {
     #[arg(long)]
     receive_bytes_per_turn: Option<usize>,
     #[arg(long)]
+    receive_bytes_in_a_row: Option<usize>,
+    #[arg(long)]
     accepts_per_turn: Option<usize>,
     #[arg(long)]
     cork_bytes: Option<usize>,
@@ -29,13 +31,17 @@ struct Flags {
 impl Flags {
     fn limits(&self) -> Limits {
         let default = Limits::default();
+        let receive_block_bytes = self.receive_block_bytes.unwrap_or(default.receive_block_bytes);
+        // A block is never larger than what may be received in a turn.
+        let per_turn = default.receive_bytes_per_turn.max(receive_block_bytes);
         Limits {
             idle_timeout: Some(Duration::from_secs(60)),
             events_per_wait: self.events_per_wait.unwrap_or(default.events_per_wait),
-            receive_block_bytes: self.receive_block_bytes.unwrap_or(default.receive_block_bytes),
-            receive_bytes_per_turn: self
-                .receive_bytes_per_turn
-                .unwrap_or(default.receive_bytes_per_turn),
+            receive_block_bytes,
+            receive_bytes_per_turn: self.receive_bytes_per_turn.unwrap_or(per_turn),
+            receive_bytes_in_a_row: self
+                .receive_bytes_in_a_row
+                .unwrap_or(default.receive_bytes_in_a_row),
             accepts_per_turn: self.accepts_per_turn.unwrap_or(default.accepts_per_turn),
             cork_bytes: self.cork_bytes.unwrap_or(default.cork_bytes),
             ..default

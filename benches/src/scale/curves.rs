@@ -62,7 +62,7 @@ const RELAY: Work = Work {
 
 const CHURN: Work = Work { name: "connect, one message, close: connections", what: What::Churn };
 
-const CURVES: [Curve; 6] = [
+const CURVES: [Curve; 7] = [
     Curve { knob: "loops", values: &[1, 2, 4], default: 1, work: SMALL },
     Curve { knob: "events_per_wait", values: &[1, 16, 64, 256, 1024], default: 256, work: SMALL },
     Curve {
@@ -74,6 +74,12 @@ const CURVES: [Curve; 6] = [
     Curve {
         knob: "receive_bytes_per_turn",
         values: &[16 << 10, 64 << 10, 256 << 10, 1 << 20],
+        default: 64 << 10,
+        work: BULK,
+    },
+    Curve {
+        knob: "receive_bytes_in_a_row",
+        values: &[64 << 10, 256 << 10, 1 << 20],
         default: 256 << 10,
         work: BULK,
     },

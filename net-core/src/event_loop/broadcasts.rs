@@ -43,6 +43,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.count(&fan_out.part, fate);
         }
         if fan_out.from.is_some() && !fan_out.part.is_cancelled() {
+            // Where loops share a core, one that always has work keeps the others from theirs until
+            // the scheduler's next tick, milliseconds later.
+            std::thread::yield_now();
             self.give(&mut fan_out);
             self.fan_outs.push_front(fan_out);
         } else {

@@ -66,6 +66,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     fan_outs: VecDeque<FanOut>,
     /// Stalls are looked for, so the pulse says what runs.
     is_watched: bool,
+    /// Bytes that the first of the ready may still receive before the next of them is served.
+    row_left: usize,
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -81,6 +83,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let now = driver.now();
         let number = u8::try_from(number).expect("the server has checked the number of loops");
         let is_watched = limits.stall_threshold.is_some();
+        let row_left = limits.receive_bytes_in_a_row;
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
             state: LoopState::new(number, now, jitter, limits, Arc::clone(&hub), D::peer),
@@ -100,6 +103,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             walks: VecDeque::new(),
             fan_outs: VecDeque::new(),
             is_watched,
+            row_left,
         }
     }
 

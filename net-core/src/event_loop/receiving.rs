@@ -389,8 +389,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Connections that go on without an edge: over their budget last turn, or resumed.
     /// Only the first `waiting`: who has used up its budget in this turn waits for the next.
+    ///
+    /// All of them together receive what one may in a turn. Then whoever has something new is
+    /// looked at, so that bulk transfers keep the others waiting no longer than one of them would,
+    /// however many there are. One goes on for a few turns before the next is served: so its
+    /// peer's answers, and the memory of both, are still warm.
     pub(super) fn serve_ready(&mut self, waiting: usize) {
+        let mut left = self.state.limits.receive_bytes_per_turn;
         for _ in 0..waiting {
+            if left == 0 {
+                return;
+            }
             let Some(id) = self.state.ready.pop_front() else { return };
             let Some(head) = self.state.head(id) else { continue };
             head.status.clear(Status::READY);
@@ -398,7 +407,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 head.status.clear(Status::AGAIN);
                 self.hand_over_again(id);
             }
-            self.receive(id, self.state.limits.receive_bytes_per_turn);
+            let before = self.state.tally.received_bytes;
+            self.receive(id, left.min(self.row_left));
+            let received = (self.state.tally.received_bytes - before) as usize;
+            left = left.saturating_sub(received);
+            self.row_left = self.row_left.saturating_sub(received);
+            let has_more = self.state.ready.back() == Some(&id);
+            if has_more && self.row_left > 0 {
+                self.state.ready.rotate_right(1);
+            } else {
+                self.row_left = self.state.limits.receive_bytes_in_a_row;
+            }
         }
     }
 

@@ -89,11 +89,12 @@ mod tests {
     fn memory_and_descriptors_follow_what_the_process_does() {
         let process = Process::new();
         let before = process.usage();
-        let block = std::hint::black_box(vec![1u8; 32 << 20]);
+        let block = std::hint::black_box(vec![1u8; 64 << 20]);
         let files: Vec<File> = (0..500).map(|_| File::open("/dev/null").unwrap()).collect();
         let after = process.usage();
-        let grown = after.resident_bytes.unwrap() - before.resident_bytes.unwrap();
-        assert!(grown >= 24 << 20, "{grown} of {} bytes", block.len());
+        // Not by how much it has grown: other tests of this process free more meanwhile.
+        let resident = after.resident_bytes.unwrap();
+        assert!(resident >= block.len() as u64, "{resident} of {} bytes", block.len());
         if let (Some(before), Some(after)) = (before.open_descriptors, after.open_descriptors) {
             // Other tests of this process open and close some hundreds meanwhile.
             assert!(after + 300 >= before + files.len() as u64, "{before} and {after}");

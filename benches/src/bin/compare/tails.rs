@@ -47,10 +47,10 @@ fn run_server(
         tails.push(round, cell, rival.program.name, tail);
         Ok(())
     };
-    let alone = Pace { pingers: ACTIVE, per_second, has_firehose: false };
+    let alone = Pace { pingers: ACTIVE, per_second, has_firehose: false, sleeps: false };
     let one_less = (ACTIVE - 1) as f64 / ACTIVE as f64;
-    let firehose =
-        Pace { pingers: ACTIVE - 1, per_second: one_less * per_second, has_firehose: true };
+    let per_second = one_less * per_second;
+    let firehose = Pace { pingers: ACTIVE - 1, per_second, has_firehose: true, sleeps: false };
     // Which of them goes first alternates, so that none has the quieter part of each round.
     for n in 0..3 {
         match (n + round) % 3 {

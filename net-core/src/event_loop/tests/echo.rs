@@ -20,6 +20,7 @@ on_both_rigs! {
     a_line_cut_anywhere_is_one_line: 40,
     a_broadcast_reaches_everyone_in_order: 20,
     a_firehose_gets_its_budget_and_no_more_per_turn: 20,
+    firehoses_share_a_turn_and_take_turns_in_rows: 20,
     a_sender_gets_its_budget_and_no_more_per_turn: 10,
     neighbours_of_a_firehose_are_served_in_the_same_turn: 20,
     the_same_seed_gives_the_same_run: 5,
@@ -284,6 +285,39 @@ fn a_firehose_gets_its_budget_and_no_more_per_turn<D: Rig>(seed: u64) {
     }
     stage.settle();
     assert_eq!(peer.got().len(), 300_000);
+    stage.stop();
+}
+
+/// However many have more to receive, together they take no more of a turn than one; and each
+/// gets its row, one after the other.
+fn firehoses_share_a_turn_and_take_turns_in_rows<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.receive_block_bytes = 500;
+        limits.receive_bytes_per_turn = 500;
+        limits.receive_bytes_in_a_row = 2000;
+    });
+    stage.world.get().buffers = (1 << 16, 1 << 20);
+    let peers: Vec<_> = (0..10).map(|_| stage.open()).collect();
+    let all = pattern(0, 60_000);
+    peers.iter().for_each(|peer| peer.send(&all));
+    while stage.event_loop.state.ready.len() < peers.len() {
+        stage.turn(); // until each has had its event
+    }
+    let received = |stage: &Stage<D>| -> Vec<_> {
+        peers.iter().map(|peer| stage.record(peer).data_bytes).collect()
+    };
+    let before: usize = received(&stage).iter().sum();
+    for _ in 0..60 {
+        stage.turn();
+        let (most, least) =
+            (received(&stage).into_iter().max(), received(&stage).into_iter().min());
+        assert!(most <= least.map(|least| least + 3 * 2000), "one is far ahead of another");
+    }
+    // Alone each would have had 500 a turn; some had an event besides.
+    let together = received(&stage).iter().sum::<usize>() - before;
+    assert!(together <= 60 * 3 * 500, "{together} bytes in 60 turns");
+    stage.settle();
+    peers.iter().for_each(|peer| assert!(peer.got() == all));
     stage.stop();
 }
 

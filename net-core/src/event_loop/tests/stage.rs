@@ -65,6 +65,7 @@ impl<D: Rig> Stage<D> {
         let mut limits = Limits {
             receive_block_bytes: rng.pick(&[64, 512, 4096]),
             receive_bytes_per_turn: rng.pick(&[256, 1024, 8192]),
+            receive_bytes_in_a_row: rng.pick(&[256, 1024, 8192]),
             send_bytes_per_turn: rng.pick(&[256, 1024, 8192]),
             high_watermark: 4096,
             low_watermark: rng.pick(&[0, 1024, 4096]),
