@@ -2,7 +2,8 @@
 
 use clap::{Args, ValueEnum};
 use net_core::{
-    Addr, Balance, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server, TrustedProxies,
+    Addr, Balance, Bytes, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server,
+    TrustedProxies,
 };
 use std::io::Write;
 use std::process::ExitCode;
@@ -43,6 +44,19 @@ pub struct ServerFlags {
     /// The most connections; one more is accepted and closed. Default: what the tables hold
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
+    /// The most connections of one source (an IPv4 address, 64 bits of an IPv6 one, unless
+    /// --source-prefix says otherwise); one more is accepted and closed. Default: any number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_per_source: Option<u32>,
+    /// First bits of an IPv4 and of an IPv6 address that are one source
+    #[arg(long, value_name = "V4,V6", default_value = "32,64", value_parser = parse_prefixes)]
+    pub source_prefix: (u8, u8),
+    /// Accept so many connections a second, and BURST (1000) at once; others wait in the backlog. Default: all
+    #[arg(long, value_name = "N[,BURST]", value_parser = parse_rate)]
+    pub accept_rate: Option<(u32, u32)>,
+    /// Tell a client that is not let in so, before it is closed; \r, \n, \t and \\ are understood
+    #[arg(long, value_name = "TEXT", value_parser = parse_text)]
+    pub refusal: Option<Bytes>,
     /// Close a connection on which nothing has moved for so long (60s, 500ms, 5m; 0: never)
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub idle_timeout: Duration,
@@ -146,6 +160,43 @@ fn parse_loops(text: &str) -> Result<Loops, String> {
     }
 }
 
+fn parse_prefixes(text: &str) -> Result<(u8, u8), String> {
+    let parsed =
+        text.split_once(',').and_then(|(v4, v6)| Some((v4.parse().ok()?, v6.parse().ok()?)));
+    parsed.ok_or_else(|| "write two numbers of bits, as in 24,48".to_owned())
+}
+
+fn parse_rate(text: &str) -> Result<(u32, u32), String> {
+    let (rate, burst) = match text.split_once(',') {
+        Some((rate, burst)) => (rate.parse(), burst.parse()),
+        None => (text.parse(), Ok(Limits::default().accept_burst)),
+    };
+    match (rate, burst) {
+        (Ok(rate), Ok(burst)) => Ok((rate, burst)),
+        _ => Err("write connections a second, and perhaps a burst, as in 5000,100".to_owned()),
+    }
+}
+
+/// Text in which a backslash begins what a shell does not easily write.
+fn parse_text(text: &str) -> Result<Bytes, String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        bytes.push(match rest.next() {
+            Some(b'n') => b'\n',
+            Some(b'r') => b'\r',
+            Some(b't') => b'\t',
+            Some(b'\\') => b'\\',
+            _ => return Err("behind a backslash comes n, r, t or another one".to_owned()),
+        });
+    }
+    Ok(bytes.into())
+}
+
 /// A time as people write it: `60s`, `500ms`, `5m`, `1h`; a bare number is seconds.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -191,6 +242,7 @@ impl ServerFlags {
                 BalanceFlag::SourceHash => Balance::SourceHash,
             })
             .limits(self.limits())
+            .refusal(self.refusal.clone().unwrap_or_default())
             .drain_timeout(self.drain_timeout);
         server.check().map_err(|error| error.to_string())?;
         for at in &self.listen {
@@ -226,6 +278,11 @@ impl ServerFlags {
         });
         Limits {
             connections_max: self.max_connections.map(|n| n as usize),
+            per_source_max: self.max_per_source.map(|n| n as usize),
+            source_prefix_v4: self.source_prefix.0,
+            source_prefix_v6: self.source_prefix.1,
+            accept_rate: self.accept_rate.map(|(rate, _)| rate),
+            accept_burst: self.accept_rate.map_or(defaults.accept_burst, |(_, burst)| burst),
             idle_timeout: some(self.idle_timeout),
             first_byte_timeout: some(self.first_byte_timeout),
             message_timeout: some(self.message_timeout),

@@ -52,6 +52,24 @@ fn unknown_and_wrong_values_are_named() {
             is_refused(&[&format!("{flag}={time}")], flag);
         }
     }
+    for most in ["0", "-1", "many"] {
+        is_refused(&[&format!("--max-per-source={most}")], "--max-per-source");
+    }
+    for bits in ["24", "24,", "0,64", "33,64", "32,0", "32,129", "a,b", "32,64,1"] {
+        let said = if matches!(bits, "0,64" | "33,64" | "32,0" | "32,129") {
+            "a source has the first"
+        } else {
+            "--source-prefix"
+        };
+        is_refused(&[&format!("--source-prefix={bits}")], said);
+    }
+    for rate in ["", "fast", "-1", "10,", "10,x", "1,2,3"] {
+        is_refused(&[&format!("--accept-rate={rate}")], "--accept-rate");
+    }
+    is_refused(&["--accept-rate=0"], "0 connections a second");
+    is_refused(&["--accept-rate=10000,19"], "it takes 20");
+    is_refused(&["--refusal=a\\b"], "--refusal");
+    is_refused(&[&format!("--refusal={}", "x".repeat(4097))], "4097 bytes");
     for flag in ["--high-watermark", "--low-watermark", "--output-limit"] {
         for bytes in ["much", "-1", "", "99999999999999999999", "99999999999g", "1.5k"] {
             is_refused(&[&format!("{flag}={bytes}")], flag);

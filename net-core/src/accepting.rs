@@ -4,7 +4,7 @@
 use crate::addr::Addr;
 use crate::arrival::Arrival;
 use crate::closed::{Closed, Why};
-use crate::driver::{Driver, Ending};
+use crate::driver::{Driver, Ending, Link, Received};
 use crate::gate::Gate;
 use crate::limits::Limits;
 use crate::listener::{AcceptError, Seldom, judge};
@@ -12,6 +12,7 @@ use crate::stats::{Counter, Stats};
 use crate::sys::{Errno, Socket, SocketFile};
 use crate::trusted::TrustedProxies;
 use net_timer::Tick;
+use std::io::IoSlice;
 use std::sync::Arc;
 
 /// Clients that are still let in when listening ends: as many as a full backlog holds, by the
@@ -27,10 +28,12 @@ pub(crate) struct Listening {
     proxies: Option<Arc<TrustedProxies>>,
     /// The last batch ended before the kernel said that nobody waits.
     has_more: bool,
-    /// Starved: no accept before this.
+    /// Starved, or too many have come: no accept before this.
     rests_until: Option<Tick>,
     /// The last accept found no descriptor.
     was_starved: bool,
+    /// It is about to be shut, and who waits is let in at whatever rate.
+    is_last_call: bool,
     trouble: Seldom,
 }
 
@@ -46,6 +49,7 @@ impl Listening {
             has_more: true,
             rests_until: None,
             was_starved: false,
+            is_last_call: false,
             trouble,
         }
     }
@@ -96,22 +100,39 @@ impl Listening {
         }
         for _ in 0..limits.accepts_per_turn.min(most) {
             let Some(listener) = &self.socket else { return };
+            if !self.is_last_call
+                && let Err(until) = gate.beckon(now)
+            {
+                stats.add(Counter::AcceptPaused, 1);
+                self.rests_until = Some(until);
+                return;
+            }
             let errno = match driver.accept(listener) {
                 Ok((socket, peer)) => {
                     stats.add(Counter::Accepted, 1);
                     self.was_starved = false;
                     let is_announced = self.proxies.is_some();
-                    if self.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(&peer)) {
-                        self.turn_away(driver, now, socket, stats, Why::Untrusted, &peer);
-                    } else if let Some(permit) = gate.enter() {
-                        into.push(Arrival { socket, peer, permit, is_announced });
-                    } else {
-                        self.turn_away(driver, now, socket, stats, Why::Full, &peer);
+                    let entered =
+                        if self.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(&peer)) {
+                            Err(Why::Untrusted)
+                        } else {
+                            // Where an announced one comes from is still to be said.
+                            gate.enter(Some(&peer).filter(|_| !is_announced))
+                        };
+                    match entered {
+                        Ok(permit) => into.push(Arrival { socket, peer, permit, is_announced }),
+                        Err(why) => {
+                            self.say_turned_away(now, why, &peer);
+                            turn_away(driver, socket, gate, stats, why);
+                        }
                     }
                     continue;
                 }
                 Err(errno) => errno,
             };
+            if !self.is_last_call {
+                gate.beckoned_nobody();
+            }
             match judge(errno) {
                 AcceptError::Nothing => {
                     self.has_more = false;
@@ -132,17 +153,7 @@ impl Listening {
         }
     }
 
-    fn turn_away<D: Driver>(
-        &mut self,
-        driver: &mut D,
-        now: Tick,
-        socket: Socket,
-        stats: &Stats,
-        why: Why,
-        peer: &Addr,
-    ) {
-        driver.detach(socket, Ending::Close);
-        stats.closed(Closed::Refused(why));
+    fn say_turned_away(&mut self, now: Tick, why: Why, peer: &Addr) {
         if let Some(held_back) = self.trouble.may_speak(now) {
             tracing::warn!(at = %self.at, ?why, %peer, held_back, "a client was turned away");
         }
@@ -186,6 +197,7 @@ impl Listening {
         self.file = None;
         self.rests_until = None;
         self.has_more = true;
+        self.is_last_call = true;
     }
 
     /// Ends listening: from now on a connect is refused.
@@ -194,4 +206,30 @@ impl Listening {
             driver.unlisten(listener);
         }
     }
+}
+
+/// Closes a client that is not let in; and tells it so first, if there is something to tell. That
+/// is one send, of which a new socket's buffer takes all or nothing is made.
+pub(crate) fn turn_away<D: Driver>(
+    driver: &mut D,
+    socket: Socket,
+    gate: &Gate,
+    stats: &Stats,
+    why: Why,
+) {
+    let refusal = gate.refusal();
+    if !refusal.is_empty() && why != Why::Untrusted {
+        let mut link = Link::default();
+        let told = driver.offer(&socket, &mut link, &[IoSlice::new(refusal)]);
+        if told.bytes == refusal.len() {
+            stats.add(Counter::RefusalsSent, 1);
+        }
+        // close(2) over bytes that nobody has read is a reset, by which the peer may lose what it
+        // was told. What it says from now on is not waited for: see decision 0041.
+        if let Received::Bytes(lease) = driver.receive(&socket, &mut link, usize::MAX) {
+            driver.settle(lease);
+        }
+    }
+    driver.detach(socket, Ending::Close);
+    stats.closed(Closed::Refused(why));
 }

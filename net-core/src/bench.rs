@@ -8,6 +8,7 @@ use crate::conn::Conn;
 use crate::connection::Connection;
 use crate::driver::{Driver, Epoll, WAKER, What};
 use crate::event_loop::EventLoop;
+use crate::gate::Gate;
 use crate::handler::{Handler, Peer};
 use crate::hub::{Bridge, Hub, Mail, Remote};
 use crate::id::ConnId;
@@ -80,7 +81,7 @@ impl Inbox {
     /// An empty one, for so many messages. Its loop is awake.
     pub fn new(mail_queue: usize) -> io::Result<Self> {
         let limits = Limits { mail_queue, ..Limits::default() };
-        Ok(Self { hub: Hub::new(1, 1, &limits)? })
+        Ok(Self { hub: Hub::new(1, Gate::new(1, &limits), &limits)? })
     }
 
     fn bridge(&self) -> &Bridge<u64> {
@@ -142,9 +143,9 @@ impl Turns {
             arrivals_per_turn: connections,
             ..Limits::default()
         };
-        let hub = Hub::new(1, connections, &limits)?;
+        let hub = Hub::new(1, Gate::new(connections, &limits), &limits)?;
         for _ in 0..connections {
-            let permit = hub.gate.enter().ok_or(ErrorKind::QuotaExceeded)?;
+            let permit = hub.gate.enter(None).map_err(|_| ErrorKind::QuotaExceeded)?;
             let (socket, peer) = (Socket::none(), nowhere());
             let arrival = Arrival { socket, peer, permit, is_announced: false };
             hub.loops[0].arrivals.push(arrival).map_err(|_| ErrorKind::QuotaExceeded)?;

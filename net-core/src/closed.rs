@@ -64,6 +64,8 @@ pub enum Which {
 pub enum Why {
     /// `connections_max` are open.
     Full,
+    /// As many are open from where it comes as may be: `per_source_max`.
+    PerSource,
     /// `admit` said no.
     Handler,
     /// The listener is for proxies, and this was none of those that it trusts.

@@ -114,10 +114,15 @@ impl CourierEnd {
         // The kernel fills a table from the front of the message and drops the rest.
         brought.lost += carried.saturating_sub(sockets.len()) as u64;
         debug_assert!(message.truncated == (carried > sockets.len()));
-        for (socket, entry) in sockets.into_iter().zip(entries) {
-            let permit = gate.take_over();
-            let peer = unpack(&entry[1..], &socket);
-            into.push(Arrival { socket, peer, permit, is_announced: entry[0] != 0 });
+        let mut sockets = sockets.into_iter();
+        for entry in entries {
+            let (is_announced, inet) = (entry[0] != 0, unpack(&entry[1..]));
+            let from = inet.as_ref().filter(|_| !is_announced);
+            // Its place is free again where the socket is lost.
+            let permit = gate.take_over(from);
+            let Some(socket) = sockets.next() else { continue };
+            let peer = inet.unwrap_or_else(|| name_of(&socket));
+            into.push(Arrival { socket, peer, permit, is_announced });
         }
     }
 }
@@ -134,36 +139,45 @@ fn pack(peer: &Addr) -> [u8; ADDRESS] {
     packed
 }
 
-fn unpack(packed: &[u8], socket: &Socket) -> Addr {
+/// `None`: a Unix socket.
+fn unpack(packed: &[u8]) -> Option<Addr> {
     if packed == UNIX {
-        return socket.peer().unwrap_or(Addr::Unix(UnixName::default()));
+        return None;
     }
     let mut octets = [0; 16];
     octets.copy_from_slice(&packed[..16]);
     let port = u16::from_be_bytes([packed[16], packed[17]]);
-    Addr::from(SocketAddr::new(Ipv6Addr::from(octets).into(), port))
+    Some(Addr::from(SocketAddr::new(Ipv6Addr::from(octets).into(), port)))
+}
+
+/// Who is at the other end of a Unix socket.
+fn name_of(socket: &Socket) -> Addr {
+    socket.peer().unwrap_or(Addr::Unix(UnixName::default()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Limits;
     use crate::sys::{DialOptions, ListenOptions};
 
     fn arrival(gate: &Arc<Gate>, port: u16) -> (Arrival, Socket) {
         let (socket, far) = pair().unwrap();
         let peer = Addr::from(SocketAddr::from(([127, 0, 0, 1], port)));
-        let permit = gate.enter().unwrap();
-        (Arrival { socket, peer, permit, is_announced: port.is_multiple_of(2) }, far)
+        let is_announced = port.is_multiple_of(2);
+        let permit = gate.enter(Some(&peer).filter(|_| !is_announced)).unwrap();
+        (Arrival { socket, peer, permit, is_announced }, far)
     }
 
     #[test]
     fn connections_arrive_with_their_addresses_and_keep_their_places() {
-        let gate = Gate::new(10);
+        let limits = Limits { per_source_max: Some(10), ..Limits::default() };
+        let gate = Arc::new(Gate::new(10, &limits));
         let (ours, theirs) = pair().unwrap();
         let (mut batch, _far): (Vec<_>, Vec<_>) = (1..=3).map(|p| arrival(&gate, p)).unzip();
         assert_eq!(send(&ours, &mut batch), Ok(3));
         assert!(batch.is_empty());
-        assert_eq!(gate.inside(), 3);
+        assert_eq!((gate.inside(), gate.sources()), (3, 1));
         let (mut end, mut got) = (CourierEnd::new(theirs), Vec::new());
         let brought = end.take(&gate, &mut got);
         assert_eq!(brought, Brought { carried: 3, lost: 0, is_the_end: false });
@@ -171,7 +185,7 @@ mod tests {
         assert!(!got[0].is_announced && got[1].is_announced && !got[2].is_announced);
         assert!(!end.has_more());
         drop(got);
-        assert_eq!(gate.inside(), 0);
+        assert_eq!((gate.inside(), gate.sources()), (0, 0));
         drop(ours);
         end.signalled();
         assert!(end.take(&gate, &mut Vec::new()).is_the_end);
@@ -179,10 +193,9 @@ mod tests {
 
     #[test]
     fn both_families_are_packed() {
-        let (socket, _far) = pair().unwrap();
         for text in ["10.1.2.3:4", "[2001:db8::1]:65535", "0.0.0.0:0"] {
             let addr: Addr = text.parse().unwrap();
-            assert_eq!(unpack(&pack(&addr), &socket), addr);
+            assert_eq!(unpack(&pack(&addr)), Some(addr));
         }
     }
 
@@ -191,10 +204,12 @@ mod tests {
         let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
         let a = Socket::from_owned(a.into());
         let unnamed = Addr::Unix(UnixName::default());
-        assert_eq!(unpack(&pack(&unnamed), &a), unnamed);
+        assert_eq!(unpack(&pack(&unnamed)), None);
+        assert_eq!(name_of(&a), unnamed);
         let at: Addr = format!("unix:@net-core-courier-{}", std::process::id()).parse().unwrap();
         let _listener = Socket::listen(&at, &ListenOptions::default()).unwrap();
         let dialled = Socket::dial(&at, &DialOptions::default()).unwrap();
-        assert_eq!(unpack(&pack(&at), &dialled), at);
+        assert_eq!(unpack(&pack(&at)), None);
+        assert_eq!(name_of(&dialled), at);
     }
 }

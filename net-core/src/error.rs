@@ -55,6 +55,8 @@ pub enum Unadopted {
     Unfit(Unfit),
     /// As many connections are open as the server may have.
     ConnectionsMax,
+    /// As many connections of its source are open as may be.
+    PerSourceMax,
     /// Too many wait to be taken already. Trying again later may help.
     Full,
     /// The server is ending.
@@ -84,6 +86,7 @@ impl fmt::Display for AdoptError {
         match self.why {
             Unadopted::Unfit(what) => what.fmt(f),
             Unadopted::ConnectionsMax => f.write_str("as many connections are open as may be"),
+            Unadopted::PerSourceMax => f.write_str("as many are open from its source as may be"),
             Unadopted::Full => f.write_str("too many wait to be taken"),
             Unadopted::Ended => f.write_str("the server is ending"),
         }

@@ -2,6 +2,7 @@
 
 use crate::arrival::Arrival;
 use crate::broadcast::{Broadcast, Delivery, Part};
+use crate::closed::Why;
 use crate::doorbell::Doorbell;
 use crate::error::{AdoptError, Unadopted};
 use crate::gate::Gate;
@@ -124,11 +125,7 @@ pub(crate) struct Hub<M> {
 }
 
 impl<M> Hub<M> {
-    pub(crate) fn new(
-        loops: usize,
-        connections_max: usize,
-        limits: &Limits,
-    ) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(loops: usize, gate: Gate, limits: &Limits) -> std::io::Result<Arc<Self>> {
         let bridge = |_| {
             Ok(Arc::new(Bridge {
                 doorbell: Doorbell::new(Arc::new(Waker::new()?)),
@@ -145,7 +142,7 @@ impl<M> Hub<M> {
         Ok(Arc::new(Self {
             loops: (0..loops).map(bridge).collect::<std::io::Result<_>>()?,
             acceptor: Stats::default(),
-            gate: Gate::new(connections_max),
+            gate: Arc::new(gate),
             asked: Control::new(),
             adoptions: Mailbox::new(limits.arrivals_queue),
             resolver: Resolver::new(limits.names_queue, limits.resolver_threads),
@@ -194,10 +191,13 @@ impl<M> Hub<M> {
             Ok(peer) => peer,
             Err(unfit) => return Err(AdoptError::new(fd, Unadopted::Unfit(unfit))),
         };
-        let Some(permit) = self.gate.enter() else {
-            return Err(AdoptError::new(fd, Unadopted::ConnectionsMax));
-        };
-        Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
+        match self.gate.enter(Some(&peer)) {
+            Ok(permit) => {
+                Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
+            }
+            Err(Why::PerSource) => Err(AdoptError::new(fd, Unadopted::PerSourceMax)),
+            Err(_) => Err(AdoptError::new(fd, Unadopted::ConnectionsMax)),
+        }
     }
 
     /// Tells every loop.
@@ -308,8 +308,8 @@ impl<M: Send> Remote<M> {
     ///
     /// It must be a connected TCP or Unix stream socket, and is made non-blocking, for every copy of
     /// it. Keep no copy: while one is open the peer does not see the connection's end. Unfit, over
-    /// `connections_max`, at the bound of `arrivals_queue`, or in a server that drains, it comes back
-    /// in the error. It counts as `given`.
+    /// `connections_max` or `per_source_max`, at the bound of `arrivals_queue`, or in a server that
+    /// drains, it comes back in the error. It counts as `given`.
     ///
     /// With private tables ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) it travels to its loop
     /// like any other, and its place in the table of this thread is free again.

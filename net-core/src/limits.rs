@@ -10,6 +10,26 @@ pub struct Limits {
     /// Connections of the whole process, open or being handed over. `None`: what the descriptor
     /// tables hold. One more is accepted and closed at once, so that the client learns.
     pub connections_max: Option<usize>,
+    /// Connections that may be open from one source: one more is accepted and closed, as over
+    /// `connections_max`. A source is the first bits of an IP address; of a client that a proxy
+    /// announces, of the address that it says. Clients of Unix sockets have none, and are not
+    /// limited. Each connection then takes 16 bytes beside its entry, and each source some 50.
+    /// `None`: not counted.
+    pub per_source_max: Option<usize>,
+    /// The first bits of an IPv4 address that are one source: 1 to 32. A whole address by default,
+    /// behind which many may share one.
+    pub source_prefix_v4: u8,
+    /// The first bits of an IPv6 address that are one source: 1 to 128. By default what one customer
+    /// gets at least, who has all addresses in it to choose from.
+    pub source_prefix_v6: u8,
+    /// Clients accepted in a second, over all listeners, those that are then refused included. Above
+    /// it the listeners rest, and the kernel's backlog holds who comes: they wait, as long as there
+    /// is room in it. `None`: as many as come.
+    pub accept_rate: Option<u32>,
+    /// Clients that may be accepted at once after a quiet time. A rest is a whole number of
+    /// milliseconds, so fewer than come in two of them at `accept_rate` would keep it from being
+    /// reached.
+    pub accept_burst: u32,
 
     /// A connection on which neither end has moved a byte for so long meets its deadline: bytes
     /// received count, and bytes that the peer's kernel took. `None`: never.
@@ -119,6 +139,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: None,
+            per_source_max: None,
+            source_prefix_v4: 32,
+            source_prefix_v6: 64,
+            accept_rate: None,
+            accept_burst: 1000,
             idle_timeout: None,
             first_byte_timeout: None,
             message_timeout: None,
@@ -178,9 +203,18 @@ impl Limits {
                 self.high_watermark, self.output_limit
             ));
         }
-        if self.connections_max == Some(0) {
+        if self.connections_max == Some(0) || self.per_source_max == Some(0) {
             return refuse("a server of 0 connections can serve nobody".into());
         }
+        if !(1..=32).contains(&self.source_prefix_v4) || !(1..=128).contains(&self.source_prefix_v6)
+        {
+            return refuse(format!(
+                "a source has the first 1 to 32 bits of an IPv4 address and 1 to 128 of an IPv6 one, \
+                 not {} and {}",
+                self.source_prefix_v4, self.source_prefix_v6
+            ));
+        }
+        self.check_rate()?;
         let positive = [
             ("high_watermark", self.high_watermark),
             ("input_bytes_max", self.input_bytes_max),
@@ -224,6 +258,22 @@ impl Limits {
         }
         Ok(())
     }
+
+    fn check_rate(&self) -> Result<(), String> {
+        let Some(rate) = self.accept_rate else { return Ok(()) };
+        if rate == 0 || self.accept_burst == 0 {
+            return Err("a server that accepts 0 connections a second can serve nobody".into());
+        }
+        let least = rate.div_ceil(500);
+        if self.accept_burst < least {
+            return Err(format!(
+                "an accept burst of {} is too small for a rate of {rate}: with rests of whole \
+                 milliseconds it takes {least}",
+                self.accept_burst
+            ));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -256,5 +306,24 @@ mod tests {
         assert!(of(3).check().unwrap_err().contains("stall threshold"));
         of(4).check().unwrap();
         assert!(Limits { connections_max: Some(0), ..Limits::default() }.check().is_err());
+        assert!(Limits { per_source_max: Some(0), ..Limits::default() }.check().is_err());
+    }
+
+    #[test]
+    fn sources_and_rates_that_cannot_be_are_refused_with_their_numbers() {
+        let of = |v4, v6| {
+            let limits = Limits { source_prefix_v4: v4, source_prefix_v6: v6, ..Limits::default() };
+            limits.check()
+        };
+        assert!(of(1, 1).is_ok() && of(32, 128).is_ok());
+        assert!(of(0, 64).is_err() && of(33, 64).unwrap_err().contains("33"));
+        assert!(of(32, 0).is_err() && of(32, 129).unwrap_err().contains("129"));
+        let of = |accept_rate, accept_burst| {
+            let accept_rate = Some(accept_rate);
+            Limits { accept_rate, accept_burst, ..Limits::default() }.check()
+        };
+        assert!(of(1, 1).is_ok() && of(500, 1).is_ok() && of(501, 2).is_ok());
+        assert!(of(501, 1).unwrap_err().contains("it takes 2"));
+        assert!(of(0, 1).is_err() && of(1, 0).is_err());
     }
 }

@@ -12,6 +12,7 @@ use crate::id::ConnId;
 use crate::life::State;
 use crate::limits::Limits;
 use crate::outbox::Outbox;
+use crate::sources::Source;
 use crate::stats::Counter;
 use crate::sys::Socket;
 use crate::table::Table;
@@ -53,6 +54,9 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) clients: HashMap<ConnId, Addr>,
     /// The names by which connections were dialled that were dialled by one.
     pub(crate) names: HashMap<ConnId, Arc<str>>,
+    /// By slot, where a connection counts. As long as the highest slot used, if sources are limited,
+    /// and else empty. (It grows by moving pages, not bytes: realloc(3) of so much is mremap(2).)
+    sources: Vec<Option<Source>>,
 }
 
 /// The counts of the straight path, added up here and published once a turn.
@@ -99,6 +103,7 @@ impl<S, M> LoopState<S, M> {
             peer_of,
             clients: HashMap::new(),
             names: HashMap::new(),
+            sources: Vec::new(),
         };
         state.set_now(now);
         state
@@ -141,7 +146,7 @@ impl<S, M> LoopState<S, M> {
         let entered = self.table.insert(Socket::none(), State::Connecting, session);
         let id = entered
             .map_err(|(_, session)| NotDialled { why: Closed::Refused(Why::Full), session })?;
-        self.hub.gate.enter_anyway().keep();
+        self.hub.gate.enter_anyway();
         self.bridge.stats.add(Counter::Dialled, 1);
         if let Target::Name(name) = &dial.to {
             self.names.insert(id, Arc::clone(name));
@@ -166,13 +171,24 @@ impl<S, M> LoopState<S, M> {
     }
 
     /// Forgets what was kept beside the table of a connection that is over.
-    pub(crate) fn forget(&mut self, id: ConnId) {
+    /// Where it counted, if sources are limited.
+    pub(crate) fn forget(&mut self, id: ConnId) -> Option<Source> {
         if !self.clients.is_empty() {
             self.clients.remove(&id);
         }
         if !self.names.is_empty() {
             self.names.remove(&id);
         }
+        self.sources.get_mut(id.slot() as usize)?.take()
+    }
+
+    /// Keeps where a connection counts, until it is forgotten.
+    pub(crate) fn comes_from(&mut self, id: ConnId, source: Source) {
+        let slot = id.slot() as usize;
+        if slot >= self.sources.len() {
+            self.sources.resize(slot + 1, None);
+        }
+        self.sources[slot] = Some(source);
     }
 
     // --- pairs -------------------------------------------------------------------------------

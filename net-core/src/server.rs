@@ -14,10 +14,14 @@ use crate::stats::Snapshot;
 use crate::sys::signals::Signals;
 use crate::sys::{PrivateTables, SocketOptions};
 use crate::trusted::TrustedProxies;
+use bytes::Bytes;
 use std::process::{ExitCode, Termination};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
+
+/// What a refused client may be told, in bytes: less than any new socket's buffer has room for.
+const REFUSAL_MAX: usize = 4096;
 
 /// How many loops a server has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -134,6 +138,7 @@ pub struct Server {
     sockets: SocketOptions,
     steer: bool,
     admin: Option<Result<Addr, AddrError>>,
+    refusal: Bytes,
 }
 
 impl Default for Server {
@@ -151,6 +156,7 @@ impl Default for Server {
             sockets: SocketOptions::default(),
             steer: false,
             admin: None,
+            refusal: Bytes::new(),
         }
     }
 }
@@ -223,6 +229,16 @@ impl Server {
     /// What the server may use at most.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// What a client is told that is not let in: because of `connections_max`, `per_source_max`, or
+    /// the handler's `admit`. At most 4 KiB. It is one send into a new socket's empty buffer, so it
+    /// blocks nobody; then the connection is closed. What arrives from the client after that, or
+    /// is more than one receive takes, makes the kernel reset it, and then it may not read what it was told.
+    /// Default: empty, and nothing is sent.
+    pub fn refusal(mut self, refusal: impl Into<Bytes>) -> Self {
+        self.refusal = refusal.into();
         self
     }
 
@@ -324,6 +340,12 @@ impl Server {
         self.sockets
             .check()
             .map_err(|what| StartError::plain(format!("socket options: {what}")))?;
+        if self.refusal.len() > REFUSAL_MAX {
+            return Err(StartError::plain(format!(
+                "a refusal of {} bytes: at most {REFUSAL_MAX} surely go out at once",
+                self.refusal.len()
+            )));
+        }
         if self.steer && !(self.accept == Accept::ReusePort && self.pin) {
             return Err(StartError::plain(
                 "steer: only pinned loops that accept for themselves (reuseport) have a core to \

@@ -78,12 +78,18 @@ counters! {
     Starved = "accept_starved",
     /// Clients accepted and closed at once because descriptors had run out.
     Shed = "accept_shed",
+    /// Times that a listener rested because clients came faster than they may be accepted.
+    AcceptPaused = "accept_paused",
+    /// Refused clients that were told so.
+    RefusalsSent = "refusals_sent",
     /// Times that a loop was passed over because it had no room.
     LoopSkipped = "loop_skipped",
     /// Connections that the kernel closed on their way to a loop.
     LostOnTheWay = "lost_on_the_way",
     /// Connections refused because `connections_max` were open.
     RefusedFull = "refused_full",
+    /// Connections refused because as many were open from the same source as may be.
+    RefusedPerSource = "refused_per_source",
     /// Connections that the handler's `admit` refused.
     RefusedByHandler = "refused_by_handler",
     /// Connections refused because a listener for proxies does not trust where they came from.
@@ -132,6 +138,7 @@ impl Stats {
         place.store(place.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         match why {
             Closed::Refused(Why::Full) => self.add(Counter::RefusedFull, 1),
+            Closed::Refused(Why::PerSource) => self.add(Counter::RefusedPerSource, 1),
             Closed::Refused(Why::Handler) => self.add(Counter::RefusedByHandler, 1),
             Closed::Refused(Why::Untrusted) => self.add(Counter::RefusedUntrusted, 1),
             _ => {}

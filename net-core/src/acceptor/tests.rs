@@ -3,6 +3,7 @@
 use super::*;
 use crate::driver::sim::{ModelKernel, Rig, Sim, World};
 use crate::driver::{Epoll, listener_token};
+use crate::gate::Gate;
 use crate::placement::Balance;
 use crate::sys::{ListenOptions, Waker};
 use std::cell::{Cell, RefCell};
@@ -21,7 +22,7 @@ impl<D: Rig> House<D> {
     }
 
     fn balanced(seed: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
-        let hub = Hub::new(loops, 1 << 20, limits).unwrap();
+        let hub = Hub::new(loops, Gate::new(1 << 20, limits), limits).unwrap();
         let mut driver = D::open(limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = crate::driver::sim::Rng::new(seed);

@@ -10,11 +10,12 @@ use std::fmt::{Display, Write};
 pub(super) const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What only the thread that accepts counts, in a server with an acceptor.
-const OF_THE_ACCEPTOR: [Counter; 5] = [
+const OF_THE_ACCEPTOR: [Counter; 6] = [
     Counter::Accepted,
     Counter::AcceptSkipped,
     Counter::Starved,
     Counter::Shed,
+    Counter::AcceptPaused,
     Counter::LoopSkipped,
 ];
 

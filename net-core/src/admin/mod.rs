@@ -18,6 +18,7 @@ use crate::addr::Addr;
 use crate::driver::{Driver, Epoll, listener_token};
 use crate::error::StartError;
 use crate::event_loop::EventLoop;
+use crate::gate::Gate;
 use crate::hub::{Hub, Order};
 use crate::limits::Limits;
 use crate::sys::process::Process;
@@ -80,7 +81,7 @@ impl Admin {
     pub(crate) fn bind(at: &Addr) -> Result<Self, StartError> {
         let limits = limits();
         limits.check().map_err(|what| StartError::plain(format!("the admin's limits: {what}")))?;
-        let hub = Hub::new(1, CLIENTS_MAX + ACCEPTS, &limits)
+        let hub = Hub::new(1, Gate::new(CLIENTS_MAX + ACCEPTS, &limits), &limits)
             .map_err(|e| StartError::new("make the admin endpoint's eventfds", e))?;
         let waker = Arc::clone(hub.loops[0].doorbell.waker());
         let mut driver = Epoll::open(&limits, waker)

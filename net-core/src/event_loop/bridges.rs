@@ -92,7 +92,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 stats.add(Counter::LostOnTheWay, brought.lost);
                 for _ in 0..brought.lost {
                     stats.closed(Closed::Machine(Errno::new(libc::EMFILE)));
-                    self.hub.gate.leave();
                 }
                 tracing::error!(
                     in_loop = self.state.number,
@@ -172,7 +171,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.refuse(socket, Closed::Refused(Why::Handler));
         };
         let Some(id) = self.enter(socket, State::Open, session) else { return };
-        permit.keep();
+        if let Some(source) = permit.keep() {
+            self.state.comes_from(id, source);
+        }
         if let Some(client) = client {
             self.state.clients.insert(id, client);
         }

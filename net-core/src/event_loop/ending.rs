@@ -1,6 +1,7 @@
 //! A connection's life carried out: what the table says, done.
 
 use super::{EventLoop, guard};
+use crate::accepting::turn_away;
 use crate::closed::{Callback, Closed, Which};
 use crate::connection::{Deadlines, Filed, Status};
 use crate::driver::{Driver, Ending, Received};
@@ -400,8 +401,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let (head, session) = (connection.head, connection.session);
             let how = if head.status.has(Status::RESET) { Ending::Reset } else { Ending::Close };
             self.driver.detach(head.socket, how);
-            self.hub.gate.leave();
-            self.state.forget(id);
+            let source = self.state.forget(id);
+            self.hub.gate.leave(source);
             self.state.bridge.stats.closed(why);
             self.runs(Callback::Drop, Some(id));
             if guard(|| drop(session)).is_none() {
@@ -412,6 +413,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Closes a connection that no session was made for.
     pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: Closed) {
+        if let Closed::Refused(why) = why {
+            let (gate, stats) = (&self.hub.gate, &self.state.bridge.stats);
+            return turn_away(&mut self.driver, socket, gate, stats, why);
+        }
         self.driver.detach(socket, Ending::Close);
         self.state.bridge.stats.closed(why);
     }

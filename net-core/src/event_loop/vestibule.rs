@@ -7,7 +7,7 @@
 
 use super::{EventLoop, sooner};
 use crate::arrival::Arrival;
-use crate::closed::{Closed, Which};
+use crate::closed::{Closed, Which, Why};
 use crate::driver::{Driver, Link, Received, waiting_token};
 use crate::handler::Handler;
 use crate::hub::Order;
@@ -153,9 +153,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Lets it in, or closes it.
     fn heard(&mut self, waiting: Waiting, heard: Heard) {
-        let Waiting { arrival, heard: bytes, .. } = waiting;
+        let Waiting { mut arrival, heard: bytes, .. } = waiting;
         let why = match heard {
             Heard::All(ProxyHeader { len, client }) => {
+                if let Some(client) = &client
+                    && !arrival.permit.comes_from(client)
+                {
+                    return self.refuse(arrival.socket, Closed::Refused(Why::PerSource));
+                }
                 return self.let_in(arrival, client, &bytes[len..]);
             }
             Heard::Never(why) => why,

@@ -11,6 +11,7 @@ use crate::courier::{self, CourierEnd};
 use crate::driver::{COURIER, Driver, listener_token};
 use crate::error::StartError;
 use crate::event_loop::EventLoop;
+use crate::gate::Gate;
 use crate::handler::Handler;
 use crate::handover::Handover;
 use crate::hub::{Bridge, Hub, Order, Remote};
@@ -54,7 +55,8 @@ where
     let capacity = Capacity::of(&server, loops)?;
     let max = say_capacity(&server, loops, &capacity);
     say_migration(&server);
-    let hub = Hub::new(loops, max, &server.limits)
+    let gate = Gate::new(max, &server.limits).telling(server.refusal.clone());
+    let hub = Hub::new(loops, gate, &server.limits)
         .map_err(|error| StartError::new(format!("make eventfds for {loops} loops"), error))?;
     let signals = match catch {
         Some(catch) => Some(

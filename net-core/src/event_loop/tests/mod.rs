@@ -18,6 +18,7 @@ mod marks;
 mod matrix;
 mod mutations;
 mod names;
+mod overload;
 mod pairs;
 mod panics;
 mod regressions;

@@ -10,6 +10,7 @@ use crate::connection::{Cold, Status};
 use crate::driver::sim::World;
 use crate::driver::{listener_token, waiting_number};
 use crate::event_loop::EventLoop;
+use crate::gate::Gate;
 use crate::hub::{Hub, Order, Remote};
 use crate::id::ConnId;
 use crate::life::State;
@@ -17,6 +18,7 @@ use crate::limits::Limits;
 use crate::readiness::ROOM_ALWAYS;
 use crate::stats::{Counter, Snapshot};
 use crate::sys::{ListenOptions, Socket, Waker};
+use bytes::Bytes;
 use net_timer::{Slot, Tick};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,6 +63,11 @@ impl<D: Rig> Stage<D> {
 
     /// The same, with other limits.
     pub(super) fn with(seed: u64, change: impl FnOnce(&mut Limits)) -> Self {
+        Self::telling(seed, Bytes::new(), change)
+    }
+
+    /// The same, and those who are not let in are told so.
+    pub(super) fn telling(seed: u64, refusal: Bytes, change: impl FnOnce(&mut Limits)) -> Self {
         let mut rng = Rng::new(seed);
         let mut limits = Limits {
             receive_block_bytes: rng.pick(&[64, 512, 4096]),
@@ -77,7 +84,8 @@ impl<D: Rig> Stage<D> {
         };
         change(&mut limits);
         limits.check().expect("a test's limits agree");
-        let hub = Hub::new(1, limits.connections_max.unwrap_or(1 << 20), &limits).unwrap();
+        let gate = Gate::new(limits.connections_max.unwrap_or(1 << 20), &limits);
+        let hub = Hub::new(1, gate.telling(refusal), &limits).unwrap();
         let mut driver = D::open(&limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = Rng::new(seed ^ 0x5EED);
@@ -143,7 +151,8 @@ impl<D: Rig> Stage<D> {
     }
 
     fn arrive_from(&mut self, wire: usize, socket: Socket, peer: Addr) -> Peer {
-        let permit = self.hub.gate.enter().expect("there is room");
+        let from = Some(&peer).filter(|_| !self.are_announced);
+        let permit = self.hub.gate.enter(from).expect("there is room");
         self.hub.acceptor.add(Counter::Accepted, 1);
         let arrival = Arrival { socket, peer, permit, is_announced: self.are_announced };
         self.hub.loops[0].arrivals.push(arrival).expect("there is room");
@@ -368,7 +377,8 @@ impl<D: Rig> Stage<D> {
         assert!(state.outbox.is_empty() && state.outbox.cork.owners() == 0);
         assert!(state.ready.is_empty() && state.dead.is_empty() && state.dials.is_empty());
         assert!(state.topics.is_empty(), "subscriptions are left");
-        assert_eq!(self.hub.gate.inside(), 0, "places are left in the gate");
+        let places = (self.hub.gate.inside(), self.hub.gate.sources());
+        assert_eq!(places, (0, 0), "places are left in the gate");
         let snapshot = self.snapshot();
         assert!(snapshot.balance(), "the books: {snapshot}");
         assert_eq!(self.world.get().sockets.len(), 0, "sockets are left");

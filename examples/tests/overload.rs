@@ -1,0 +1,100 @@
+//! Too many clients: from one source, in one second, or in all. Each refusal is told and counted.
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+
+mod common;
+
+use common::*;
+use socket2::{Domain, Socket, Type};
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+in_every_mode!(
+    a_source_at_its_limit_is_refused_and_its_neighbour_is_not,
+    who_is_refused_is_told_so,
+    clients_are_accepted_at_the_rate_and_nobody_is_lost,
+);
+
+/// A client at an address of its own in 127.0.0.0/8.
+fn connect_from(host: u8, to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, host], 0)).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+/// A client from there that got in, if need be after some tries.
+fn admitted_from(host: u8, server: &Server) -> TcpStream {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut client = connect_from(host, server.addr);
+        if try_ping(&mut client, b"in?").is_ok() {
+            return client;
+        }
+        assert!(Instant::now() < end, "a free place serves nobody");
+    }
+}
+
+fn a_source_at_its_limit_is_refused_and_its_neighbour_is_not(mode: Mode) {
+    let server = Start::echo(mode).args(&["--max-per-source", "3"]).run();
+    let mut inside: Vec<_> = (0..3).map(|_| connect_from(2, server.addr)).collect();
+    inside.iter_mut().for_each(|client| ping(client, b"below and at the limit"));
+    for _ in 0..5 {
+        let (bytes, end) = read_to_end(&mut connect_from(2, server.addr), PATIENCE);
+        assert!(bytes.is_empty() && end != End::Still, "one above the limit is left in silence");
+        ping(&mut connect_from(3, server.addr), b"another source");
+    }
+    for round in 0..100 {
+        let leaves = inside.remove(0);
+        if round % 2 == 0 {
+            drop(leaves)
+        } else {
+            reset(leaves)
+        }
+        inside.push(admitted_from(2, &server));
+    }
+    drop(inside);
+    server.has_connections(0);
+    let mut again: Vec<_> = (0..3).map(|_| admitted_from(2, &server)).collect();
+    assert_ne!(read_to_end(&mut connect_from(2, server.addr), PATIENCE).1, End::Still);
+    again.iter_mut().for_each(|client| ping(client, b"all three places are free again"));
+    drop(again);
+    let counts = server.finish();
+    assert!(counts.get("refused_per_source") >= 6, "{counts:?}");
+    assert_eq!(counts.get("refused_per_source"), counts.get("closed(refused)"), "{counts:?}");
+}
+
+fn who_is_refused_is_told_so(mode: Mode) {
+    let server = Start::echo(mode).args(&["--max-connections=1", "--refusal=503 busy\\r\\n"]).run();
+    let mut guest = server.connect();
+    ping(&mut guest, b"the only place");
+    for speaks in [false, true] {
+        let mut refused = server.connect();
+        if speaks {
+            // It may be closed already.
+            let _ = refused.write_all(b"GET / HTTP/1.1\r\n\r\n");
+        }
+        let (told, _) = read_to_end(&mut refused, PATIENCE);
+        assert!(told == b"503 busy\r\n" || (speaks && told.is_empty()), "{told:?}");
+    }
+    ping(&mut guest, b"who is in hears nothing of it");
+    drop(guest);
+    let counts = server.finish();
+    assert_eq!((counts.get("refused_full"), counts.get("refusals_sent")), (2, 2), "{counts:?}");
+}
+
+fn clients_are_accepted_at_the_rate_and_nobody_is_lost(mode: Mode) {
+    let server = Start::echo(mode).args(&["--accept-rate", "50,10"]).run();
+    std::thread::sleep(Duration::from_millis(300)); // the bucket is full
+    let start = Instant::now();
+    let mut clients = server.connect_many(40);
+    clients.iter_mut().for_each(|client| ping(client, b"sooner or later"));
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(590), "30 beyond the burst at 50 a second, in {took:?}");
+    drop(clients);
+    let counts = server.finish();
+    assert_eq!(counts.get("accepted"), 40);
+    assert!(counts.get("accept_paused") > 0, "{counts:?}");
+}

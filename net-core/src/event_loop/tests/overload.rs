@@ -1,0 +1,173 @@
+//! Too much at once: from one source, in one second, or in all. Below each limit, at it, above it.
+
+use super::{Rig, Stage, on_both_rigs};
+use crate::closed::{Closed, Why};
+use crate::stats::Counter;
+use bytes::Bytes;
+
+on_both_rigs! {
+    a_source_has_as_many_as_it_may_and_others_are_let_in: 10,
+    a_place_of_a_source_is_free_again_however_its_connection_ends: 20,
+    a_client_that_a_proxy_announces_counts_where_it_comes_from: 10,
+    who_is_turned_away_is_told_so_also_when_it_has_spoken: 20,
+    who_is_refused_by_the_handler_is_told_so_too: 10,
+    a_burst_is_accepted_at_once_and_the_rest_at_the_rate: 10,
+    at_the_drain_nobody_waits_for_the_rate: 10,
+}
+
+/// The world's clients have addresses in a row, so four of them share the first 30 bits.
+fn a_source_has_as_many_as_it_may_and_others_are_let_in<D: Rig>(seed: u64) {
+    for (max, refused) in [(1, 9), (2, 6), (4, 0), (5, 0)] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            limits.per_source_max = Some(max);
+            limits.source_prefix_v4 = 30;
+        });
+        stage.listen();
+        let peers: Vec<_> = (0..12).map(|_| stage.knock()).collect();
+        stage.settle();
+        assert_eq!(peers.iter().filter(|peer| peer.saw_fin()).count(), refused, "{max}");
+        let snapshot = stage.snapshot();
+        assert_eq!(snapshot.closed_by(Closed::Refused(Why::PerSource)), refused as u64);
+        assert_eq!(snapshot.get(Counter::RefusedPerSource), refused as u64);
+        assert_eq!(snapshot.get(Counter::RefusedFull), 0);
+        assert_eq!(stage.hub.gate.sources(), 3);
+        stage.stop();
+    }
+}
+
+fn a_place_of_a_source_is_free_again_however_its_connection_ends<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.per_source_max = Some(3);
+        limits.source_prefix_v4 = 8;
+    });
+    stage.listen();
+    let mut inside: Vec<_> = (0..3).map(|_| stage.knock()).collect();
+    stage.settle();
+    for round in 0..30 {
+        let one_more = stage.knock();
+        stage.settle();
+        assert!(one_more.saw_fin(), "a fourth was let in");
+        let leaves = inside.remove(0);
+        match round % 3 {
+            // After this the kernel does not say any more who it was.
+            0 => leaves.reset(),
+            1 => leaves.finish(),
+            _ => stage.remote().close(stage.id(&leaves)).unwrap(),
+        }
+        stage.advance(2000);
+        // Refused by the handler, it takes no place of the source either.
+        stage.log.get().refuses = true;
+        stage.knock();
+        stage.settle();
+        stage.log.get().refuses = false;
+        inside.push(stage.knock());
+        stage.settle();
+        assert!(!inside[2].saw_fin(), "a free place serves nobody");
+    }
+    inside.iter().for_each(|peer| peer.reset());
+    stage.settle();
+    assert_eq!(stage.hub.gate.sources(), 0, "a source without connections is kept");
+    stage.stop();
+}
+
+fn a_client_that_a_proxy_announces_counts_where_it_comes_from<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.per_source_max = Some(2));
+    stage.are_announced = true;
+    let says =
+        |client: &str| format!("PROXY TCP4 {client} 10.9.9.9 7777 443\r\nhello").into_bytes();
+    let mut come = |client: &str| {
+        let peer = stage.arrive();
+        stage.settle();
+        peer.send(&says(client));
+        stage.settle();
+        peer
+    };
+    let inside = [come("192.0.2.1"), come("192.0.2.1"), come("192.0.2.2")];
+    assert!(inside.iter().all(|peer| peer.got() == b"hello"));
+    assert!(come("192.0.2.1").saw_fin());
+    inside[0].reset();
+    assert_eq!(come("192.0.2.1").got(), b"hello");
+    assert_eq!(stage.snapshot().closed_by(Closed::Refused(Why::PerSource)), 1);
+    stage.stop();
+}
+
+fn who_is_turned_away_is_told_so_also_when_it_has_spoken<D: Rig>(seed: u64) {
+    let refusal = Bytes::from_static(b"busy");
+    let mut stage = Stage::<D>::telling(seed, refusal, |limits| limits.connections_max = Some(1));
+    // A new socket's buffer has room for it.
+    stage.world.get().faults.short_sends = false;
+    stage.listen();
+    let guest = stage.knock();
+    stage.settle();
+    for speaks in [false, true] {
+        let refused = stage.knock();
+        if speaks {
+            refused.send(b"question");
+        }
+        stage.settle();
+        assert_eq!(refused.got(), b"busy");
+        assert!(refused.saw_fin() && !refused.saw_reset(), "it has spoken: {speaks}");
+    }
+    assert_eq!(stage.count(Counter::RefusalsSent), 2);
+    guest.send(b"x");
+    stage.settle();
+    assert_eq!(guest.got(), b"x", "who is in hears nothing of it");
+    stage.stop();
+}
+
+fn who_is_refused_by_the_handler_is_told_so_too<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::telling(seed, Bytes::from_static(b"no"), |_| {});
+    stage.world.get().faults.short_sends = false;
+    stage.log.get().refuses = true;
+    let refused = stage.arrive();
+    stage.settle();
+    assert_eq!(refused.got(), b"no");
+    assert!(refused.saw_fin());
+    assert_eq!(stage.count(Counter::RefusalsSent), 1);
+    stage.stop();
+}
+
+fn a_burst_is_accepted_at_once_and_the_rest_at_the_rate<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.accept_rate = Some(100);
+        limits.accept_burst = 5;
+    });
+    stage.listen();
+    let peers: Vec<_> = (0..25).map(|_| stage.knock()).collect();
+    peers.iter().for_each(|peer| peer.send(b"x"));
+    stage.settle();
+    assert_eq!(stage.count(Counter::Accepted), 5);
+    for (ms, accepted) in [(9, 5), (1, 6), (10, 7), (80, 15)] {
+        stage.advance(ms);
+        assert_eq!(stage.count(Counter::Accepted), accepted);
+    }
+    // Nobody new comes, and so no edge: the rest is let in all the same.
+    let waits = stage.world.get().counts.waits;
+    stage.advance(1000);
+    assert!(stage.world.get().counts.waits - waits < 100, "it does not sleep meanwhile");
+    assert!(peers.iter().all(|peer| peer.got() == b"x"));
+    assert!(stage.count(Counter::AcceptPaused) >= 20);
+    // After a second of quiet there is a burst again, and no more than one.
+    (0..8).for_each(|_| drop(stage.knock()));
+    stage.settle();
+    assert_eq!(stage.count(Counter::Accepted), 30);
+    stage.stop();
+}
+
+fn at_the_drain_nobody_waits_for_the_rate<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.accept_rate = Some(1);
+        limits.accept_burst = 1;
+    });
+    stage.listen();
+    let peers: Vec<_> = (0..50).map(|_| stage.knock()).collect();
+    peers.iter().for_each(|peer| peer.send(b"question"));
+    stage.settle();
+    assert_eq!(stage.count(Counter::Accepted), 1);
+    stage.hub.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
+    stage.hub.order(crate::hub::Order::Drain);
+    stage.advance(2000);
+    assert!(peers.iter().all(|peer| peer.got() == b"question"));
+    assert!(stage.is_over);
+    stage.stop();
+}

@@ -1,0 +1,92 @@
+//! `Pace`: how many clients may be accepted in a second. A token bucket in one word.
+
+use net_timer::Tick;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const NANOS_PER_MILLI: u64 = 1_000_000;
+
+/// A bucket that fills evenly and gives one token for each client; all who accept share it.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// When the bucket would be full again, in nanoseconds of the clock: each token taken puts it
+    /// off by what one token takes to come. A count and no more, so relaxed order is enough.
+    full_at: AtomicU64,
+    /// Nanoseconds in which one token comes.
+    each: u64,
+    /// Nanoseconds in which an empty bucket fills.
+    depth: u64,
+}
+
+impl Pace {
+    /// `rate` tokens a second, and at most `burst` at once; neither is 0.
+    pub(crate) fn new(rate: u32, burst: u32) -> Self {
+        let each = 1_000_000_000_u64.div_ceil(u64::from(rate));
+        Self { full_at: AtomicU64::new(0), each, depth: each * u64::from(burst) }
+    }
+
+    /// Takes a token; or says when there will be one.
+    pub(crate) fn take(&self, now: Tick) -> Result<(), Tick> {
+        let now = now.as_millis().saturating_mul(NANOS_PER_MILLI);
+        let after = |full_at: u64| full_at.max(now).saturating_add(self.each);
+        let taken = |full_at| Some(after(full_at)).filter(|then| *then - now <= self.depth);
+        let refused = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).err();
+        refused.map_or(Ok(()), |full_at| {
+            let at = after(full_at) - self.depth;
+            Err(Tick::from_millis(at.div_ceil(NANOS_PER_MILLI)))
+        })
+    }
+
+    /// Puts back a token that served nobody.
+    pub(crate) fn put_back(&self) {
+        self.full_at.fetch_sub(self.each, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Tick {
+        Tick::from_millis(ms)
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_not_one_more() {
+        let pace = Pace::new(100, 5);
+        for start in [1000, 5000] {
+            (0..5).for_each(|_| pace.take(at(start)).unwrap());
+            // The next token comes after a hundredth of a second.
+            assert_eq!(pace.take(at(start)), Err(at(start + 10)));
+            assert_eq!(pace.take(at(start + 9)), Err(at(start + 10)));
+            assert_eq!(pace.take(at(start + 10)), Ok(()));
+            assert!(pace.take(at(start + 10)).is_err());
+        }
+    }
+
+    #[test]
+    fn over_time_it_is_the_rate_whatever_the_steps() {
+        for (rate, burst, step) in [(1, 1, 1), (7, 3, 13), (1000, 10, 1), (300_000, 1000, 2)] {
+            let pace = Pace::new(rate, burst);
+            let (mut taken, mut now) = (0, 1_000_000);
+            let end = now + 10_000;
+            while now <= end {
+                while pace.take(at(now)).is_ok() {
+                    taken += 1;
+                }
+                now += step;
+            }
+            let most = 10 * u64::from(rate) + u64::from(burst);
+            assert!(taken <= most && taken + taken / 50 + 2 >= most, "{taken} of {most}");
+        }
+    }
+
+    #[test]
+    fn a_token_put_back_is_there_again() {
+        let pace = Pace::new(10, 1);
+        for now in [100, 100, 100, 150] {
+            pace.take(at(now)).unwrap();
+            assert!(pace.take(at(now)).is_err());
+            pace.put_back();
+        }
+    }
+}
