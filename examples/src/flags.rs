@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use net_core::{
     Addr, Balance, Bytes, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server,
-    TrustedProxies,
+    TrustedProxies, WhenFull,
 };
 use std::io::Write;
 use std::process::ExitCode;
@@ -44,6 +44,9 @@ pub struct ServerFlags {
     /// The most connections; one more is accepted and closed. Default: what the tables hold
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
+    /// When full, close the longest idle of some, if idle for so long, for who comes. Default: refuse
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub reuse_idle: Option<Duration>,
     /// The most connections of one source (an IPv4 address, 64 bits of an IPv6 one, unless
     /// --source-prefix says otherwise); one more is accepted and closed. Default: any number
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -278,6 +281,9 @@ impl ServerFlags {
         });
         Limits {
             connections_max: self.max_connections.map(|n| n as usize),
+            when_full: self
+                .reuse_idle
+                .map_or(WhenFull::Refuse, |min_idle| WhenFull::ReuseIdle { min_idle }),
             per_source_max: self.max_per_source.map(|n| n as usize),
             source_prefix_v4: self.source_prefix.0,
             source_prefix_v6: self.source_prefix.1,

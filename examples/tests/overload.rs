@@ -13,6 +13,7 @@ in_every_mode!(
     a_source_at_its_limit_is_refused_and_its_neighbour_is_not,
     who_is_refused_is_told_so,
     clients_are_accepted_at_the_rate_and_nobody_is_lost,
+    when_full_who_comes_gets_in_and_the_active_stay,
 );
 
 /// A client at an address of its own in 127.0.0.0/8.
@@ -97,4 +98,26 @@ fn clients_are_accepted_at_the_rate_and_nobody_is_lost(mode: Mode) {
     let counts = server.finish();
     assert_eq!(counts.get("accepted"), 40);
     assert!(counts.get("accept_paused") > 0, "{counts:?}");
+}
+
+/// A flood of the idle fills every place, again and again, and honest clients still get in.
+fn when_full_who_comes_gets_in_and_the_active_stay(mode: Mode) {
+    let server = Start::echo(mode).args(&["--max-connections=40", "--reuse-idle=2s"]).run();
+    let mut active = server.connect_many(4);
+    let mut flood = Vec::new();
+    for _ in 0..2 {
+        flood.extend(server.connect_many(60));
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(2300) {
+            active.iter_mut().for_each(|client| ping(client, b"not idle"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ping(&mut admitted_from(1, &server), b"in spite of the flood");
+    }
+    active.iter_mut().for_each(|client| ping(client, b"never closed"));
+    assert!(server.watched_by_loop().iter().sum::<usize>() <= 40);
+    drop((active, flood));
+    let counts = server.finish();
+    assert!(counts.get("closed(reused)") > 0, "{counts:?}");
+    assert_eq!(counts.get("closed(refused)"), counts.get("refused_full"), "{counts:?}");
 }

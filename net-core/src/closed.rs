@@ -32,6 +32,9 @@ pub enum Closed {
     DrainDeadline,
     /// The server was stopped at once.
     Stopped,
+    /// It was the longest idle of some when the server was full and another client came:
+    /// [`when_full`](crate::Limits::when_full).
+    Reused,
     /// A callback of this connection panicked.
     Panicked(Callback),
     /// The machine failed it: the error that the kernel gave.
@@ -137,7 +140,7 @@ impl Callback {
 
 impl Closed {
     /// How many different labels there are.
-    pub const KINDS: usize = 21;
+    pub const KINDS: usize = 22;
 
     /// The label's place among all labels, below [`Closed::KINDS`].
     pub fn kind(self) -> usize {
@@ -163,6 +166,7 @@ impl Closed {
             Closed::Deadline(Which::Lifetime) => 18,
             Closed::ProxyHeader(_) => 19,
             Closed::Unresolved => 20,
+            Closed::Reused => 21,
         }
     }
 
@@ -189,6 +193,7 @@ impl Closed {
         "lifetime",
         "proxy_header",
         "unresolved",
+        "reused",
     ];
 
     /// The name under which it is counted.

@@ -14,8 +14,8 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// An arrival in a message: whether it is announced, then its address: 16 bytes of IP (IPv4 mapped),
-/// 2 of port.
+/// An arrival in a message: whether it is announced, and whether it is over the limit; then its
+/// address: 16 bytes of IP (IPv4 mapped), 2 of port.
 const ENTRY: usize = 1 + ADDRESS;
 const ADDRESS: usize = 18;
 /// In the place of an address: a Unix socket, whose name, mostly none, is asked at the other end. No
@@ -36,7 +36,8 @@ pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errn
     let count = batch.len().min(RIGHTS_MAX);
     let mut payload = Vec::with_capacity(count * ENTRY);
     for arrival in &batch[..count] {
-        payload.push(u8::from(arrival.is_announced));
+        let is_over = arrival.permit.is_over();
+        payload.push(u8::from(arrival.is_announced) | u8::from(is_over) << 1);
         payload.extend_from_slice(&pack(&arrival.peer));
     }
     rights::send(end, &payload, batch[..count].iter().map(|arrival| &arrival.socket))?;
@@ -116,10 +117,11 @@ impl CourierEnd {
         debug_assert!(message.truncated == (carried > sockets.len()));
         let mut sockets = sockets.into_iter();
         for entry in entries {
-            let (is_announced, inet) = (entry[0] != 0, unpack(&entry[1..]));
+            let (is_announced, is_over) = (entry[0] & 1 != 0, entry[0] & 2 != 0);
+            let inet = unpack(&entry[1..]);
             let from = inet.as_ref().filter(|_| !is_announced);
             // Its place is free again where the socket is lost.
-            let permit = gate.take_over(from);
+            let permit = gate.take_over(from, is_over);
             let Some(socket) = sockets.next() else { continue };
             let peer = inet.unwrap_or_else(|| name_of(&socket));
             into.push(Arrival { socket, peer, permit, is_announced });

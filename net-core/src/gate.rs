@@ -17,6 +17,8 @@ pub(crate) struct Gate {
     // A count and no more: nothing else is published by it, so relaxed order is enough.
     inside: AtomicUsize,
     max: usize,
+    /// How many may be in over that, until a loop has made room.
+    spare: usize,
     /// There where sources are limited.
     sources: Option<Sources>,
     /// There where the rate is limited.
@@ -29,7 +31,8 @@ impl Gate {
     pub(crate) fn new(max: usize, limits: &Limits) -> Self {
         let pace = limits.accept_rate.map(|rate| Pace::new(rate, limits.accept_burst));
         let sources = Sources::new(limits);
-        Self { inside: AtomicUsize::new(0), max, sources, pace, refusal: Bytes::new() }
+        let (inside, spare) = (AtomicUsize::new(0), limits.when_full.spare());
+        Self { inside, max, spare, sources, pace, refusal: Bytes::new() }
     }
 
     /// Tells those who are not let in so.
@@ -55,10 +58,11 @@ impl Gate {
 
     /// A place for one who comes from there, if there is one. `None`: that is not known yet.
     pub(crate) fn enter(self: &Arc<Self>, from: Option<&Addr>) -> Result<Permit, Why> {
-        let one_more = |n| (n < self.max).then_some(n + 1);
+        let one_more = |n| (n < self.max + self.spare).then_some(n + 1);
         let entered = self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        entered.map_err(|_| Why::Full)?;
-        let mut permit = Permit { gate: Some(Arc::clone(self)), source: None };
+        let before = entered.map_err(|_| Why::Full)?;
+        let is_over = before >= self.max;
+        let mut permit = Permit { gate: Some(Arc::clone(self)), source: None, is_over };
         match from {
             Some(from) if !permit.comes_from(from) => Err(Why::PerSource),
             _ => Ok(permit),
@@ -71,9 +75,9 @@ impl Gate {
     }
 
     /// A permit again for a place that was kept on the way through the courier.
-    pub(crate) fn take_over(self: &Arc<Self>, from: Option<&Addr>) -> Permit {
+    pub(crate) fn take_over(self: &Arc<Self>, from: Option<&Addr>, is_over: bool) -> Permit {
         let source = self.sources.as_ref().zip(from).and_then(|(sources, from)| sources.of(from));
-        Permit { gate: Some(Arc::clone(self)), source }
+        Permit { gate: Some(Arc::clone(self)), source, is_over }
     }
 
     /// Gives back a place whose permit was [kept](Permit::keep).
@@ -83,6 +87,11 @@ impl Gate {
         if let (Some(sources), Some(source)) = (&self.sources, source) {
             sources.leave(source);
         }
+    }
+
+    /// No more are in than may be.
+    pub(crate) fn has_room(&self) -> bool {
+        self.inside() <= self.max
     }
 
     /// The limit.
@@ -108,9 +117,15 @@ pub(crate) struct Permit {
     gate: Option<Arc<Gate>>,
     /// Where it counts too, if sources are limited.
     source: Option<Source>,
+    /// It is over the limit: whoever has it makes room first, or drops it.
+    is_over: bool,
 }
 
 impl Permit {
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// From where it comes is known now: counts it there. False: that source has as many as it may.
     pub(crate) fn comes_from(&mut self, from: &Addr) -> bool {
         let Some(sources) = self.gate.as_ref().and_then(|gate| gate.sources.as_ref()) else {
@@ -141,6 +156,8 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::WhenFull;
+    use std::time::Duration;
 
     #[test]
     fn the_limit_holds_and_the_count_does_not_drift() {
@@ -158,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn a_few_are_let_in_over_the_limit_where_room_is_made_and_no_more() {
+        let when_full = WhenFull::ReuseIdle { min_idle: Duration::ZERO };
+        let gate = Arc::new(Gate::new(2, &Limits { when_full, ..Limits::default() }));
+        let permits: Vec<_> = std::iter::from_fn(|| gate.enter(None).ok()).collect();
+        assert_eq!(permits.len(), 2 + when_full.spare());
+        assert_eq!(permits.iter().filter(|permit| !permit.is_over()).count(), 2);
+        assert!(!gate.has_room());
+        drop(permits);
+        assert!(gate.has_room() && gate.inside() == 0);
+    }
+
+    #[test]
     fn a_place_and_its_source_are_given_back_together_on_every_path() {
         let limits = Limits { per_source_max: Some(1), ..Limits::default() };
         let gate = Arc::new(Gate::new(2, &limits));
@@ -169,7 +198,7 @@ mod tests {
             drop(lost);
             // By courier, and then in a table.
             gate.enter(Some(&at)).unwrap().keep();
-            let source = gate.take_over(Some(&at)).keep();
+            let source = gate.take_over(Some(&at), false).keep();
             assert_eq!((gate.inside(), gate.sources()), (1, 1));
             gate.leave(source);
             // Announced by a proxy.

@@ -192,11 +192,12 @@ impl<M> Hub<M> {
             Err(unfit) => return Err(AdoptError::new(fd, Unadopted::Unfit(unfit))),
         };
         match self.gate.enter(Some(&peer)) {
-            Ok(permit) => {
+            // Over the limit it comes back, where an accepted one may be refused later.
+            Ok(permit) if !permit.is_over() => {
                 Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
             }
             Err(Why::PerSource) => Err(AdoptError::new(fd, Unadopted::PerSourceMax)),
-            Err(_) => Err(AdoptError::new(fd, Unadopted::ConnectionsMax)),
+            _ => Err(AdoptError::new(fd, Unadopted::ConnectionsMax)),
         }
     }
 

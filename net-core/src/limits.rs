@@ -2,6 +2,38 @@
 
 use std::time::Duration;
 
+/// Connections that may be in over `connections_max` until their loops have made room for them.
+const REUSED_AT_ONCE: usize = 64;
+
+/// What becomes of a client that comes when `connections_max` are open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WhenFull {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It gets the place of a connection on which nothing has moved for `min_idle`, and with which
+    /// nothing is under way: the longest idle of 16 that its loop looks at. That one is closed, and
+    /// counted as `Closed::Reused`. If there is none, the client is refused.
+    ///
+    /// The kernel is asked how long it is idle, so connections that are in use pay nothing; it knows
+    /// of TCP alone, and a client on a Unix socket keeps its place. Up to 64 clients at once may be in
+    /// over the limit, for a moment, and each descriptor table has that many places fewer.
+    ReuseIdle {
+        /// At the least; zero is any time.
+        min_idle: Duration,
+    },
+}
+
+impl WhenFull {
+    /// Connections that may be in over the limit for a moment.
+    pub(crate) fn spare(self) -> usize {
+        match self {
+            WhenFull::Refuse => 0,
+            WhenFull::ReuseIdle { .. } => REUSED_AT_ONCE,
+        }
+    }
+}
+
 /// What a server may use at most. Everything has a bound, and every bound is here.
 ///
 /// Bytes are bytes, not kilobytes. "Per loop" bounds hold for each loop by itself.
@@ -10,6 +42,8 @@ pub struct Limits {
     /// Connections of the whole process, open or being handed over. `None`: what the descriptor
     /// tables hold. One more is accepted and closed at once, so that the client learns.
     pub connections_max: Option<usize>,
+    /// What becomes of that one more.
+    pub when_full: WhenFull,
     /// Connections that may be open from one source: one more is accepted and closed, as over
     /// `connections_max`. A source is the first bits of an IP address; of a client that a proxy
     /// announces, of the address that it says. Clients of Unix sockets have none, and are not
@@ -139,6 +173,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: None,
+            when_full: WhenFull::Refuse,
             per_source_max: None,
             source_prefix_v4: 32,
             source_prefix_v6: 64,

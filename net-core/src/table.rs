@@ -56,6 +56,14 @@ impl<S> Table<S> {
         self.live
     }
 
+    /// Slots that were ever used: no connection is in a higher one.
+    pub(crate) fn slots(&self) -> usize {
+        match self.chunks.as_slice() {
+            [] => 0,
+            [full @ .., last] => full.len() * CHUNK + last.generations.len(),
+        }
+    }
+
     /// Counts a connection that is not in the table yet, and comes in or [goes](Self::count_out).
     pub(crate) fn count_in(&mut self) {
         self.live += 1;

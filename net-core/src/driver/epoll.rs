@@ -235,6 +235,10 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.quiet_for(socket)
     }
 
+    fn idle_for(&self, socket: &Socket) -> Option<u64> {
+        self.kernel.idle_for(socket)
+    }
+
     fn moved(&self, socket: &Socket) -> Option<Moved> {
         let (received, acknowledged) = self.kernel.moved(socket)?;
         Some(Moved { received, acknowledged })

@@ -188,6 +188,10 @@ pub(crate) trait Driver: Sized {
     fn quiet_for(&self, _socket: &Socket) -> Option<u64> {
         None
     }
+    /// Milliseconds since a byte came or went, if the system can tell.
+    fn idle_for(&self, _socket: &Socket) -> Option<u64> {
+        None
+    }
     /// Bytes received, and sent and acknowledged, since the connection came up, if the system counts
     /// them.
     fn moved(&self, _socket: &Socket) -> Option<Moved> {

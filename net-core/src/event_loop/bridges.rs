@@ -170,6 +170,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(session) = session else {
             return self.refuse(socket, Closed::Refused(Why::Handler));
         };
+        if permit.is_over() && !self.make_room() {
+            return self.refuse_with(socket, session);
+        }
         let Some(id) = self.enter(socket, State::Open, session) else { return };
         if let Some(source) = permit.keep() {
             self.state.comes_from(id, source);
@@ -205,12 +208,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match self.state.table.insert(socket, state, session) {
             Ok(id) => Some(id),
             Err((socket, session)) => {
-                self.refuse(socket, Closed::Refused(Why::Full));
-                if guard(|| drop(session)).is_none() {
-                    self.count_panic(Callback::Drop);
-                }
+                self.refuse_with(socket, session);
                 None
             }
+        }
+    }
+
+    /// There is no place for it after all.
+    fn refuse_with(&mut self, socket: Socket, session: H::Session) {
+        self.refuse(socket, Closed::Refused(Why::Full));
+        if guard(|| drop(session)).is_none() {
+            self.count_panic(Callback::Drop);
         }
     }
 

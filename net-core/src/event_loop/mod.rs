@@ -8,6 +8,7 @@ mod ending;
 mod progress;
 mod quiet;
 mod receiving;
+mod reuse;
 mod sending;
 mod surveys;
 #[cfg(test)]

@@ -38,11 +38,12 @@ impl Capacity {
             // Standard ones, every loop's and the acceptor's waker, courier, epoll, spare.
             FdTable::PerLoop(_) => (3 + loops + 1 + 3 + listeners, loops),
         };
-        let per_table = nofile.saturating_sub(used + RESERVE);
+        let reserve = RESERVE + server.limits.when_full.spare() as u64;
+        let per_table = nofile.saturating_sub(used + reserve);
         if per_table == 0 {
             return Err(StartError::plain(format!(
                 "RLIMIT_NOFILE is {nofile}, and the server itself needs {}: raise it (ulimit -n)",
-                used + RESERVE + 1
+                used + reserve + 1
             )));
         }
         Ok(Self { nofile, per_table, tables })

@@ -90,7 +90,8 @@ where
         Arc::clone(&hub),
         server.balance,
         couriers,
-        capacity.per_table,
+        // With those for whom a place is made on arrival.
+        capacity.per_table + server.limits.when_full.spare() as u64,
         in_flight_max,
     );
     let addrs = if listens == Listens::OnlyLoop { opened } else { addrs };

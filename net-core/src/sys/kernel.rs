@@ -35,6 +35,10 @@ pub(crate) trait Kernel: Sized {
     fn quiet_for(&self, _socket: &Socket) -> Option<u64> {
         None
     }
+    /// Milliseconds since a byte came or went, if the system can tell.
+    fn idle_for(&self, _socket: &Socket) -> Option<u64> {
+        None
+    }
     /// Bytes received, and sent and acknowledged, if the system counts them.
     fn moved(&self, _socket: &Socket) -> Option<(u64, u64)> {
         None
@@ -126,6 +130,10 @@ impl Kernel for Linux {
 
     fn quiet_for(&self, socket: &Socket) -> Option<u64> {
         socket.quiet_for()
+    }
+
+    fn idle_for(&self, socket: &Socket) -> Option<u64> {
+        socket.idle_for()
     }
 
     fn moved(&self, socket: &Socket) -> Option<(u64, u64)> {

@@ -235,6 +235,12 @@ impl Socket {
         }
     }
 
+    /// Milliseconds since a byte came or was sent, or since the connection came up. `None`: no TCP.
+    pub(crate) fn idle_for(&self) -> Option<u64> {
+        let info = self.tcp_info().ok()?;
+        Some(u64::from(info.tcpi_last_data_recv.min(info.tcpi_last_data_sent)))
+    }
+
     /// Bytes received, and bytes sent and acknowledged, since the connection came up (RFC 4898). The
     /// kernel counts them anyway; it takes the FIN or SYN for one more. `None`: no TCP.
     pub(crate) fn moved(&self) -> Option<(u64, u64)> {

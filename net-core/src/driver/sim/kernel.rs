@@ -58,6 +58,10 @@ impl Kernel for ModelKernel {
         self.world.shutdown(socket)
     }
 
+    fn idle_for(&self, socket: &Socket) -> Option<u64> {
+        self.world.idle_for(socket)
+    }
+
     fn unacknowledged(&self, socket: &Socket) -> usize {
         self.world.wire(socket).unacknowledged()
     }

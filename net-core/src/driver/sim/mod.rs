@@ -296,6 +296,10 @@ impl Driver for Sim {
         self.world.shutdown(socket)
     }
 
+    fn idle_for(&self, socket: &Socket) -> Option<u64> {
+        self.world.idle_for(socket)
+    }
+
     fn unacknowledged(&self, socket: &Socket) -> usize {
         self.world.wire(socket).unacknowledged()
     }

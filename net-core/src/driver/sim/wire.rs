@@ -38,6 +38,8 @@ pub(crate) struct Wire {
     pub(crate) coming: VecDeque<Coming>,
     pub(crate) arrived: VecDeque<u8>,
     pub(crate) arrived_max: usize,
+    /// When a byte was received or sent last, or it came up.
+    pub(crate) moved_at: u64,
     /// Bytes in front of the urgent mark.
     pub(crate) mark: Option<usize>,
     /// Bytes in front of each message with descriptors: a receive stops there.

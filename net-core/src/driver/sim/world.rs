@@ -241,6 +241,7 @@ impl World {
     pub(crate) fn receive(&self, socket: &Socket, into: &mut [u8]) -> Result<usize, Errno> {
         self.get().counts.receives += 1;
         let result = self.wire(socket).receive(into).map_err(Errno::new);
+        self.moved(socket, &result);
         // The window has opened: what the peer has ready may come while we are still here.
         let mut world = self.get();
         if world.rng.one_in(2) {
@@ -262,7 +263,22 @@ impl World {
             let is_short = world.faults.short_sends && world.rng.one_in(3);
             if is_short { world.rng.below(bytes.len() + 1) } else { usize::MAX }
         };
-        self.wire(socket).send(bytes, most).map_err(Errno::new)
+        let result = self.wire(socket).send(bytes, most).map_err(Errno::new);
+        self.moved(socket, &result);
+        result
+    }
+
+    /// Takes note of when bytes moved.
+    fn moved(&self, socket: &Socket, bytes: &Result<usize, Errno>) {
+        if bytes.as_ref().is_ok_and(|bytes| *bytes > 0) {
+            let now = self.get().now;
+            self.wire(socket).moved_at = now;
+        }
+    }
+
+    pub(crate) fn idle_for(&self, socket: &Socket) -> Option<u64> {
+        let now = self.get().now;
+        Some(now - self.wire(socket).moved_at)
     }
 
     pub(crate) fn shutdown(&self, socket: &Socket) -> Result<(), Errno> {
@@ -310,7 +326,8 @@ pub(super) fn address(n: u32, port: u16) -> Addr {
 impl Inner {
     pub(super) fn new_wire(&mut self) -> usize {
         let (arrived_max, sent_max) = self.buffers;
-        self.wires.push(Wire::new(arrived_max, sent_max));
+        let wire = Wire { moved_at: self.now, ..Wire::new(arrived_max, sent_max) };
+        self.wires.push(wire);
         self.wires.len() - 1
     }
 

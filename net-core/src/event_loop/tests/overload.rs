@@ -2,8 +2,10 @@
 
 use super::{Rig, Stage, on_both_rigs};
 use crate::closed::{Closed, Why};
+use crate::limits::WhenFull;
 use crate::stats::Counter;
 use bytes::Bytes;
+use std::time::Duration;
 
 on_both_rigs! {
     a_source_has_as_many_as_it_may_and_others_are_let_in: 10,
@@ -13,6 +15,9 @@ on_both_rigs! {
     who_is_refused_by_the_handler_is_told_so_too: 10,
     a_burst_is_accepted_at_once_and_the_rest_at_the_rate: 10,
     at_the_drain_nobody_waits_for_the_rate: 10,
+    when_full_the_longest_idle_makes_room_for_who_comes: 20,
+    nobody_makes_room_before_its_time_nor_with_work_under_way: 20,
+    a_flood_over_the_limit_balances_to_the_unit: 20,
 }
 
 /// The world's clients have addresses in a row, so four of them share the first 30 bits.
@@ -169,5 +174,96 @@ fn at_the_drain_nobody_waits_for_the_rate<D: Rig>(seed: u64) {
     stage.advance(2000);
     assert!(peers.iter().all(|peer| peer.got() == b"question"));
     assert!(stage.is_over);
+    stage.stop();
+}
+
+fn reusing<D: Rig>(seed: u64, max: usize, min_idle_ms: u64) -> Stage<D> {
+    let min_idle = Duration::from_millis(min_idle_ms);
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.connections_max = Some(max);
+        limits.when_full = WhenFull::ReuseIdle { min_idle };
+    });
+    stage.listen();
+    stage
+}
+
+fn when_full_the_longest_idle_makes_room_for_who_comes<D: Rig>(seed: u64) {
+    let mut stage = reusing::<D>(seed, 4, 100);
+    // Few enough that all of them are looked at, almost surely.
+    let peers: Vec<_> = (0..4)
+        .map(|_| {
+            let peer = stage.knock();
+            stage.advance(100);
+            peer
+        })
+        .collect();
+    stage.advance(100);
+    peers[0].send(b"not idle");
+    stage.settle();
+    for oldest in [1, 2] {
+        let next = stage.knock();
+        next.send(b"x");
+        stage.advance(5);
+        assert_eq!(next.got(), b"x", "who came was let in");
+        assert!(peers[oldest].saw_fin() && !peers[oldest].saw_reset(), "the longest idle has gone");
+        assert_eq!(stage.record(&peers[oldest]).closed, Some(Closed::Reused));
+    }
+    assert!(!peers[0].saw_fin() && !peers[3].saw_fin());
+    assert_eq!((stage.event_loop.state.table.len(), stage.hub.gate.inside()), (4, 4));
+    let snapshot = stage.snapshot();
+    assert_eq!(snapshot.closed_by(Closed::Reused), 2);
+    assert_eq!(snapshot.get(Counter::RefusedFull), 0);
+    stage.stop();
+}
+
+fn nobody_makes_room_before_its_time_nor_with_work_under_way<D: Rig>(seed: u64) {
+    let mut stage = reusing::<D>(seed, 3, 100);
+    let peers: Vec<_> = (0..3).map(|_| stage.knock()).collect();
+    stage.settle();
+    stage.advance(99);
+    let early = stage.knock();
+    stage.settle();
+    assert!(early.saw_fin(), "nobody has been idle for long enough");
+    // Idle for long, but one is paused, one is owed bytes, and one has begun a message.
+    stage.play(|at| {
+        if let super::At::Data(conn, input) = at {
+            match input.peek()[0] {
+                b'p' => conn.pause(),
+                b'k' => return,
+                _ => _ = conn.send(&vec![1; 60_000]),
+            }
+            input.take_all();
+        }
+    });
+    peers[1].reads(false);
+    for (peer, says) in peers.iter().zip([b"p", b"s", b"k"]) {
+        peer.send(says);
+    }
+    stage.settle();
+    stage.advance(10_000);
+    let refused = stage.knock();
+    stage.settle();
+    assert!(refused.saw_fin());
+    assert!(peers.iter().all(|peer| !peer.saw_fin() && !peer.saw_reset()));
+    assert_eq!(stage.count(Counter::RefusedFull), 2);
+    stage.stop();
+}
+
+fn a_flood_over_the_limit_balances_to_the_unit<D: Rig>(seed: u64) {
+    let mut stage = reusing::<D>(seed, 20, 50);
+    let mut peers = Vec::new();
+    for _ in 0..20 {
+        peers.extend((0..stage.rng.within(1, 40)).map(|_| stage.knock()));
+        let (at, ms) = (stage.rng.below(peers.len()), stage.rng.within(0, 60));
+        peers[at].send(b"still here");
+        stage.advance(ms as u64);
+        let snapshot = stage.snapshot();
+        assert!(snapshot.balance(), "{snapshot}");
+        assert!(stage.hub.gate.inside() <= 20 && snapshot.get(Counter::Open) <= 20);
+    }
+    let snapshot = stage.snapshot();
+    assert!(snapshot.closed_by(Closed::Reused) > 0, "{snapshot}");
+    let refused = snapshot.closed_by(Closed::Refused(Why::Full));
+    assert_eq!(refused, snapshot.get(Counter::RefusedFull));
     stage.stop();
 }
