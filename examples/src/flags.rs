@@ -75,6 +75,9 @@ pub struct ServerFlags {
     /// Close a connection that is so old, whatever it does (0: never)
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub max_lifetime: Duration,
+    /// Set by those examples whose protocol has a heartbeat.
+    #[arg(skip)]
+    pub heartbeat_interval: Option<Duration>,
     /// Unsent bytes of a connection above which its input waits
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub high_watermark: Option<usize>,
@@ -294,6 +297,7 @@ impl ServerFlags {
             message_timeout: some(self.message_timeout),
             stuck_timeout: some(self.stuck_timeout),
             lifetime_max: some(self.max_lifetime),
+            heartbeat_interval: self.heartbeat_interval,
             stall_threshold: some(self.stall_threshold),
             high_watermark: high,
             low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),

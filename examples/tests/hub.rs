@@ -12,6 +12,7 @@ in_every_mode!(
     messages_of_a_publisher_keep_their_order_however_fast_it_is,
     who_has_gone_or_unsubscribed_gets_nothing,
     what_is_no_command_is_said_and_ends_the_connection,
+    a_quiet_client_is_pinged_and_closed_if_it_answers_nothing,
     a_subscriber_who_reads_nothing_misses_whole_messages_and_delays_nobody,
 );
 
@@ -119,6 +120,23 @@ fn what_is_no_command_is_said_and_ends_the_connection(mode: Mode) {
         assert_eq!(client.0.read(&mut [0]).unwrap(), 0);
     }
     server.finish();
+}
+
+fn a_quiet_client_is_pinged_and_closed_if_it_answers_nothing(mode: Mode) {
+    let server = Start::hub(mode).args(&["--heartbeat", "200ms", "--idle-timeout", "3s"]).run();
+    let (mut lives, mut is_gone) = (Client::of(&server), Client::of(&server));
+    for _ in 0..12 {
+        assert_eq!(lives.line(), "ping");
+        lives.say("pong\r\n");
+    }
+    let mut pings = String::new();
+    is_gone.0.read_to_string(&mut pings).unwrap();
+    assert!(pings.replace("ping\r\n", "").is_empty() && pings.len() > 6, "{pings:?}");
+    assert_eq!(lives.line(), "ping", "who answers stays");
+    drop((lives, is_gone));
+    let snapshot = server.finish();
+    assert_eq!(snapshot.get("closed(idle)"), 1);
+    assert!(snapshot.get("heartbeats") > 12);
 }
 
 fn a_subscriber_who_reads_nothing_misses_whole_messages_and_delays_nobody(mode: Mode) {

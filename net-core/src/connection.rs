@@ -80,20 +80,28 @@ pub(crate) struct Deadlines {
     /// Until when the unsent bytes must have fallen to the low mark.
     pub(crate) stuck: Tick,
     pub(crate) lifetime: Tick,
+    /// When it is idle because no heartbeat was answered. Traffic does not move this one, but ends it.
+    pub(crate) unanswered: Tick,
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { own: Tick::MAX, message: Tick::MAX, stuck: Tick::MAX, lifetime: Tick::MAX }
+        Self {
+            own: Tick::MAX,
+            message: Tick::MAX,
+            stuck: Tick::MAX,
+            lifetime: Tick::MAX,
+            unanswered: Tick::MAX,
+        }
     }
 }
 
 impl Deadlines {
     pub(crate) fn nearest(&self) -> Tick {
-        self.own.min(self.message).min(self.stuck).min(self.lifetime)
+        self.own.min(self.message).min(self.stuck).min(self.lifetime).min(self.unanswered)
     }
 
-    /// Takes one that is due, and says which it was.
+    /// Takes one that is due and ends a connection by itself, and says which it was.
     pub(crate) fn take_due(&mut self, now: Tick) -> Option<Which> {
         let all = [
             (&mut self.lifetime, Which::Lifetime),

@@ -86,6 +86,11 @@ pub trait Handler: Sized + 'static {
         conn.close();
     }
 
+    /// Nothing has moved on this connection for a while, and nothing waits to be sent: time for a
+    /// word of the protocol that the peer answers, or must only see. Called again and again, as
+    /// [`heartbeat_interval`](crate::Limits::heartbeat_interval) says; without that, never.
+    fn on_heartbeat(&mut self, _conn: &mut Conn<'_, Self>) {}
+
     /// The server drains. Called once for each open connection, a few in each turn.
     fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
         conn.close_when_idle();

@@ -44,6 +44,8 @@ pub(crate) enum Event {
     Flushed,
     /// The connection's deadline has come (idle, first byte, or its handler's own).
     Deadline,
+    /// Nothing has moved for a while, and a heartbeat is due.
+    Heartbeat,
     /// The bound on closing has come: write timeout, linger timeout or linger bytes.
     Overdue,
     /// The handler called `finish`.
@@ -201,6 +203,10 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
             call(state, C::Deadline)
         }
         (S::Closing | S::Lingering | S::LastBytes, E::Deadline) => None,
+        (S::Open | S::PeerEnded, E::Heartbeat) => call(state, C::Heartbeat),
+        // It can say nothing more.
+        (S::Finishing | S::Finished, E::Heartbeat) => to(state),
+        (S::Closing | S::Lingering | S::LastBytes, E::Heartbeat) => None,
         (S::Lingering, E::Overdue) => CLOSED,
         (S::Closing | S::LastBytes, E::Overdue) => RESET,
         (S::Open | S::PeerEnded | S::Finishing | S::Finished, E::Overdue) => None,

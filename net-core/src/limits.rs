@@ -82,6 +82,13 @@ pub struct Limits {
     /// How old a connection may become, whatever it does. Each then has a box of memory beside its
     /// entry. `None`: as old as it likes.
     pub lifetime_max: Option<Duration>,
+    /// A connection on which neither end has moved a byte for half of this, or at the latest for
+    /// all of it, is told so by `on_heartbeat`, whose handler may say something: so that the boxes on
+    /// the way keep it, and a peer that has vanished is found. When in that half is each
+    /// connection's own, so that a million who fall silent together are not told together. With an
+    /// idle timeout, what `on_heartbeat` sends does not count as traffic: a peer that answers none
+    /// of them is idle, at most half an interval later than without. `None`: never.
+    pub heartbeat_interval: Option<Duration>,
     /// How long a dialled connection may take to come up. Less than the kernel's two minutes,
     /// more than one lost SYN (1 s) and a second (3 s).
     pub connect_timeout: Duration,
@@ -184,6 +191,7 @@ impl Default for Limits {
             message_timeout: None,
             stuck_timeout: None,
             lifetime_max: None,
+            heartbeat_interval: None,
             connect_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(1),
@@ -284,12 +292,19 @@ impl Limits {
             ("message timeout", self.message_timeout),
             ("stuck timeout", self.stuck_timeout),
             ("longest lifetime", self.lifetime_max),
+            ("heartbeat interval", self.heartbeat_interval),
         ] {
             if timeout == Some(Duration::ZERO) {
-                return refuse(format!(
-                    "the {name} is 0: every connection would be closed at once"
-                ));
+                return refuse(format!("the {name} is 0: every connection would meet it at once"));
             }
+        }
+        if let (Some(beat), Some(idle)) = (self.heartbeat_interval, self.idle_timeout)
+            && idle <= beat
+        {
+            return refuse(format!(
+                "the idle timeout ({idle:?}) is not above the heartbeat interval ({beat:?}): a \
+                 connection would end before it could answer"
+            ));
         }
         Ok(())
     }
@@ -336,6 +351,14 @@ mod tests {
         assert!(Limits { mail_per_turn: 0, ..Limits::default() }.check().is_err());
         let at_once = Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() };
         assert!(at_once.check().unwrap_err().contains("idle timeout"));
+        let ms = Duration::from_millis;
+        let beats = |beat, idle| Limits {
+            heartbeat_interval: Some(ms(beat)),
+            idle_timeout: Some(ms(idle)),
+            ..Limits::default()
+        };
+        beats(30, 31).check().unwrap();
+        assert!(beats(30, 30).check().unwrap_err().contains("heartbeat interval (30ms)"));
         let of =
             |ms| Limits { stall_threshold: Some(Duration::from_millis(ms)), ..Limits::default() };
         assert!(of(3).check().unwrap_err().contains("stall threshold"));

@@ -22,6 +22,7 @@ use net_timer::{Slot, Tick, Wheel};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) struct LoopState<S, M> {
     pub(crate) number: u8,
@@ -40,9 +41,12 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) topics: Topics,
     /// The clock, read once at the start of the turn.
     pub(crate) now: Tick,
-    /// When a connection that moves a byte in this turn would be idle. `MAX`: never.
+    /// When a connection that moves a byte in this turn would be idle; with heartbeats, when it
+    /// would have been quiet for half their interval. `MAX`: never.
     pub(crate) idle_deadline: Tick,
-    /// The idle timeout, and the one that keeps a truncated clock from being early.
+    /// From a byte to that time.
+    quiet_millis: u64,
+    /// The idle timeout. `MAX`: none.
     idle_millis: u64,
     pub(crate) tally: Tally,
     pub(crate) limits: Limits,
@@ -80,6 +84,10 @@ impl<S, M> LoopState<S, M> {
         hub: Arc<Hub<M>>,
         peer_of: fn(&Socket) -> io::Result<Addr>,
     ) -> Self {
+        // And the one that keeps a truncated clock from being early.
+        let millis =
+            |t: Option<Duration>| t.map_or(u64::MAX, |t| Tick::millis_of(t).saturating_add(1));
+        let idle_millis = millis(limits.idle_timeout);
         let mut state = Self {
             number,
             table: Table::new(number),
@@ -93,9 +101,8 @@ impl<S, M> LoopState<S, M> {
             topics: Topics::new(limits.topics_max, limits.topics_per_connection_max),
             now,
             idle_deadline: Tick::MAX,
-            idle_millis: limits
-                .idle_timeout
-                .map_or(u64::MAX, |t| Tick::millis_of(t).saturating_add(1)),
+            quiet_millis: limits.heartbeat_interval.map_or(idle_millis, |t| millis(Some(t / 2))),
+            idle_millis,
             tally: Tally::default(),
             limits,
             bridge: Arc::clone(&hub.loops[usize::from(number)]),
@@ -112,7 +119,7 @@ impl<S, M> LoopState<S, M> {
     #[inline]
     pub(crate) fn set_now(&mut self, now: Tick) {
         self.now = now;
-        self.idle_deadline = now.saturating_add(self.idle_millis);
+        self.idle_deadline = now.saturating_add(self.quiet_millis);
     }
 
     #[inline]
@@ -281,6 +288,10 @@ impl<S, M> LoopState<S, M> {
             _ if head.status.has(Status::SEVERAL) => {
                 if let Some(cold) = head.cold.as_deref_mut() {
                     cold.idle_deadline = Some(idle_deadline).filter(|d| *d < Tick::MAX);
+                    if cold.deadlines.unanswered < Tick::MAX {
+                        cold.deadlines.unanswered = Tick::MAX;
+                        self.refile(id, idle_deadline);
+                    }
                 }
             }
             _ => head.deadline = idle_deadline,
@@ -316,6 +327,35 @@ impl<S, M> LoopState<S, M> {
             return idle.unwrap_or(Tick::MAX);
         }
         head.deadline
+    }
+
+    /// When a connection that moves a byte now would be idle. `MAX`: never.
+    pub(crate) fn idle_end(&self) -> Tick {
+        self.now.saturating_add(self.idle_millis)
+    }
+
+    /// When the connection is idle (or its first byte is late), as it stands.
+    pub(crate) fn idle_end_of(&mut self, id: ConnId) -> Tick {
+        let deadline = self.idle_deadline_of(id);
+        let beyond = self.idle_millis.saturating_sub(self.quiet_millis);
+        let Some(head) = self.head(id) else { return Tick::MAX };
+        if beyond == 0 || head.status.has(Status::FIRST_BYTE) {
+            return deadline;
+        }
+        // With heartbeats. It has moved a byte half an interval before that deadline at the latest.
+        match head.deadlines().unanswered {
+            Tick::MAX => deadline.saturating_add(beyond),
+            until => until,
+        }
+    }
+
+    /// Puts off when the connection is idle, which it would be now.
+    pub(crate) fn put_idle_off(&mut self, id: ConnId, until: Tick) {
+        if self.limits.heartbeat_interval.is_some() {
+            self.set_deadlines(id, |deadlines| deadlines.unanswered = until);
+        } else {
+            self.refile(id, until);
+        }
     }
 
     /// Changes the deadlines that no traffic moves.

@@ -68,6 +68,8 @@ counters! {
     Timers = "timers_armed",
     /// Loop timers and deadlines that fired.
     Fired = "timers_fired",
+    /// Heartbeats that were due: calls of `on_heartbeat`.
+    Heartbeats = "heartbeats",
     /// Callbacks that panicked.
     Panics = "panics",
     /// Bytes taken from a handler that never reached the kernel.

@@ -9,13 +9,16 @@
 //!     unsub TOPIC
 //!     pub TOPIC, and in the next line what is published
 //!
+//! With `--heartbeat 30s`, a client that has been quiet for so long gets a line `ping`. It may answer
+//! `pong`; with `--idle-timeout 60s` beside it, one that says nothing at all is closed.
+//!
 //! A subscriber gets `pub TOPIC` and the line, as they came. What is none of these gets one line that
 //! begins with `error`, and is the connection's last.
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Broadcast, Bytes, Closed, Conn, Delivery, Handler, Input, Loop, Peer, Remote, Which,
+    Broadcast, Bytes, Closed, Conn, Delivery, Handler, Input, Loop, Peer, Place, Remote, Which,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -28,6 +31,9 @@ use std::time::Duration;
 struct Flags {
     #[command(flatten)]
     server: ServerFlags,
+    /// Send `ping` to a client that has been quiet for so long (0: never)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = flags::parse_time)]
+    heartbeat: Duration,
 }
 
 /// A longer line closes its connection.
@@ -61,6 +67,9 @@ impl Hub {
         if let Some(topic) = conn.session().publishing.take() {
             self.publish(conn, &topic, line);
             return Ok(());
+        }
+        if line == b"pong" {
+            return Ok(()); // a sign of life
         }
         let space = line.iter().position(|byte| *byte == b' ');
         let (command, topic) = line.split_at(space.unwrap_or(line.len()));
@@ -137,6 +146,10 @@ impl Handler for Hub {
         }
     }
 
+    fn on_heartbeat(&mut self, conn: &mut Conn<'_, Self>) {
+        let _ = conn.send(b"ping\r\n"); // refused: it is ending
+    }
+
     fn on_message(&mut self, _here: &mut Loop<'_, Self>, message: Infallible) {
         match message {}
     }
@@ -148,7 +161,7 @@ fn fail(conn: &mut Conn<'_, Hub>, wrong: &str) {
 }
 
 fn main() -> ExitCode {
-    flags::run(&Flags::parse().server, |place: &net_core::Place<Infallible>| Hub {
-        all: place.remote(),
-    })
+    let mut flags = Flags::parse();
+    flags.server.heartbeat_interval = Some(flags.heartbeat).filter(|time| !time.is_zero());
+    flags::run(&flags.server, |place: &Place<Infallible>| Hub { all: place.remote() })
 }

@@ -252,7 +252,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let idle = self.state.idle_deadline;
         let first_byte = self.state.limits.first_byte_timeout.map(|t| self.state.now.after(t));
         match first_byte {
-            Some(first_byte) if first_byte <= idle => {
+            Some(first_byte) if first_byte <= self.state.idle_end() => {
                 if let Some(head) = self.state.head(id) {
                     head.status.set(Status::FIRST_BYTE);
                 }

@@ -44,6 +44,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Some(Callback::Deadline) => {
                 self.call(id, Callback::Deadline, |handler, conn| handler.on_deadline(conn));
             }
+            Some(Callback::Heartbeat) => {
+                self.call(id, Callback::Heartbeat, |handler, conn| handler.on_heartbeat(conn));
+            }
             Some(Callback::Draining) => {
                 self.call(id, Callback::Draining, |handler, conn| handler.on_draining(conn));
             }
@@ -280,7 +283,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.step(id, Event::Overdue);
         }
         let deadlines = head.deadlines();
-        let asks_for_bytes = self.state.idle_deadline_of(id) <= now || deadlines.message <= now;
+        let asks_for_bytes = self.state.idle_end_of(id) <= now || deadlines.message <= now;
         if asks_for_bytes && deadlines.own.min(deadlines.stuck).min(deadlines.lifetime) > now {
             // The kernel may hold bytes that came in time, when this loop was late to look.
             self.receive(id, self.state.limits.receive_bytes_per_turn);
@@ -295,6 +298,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let due = self.take_due(id);
         let which = if let Some(which) = due {
             which
+        } else if self.state.limits.heartbeat_interval.is_some() && !is_first_byte {
+            if !self.is_given_up(id, idle) {
+                return;
+            }
+            Which::Idle
         } else if idle > now {
             // Bytes have moved the idle one, just now or since the nearest of several was filed.
             return self.state.refile(id, idle);

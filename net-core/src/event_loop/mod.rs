@@ -5,6 +5,7 @@ mod broadcasts;
 mod deadlines;
 mod dialling;
 mod ending;
+mod heartbeats;
 mod progress;
 mod quiet;
 mod receiving;

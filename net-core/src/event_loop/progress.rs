@@ -15,7 +15,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// The idle deadline `was` has come. True: it is put off, because the peer may be reading.
     pub(super) fn may_be_read(&mut self, id: ConnId, was: Tick) -> bool {
         let Some(timeout) = self.state.limits.idle_timeout else { return false };
-        let (now, idle_deadline) = (self.state.now, self.state.idle_deadline);
+        let (now, idle_deadline) = (self.state.now, self.state.idle_end());
         let Some(head) = self.state.head(id) else { return false };
         let unacknowledged = self.driver.unacknowledged(&head.socket);
         let looked = head.cold.as_deref_mut().and_then(|cold| cold.looked.take());
@@ -32,7 +32,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 until
             }
         };
-        self.state.refile(id, next);
+        self.state.put_idle_off(id, next);
         true
     }
 
@@ -40,7 +40,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// slow to take what this one brings.
     pub(super) fn waits_for_partner(&mut self, id: ConnId) -> bool {
         let Some(partner) = self.state.partner_of(id) else { return false };
-        let until = self.state.idle_deadline_of(partner).min(self.state.idle_deadline);
+        let until = self.state.idle_end_of(partner).min(self.state.idle_end());
         if until <= self.state.now {
             return false;
         }
@@ -48,7 +48,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         // It has been looked at: two that stand still must not put each other off for ever.
         let unacknowledged = self.driver.unacknowledged(&head.socket);
         head.cold().looked = Some((until, unacknowledged));
-        self.state.refile(id, until);
+        self.state.put_idle_off(id, until);
         true
     }
 }

@@ -117,7 +117,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Until when a header that is begun now must be whole, and what it is then called: as a first
     /// byte, or as any bytes of an idle connection.
     fn header_timeout(&self) -> (Tick, Which) {
-        let idle = (self.state.idle_deadline, Which::Idle);
+        let idle = (self.state.idle_end(), Which::Idle);
         match self.state.limits.first_byte_timeout.map(|timeout| self.state.now.after(timeout)) {
             Some(first_byte) if first_byte <= idle.0 => (first_byte, Which::FirstByte),
             _ => idle,

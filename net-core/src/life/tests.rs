@@ -18,13 +18,14 @@ const STATES: [State; 9] = [
     S::Dead,
 ];
 
-const EVENTS: [Event; 16] = [
+const EVENTS: [Event; 17] = [
     E::Connected,
     E::Bytes,
     E::End,
     E::Failed,
     E::Flushed,
     E::Deadline,
+    E::Heartbeat,
     E::Overdue,
     E::Finish,
     E::Close,
@@ -117,7 +118,11 @@ fn read(page: &str) -> Vec<(String, String, String)> {
 fn every_cell_is_what_the_page_says() {
     let as_it_is = [table(&STATES[..5]), table(&STATES[5..])].join("\n");
     let on_the_page = read(LIFE);
-    assert_eq!(on_the_page.len(), 9 * 16, "cells in docs/LIFE.md; it should say\n\n{as_it_is}");
+    assert_eq!(
+        on_the_page.len(),
+        9 * EVENTS.len(),
+        "cells in docs/LIFE.md; it should say\n\n{as_it_is}"
+    );
     for state in STATES {
         for event in EVENTS {
             let (column, row) = (format!("{state:?}"), format!("{event:?}"));
@@ -136,7 +141,7 @@ fn every_cell_is_what_the_page_says() {
 #[test]
 fn a_page_that_says_otherwise_is_noticed() {
     let table = table(&STATES[..5]);
-    assert_eq!(read(&table).len(), 5 * 16);
+    assert_eq!(read(&table).len(), 5 * EVENTS.len());
     let wrong = table.replace("on_end PeerEnded", "on_end Dead");
     assert_ne!(read(&table), read(&wrong));
     assert_eq!(read("| a | b |\n| 1 | 2 |\n"), [], "other tables are not read");
@@ -197,6 +202,7 @@ fn every_callback_belongs_to_its_event() {
             C::Data => E::Bytes,
             C::End => E::End,
             C::Deadline => E::Deadline,
+            C::Heartbeat => E::Heartbeat,
             C::Draining => E::Draining,
             other => panic!("the table calls {other:?}"),
         };
@@ -239,7 +245,7 @@ impl Life {
             E::Connected => state == S::Connecting,
             E::Bytes | E::End => state.reads(),
             E::Flushed => matches!(state, S::Finishing | S::Closing | S::LastBytes) && owed,
-            E::Deadline => !state.is_closing() && state != S::Connecting,
+            E::Deadline | E::Heartbeat => !state.is_closing() && state != S::Connecting,
             E::Overdue => state.is_closing() || state == S::Connecting,
             // A callback runs only once it is open.
             E::Panicked => state != S::Connecting,
@@ -397,7 +403,7 @@ fn whatever_a_callback_leaves_there_is_a_cell_for_it() {
             }
         }
     }
-    assert_eq!(callbacks, 2 * (1 + 3 + 3 + 4 + 4), "callbacks in the table");
+    assert_eq!(callbacks, 2 * (1 + 3 + 3 + 4 + 2 + 4), "callbacks in the table");
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub(super) enum At<'a, 'c, 'i> {
     End(&'a mut Conn<'c, Actor>),
     Deadline(&'a mut Conn<'c, Actor>),
     Draining(&'a mut Conn<'c, Actor>),
+    Heartbeat(&'a mut Conn<'c, Actor>),
     Close(&'a mut Conn<'c, Actor>),
     Message(&'a mut Loop<'c, Actor>, u64),
     Timer(&'a mut Loop<'c, Actor>, u64),
@@ -212,6 +213,11 @@ impl Handler for Actor {
     fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
         let _running = self.log.enter_for(conn, Callback::Draining);
         (self.play)(At::Draining(conn));
+    }
+
+    fn on_heartbeat(&mut self, conn: &mut Conn<'_, Self>) {
+        let _running = self.log.enter_for(conn, Callback::Heartbeat);
+        (self.play)(At::Heartbeat(conn));
     }
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {

@@ -18,13 +18,14 @@ on_both_rigs! {
     every_pair_of_actions_in_every_callback: 2,
 }
 
-const CALLBACKS: [Callback; 9] = [
+const CALLBACKS: [Callback; 10] = [
     Callback::Open,
     Callback::Data,
     Callback::Room,
     Callback::End,
     Callback::Deadline,
     Callback::Draining,
+    Callback::Heartbeat,
     Callback::Close,
     Callback::Message,
     Callback::Timer,
@@ -128,6 +129,8 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
     let what = format!("{callback:?} × {actions:?}");
     let mut stage = Stage::<D>::with(seed, |limits| {
         limits.idle_timeout = Some(Duration::from_millis(40));
+        let beats = (callback == Callback::Heartbeat).then_some(Duration::from_millis(20));
+        limits.heartbeat_interval = beats;
     });
     stage.note(what);
     let bystander = stage.open();
@@ -145,6 +148,7 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
             At::End(_) => Callback::End,
             At::Deadline(_) => Callback::Deadline,
             At::Draining(_) => Callback::Draining,
+            At::Heartbeat(_) => Callback::Heartbeat,
             At::Close(_) => Callback::Close,
             At::Message(..) => Callback::Message,
             At::Timer(..) => Callback::Timer,
@@ -176,6 +180,7 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
             | At::End(conn)
             | At::Deadline(conn)
             | At::Draining(conn)
+            | At::Heartbeat(conn)
             | At::Close(conn) => {
                 for action in &actions {
                     act(conn, Some(other_id), *action);
@@ -242,6 +247,7 @@ fn bring_about<D: Rig>(stage: &mut Stage<D>, peer: &super::Peer, callback: Callb
         }
         Callback::End => peer.finish(),
         Callback::Deadline => stage.advance(45),
+        Callback::Heartbeat => stage.advance(23),
         Callback::Draining => stage.hub.order(Order::Drain),
         Callback::Close => peer.reset(),
         Callback::Message | Callback::Timer => stage.remote().post(0, 0).unwrap(),

@@ -90,9 +90,13 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
         Callback::End,
         Callback::Deadline,
         Callback::Draining,
+        Callback::Heartbeat,
     ];
     for callback in all {
-        let mut stage = Stage::<D>::new(seed);
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            let beats = (callback == Callback::Heartbeat).then_some(Duration::from_millis(10));
+            limits.heartbeat_interval = beats;
+        });
         let other = stage.open();
         let panics = Rc::new(Cell::new(0));
         let count = Rc::clone(&panics);
@@ -116,6 +120,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
                 At::End(conn) => (conn, Callback::End),
                 At::Deadline(conn) => (conn, Callback::Deadline),
                 At::Draining(conn) => (conn, Callback::Draining),
+                At::Heartbeat(conn) => (conn, Callback::Heartbeat),
                 other => return usual(other),
             };
             if now == callback {
@@ -134,7 +139,8 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
             _ => {}
         }
         stage.advance(10);
-        if callback != Callback::Draining && callback != Callback::Data {
+        // The other one meets these too.
+        if !matches!(callback, Callback::Draining | Callback::Data | Callback::Heartbeat) {
             other.send(b"x");
             stage.settle();
             assert_eq!(other.got(), b"ok", "{callback:?}");

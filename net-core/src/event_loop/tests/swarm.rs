@@ -171,7 +171,7 @@ impl Chaos {
                 self.act(conn);
                 self.maybe_panic(Some((conn, 0)));
             }
-            At::Room(conn) | At::Draining(conn) => {
+            At::Room(conn) | At::Draining(conn) | At::Heartbeat(conn) => {
                 let before = self.ledger.borrow().owed[&conn.id()].len();
                 self.act(conn);
                 self.maybe_panic(Some((conn, before)));
@@ -248,6 +248,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| {
         limits.idle_timeout = Some(Duration::from_millis(500));
         limits.first_byte_timeout = seed.is_multiple_of(2).then(|| Duration::from_millis(100));
+        limits.heartbeat_interval = seed.is_multiple_of(5).then(|| Duration::from_millis(30));
         limits.input_bytes_max = 16 << 10;
     });
     let ledger = Rc::new(RefCell::new(Ledger::default()));
