@@ -86,5 +86,5 @@ pub use frame::{
     find_line,
 };
 pub use input::{Input, InputFull, Unread};
-pub use output::{Output, SHARED_COPY_MAX};
+pub use output::{Output, Replaced, SHARED_COPY_MAX, Waiting};
 pub use pool::Pool;

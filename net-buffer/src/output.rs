@@ -1,6 +1,7 @@
 //! What is queued for a socket and not sent: own and shared chunks, in order.
 
 mod chunk;
+mod messages;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use crate::frame::{FrameError, LengthPrefix};
 use crate::pool::Pool;
 use chunk::{Chunk, Few, Own};
+pub use messages::{Replaced, Waiting};
 
 /// Shared payloads up to this many bytes may be copied instead: a slice for the kernel and a
 /// counted reference cost more than so few bytes.

@@ -4,6 +4,7 @@
 //! turn, and counts. A part that is lost on any way (a full mailbox, a loop that ends) says so when
 //! it is dropped, so the account always closes.
 
+use crate::limits::AtLimit;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fmt;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub struct Broadcast {
     bytes: Bytes,
     topic: Option<Bytes>,
-    spares_the_slow: bool,
+    to_the_slow: Option<AtLimit>,
     then: Option<Then>,
 }
 
@@ -25,7 +26,7 @@ type Then = Box<dyn FnOnce(Report) + Send>;
 impl Broadcast {
     /// These bytes to everybody. They are whole for each receiver, or not there at all.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), topic: None, spares_the_slow: true, then: None }
+        Self { bytes: bytes.into(), topic: None, to_the_slow: None, then: None }
     }
 
     /// Only to those who have [subscribed](crate::Conn::subscribe) to this topic.
@@ -37,8 +38,14 @@ impl Broadcast {
     /// Also to those above their high mark. At their
     /// [`output_limit`](crate::Limits::output_limit) they are closed, as by any other send. For
     /// those who would rather lose a connection than one message.
-    pub fn also_to_the_slow(mut self) -> Self {
-        self.spares_the_slow = false;
+    pub fn also_to_the_slow(self) -> Self {
+        self.at_limit(AtLimit::Close)
+    }
+
+    /// Also to those above their high mark; at their [`output_limit`](crate::Limits::output_limit),
+    /// this message or older ones are dropped, as the policy says.
+    pub fn at_limit(mut self, at_limit: AtLimit) -> Self {
+        self.to_the_slow = Some(at_limit);
         self
     }
 
@@ -54,10 +61,11 @@ impl Broadcast {
         let account = Arc::new(Account {
             bytes: self.bytes,
             topic: self.topic,
-            spares_the_slow: self.spares_the_slow,
+            to_the_slow: self.to_the_slow,
             delivered: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            displaced: AtomicU64::new(0),
             loops_missed: AtomicUsize::new(0),
             loops_left: AtomicUsize::new(loops),
             is_cancelled: AtomicBool::new(false),
@@ -80,7 +88,7 @@ impl fmt::Debug for Broadcast {
         f.debug_struct("Broadcast")
             .field("bytes", &self.bytes.len())
             .field("topic", &self.topic)
-            .field("spares_the_slow", &self.spares_the_slow)
+            .field("to_the_slow", &self.to_the_slow)
             .finish_non_exhaustive()
     }
 }
@@ -95,6 +103,9 @@ pub struct Report {
     pub queued: u64,
     /// Not sent: above its high mark, or at its limit, or it has ended meanwhile.
     pub dropped: u64,
+    /// Older messages that were dropped, or replaced, to make room for this one
+    /// ([`Broadcast::at_limit`]).
+    pub displaced: u64,
     /// Loops that could not take it: their mailbox was full, they had
     /// [`broadcasts_max`](crate::Limits::broadcasts_max) under way, or they have ended.
     pub loops_missed: usize,
@@ -134,10 +145,11 @@ impl fmt::Debug for Delivery {
 struct Account {
     bytes: Bytes,
     topic: Option<Bytes>,
-    spares_the_slow: bool,
+    to_the_slow: Option<AtLimit>,
     delivered: AtomicU64,
     queued: AtomicU64,
     dropped: AtomicU64,
+    displaced: AtomicU64,
     loops_missed: AtomicUsize,
     /// Lowered (Release) after a loop's last count, and read first (Acquire): at 0 all counts are
     /// seen.
@@ -154,6 +166,7 @@ impl Account {
             delivered: self.delivered.load(Ordering::Relaxed),
             queued: self.queued.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
+            displaced: self.displaced.load(Ordering::Relaxed),
             loops_missed: self.loops_missed.load(Ordering::Relaxed),
             loops_left,
             is_cancelled: self.is_cancelled.load(Ordering::Relaxed),
@@ -184,8 +197,16 @@ impl Part {
         self.account.topic.as_ref()
     }
 
-    pub(crate) fn spares_the_slow(&self) -> bool {
-        self.account.spares_the_slow
+    /// What to do for those above their mark. `None`: pass them over.
+    pub(crate) fn to_the_slow(&self) -> Option<AtLimit> {
+        self.account.to_the_slow
+    }
+
+    /// It has cost so many older messages.
+    pub(crate) fn displaced(&self, messages: u64) {
+        if messages > 0 {
+            self.account.displaced.fetch_add(messages, Ordering::Relaxed); // published by `loops_left`
+        }
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -248,6 +269,7 @@ mod tests {
             delivered: 2,
             queued: 1,
             dropped: 1,
+            displaced: 0,
             loops_missed: 1,
             loops_left: 0,
             is_cancelled: false,

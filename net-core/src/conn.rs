@@ -7,6 +7,7 @@ use crate::handler::Handler;
 use crate::here::Loop;
 use crate::id::ConnId;
 use crate::life::State;
+use crate::limits::AtLimit;
 use crate::loop_state::LoopState;
 use crate::outbox::{Outbox, Queued};
 use crate::topics::TopicError;
@@ -100,6 +101,21 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// Queues a counted payload without copying it: for one message to many. Otherwise as `send`.
     pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
         self.split().1.send_shared(bytes)
+    }
+
+    /// Queues a whole message, uncopied, that does not close the connection at its
+    /// [`output_limit`](crate::Limits::output_limit): what is dropped there, this or what waits, the
+    /// policy says. What is dropped or replaced is counted ([`messages_dropped`](Self::messages_dropped),
+    /// `Counter::MessagesDropped`, `Counter::MessagesReplaced`). Otherwise as `send_shared`; the order of
+    /// what was queued in other ways is kept.
+    pub fn send_or(&mut self, message: impl Into<Bytes>, at_limit: AtLimit) -> Queued {
+        self.split().1.send_or(message, at_limit)
+    }
+
+    /// How many of its messages a policy ([`AtLimit`]) has dropped or replaced so far, those of
+    /// broadcasts included.
+    pub fn messages_dropped(&self) -> u64 {
+        self.state.outbox.drops.of(self.id)
     }
 
     /// Queues a frame: the prefix that announces `payload`, and behind it the payload, uncopied.
@@ -301,6 +317,11 @@ impl Sender<'_> {
     /// As [`Conn::send_shared`].
     pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
         self.outbox.send_shared(self.head, self.id, bytes)
+    }
+
+    /// As [`Conn::send_or`].
+    pub fn send_or(&mut self, message: impl Into<Bytes>, at_limit: AtLimit) -> Queued {
+        self.outbox.send_or(self.head, self.id, message.into(), at_limit).0
     }
 
     /// As [`Conn::send_frame`].

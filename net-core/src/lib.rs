@@ -73,7 +73,7 @@ pub use handler::{Handler, Keep, Peer};
 pub use here::Loop;
 pub use hub::Remote;
 pub use id::{ConnId, LOOPS_MAX, NoConnId, SLOTS_MAX};
-pub use limits::{Limits, WhenFull};
+pub use limits::{AtLimit, Limits, WhenFull};
 pub use mailbox::PostError;
 pub use outbox::Queued;
 pub use placement::Balance;

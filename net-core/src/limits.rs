@@ -176,6 +176,27 @@ pub struct Limits {
     pub log_every: Duration,
 }
 
+/// What becomes of a message for a connection whose unsent bytes would pass
+/// [`output_limit`](Limits::output_limit) with it. A message is what one `send_or` or one
+/// broadcast brings. The peer gets it whole or not at all: one of which a byte has left is never
+/// dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AtLimit {
+    /// The connection ends, with `Closed::OutputLimit`: as any other send.
+    #[default]
+    Close,
+    /// The new message is dropped.
+    DropNewest,
+    /// The oldest messages that were sent with this policy and wait whole are dropped, until there
+    /// is room. If that would not make room, the new message is dropped.
+    DropOldest,
+    /// A message takes the place of the one with the same key that waits whole, also below the
+    /// limit; so of each key at most one waits, the newest, and one that changes often keeps its
+    /// place in the line. Without such a one, and above the limit, the new message is dropped.
+    /// The key is looked for among all that waits: some nanoseconds for each message.
+    Conflate(u64),
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -186,6 +186,7 @@ impl<S, M> LoopState<S, M> {
         if !self.names.is_empty() {
             self.names.remove(&id);
         }
+        self.outbox.drops.forget(id);
         self.sources.get_mut(id.slot() as usize)?.take()
     }
 
@@ -409,8 +410,17 @@ impl<S, M> LoopState<S, M> {
         }
         stats.set(Counter::Open, self.table.len() as u64);
         stats.set(Counter::Timers, (self.wheel.len() + self.timers.len()) as u64);
-        if self.outbox.dropped_bytes > 0 {
-            stats.add(Counter::BytesDropped, std::mem::take(&mut self.outbox.dropped_bytes));
+        if self.outbox.drops.is_noted {
+            self.publish_drops();
         }
+    }
+
+    #[cold]
+    fn publish_drops(&mut self) {
+        let (stats, drops) = (&self.bridge.stats, &mut self.outbox.drops);
+        drops.is_noted = false;
+        stats.add(Counter::BytesDropped, std::mem::take(&mut drops.bytes));
+        stats.add(Counter::MessagesDropped, std::mem::take(&mut drops.messages));
+        stats.add(Counter::MessagesReplaced, std::mem::take(&mut drops.replaced));
     }
 }

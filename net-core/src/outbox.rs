@@ -4,12 +4,15 @@
 //! Bytes of one connection always wait in one place, so that their order is never in question:
 //! either in the loop's cork, or, once something is queued there, in its own `Output`.
 
+mod policy;
+
 use crate::connection::{Head, Status};
 use crate::cork::Cork;
 use crate::id::ConnId;
 use crate::limits::Limits;
 use bytes::Bytes;
 use net_buffer::{FrameError, LengthPrefix, Pool};
+pub(crate) use policy::Drops;
 
 /// What became of bytes that were given to `send`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,12 +24,15 @@ pub enum Queued {
     Above,
     /// Not taken: the connection is ending, or has reached its hard cap and ends now.
     Refused,
+    /// Not taken: the connection is at its hard cap, and its message's [`AtLimit`] says to drop it. It
+    /// goes on.
+    Dropped,
 }
 
 impl Queued {
     /// Whether the bytes were taken.
     pub fn is_taken(self) -> bool {
-        self != Queued::Refused
+        matches!(self, Queued::Queued | Queued::Above)
     }
 }
 
@@ -47,8 +53,11 @@ pub(crate) struct Outbox {
     lent: (usize, usize),
     /// Of the running callback's input, the stretch that is to be sent back as it lies.
     pub(crate) direct: Direct,
-    /// Bytes taken from handlers that will never reach the kernel.
-    pub(crate) dropped_bytes: u64,
+    /// What was to be sent and never will be.
+    pub(crate) drops: Drops,
+    /// Bytes of the running connection that had waited when its callback began, as `begin` has seen
+    /// it: what comes behind them is this callback's.
+    pub(crate) begun: usize,
     high_watermark: usize,
     output_limit: usize,
 }
@@ -78,7 +87,8 @@ impl Outbox {
             may_direct: false,
             lent: (0, 0),
             direct: Direct::default(),
-            dropped_bytes: 0,
+            drops: Drops::default(),
+            begun: 0,
             high_watermark: limits.high_watermark,
             output_limit: limits.output_limit,
         }
@@ -137,6 +147,7 @@ impl Outbox {
         self.running = Some(id);
         self.lent = (lent.as_ptr() as usize, lent.len());
         self.direct = Direct::default();
+        self.begun = self.pending(head);
         self.may_direct = !head.status.has(Status::UNSENT | Status::CORKED | ENDING)
             && head.status.state().takes_output();
     }
@@ -281,7 +292,7 @@ impl Outbox {
         if now <= pending {
             return;
         }
-        self.dropped_bytes += (now - pending) as u64;
+        self.drops.add_bytes((now - pending) as u64);
         self.spill(head);
         let cold = head.cold.get_or_insert_default();
         cold.output.truncate(pending, &mut self.pool);
@@ -293,11 +304,11 @@ impl Outbox {
     /// Drops all that waits.
     pub(crate) fn drop_all(&mut self, head: &mut Head) {
         if head.status.has(Status::CORKED) {
-            self.dropped_bytes += self.cork.len(head.corked) as u64;
+            self.drops.add_bytes(self.cork.len(head.corked) as u64);
             self.uncork(head);
         }
         if let Some(cold) = head.cold.as_deref_mut() {
-            self.dropped_bytes += cold.output.clear(&mut self.pool) as u64;
+            self.drops.add_bytes(cold.output.clear(&mut self.pool) as u64);
             if let Some(unread) = cold.unread.take() {
                 unread.release(&mut self.pool);
             }

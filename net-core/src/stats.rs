@@ -74,6 +74,10 @@ counters! {
     Panics = "panics",
     /// Bytes taken from a handler that never reached the kernel.
     BytesDropped = "bytes_dropped",
+    /// Messages that were dropped at the hard cap, as their policy says.
+    MessagesDropped = "messages_dropped",
+    /// Messages in whose place a newer one with the same key was sent.
+    MessagesReplaced = "messages_replaced",
     /// Accepts that failed for the connection's own reasons.
     AcceptSkipped = "accept_skipped",
     /// Times that descriptors or memory ran out at accept.

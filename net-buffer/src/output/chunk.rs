@@ -16,6 +16,15 @@ pub(super) enum Own {
     Block(Block),
     /// The prefix of a frame.
     Few(Few),
+    /// Shared, but in a box: rare, and a whole message as long as no byte of it has left.
+    Message(Box<Message>),
+}
+
+/// A message that may be dropped or replaced while it waits whole.
+pub(super) struct Message {
+    pub(super) bytes: Bytes,
+    /// By which it is replaced; without one it is dropped.
+    pub(super) key: Option<u64>,
 }
 
 /// Up to 8 bytes, without memory of their own.
@@ -43,6 +52,7 @@ impl Chunk {
         match self {
             Self::Own(Own::Block(block)) => block.as_slice(),
             Self::Own(Own::Few(few)) => few.as_slice(),
+            Self::Own(Own::Message(message)) => &message.bytes,
             Self::Shared(bytes) => bytes,
         }
     }
@@ -55,6 +65,7 @@ impl Chunk {
         match self {
             Self::Own(Own::Block(block)) => block.truncate(len),
             Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[..len]),
+            Self::Own(Own::Message(message)) => message.bytes.truncate(len),
             Self::Shared(bytes) => bytes.truncate(len),
         }
     }
@@ -64,6 +75,11 @@ impl Chunk {
         match self {
             Self::Own(Own::Block(block)) => block.discard_front(n),
             Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[n..]),
+            // What is left of it is no whole message any more.
+            Self::Own(Own::Message(message)) if n > 0 => {
+                *self = Self::Shared(message.bytes.split_off(n));
+            }
+            Self::Own(Own::Message(_)) => {}
             Self::Shared(bytes) => bytes.advance(n),
         }
     }

@@ -295,7 +295,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let queued =
                     self.state.with(id, |outbox, head| outbox.send_shared(head, id, bytes));
                 if !queued.is_some_and(Queued::is_taken) {
-                    self.state.outbox.dropped_bytes += len;
+                    self.state.outbox.drops.add_bytes(len);
                 }
             }
             Mail::Arrival(arrival) => {

@@ -67,18 +67,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 return;
             };
             fan_out.from = id.slot().checked_add(1);
-            let spares_the_slow = fan_out.part.spares_the_slow();
+            let to_the_slow = fan_out.part.to_the_slow();
             let taken = self.state.with(id, |outbox, head| {
                 let state = head.status.state();
                 if !state.takes_output() || state == State::Connecting {
                     return None; // it is not open: none of the receivers
                 }
-                if spares_the_slow
+                if to_the_slow.is_none()
                     && (head.status.has(Status::HELD) || outbox.room(head) < bytes.len())
                 {
                     return Some(false);
                 }
-                Some(outbox.send_shared(head, id, bytes.clone()).is_taken())
+                let at_limit = to_the_slow.unwrap_or_default();
+                let (queued, displaced) = outbox.send_or(head, id, bytes.clone(), at_limit);
+                fan_out.part.displaced(displaced);
+                Some(queued.is_taken())
             });
             match taken.flatten() {
                 Some(true) => fan_out.given.push(id),

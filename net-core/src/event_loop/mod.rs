@@ -267,14 +267,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         callback: Callback,
         body: impl FnOnce(&mut H, &mut Conn<'_, H>),
     ) -> bool {
-        let Some(pending) = self.state.with(id, |outbox, head| outbox.pending(head)) else {
+        if self.state.with(id, |outbox, head| outbox.begin(head, id, &[])).is_none() {
             return false;
-        };
-        self.state.with(id, |outbox, head| outbox.begin(head, id, &[]));
+        }
         self.runs(callback, Some(id));
         let returned = run(&mut self.handler, &mut self.state, id, body);
         if !returned {
-            self.panicked(id, callback, pending);
+            self.panicked(id, callback, self.state.outbox.begun);
         }
         returned
     }

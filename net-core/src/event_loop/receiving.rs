@@ -257,18 +257,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Lets the handler see the bytes, and does what it leaves.
     fn hand_over(&mut self, id: ConnId, source: Source) {
-        let Some(pending) = self.state.with(id, |outbox, head| {
-            outbox.begin(head, id, source.bytes(&self.driver));
-            outbox.pending(head)
-        }) else {
+        let bytes = source.bytes(&self.driver);
+        if self.state.with(id, |outbox, head| outbox.begin(head, id, bytes)).is_none() {
             return;
-        };
+        }
         self.runs(Callback::Data, Some(id));
         let mut input = Input::new(source.bytes(&self.driver));
         let returned = run(&mut self.handler, &mut self.state, id, |handler, conn| {
             handler.on_data(conn, &mut input);
         });
-        let taken = input.taken();
+        let (taken, pending) = (input.taken(), self.state.outbox.begun);
         self.after_data(id, source, returned, taken, pending);
     }
 

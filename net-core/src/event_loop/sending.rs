@@ -42,8 +42,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
-        if !head.status.state().flushes() || head.link.is_full() {
+        if !head.status.state().flushes() {
             return;
+        }
+        if head.link.is_full() {
+            return self.output_fell(id); // perhaps, by messages that were dropped
         }
         let outbox = &mut self.state.outbox;
         let mut taken = Sent { bytes: 0, then: Then::Done };

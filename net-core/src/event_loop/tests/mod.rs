@@ -22,6 +22,7 @@ mod names;
 mod overload;
 mod pairs;
 mod panics;
+mod policies;
 mod regressions;
 mod stage;
 mod swarm;

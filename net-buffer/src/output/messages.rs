@@ -1,0 +1,114 @@
+//! Whole messages in the queue that may be dropped or replaced while no byte of them has left.
+
+use bytes::Bytes;
+
+use super::Output;
+use super::chunk::{Chunk, Message, Own};
+
+/// Where a message was in the queue, and how long it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiting {
+    /// Unsent bytes in front of it.
+    pub before: usize,
+    /// Its own bytes.
+    pub len: usize,
+}
+
+/// What became of a [replacement](Output::replace_message).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Replaced {
+    /// The message with that key is the new one now; this was the old.
+    Old(Waiting),
+    /// The new one would make the queue too long. The old one stays.
+    TooLong,
+    /// No message with that key waits whole.
+    Nothing,
+}
+
+impl Output {
+    /// Queues a message uncopied that may be taken out again, while it waits whole: if it has a key,
+    /// only by another in its place ([`replace_message`](Self::replace_message)), or else only to
+    /// make room ([`drop_messages`](Self::drop_messages)). An empty one is nothing.
+    ///
+    /// Some forty bytes more than [`push_shared`](Self::push_shared) takes; whoever queues no such
+    /// message pays nothing for them.
+    ///
+    /// ```
+    /// use net_buffer::{Bytes, Output, Pool, Replaced, Waiting};
+    ///
+    /// let mut pool = Pool::new(1 << 20);
+    /// let mut output = Output::default();
+    /// output.push_message(Bytes::from("first"), None);
+    /// output.push_message(Bytes::from("price 7"), Some(1));
+    /// let old = Waiting { before: 5, len: 7 };
+    /// assert_eq!(output.replace_message(1, Bytes::from("price 10"), 100), Replaced::Old(old));
+    /// output.advance(2, &mut pool); // the first has begun, and stays
+    /// assert!(!output.drop_messages(1, |_| ()));
+    /// assert_eq!(output.len(), 11);
+    /// ```
+    pub fn push_message(&mut self, bytes: Bytes, key: Option<u64>) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.len += bytes.len();
+        self.chunks.push_back(Chunk::Own(Own::Message(Box::new(Message { bytes, key }))));
+    }
+
+    /// Puts a message in the place of the one with that key, which waits whole, unless the queue
+    /// would then be longer than `len_max`. Looks at each chunk that waits.
+    pub fn replace_message(&mut self, key: u64, bytes: Bytes, len_max: usize) -> Replaced {
+        let (mut before, len) = (0, self.len);
+        for (at, chunk) in self.chunks.iter_mut().enumerate() {
+            let begun = if at == 0 { self.sent_front } else { 0 };
+            match chunk {
+                Chunk::Own(Own::Message(message)) if begun == 0 && message.key == Some(key) => {
+                    let old = Waiting { before, len: message.bytes.len() };
+                    let longer = len - old.len + bytes.len();
+                    if longer > len_max {
+                        return Replaced::TooLong;
+                    }
+                    debug_assert!(!bytes.is_empty(), "a chunk has at least one byte");
+                    message.bytes = bytes;
+                    self.len = longer;
+                    return Replaced::Old(old);
+                }
+                other => before += other.len() - begun,
+            }
+        }
+        Replaced::Nothing
+    }
+
+    /// Takes out the oldest messages without a key that wait whole, until `at_least` bytes are
+    /// free, and tells of each where it was when it was taken out. False: so many are not to be had;
+    /// then nothing is taken out.
+    pub fn drop_messages(&mut self, at_least: usize, mut dropped: impl FnMut(Waiting)) -> bool {
+        let sent_front = self.sent_front;
+        let begun = |at: usize| if at == 0 { sent_front } else { 0 };
+        let may_go = |at: usize, chunk: &Chunk| {
+            begun(at) == 0 && matches!(chunk, Chunk::Own(Own::Message(m)) if m.key.is_none())
+        };
+        let mut to_be_had = 0;
+        let mut chunks = self.chunks.iter().enumerate();
+        while to_be_had < at_least {
+            let Some((at, chunk)) = chunks.next() else { return false };
+            if may_go(at, chunk) {
+                to_be_had += chunk.len();
+            }
+        }
+        let (mut at, mut before, mut left) = (0, 0, at_least);
+        while left > 0 {
+            let len = self.chunks[at].len();
+            if may_go(at, &self.chunks[at]) {
+                self.chunks.remove(at);
+                self.len -= len;
+                left = left.saturating_sub(len);
+                dropped(Waiting { before, len });
+            } else {
+                before += len - begun(at);
+                at += 1;
+            }
+        }
+        self.shrink_queue();
+        true
+    }
+}

@@ -1,0 +1,152 @@
+//! What becomes of a message that does not fit below the hard cap.
+
+use super::{ENDING, Outbox, Queued};
+use crate::connection::Head;
+use crate::id::ConnId;
+use crate::limits::AtLimit;
+use bytes::Bytes;
+use net_buffer::Replaced;
+use std::collections::HashMap;
+
+/// What was taken from handlers, or brought by them, and never reaches the kernel.
+#[derive(Default)]
+pub(crate) struct Drops {
+    /// Something below is to be published.
+    pub(crate) is_noted: bool,
+    pub(crate) bytes: u64,
+    /// Messages that a policy has dropped, new ones and old ones.
+    pub(crate) messages: u64,
+    /// Messages in whose place a newer one is.
+    pub(crate) replaced: u64,
+    /// Messages dropped or replaced, of each connection that lives and has lost any.
+    of: HashMap<ConnId, u64>,
+}
+
+impl Drops {
+    pub(crate) fn add_bytes(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.is_noted |= bytes > 0;
+    }
+
+    fn dropped(&mut self, id: ConnId, taken: usize) {
+        self.messages += 1;
+        self.is_noted = true;
+        *self.of.entry(id).or_default() += 1;
+        self.add_bytes(taken as u64);
+    }
+
+    fn replaced(&mut self, id: ConnId, taken: usize) {
+        self.replaced += 1;
+        *self.of.entry(id).or_default() += 1;
+        self.add_bytes(taken as u64);
+    }
+
+    /// Messages of that connection which were dropped or replaced.
+    pub(crate) fn of(&self, id: ConnId) -> u64 {
+        self.of.get(&id).copied().unwrap_or(0)
+    }
+
+    /// That connection is over.
+    pub(crate) fn forget(&mut self, id: ConnId) {
+        if !self.of.is_empty() {
+            self.of.remove(&id);
+        }
+    }
+}
+
+impl Outbox {
+    /// Queues a message, or does at the hard cap as the policy says. How many older ones it has cost
+    /// comes back too.
+    pub(crate) fn send_or(
+        &mut self,
+        head: &mut Head,
+        id: ConnId,
+        bytes: Bytes,
+        at_limit: AtLimit,
+    ) -> (Queued, u64) {
+        let key = match at_limit {
+            AtLimit::Close => return (self.send_shared(head, id, bytes), 0),
+            AtLimit::Conflate(key) => Some(key),
+            AtLimit::DropNewest | AtLimit::DropOldest => None,
+        };
+        if !head.status.state().takes_output() || head.status.has(ENDING) {
+            return (Queued::Refused, 0);
+        }
+        if bytes.is_empty() {
+            return (Queued::Queued, 0);
+        }
+        self.bars_echo(id);
+        if let Some(key) = key
+            && let Some(answer) = self.replace(head, id, key, &bytes)
+        {
+            return answer;
+        }
+        let excess =
+            self.pending(head).saturating_add(bytes.len()).saturating_sub(self.output_limit);
+        let mut cost = 0;
+        if excess > 0 {
+            let made_room = at_limit == AtLimit::DropOldest && {
+                self.spill(head);
+                self.drop_oldest(head, id, excess, &mut cost)
+            };
+            if !made_room {
+                self.drops.dropped(id, 0);
+                return (Queued::Dropped, 0);
+            }
+        }
+        self.spill(head);
+        let output = &mut head.cold.get_or_insert_default().output;
+        if at_limit == AtLimit::DropNewest {
+            output.push_shared(bytes, &mut self.pool); // once it is in, nobody drops it
+        } else {
+            output.push_message(bytes, key);
+        }
+        self.list_unsent(head, id);
+        (self.mark(head), cost)
+    }
+
+    /// Puts a message in the place of an older one. `None`: there is none.
+    fn replace(
+        &mut self,
+        head: &mut Head,
+        id: ConnId,
+        key: u64,
+        bytes: &Bytes,
+    ) -> Option<(Queued, u64)> {
+        let output = &mut head.cold.as_deref_mut()?.output;
+        match output.replace_message(key, bytes.clone(), self.output_limit) {
+            Replaced::Nothing => None,
+            Replaced::TooLong => {
+                self.drops.dropped(id, 0);
+                Some((Queued::Dropped, 0))
+            }
+            Replaced::Old(old) => {
+                self.drops.replaced(id, old.len);
+                self.moved(id, old.before, old.len, bytes.len());
+                // Listed although nothing may have been added: less may wait than the low mark.
+                self.list_unsent(head, id);
+                Some((self.mark(head), 1))
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self, head: &mut Head, id: ConnId, bytes: usize, cost: &mut u64) -> bool {
+        let Some(cold) = head.cold.as_deref_mut() else { return false };
+        let mut dropped = Vec::new();
+        let made_room = cold.output.drop_messages(bytes, |waiting| dropped.push(waiting));
+        for old in dropped {
+            self.drops.dropped(id, old.len);
+            self.moved(id, old.before, old.len, 0);
+            *cost += 1;
+        }
+        made_room
+    }
+
+    /// Of what waits for a connection, the `old` bytes behind the first `before` are `new` ones now.
+    fn moved(&mut self, id: ConnId, before: usize, old: usize, new: usize) {
+        if self.running == Some(id) && before < self.begun {
+            // On the straight path it is another callback's, and means nothing.
+            self.begun = self.begun.saturating_sub(old) + new;
+        }
+    }
+}
