@@ -75,9 +75,9 @@ impl Model {
         }
         let (mut dropped, mut freed) = (Vec::new(), 0);
         while freed < at_least {
-            let at = self.0.iter().position(is_loose).unwrap();
+            let at = self.0.iter().position(is_loose).expect("so many are to be had");
             let before = self.before(at);
-            let len = self.0.remove(at).unwrap().bytes.len();
+            let len = self.0.remove(at).expect("it was found").bytes.len();
             dropped.push(Waiting { before, len });
             freed += len;
         }

@@ -155,6 +155,20 @@ impl<'a, H: Handler> Conn<'a, H> {
         outbox.pending(head)
     }
 
+    /// Asks for [`on_sent`](Handler::on_sent) with `tag`, once for each call and in their order, when
+    /// the kernel has taken everything that was queued before: in a later callback, in this turn at
+    /// the earliest, also if nothing waits. What a policy drops meanwhile is not waited for.
+    ///
+    /// Still told after `finish`, and no more after `close` or a failure, of which `on_close` tells.
+    /// Some bytes for each call until it is answered, and none in a connection without one.
+    pub fn notify_sent(&mut self, tag: u64) {
+        let id = self.id;
+        let (head, _, outbox) = self.parts();
+        if head.status.state() != State::Dead {
+            outbox.mark_sent(head, id, tag);
+        }
+    }
+
     /// Whether `send` can still be taken.
     pub fn is_open(&mut self) -> bool {
         let ending =

@@ -91,6 +91,10 @@ pub trait Handler: Sized + 'static {
     /// [`heartbeat_interval`](crate::Limits::heartbeat_interval) says; without that, never.
     fn on_heartbeat(&mut self, _conn: &mut Conn<'_, Self>) {}
 
+    /// After [`notify_sent`](Conn::notify_sent) with this tag: the kernel has taken all that was to be
+    /// sent before it. Not that the peer has it: only the peer can say so.
+    fn on_sent(&mut self, _conn: &mut Conn<'_, Self>, _tag: u64) {}
+
     /// The server drains. Called once for each open connection, a few in each turn.
     fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
         conn.close_when_idle();

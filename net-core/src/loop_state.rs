@@ -187,6 +187,7 @@ impl<S, M> LoopState<S, M> {
             self.names.remove(&id);
         }
         self.outbox.drops.forget(id);
+        self.outbox.marks.forget(id);
         self.sources.get_mut(id.slot() as usize)?.take()
     }
 

@@ -4,6 +4,7 @@
 //! Bytes of one connection always wait in one place, so that their order is never in question:
 //! either in the loop's cork, or, once something is queued there, in its own `Output`.
 
+mod marks;
 mod policy;
 
 use crate::connection::{Head, Status};
@@ -11,6 +12,7 @@ use crate::cork::Cork;
 use crate::id::ConnId;
 use crate::limits::Limits;
 use bytes::Bytes;
+pub(crate) use marks::Marks;
 use net_buffer::{FrameError, LengthPrefix, Pool};
 pub(crate) use policy::Drops;
 
@@ -55,6 +57,8 @@ pub(crate) struct Outbox {
     pub(crate) direct: Direct,
     /// What was to be sent and never will be.
     pub(crate) drops: Drops,
+    /// Where handlers want to be told that all before has left.
+    pub(crate) marks: Marks,
     /// Bytes of the running connection that had waited when its callback began, as `begin` has seen
     /// it: what comes behind them is this callback's.
     pub(crate) begun: usize,
@@ -88,6 +92,7 @@ impl Outbox {
             lent: (0, 0),
             direct: Direct::default(),
             drops: Drops::default(),
+            marks: Marks::default(),
             begun: 0,
             high_watermark: limits.high_watermark,
             output_limit: limits.output_limit,
@@ -282,6 +287,22 @@ impl Outbox {
         self.hold_if_above(head);
         if self.pending(head) > self.output_limit {
             self.wish(head, id, Status::WISH_CAP);
+        }
+    }
+
+    /// Marks the end of what was given to be sent so far.
+    pub(crate) fn mark_sent(&mut self, head: &mut Head, id: ConnId, tag: u64) {
+        let direct = if self.running == Some(id) { self.direct.to - self.direct.from } else { 0 };
+        self.marks.set(id, self.pending(head) + direct, tag);
+        // Off the straight path, where nobody counts; and if nothing waits it is reached already.
+        self.wish(head, id, 0);
+    }
+
+    /// The kernel has taken bytes of a connection.
+    #[cold]
+    pub(crate) fn note_sent(&mut self, head: &mut Head, id: ConnId, bytes: usize) {
+        if self.marks.sent(id, bytes) {
+            self.list_wish(head, id);
         }
     }
 

@@ -164,6 +164,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if let Some(head) = self.state.head(id) {
                 head.status.clear(Status::WISHED);
                 self.grant(id);
+                if !self.state.outbox.marks.is_empty() {
+                    self.tell_sent(id);
+                }
                 // Only from here: the look may receive, and what is received may wish again.
                 self.close_if_idle(id);
             }

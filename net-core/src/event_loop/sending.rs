@@ -88,6 +88,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.tally.sends += 1;
             self.state.tally.sent_bytes += bytes as u64;
             self.state.touch(id);
+            if !self.state.outbox.marks.is_empty() {
+                self.state.with(id, |outbox, head| outbox.note_sent(head, id, bytes));
+            }
         }
     }
 
@@ -142,6 +145,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Some(partner) => self.partner_reads_on(partner),
             None if state.delivers() => self.read_on(id),
             None => {}
+        }
+    }
+
+    /// Tells the handler of the marks that are reached. A handler that has ended the connection is
+    /// told of no more.
+    #[cold]
+    pub(super) fn tell_sent(&mut self, id: ConnId) {
+        while let Some(head) = self.state.head(id) {
+            let state = head.status.state();
+            if state.is_closing() || matches!(state, State::Dead | State::Connecting) {
+                return;
+            }
+            let Some(tag) = self.state.outbox.marks.take_reached(id) else { return };
+            self.call(id, Callback::Sent, |handler, conn| handler.on_sent(conn, tag));
+            self.after(id);
         }
     }
 

@@ -122,7 +122,7 @@ impl Outbox {
             }
             Replaced::Old(old) => {
                 self.drops.replaced(id, old.len);
-                self.moved(id, old.before, old.len, bytes.len());
+                self.moved(head, id, old.before, old.len, bytes.len());
                 // Listed although nothing may have been added: less may wait than the low mark.
                 self.list_unsent(head, id);
                 Some((self.mark(head), 1))
@@ -136,17 +136,20 @@ impl Outbox {
         let made_room = cold.output.drop_messages(bytes, |waiting| dropped.push(waiting));
         for old in dropped {
             self.drops.dropped(id, old.len);
-            self.moved(id, old.before, old.len, 0);
+            self.moved(head, id, old.before, old.len, 0);
             *cost += 1;
         }
         made_room
     }
 
     /// Of what waits for a connection, the `old` bytes behind the first `before` are `new` ones now.
-    fn moved(&mut self, id: ConnId, before: usize, old: usize, new: usize) {
+    fn moved(&mut self, head: &mut Head, id: ConnId, before: usize, old: usize, new: usize) {
         if self.running == Some(id) && before < self.begun {
             // On the straight path it is another callback's, and means nothing.
             self.begun = self.begun.saturating_sub(old) + new;
+        }
+        if self.marks.moved(id, before, old, new) {
+            self.list_wish(head, id);
         }
     }
 }

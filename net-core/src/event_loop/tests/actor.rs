@@ -16,6 +16,7 @@ pub(super) enum At<'a, 'c, 'i> {
     Room(&'a mut Conn<'c, Actor>),
     End(&'a mut Conn<'c, Actor>),
     Deadline(&'a mut Conn<'c, Actor>),
+    Sent(&'a mut Conn<'c, Actor>, u64),
     Draining(&'a mut Conn<'c, Actor>),
     Heartbeat(&'a mut Conn<'c, Actor>),
     Close(&'a mut Conn<'c, Actor>),
@@ -213,6 +214,11 @@ impl Handler for Actor {
     fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
         let _running = self.log.enter_for(conn, Callback::Draining);
         (self.play)(At::Draining(conn));
+    }
+
+    fn on_sent(&mut self, conn: &mut Conn<'_, Self>, tag: u64) {
+        let _running = self.log.enter_for(conn, Callback::Sent);
+        (self.play)(At::Sent(conn, tag));
     }
 
     fn on_heartbeat(&mut self, conn: &mut Conn<'_, Self>) {

@@ -18,7 +18,7 @@ on_both_rigs! {
     every_pair_of_actions_in_every_callback: 2,
 }
 
-const CALLBACKS: [Callback; 10] = [
+const CALLBACKS: [Callback; 11] = [
     Callback::Open,
     Callback::Data,
     Callback::Room,
@@ -26,6 +26,7 @@ const CALLBACKS: [Callback; 10] = [
     Callback::Deadline,
     Callback::Draining,
     Callback::Heartbeat,
+    Callback::Sent,
     Callback::Close,
     Callback::Message,
     Callback::Timer,
@@ -148,6 +149,7 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
             At::End(_) => Callback::End,
             At::Deadline(_) => Callback::Deadline,
             At::Draining(_) => Callback::Draining,
+            At::Sent(..) => Callback::Sent,
             At::Heartbeat(_) => Callback::Heartbeat,
             At::Close(_) => Callback::Close,
             At::Message(..) => Callback::Message,
@@ -180,6 +182,7 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
             | At::End(conn)
             | At::Deadline(conn)
             | At::Draining(conn)
+            | At::Sent(conn, _)
             | At::Heartbeat(conn)
             | At::Close(conn) => {
                 for action in &actions {
@@ -228,6 +231,10 @@ fn provoke(at: At<'_, '_, '_>, callback: Callback) {
             input.take_all();
             let _ = conn.send(&[1; 20_000]);
         }
+        At::Data(conn, input) if callback == Callback::Sent => {
+            let _ = conn.echo(input);
+            conn.notify_sent(7);
+        }
         At::Message(here, _) if callback == Callback::Timer => {
             here.after(Duration::from_millis(2), 1);
             here.every(Duration::from_millis(7), 2);
@@ -238,7 +245,7 @@ fn provoke(at: At<'_, '_, '_>, callback: Callback) {
 
 fn bring_about<D: Rig>(stage: &mut Stage<D>, peer: &super::Peer, callback: Callback) {
     match callback {
-        Callback::Data => peer.send(b"data"),
+        Callback::Data | Callback::Sent => peer.send(b"data"),
         Callback::Room => {
             peer.reads(false);
             peer.send(b"much");

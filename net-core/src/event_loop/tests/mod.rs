@@ -24,6 +24,7 @@ mod pairs;
 mod panics;
 mod policies;
 mod regressions;
+mod sent;
 mod stage;
 mod swarm;
 

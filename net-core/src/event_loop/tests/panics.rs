@@ -91,6 +91,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
         Callback::Deadline,
         Callback::Draining,
         Callback::Heartbeat,
+        Callback::Sent,
     ];
     for callback in all {
         let mut stage = Stage::<D>::with(seed, |limits| {
@@ -111,6 +112,10 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
                 At::Data(conn, input) => {
                     match input.take_all()[0] {
                         b'r' => drop(conn.send(&[1; 30_000]).is_taken()),
+                        b's' => {
+                            let _ = conn.send(b"sent");
+                            conn.notify_sent(1);
+                        }
                         b'd' => conn.set_deadline(Some(Duration::from_millis(5))),
                         _ => drop(conn.send(b"ok").is_taken()),
                     }
@@ -119,6 +124,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
                 At::Room(conn) => (conn, Callback::Room),
                 At::End(conn) => (conn, Callback::End),
                 At::Deadline(conn) => (conn, Callback::Deadline),
+                At::Sent(conn, 1) => (conn, Callback::Sent),
                 At::Draining(conn) => (conn, Callback::Draining),
                 At::Heartbeat(conn) => (conn, Callback::Heartbeat),
                 other => return usual(other),
@@ -133,6 +139,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
         match callback {
             Callback::Data => peer.send(b"x"),
             Callback::Room => peer.send(b"r"),
+            Callback::Sent => peer.send(b"s"),
             Callback::End => peer.finish(),
             Callback::Deadline => peer.send(b"d"),
             Callback::Draining => stage.hub.order(crate::hub::Order::Drain),

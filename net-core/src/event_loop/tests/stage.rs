@@ -377,6 +377,7 @@ impl<D: Rig> Stage<D> {
         assert!(state.outbox.is_empty() && state.outbox.cork.owners() == 0);
         assert!(state.ready.is_empty() && state.dead.is_empty() && state.dials.is_empty());
         assert!(state.topics.is_empty(), "subscriptions are left");
+        assert!(state.outbox.marks.is_empty(), "marks are left");
         let places = (self.hub.gate.inside(), self.hub.gate.sources());
         assert_eq!(places, (0, 0), "places are left in the gate");
         let snapshot = self.snapshot();

@@ -69,8 +69,11 @@ impl Chaos {
             }
             15..18 => conn.pause(),
             18..21 => conn.resume(),
-            21 => conn.set_deadline(Some(Duration::from_millis(self.rng.below(50) as u64))),
-            22 => conn.set_deadline(None),
+            21 => {
+                let after = Duration::from_millis(self.rng.below(50) as u64);
+                conn.set_deadline(self.rng.one_in(2).then_some(after));
+            }
+            22 => conn.notify_sent(self.rng.below(9) as u64),
             23 => conn.busy(self.rng.one_in(2)),
             24 => {
                 if self.rng.one_in(4) {
@@ -171,7 +174,7 @@ impl Chaos {
                 self.act(conn);
                 self.maybe_panic(Some((conn, 0)));
             }
-            At::Room(conn) | At::Draining(conn) | At::Heartbeat(conn) => {
+            At::Room(conn) | At::Draining(conn) | At::Heartbeat(conn) | At::Sent(conn, _) => {
                 let before = self.ledger.borrow().owed[&conn.id()].len();
                 self.act(conn);
                 self.maybe_panic(Some((conn, before)));
