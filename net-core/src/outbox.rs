@@ -26,8 +26,8 @@ pub enum Queued {
     Above,
     /// Not taken: the connection is ending, or has reached its hard cap and ends now.
     Refused,
-    /// Not taken: the connection is at its hard cap, and its message's [`AtLimit`] says to drop it. It
-    /// goes on.
+    /// Not taken: the connection is at its hard cap, and the message's
+    /// [`AtLimit`](crate::AtLimit) says to drop it. The connection goes on.
     Dropped,
 }
 
