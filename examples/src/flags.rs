@@ -87,6 +87,9 @@ pub struct ServerFlags {
     /// Unsent bytes at which a connection is closed
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub output_limit: Option<usize>,
+    /// Bytes that all loops may buffer; beyond, the most expensive are reset. Default: no bound
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_budget: Option<usize>,
     /// How long a drain may take before what is left is reset
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub drain_timeout: Duration,
@@ -301,6 +304,7 @@ impl ServerFlags {
             stall_threshold: some(self.stall_threshold),
             high_watermark: high,
             low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),
+            memory_budget: self.memory_budget,
             output_limit: self.output_limit.unwrap_or(defaults.output_limit.max(high)),
             ..defaults
         }

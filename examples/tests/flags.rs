@@ -70,7 +70,8 @@ fn unknown_and_wrong_values_are_named() {
     is_refused(&["--accept-rate=10000,19"], "it takes 20");
     is_refused(&["--refusal=a\\b"], "--refusal");
     is_refused(&[&format!("--refusal={}", "x".repeat(4097))], "4097 bytes");
-    for flag in ["--high-watermark", "--low-watermark", "--output-limit"] {
+    is_refused(&["--loops=2", "--memory-budget=8388607"], "each of 2 loops");
+    for flag in ["--high-watermark", "--low-watermark", "--output-limit", "--memory-budget"] {
         for bytes in ["much", "-1", "", "99999999999999999999", "99999999999g", "1.5k"] {
             is_refused(&[&format!("{flag}={bytes}")], flag);
         }

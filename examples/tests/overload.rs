@@ -14,6 +14,7 @@ in_every_mode!(
     who_is_refused_is_told_so,
     clients_are_accepted_at_the_rate_and_nobody_is_lost,
     when_full_who_comes_gets_in_and_the_active_stay,
+    never_readers_stay_within_the_memory_budget,
 );
 
 /// A client at an address of its own in 127.0.0.0/8.
@@ -120,4 +121,42 @@ fn when_full_who_comes_gets_in_and_the_active_stay(mode: Mode) {
     let counts = server.finish();
     assert!(counts.get("closed(reused)") > 0, "{counts:?}");
     assert_eq!(counts.get("closed(refused)"), counts.get("refused_full"), "{counts:?}");
+}
+
+/// A thousand who send and never read, as many as descriptors allow: what is buffered is within the
+/// budget at every sample, each that is shed is counted, and honest clients are served meanwhile.
+fn never_readers_stay_within_the_memory_budget(mode: Mode) {
+    const BUDGET: f64 = (16 << 20) as f64;
+    let args = ["--memory-budget", "16m", "--admin", "127.0.0.1:0"];
+    let server = Start::echo(mode).args(&args).run();
+    let admin = server.admin();
+    let mut honest = server.connect_many(4);
+    let nofile = proc::raise_own_limit();
+    let hostile = server.connect_many(1000.min(nofile.saturating_sub(200) / 2));
+    let resident = proc::rss_kib(server.pid);
+    let (mut samples, mut most) = (0, 0.0_f64);
+    let block = vec![1; 1 << 20];
+    for _ in 0..3 {
+        for some in hostile.chunks(50) {
+            for client in some {
+                client.set_nonblocking(true).unwrap();
+                // Whatever is not taken now: its buffers are full, or it was reset.
+                while (&*client).write(&block).is_ok() {}
+            }
+            honest.iter_mut().for_each(|client| ping(client, b"in spite of all of them"));
+            let samples_now = admin::metrics(admin);
+            most = most.max(admin::sum(&samples_now, "net_core_buffered_bytes"));
+            samples += 1;
+            assert!(most <= BUDGET, "{most} bytes are buffered, at sample {samples}");
+            assert_eq!(samples_now["net_core_memory_budget_bytes"], BUDGET);
+            assert!(samples_now["net_core_kernel_tcp_memory_bytes"] > 0.0);
+        }
+    }
+    // The budget was used; and with allocator and cold boxes no more than that and a half is there.
+    assert!(most > BUDGET / 2.0, "only {most} bytes of the budget were used");
+    let grown = proc::rss_kib(server.pid).saturating_sub(resident);
+    assert!(grown < (24 << 10), "{grown} KiB more are resident");
+    drop((honest, hostile));
+    let counts = server.finish();
+    assert!(counts.get("closed(memory_budget)") > 0, "{counts:?}");
 }

@@ -110,6 +110,7 @@ impl Output {
             return self.push(&bytes, pool);
         }
         self.len += bytes.len();
+        pool.count_shared(bytes.len());
         self.chunks.push_back(Chunk::Shared(bytes));
     }
 
@@ -147,7 +148,7 @@ impl Output {
         if self.is_empty() {
             return self.push(bytes, pool);
         }
-        self.discard_sent();
+        self.discard_sent(pool);
         for piece in bytes.rchunks(BLOCK_BYTES_MAX) {
             let chunk = self.own(piece, piece.len(), pool);
             self.chunks.push_front(chunk);
@@ -210,6 +211,9 @@ impl Output {
             let unsent = back.len() - sent;
             if excess < unsent {
                 back.truncate(back.len() - excess);
+                if back.is_shared() {
+                    pool.forget_shared(excess);
+                }
                 self.len = len;
             } else {
                 self.len -= unsent;
@@ -263,15 +267,22 @@ impl Output {
 
     /// Gives back the memory of a chunk that has left the queue.
     fn retire(&mut self, chunk: Option<Chunk>, pool: &mut Pool) {
-        if let Some(Chunk::Own(Own::Block(block))) = chunk {
-            self.memory -= block.capacity();
-            pool.give(block);
+        match chunk {
+            Some(Chunk::Own(Own::Block(block))) => {
+                self.memory -= block.capacity();
+                pool.give(block);
+            }
+            Some(chunk) if chunk.is_shared() => pool.forget_shared(chunk.len()),
+            _ => {}
         }
     }
 
     /// Cuts the sent bytes off the first chunk, so that another may stand before it.
-    fn discard_sent(&mut self) {
+    fn discard_sent(&mut self, pool: &mut Pool) {
         if let Some(front) = self.chunks.front_mut() {
+            if front.is_shared() {
+                pool.forget_shared(self.sent_front);
+            }
             front.discard_front(self.sent_front);
         }
         self.sent_front = 0;

@@ -31,29 +31,45 @@ pub struct Pool {
     /// The capacities of all blocks in `free`. Never above `retain_bytes_max`.
     retained_bytes: usize,
     retain_bytes_max: usize,
+    /// The capacities of all blocks taken and not given back.
+    lent_bytes: usize,
+    /// Counted payloads that are queued, once for each queue that has them.
+    shared_bytes: usize,
 }
 
 impl Pool {
     /// An empty pool that will keep at most `retain_bytes_max` bytes. Zero keeps nothing.
     pub fn new(retain_bytes_max: usize) -> Self {
-        Self { free: Default::default(), retained_bytes: 0, retain_bytes_max }
+        Self {
+            free: Default::default(),
+            retained_bytes: 0,
+            retain_bytes_max,
+            lent_bytes: 0,
+            shared_bytes: 0,
+        }
     }
 
     /// An empty block with room for `at_least` bytes: a kept one if its class has any, else a new
     /// one.
     pub fn take(&mut self, at_least: usize) -> Block {
         let kept = self.list(class_for(at_least)).and_then(Vec::pop);
-        if let Some(block) = kept {
-            self.retained_bytes -= block.capacity();
-            return block;
-        }
-        Block::new(at_least)
+        let block = match kept {
+            Some(block) => {
+                self.retained_bytes -= block.capacity();
+                block
+            }
+            None => Block::new(at_least),
+        };
+        self.lent_bytes += block.capacity();
+        block
     }
 
     /// Takes a block back: cleared and kept, or freed if keeping it would pass the bound or it is
     /// above 1 MiB.
     pub fn give(&mut self, mut block: Block) {
         let capacity = block.capacity();
+        debug_assert!(self.lent_bytes >= capacity, "a block of another pool");
+        self.lent_bytes = self.lent_bytes.saturating_sub(capacity);
         if capacity > self.retain_bytes_max - self.retained_bytes {
             return;
         }
@@ -62,6 +78,25 @@ impl Pool {
             list.push(block);
             self.retained_bytes += capacity;
         }
+    }
+
+    /// Bytes of memory that all who use this pool have now: blocks in use and kept ones, and the
+    /// counted payloads in their queues. A payload in several queues counts in each, since nobody
+    /// knows here that it is the same one: so this is never less than there is. A block that was
+    /// dropped instead of given back counts for ever.
+    pub fn memory(&self) -> usize {
+        self.lent_bytes + self.retained_bytes + self.shared_bytes
+    }
+
+    /// Bytes of a counted payload were queued.
+    pub(crate) fn count_shared(&mut self, bytes: usize) {
+        self.shared_bytes += bytes;
+    }
+
+    /// They are queued no more.
+    pub(crate) fn forget_shared(&mut self, bytes: usize) {
+        debug_assert!(self.shared_bytes >= bytes, "bytes that were never counted here");
+        self.shared_bytes = self.shared_bytes.saturating_sub(bytes);
     }
 
     /// How many bytes of memory lie idle in the pool.

@@ -144,20 +144,20 @@ proptest! {
                         // By either way, which may share a block.
                         Kind::Plain if len % 2 == 0 => output.push(&bytes, &mut pool),
                         Kind::Plain => output.push_shared(bytes.clone().into(), &mut pool),
-                        Kind::Loose => output.push_message(bytes.clone().into(), None),
-                        Kind::Keyed(key) => output.push_message(bytes.clone().into(), Some(key)),
+                        Kind::Loose => output.push_message(bytes.clone().into(), None, &mut pool),
+                        Kind::Keyed(key) => output.push_message(bytes.clone().into(), Some(key), &mut pool),
                     }
                     model.0.push_back(Message { kind, bytes, sent: 0 });
                 }
                 Step::Replace { key, len, len_max } => {
                     let bytes = fresh(len);
                     let expected = model.replace(key, &bytes, len_max);
-                    let replaced = output.replace_message(key, Bytes::from(bytes), len_max);
+                    let replaced = output.replace_message(key, Bytes::from(bytes), len_max, &mut pool);
                     prop_assert_eq!(replaced, expected);
                 }
                 Step::Drop(at_least) => {
                     let mut dropped = Vec::new();
-                    let is_done = output.drop_messages(at_least, |waiting| dropped.push(waiting));
+                    let is_done = output.drop_messages(at_least, &mut pool, |waiting| dropped.push(waiting));
                     let expected = model.drop_oldest(at_least);
                     prop_assert_eq!(is_done.then_some(dropped.clone()), expected);
                     prop_assert!(is_done || dropped.is_empty());
@@ -194,5 +194,6 @@ proptest! {
         prop_assert_eq!(sends(&output, 1000), model.bytes());
         output.clear(&mut pool);
         prop_assert_eq!(output.memory(), 0);
+        prop_assert_eq!(pool.memory(), pool.retained_bytes(), "nothing is counted that is gone");
     }
 }

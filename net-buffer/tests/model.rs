@@ -120,9 +120,12 @@ proptest! {
             let memory = output.memory() + pool.retained_bytes();
             prop_assert!(memory >= memory_seen, "{} bytes went missing", memory_seen - memory);
             memory_seen = memory;
+            // Of what is queued, only the prefixes of frames are in neither a block nor a payload.
+            prop_assert!(pool.memory() + 8 * 60 >= memory.max(output.len() + pool.retained_bytes()));
         }
         output.clear(&mut pool);
         prop_assert_eq!((output.memory(), pool.retained_bytes()), (0, memory_seen));
+        prop_assert_eq!(pool.memory(), memory_seen, "nothing is counted that is not there");
     }
 }
 

@@ -32,6 +32,9 @@ pub enum Closed {
     DrainDeadline,
     /// The server was stopped at once.
     Stopped,
+    /// It was the one with the most bytes waiting, or one more was sent to it, when its loop had used
+    /// up its share of the [`memory_budget`](crate::Limits::memory_budget).
+    MemoryBudget,
     /// It was the longest idle of some when the server was full and another client came:
     /// [`when_full`](crate::Limits::when_full).
     Reused,
@@ -146,7 +149,7 @@ impl Callback {
 
 impl Closed {
     /// How many different labels there are.
-    pub const KINDS: usize = 22;
+    pub const KINDS: usize = 23;
 
     /// The label's place among all labels, below [`Closed::KINDS`].
     pub fn kind(self) -> usize {
@@ -173,6 +176,7 @@ impl Closed {
             Closed::ProxyHeader(_) => 19,
             Closed::Unresolved => 20,
             Closed::Reused => 21,
+            Closed::MemoryBudget => 22,
         }
     }
 
@@ -200,6 +204,7 @@ impl Closed {
         "proxy_header",
         "unresolved",
         "reused",
+        "memory_budget",
     ];
 
     /// The name under which it is counted.

@@ -115,6 +115,8 @@ pub(crate) struct Hub<M> {
     pub(crate) loops: Box<[Arc<Bridge<M>>]>,
     pub(crate) acceptor: Stats,
     pub(crate) gate: Arc<Gate>,
+    /// What its loops may buffer.
+    pub(crate) memory_budget: Option<usize>,
     /// What the server as a whole was asked to do, by a handler or a `Remote`.
     pub(crate) asked: Control,
     /// Connections made elsewhere, on their way to the acceptor, which places them.
@@ -143,6 +145,7 @@ impl<M> Hub<M> {
             loops: (0..loops).map(bridge).collect::<std::io::Result<_>>()?,
             acceptor: Stats::default(),
             gate: Arc::new(gate),
+            memory_budget: limits.memory_budget,
             asked: Control::new(),
             adoptions: Mailbox::new(limits.arrivals_queue),
             resolver: Resolver::new(limits.names_queue, limits.resolver_threads),

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// The least that a loop's share of the memory budget may be: so much that an eighth of it is more
+/// than one receive can add.
+const MEMORY_SHARE_LEAST: usize = 4 << 20;
+
 /// Connections that may be in over `connections_max` until their loops have made room for them.
 const REUSED_AT_ONCE: usize = 64;
 
@@ -130,6 +134,16 @@ pub struct Limits {
     /// Free memory that a loop's pool keeps for the next burst.
     pub pool_retain_bytes: usize,
 
+    /// Bytes that all loops may buffer for their connections, each an equal share: blocks of unread
+    /// and unsent bytes, those that lie in the pool, and counted payloads, once for each connection
+    /// to which they are owed. Above three quarters of its share a loop reads no more from whoever
+    /// has anything unsent (its marks are then 0), and keeps no free memory; above seven eighths it
+    /// resets connections, those with the most waiting first (`Closed::MemoryBudget`). What a
+    /// callback copies beyond the share is refused. Not in it are the blocks of each loop above, what
+    /// is in mailboxes, what handlers keep themselves, and the kernel's buffers. `None`: as much as
+    /// the other limits allow for each connection.
+    pub memory_budget: Option<usize>,
+
     /// Events taken from the kernel at once.
     pub events_per_wait: usize,
     /// Connections accepted in one batch, by the acceptor or a loop.
@@ -228,6 +242,7 @@ impl Default for Limits {
             send_bytes_per_turn: 256 << 10,
             cork_bytes: 64 << 10,
             pool_retain_bytes: 1 << 20,
+            memory_budget: None,
             events_per_wait: 256,
             accepts_per_turn: 64,
             arrivals_queue: 1024,
@@ -330,6 +345,25 @@ impl Limits {
         Ok(())
     }
 
+    /// Says whether so many loops can divide the memory budget between them.
+    pub(crate) fn check_memory(&self, loops: usize) -> Result<(), String> {
+        let least = (2 * (self.output_limit + self.input_bytes_max)).max(MEMORY_SHARE_LEAST);
+        if self.memory_share(loops) >= least {
+            return Ok(());
+        }
+        Err(format!(
+            "a memory budget of {} is {} for each of {loops} loops, and each needs {least}: room for \
+             two connections at their limits",
+            self.memory_budget.unwrap_or_default(),
+            self.memory_share(loops)
+        ))
+    }
+
+    /// Bytes that one of so many loops may buffer. `MAX`: as much as it likes.
+    pub(crate) fn memory_share(&self, loops: usize) -> usize {
+        self.memory_budget.map_or(usize::MAX, |budget| budget / loops)
+    }
+
     fn check_rate(&self) -> Result<(), String> {
         let Some(rate) = self.accept_rate else { return Ok(()) };
         if rate == 0 || self.accept_burst == 0 {
@@ -386,6 +420,16 @@ mod tests {
         of(4).check().unwrap();
         assert!(Limits { connections_max: Some(0), ..Limits::default() }.check().is_err());
         assert!(Limits { per_source_max: Some(0), ..Limits::default() }.check().is_err());
+    }
+
+    #[test]
+    fn a_memory_budget_has_room_for_two_connections_on_each_loop() {
+        let limits = Limits { memory_budget: Some(16 << 20), ..Limits::default() };
+        assert!(limits.check_memory(4).is_ok());
+        assert!(limits.check_memory(5).unwrap_err().contains("each of 5 loops"));
+        let large = Limits { output_limit: 8 << 20, ..limits };
+        assert!(large.check_memory(1).is_err());
+        assert!(Limits::default().check_memory(256).is_ok());
     }
 
     #[test]

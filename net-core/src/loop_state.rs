@@ -91,7 +91,7 @@ impl<S, M> LoopState<S, M> {
         let mut state = Self {
             number,
             table: Table::new(number),
-            outbox: Outbox::new(&limits),
+            outbox: Outbox::new(&limits, limits.memory_share(hub.loops.len())),
             wheel: Wheel::new(now),
             timers: Timers::new(now),
             ready: VecDeque::new(),

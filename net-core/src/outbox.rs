@@ -7,6 +7,7 @@
 mod marks;
 mod policy;
 
+use crate::closed::Closed;
 use crate::connection::{Head, Status};
 use crate::cork::Cork;
 use crate::id::ConnId;
@@ -62,8 +63,24 @@ pub(crate) struct Outbox {
     /// Bytes of the running connection that had waited when its callback began, as `begin` has seen
     /// it: what comes behind them is this callback's.
     pub(crate) begun: usize,
-    high_watermark: usize,
+    /// The watermarks that are in force, and those that are when memory is not tight.
+    watermarks: Watermarks,
+    usual: Watermarks,
     output_limit: usize,
+    /// What the pool may come to by what callbacks send. `MAX`: as much as they like.
+    memory_max: usize,
+}
+
+/// Unsent bytes of a connection above which its input is held back, and at which it goes on.
+#[derive(Clone, Copy)]
+struct Watermarks {
+    high: usize,
+    low: usize,
+}
+
+impl Watermarks {
+    /// Whoever has anything unsent is held back.
+    const TIGHT: Watermarks = Watermarks { high: 0, low: 0 };
 }
 
 /// A stretch of the running callback's input. Empty: `from == to`.
@@ -81,7 +98,9 @@ impl Direct {
 }
 
 impl Outbox {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    /// `memory_max`: what all that is queued here may come to.
+    pub(crate) fn new(limits: &Limits, memory_max: usize) -> Self {
+        let usual = Watermarks { high: limits.high_watermark, low: limits.low_watermark };
         Self {
             cork: Cork::new(limits.cork_bytes),
             pool: Pool::new(limits.pool_retain_bytes),
@@ -94,8 +113,10 @@ impl Outbox {
             drops: Drops::default(),
             marks: Marks::default(),
             begun: 0,
-            high_watermark: limits.high_watermark,
+            watermarks: usual,
+            usual,
             output_limit: limits.output_limit,
+            memory_max,
         }
     }
 
@@ -111,6 +132,9 @@ impl Outbox {
                 return self.mark(head);
             }
             self.spill(head);
+        }
+        if self.pool.memory().saturating_add(bytes.len()) > self.memory_max {
+            return self.out_of_memory(head, id);
         }
         head.cold.get_or_insert_default().output.push(bytes, &mut self.pool);
         self.list_unsent(head, id);
@@ -217,13 +241,31 @@ impl Outbox {
         None
     }
 
+    /// The loop has queued all that it may. This connection is what ends, as at its own limit: in the
+    /// middle of a callback no other can.
+    #[cold]
+    fn out_of_memory(&mut self, head: &mut Head, id: ConnId) -> Queued {
+        head.why.get_or_insert(Closed::MemoryBudget);
+        self.wish(head, id, Status::WISH_CAP);
+        Queued::Refused
+    }
+
+    /// While memory is tight, the marks are at 0.
+    pub(crate) fn be_tight(&mut self, is_tight: bool) {
+        self.watermarks = if is_tight { Watermarks::TIGHT } else { self.usual };
+    }
+
+    pub(crate) fn low_watermark(&self) -> usize {
+        self.watermarks.low
+    }
+
     /// Bytes of this connection that wait to be sent.
     pub(crate) fn pending(&self, head: &Head) -> usize {
         if head.status.has(Status::CORKED) { self.cork.len(head.corked) } else { head.unsent() }
     }
 
     fn mark(&self, head: &mut Head) -> Queued {
-        if self.pending(head) > self.high_watermark {
+        if self.pending(head) > self.watermarks.high {
             head.status.set(Status::HELD);
             return Queued::Above;
         }

@@ -337,6 +337,8 @@ impl Server {
     /// Says in one sentence which settings contradict each other, if any do. So does the start.
     pub fn check(&self) -> Result<(), StartError> {
         self.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
+        let loops = self.loop_count()?;
+        self.limits.check_memory(loops).map_err(StartError::plain)?;
         self.sockets
             .check()
             .map_err(|what| StartError::plain(format!("socket options: {what}")))?;

@@ -25,7 +25,10 @@ macro_rules! counters {
             }
             /// It rises and falls.
             pub fn is_level(self) -> bool {
-                matches!(self, Counter::Open | Counter::Timers | Counter::Mailbox)
+                matches!(
+                    self,
+                    Counter::Open | Counter::Timers | Counter::Mailbox | Counter::Buffered
+                )
             }
         }
     };
@@ -50,6 +53,8 @@ counters! {
     Receives = "receives",
     /// Sends that took bytes.
     Sends = "sends",
+    /// Bytes buffered for connections, before the last wait; counted with a memory budget.
+    Buffered = "buffered_bytes",
     /// Turns of the loop.
     Turns = "turns",
     /// Turns that were begun by another thread's ring.

@@ -61,6 +61,11 @@ impl Chunk {
         self.as_slice().len()
     }
 
+    /// A reference, to bytes that the pool counts by what it is told.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(_) | Self::Own(Own::Message(_)))
+    }
+
     pub(super) fn truncate(&mut self, len: usize) {
         match self {
             Self::Own(Own::Block(block)) => block.truncate(len),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Output;
 use super::chunk::{Chunk, Message, Own};
+use crate::pool::Pool;
 
 /// Where a message was in the queue, and how long it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,25 +39,33 @@ impl Output {
     ///
     /// let mut pool = Pool::new(1 << 20);
     /// let mut output = Output::default();
-    /// output.push_message(Bytes::from("first"), None);
-    /// output.push_message(Bytes::from("price 7"), Some(1));
+    /// output.push_message(Bytes::from("first"), None, &mut pool);
+    /// output.push_message(Bytes::from("price 7"), Some(1), &mut pool);
     /// let old = Waiting { before: 5, len: 7 };
-    /// assert_eq!(output.replace_message(1, Bytes::from("price 10"), 100), Replaced::Old(old));
+    /// let new = Bytes::from("price 10");
+    /// assert_eq!(output.replace_message(1, new, 100, &mut pool), Replaced::Old(old));
     /// output.advance(2, &mut pool); // the first has begun, and stays
-    /// assert!(!output.drop_messages(1, |_| ()));
+    /// assert!(!output.drop_messages(1, &mut pool, |_| ()));
     /// assert_eq!(output.len(), 11);
     /// ```
-    pub fn push_message(&mut self, bytes: Bytes, key: Option<u64>) {
+    pub fn push_message(&mut self, bytes: Bytes, key: Option<u64>, pool: &mut Pool) {
         if bytes.is_empty() {
             return;
         }
         self.len += bytes.len();
+        pool.count_shared(bytes.len());
         self.chunks.push_back(Chunk::Own(Own::Message(Box::new(Message { bytes, key }))));
     }
 
     /// Puts a message in the place of the one with that key, which waits whole, unless the queue
     /// would then be longer than `len_max`. Looks at each chunk that waits.
-    pub fn replace_message(&mut self, key: u64, bytes: Bytes, len_max: usize) -> Replaced {
+    pub fn replace_message(
+        &mut self,
+        key: u64,
+        bytes: Bytes,
+        len_max: usize,
+        pool: &mut Pool,
+    ) -> Replaced {
         let (mut before, len) = (0, self.len);
         for (at, chunk) in self.chunks.iter_mut().enumerate() {
             let begun = if at == 0 { self.sent_front } else { 0 };
@@ -68,6 +77,8 @@ impl Output {
                         return Replaced::TooLong;
                     }
                     debug_assert!(!bytes.is_empty(), "a chunk has at least one byte");
+                    pool.count_shared(bytes.len());
+                    pool.forget_shared(old.len);
                     message.bytes = bytes;
                     self.len = longer;
                     return Replaced::Old(old);
@@ -81,7 +92,12 @@ impl Output {
     /// Takes out the oldest messages without a key that wait whole, until `at_least` bytes are
     /// free, and tells of each where it was when it was taken out. False: so many are not to be had;
     /// then nothing is taken out.
-    pub fn drop_messages(&mut self, at_least: usize, mut dropped: impl FnMut(Waiting)) -> bool {
+    pub fn drop_messages(
+        &mut self,
+        at_least: usize,
+        pool: &mut Pool,
+        mut dropped: impl FnMut(Waiting),
+    ) -> bool {
         let sent_front = self.sent_front;
         let begun = |at: usize| if at == 0 { sent_front } else { 0 };
         let may_go = |at: usize, chunk: &Chunk| {
@@ -100,6 +116,7 @@ impl Output {
             let len = self.chunks[at].len();
             if may_go(at, &self.chunks[at]) {
                 self.chunks.remove(at);
+                pool.forget_shared(len);
                 self.len -= len;
                 left = left.saturating_sub(len);
                 dropped(Waiting { before, len });

@@ -196,3 +196,24 @@ fn sending_more_than_is_queued_panics() {
     output.push(b"abc", &mut pool);
     output.advance(4, &mut pool);
 }
+
+#[test]
+fn the_pool_knows_what_all_queues_have() {
+    let mut pool = Pool::new(usize::MAX);
+    let mut outputs = [Output::default(), Output::default()];
+    let payload = Bytes::from(vec![7; 10_000]);
+    for output in &mut outputs {
+        output.push(b"own", &mut pool);
+        output.push_shared(payload.clone(), &mut pool);
+    }
+    assert_eq!(pool.memory(), 2 * (CLASS_MIN + 10_000), "a payload counts in each queue");
+    outputs[0].advance(3 + 5000, &mut pool);
+    assert_eq!(pool.memory(), 2 * (CLASS_MIN + 10_000), "a payload is kept whole until it is sent");
+    outputs[0].push_front(b"first", &mut pool);
+    outputs[0].truncate(5 + 100, &mut pool);
+    assert_eq!(pool.memory(), 2 * CLASS_MIN + 10_000 + 100);
+    outputs.iter_mut().for_each(|output| _ = output.clear(&mut pool));
+    assert_eq!(pool.memory(), pool.retained_bytes());
+    pool.trim(0);
+    assert_eq!(pool.memory(), 0);
+}

@@ -104,6 +104,11 @@ fn of_the_server(page: &mut Page, server: &dyn Watched) {
         ("connections", "Connections of the server, from accept to close.", connections),
         ("connections_max", "Connections above which a client is turned away.", most),
         ("loops", "Event loops.", server.loops()),
+        (
+            "memory_budget_bytes",
+            "Bytes that all loops may buffer; 0: as many as they like.",
+            server.memory_budget(),
+        ),
         ("draining", "1 once the server was told to end.", usize::from(server.is_ending())),
     ] {
         let family = page.family(name, Kind::Gauge, what);
@@ -133,6 +138,12 @@ fn of_the_process(page: &mut Page, process: &Usage) {
             Kind::Gauge,
             "Descriptors that each table may hold.",
             whole(process.descriptors_max),
+        ),
+        (
+            "net_core_kernel_tcp_memory_bytes",
+            Kind::Gauge,
+            "Memory of the kernel for the TCP sockets of this machine, all processes.",
+            whole(process.tcp_memory_bytes),
         ),
         ("process_cpu_seconds_total", Kind::Counter, "Processor time used by all threads.", cpu),
     ] {
@@ -235,6 +246,10 @@ mod tests {
 
         fn is_ending(&self) -> bool {
             false
+        }
+
+        fn memory_budget(&self) -> usize {
+            0
         }
     }
 

@@ -37,8 +37,8 @@ const ACCEPTS: usize = 8;
 /// Descriptors kept for clients who come when the process has none left.
 const SPARES: usize = 4;
 /// What the endpoint takes of the process's descriptor table: its clients, the spares, and the
-/// listener, epoll, two eventfds, and a file of /proc.
-pub(crate) const DESCRIPTORS: usize = CLIENTS_MAX + ACCEPTS + SPARES + 5;
+/// listener, epoll, two eventfds, and two files of /proc.
+pub(crate) const DESCRIPTORS: usize = CLIENTS_MAX + ACCEPTS + SPARES + 6;
 /// How long clients may take to read their last answers once the server has ended.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 

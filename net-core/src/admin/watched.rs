@@ -23,6 +23,8 @@ pub(crate) trait Watched: Send + Sync + 'static {
     fn of_acceptor(&self) -> Snapshot;
     /// Connections of the whole server, from accept to close, and their limit.
     fn connections(&self) -> (usize, usize);
+    /// Bytes that its loops may buffer; 0: as many as they like.
+    fn memory_budget(&self) -> usize;
     /// It was told to end.
     fn is_ending(&self) -> bool;
 }
@@ -66,6 +68,10 @@ impl<M: Send + 'static> Watched for Hub<M> {
 
     fn connections(&self) -> (usize, usize) {
         (self.gate.inside(), self.gate.max())
+    }
+
+    fn memory_budget(&self) -> usize {
+        self.memory_budget.unwrap_or(0)
     }
 
     fn is_ending(&self) -> bool {

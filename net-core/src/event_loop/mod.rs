@@ -6,6 +6,7 @@ mod deadlines;
 mod dialling;
 mod ending;
 mod heartbeats;
+mod memory;
 mod progress;
 mod quiet;
 mod receiving;
@@ -29,6 +30,7 @@ use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::loop_state::LoopState;
 use broadcasts::FanOut;
+use memory::Share;
 use net_timer::Tick;
 use std::collections::VecDeque;
 use std::io;
@@ -68,6 +70,10 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     fan_outs: VecDeque<FanOut>,
     /// Stalls are looked for, so the pulse says what runs.
     is_watched: bool,
+    /// There with a memory budget.
+    share: Option<Share>,
+    /// Stalls are looked for, or memory is: there is something to do before each wait.
+    looks_around: bool,
     /// Bytes that the first of the ready may still receive before the next of them is served.
     row_left: usize,
 }
@@ -85,6 +91,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let now = driver.now();
         let number = u8::try_from(number).expect("the server has checked the number of loops");
         let is_watched = limits.stall_threshold.is_some();
+        let share = Share::of(limits, hub.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
@@ -105,6 +112,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             walks: VecDeque::new(),
             fan_outs: VecDeque::new(),
             is_watched,
+            looks_around: is_watched || share.is_some(),
+            share,
             row_left,
         }
     }
@@ -142,8 +151,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Waits for the next deadline or signal, or only looks if there is work left, and then reads
     /// the clock, once for the whole turn.
     fn wait(&mut self) -> io::Result<()> {
-        if self.is_watched {
-            self.state.bridge.pulse.rest();
+        if self.looks_around {
+            self.look_around();
         }
         let until = if self.has_work() {
             self.driver.wait(self.state.now, Some(self.state.now))
@@ -164,6 +173,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.bridge.pulse.begin(self.state.now);
         }
         until
+    }
+
+    /// What only some servers ask for, before each wait.
+    #[cold]
+    fn look_around(&mut self) {
+        self.weigh();
+        if self.is_watched {
+            self.state.bridge.pulse.rest();
+        }
     }
 
     /// A function by itself: inlined into the turn, its inner loop shares registers with all that a

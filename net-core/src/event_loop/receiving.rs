@@ -367,6 +367,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.state.because(id, Closed::InputLimit);
                     self.step(id, Event::InputFull);
                 }
+                self.grew();
             }
             kept => {
                 if let Some(unread) = kept {

@@ -96,7 +96,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Less waits than before: perhaps nothing, perhaps no more than the low mark.
     fn output_fell(&mut self, id: ConnId) {
-        let low = self.state.limits.low_watermark;
+        let low = self.state.outbox.low_watermark();
         let Some((pending, was_held)) = self.state.with(id, |outbox, head| {
             let pending = outbox.pending(head);
             if pending == 0 {
@@ -126,6 +126,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.step(id, Event::Flushed);
             }
             self.look_again(id);
+        } else if pending > 0 {
+            self.grew();
         }
     }
 

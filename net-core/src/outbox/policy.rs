@@ -99,7 +99,7 @@ impl Outbox {
         if at_limit == AtLimit::DropNewest {
             output.push_shared(bytes, &mut self.pool); // once it is in, nobody drops it
         } else {
-            output.push_message(bytes, key);
+            output.push_message(bytes, key, &mut self.pool);
         }
         self.list_unsent(head, id);
         (self.mark(head), cost)
@@ -114,7 +114,8 @@ impl Outbox {
         bytes: &Bytes,
     ) -> Option<(Queued, u64)> {
         let output = &mut head.cold.as_deref_mut()?.output;
-        match output.replace_message(key, bytes.clone(), self.output_limit) {
+        let pool = &mut self.pool;
+        match output.replace_message(key, bytes.clone(), self.output_limit, pool) {
             Replaced::Nothing => None,
             Replaced::TooLong => {
                 self.drops.dropped(id, 0);
@@ -133,7 +134,8 @@ impl Outbox {
     fn drop_oldest(&mut self, head: &mut Head, id: ConnId, bytes: usize, cost: &mut u64) -> bool {
         let Some(cold) = head.cold.as_deref_mut() else { return false };
         let mut dropped = Vec::new();
-        let made_room = cold.output.drop_messages(bytes, |waiting| dropped.push(waiting));
+        let made_room =
+            cold.output.drop_messages(bytes, &mut self.pool, |waiting| dropped.push(waiting));
         for old in dropped {
             self.drops.dropped(id, old.len);
             self.moved(head, id, old.before, old.len, 0);

@@ -6,11 +6,12 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// Asks for it. Made early: it holds the one file that must be open.
+/// Asks for it. Made early: it holds the files that must be open.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// `None`: there is no /proc here.
+    /// `None`, here and below: there is no /proc here.
     statm: Option<File>,
+    sockstat: Option<File>,
     page_bytes: u64,
 }
 
@@ -23,6 +24,8 @@ pub(crate) struct Usage {
     pub(crate) open_descriptors: Option<u64>,
     /// RLIMIT_NOFILE: what each table may hold.
     pub(crate) descriptors_max: Option<u64>,
+    /// What the kernel has for the TCP sockets of all processes.
+    pub(crate) tcp_memory_bytes: Option<u64>,
     /// Of all threads, for the program and for the kernel.
     pub(crate) cpu: Option<Duration>,
 }
@@ -32,7 +35,9 @@ impl Process {
         // SAFETY: sysconf takes no pointer.
         let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let page_bytes = u64::try_from(page_bytes).unwrap_or(4096);
-        Self { statm: File::open("/proc/self/statm").ok(), page_bytes }
+        let open = |path| File::open(path).ok();
+        let (statm, sockstat) = (open("/proc/self/statm"), open("/proc/net/sockstat"));
+        Self { statm, sockstat, page_bytes }
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -40,6 +45,7 @@ impl Process {
             resident_bytes: self.resident_pages().map(|pages| pages * self.page_bytes),
             open_descriptors: open_descriptors(),
             descriptors_max: descriptors_max(),
+            tcp_memory_bytes: self.tcp_pages().map(|pages| pages * self.page_bytes),
             cpu: cpu(),
         }
     }
@@ -47,10 +53,24 @@ impl Process {
     /// The second number of proc_pid_statm(5).
     fn resident_pages(&self) -> Option<u64> {
         let mut text = [0; 128];
-        let length = self.statm.as_ref()?.read_at(&mut text, 0).ok()?;
-        let text = std::str::from_utf8(&text[..length]).ok()?;
+        let text = read(self.statm.as_ref()?, &mut text)?;
         text.split_whitespace().nth(1)?.parse().ok()
     }
+
+    /// `mem` in the line on TCP, in pages: proc(5), /proc/net/sockstat.
+    fn tcp_pages(&self) -> Option<u64> {
+        let mut text = [0; 512];
+        let text = read(self.sockstat.as_ref()?, &mut text)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+        let mut words = line.split_whitespace();
+        words.find(|word| *word == "mem").and_then(|_| words.next())?.parse().ok()
+    }
+}
+
+/// The file as it is now, without opening it again.
+fn read<'t>(file: &File, into: &'t mut [u8]) -> Option<&'t str> {
+    let length = file.read_at(into, 0).ok()?;
+    std::str::from_utf8(&into[..length]).ok()
 }
 
 /// Since Linux 6.2 the size of the directory is their number (proc_pid_fd(5)); before, it is 0, and
@@ -100,6 +120,7 @@ mod tests {
             assert!(after + 300 >= before + files.len() as u64, "{before} and {after}");
         }
         assert!(after.descriptors_max.unwrap() > 50);
+        assert!(after.tcp_memory_bytes.is_some());
         assert!(after.cpu >= before.cpu && after.cpu.unwrap() > Duration::ZERO);
     }
 }

@@ -17,6 +17,7 @@ mod heartbeats;
 mod lateness;
 mod marks;
 mod matrix;
+mod memory;
 mod mutations;
 mod names;
 mod overload;

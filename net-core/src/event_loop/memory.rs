@@ -1,0 +1,136 @@
+//! The loop's share of the memory budget: what it has buffered, and what is done when that is much.
+//!
+//! Every loop has the same share for itself, so the sum needs no counting together, and holds. Above
+//! three quarters of it, whoever has anything unsent is not read, and the pool keeps nothing. Above
+//! seven eighths, connections are reset, the one with the most waiting first. What a callback would
+//! queue beyond the share is refused, and ends the connection to which it was sent.
+
+use super::EventLoop;
+use crate::closed::Closed;
+use crate::connection::Status;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::life::{Event, State};
+use crate::limits::Limits;
+use crate::stats::Counter;
+use net_buffer::Unread;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The largest connections that one walk over the table finds. The next walk is due when all of them
+/// are gone: so of a million connections, each costs a part of a walk only.
+const FOUND: usize = 64;
+
+/// What a loop may buffer, and where it stands.
+pub(super) struct Share {
+    /// Above it, reading is held back.
+    soft: usize,
+    /// Above it, connections are shed.
+    hard: usize,
+    /// Some of the largest connections, the largest last, and what each had when it was found.
+    largest: Vec<(usize, ConnId)>,
+}
+
+impl Share {
+    pub(super) fn of(limits: &Limits, loops: usize) -> Option<Self> {
+        let share = limits.memory_budget? / loops;
+        Some(Self { soft: share / 4 * 3, hard: share / 8 * 7, largest: Vec::new() })
+    }
+}
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// Before each wait: looks at what is buffered, and does what is due.
+    pub(super) fn weigh(&mut self) {
+        let Some(Share { soft, hard, .. }) = self.share else { return };
+        let pool = &mut self.state.outbox.pool;
+        if pool.memory() > soft {
+            pool.trim(0);
+        }
+        if pool.memory() > hard {
+            self.shed(hard);
+        }
+        let outbox = &mut self.state.outbox;
+        let memory = outbox.pool.memory();
+        outbox.be_tight(memory > soft);
+        self.state.bridge.stats.set(Counter::Buffered, memory as u64);
+    }
+
+    /// Bytes were kept that could not be passed on: with a budget, perhaps too many.
+    #[inline]
+    pub(super) fn grew(&mut self) {
+        if self.share.is_some() {
+            self.weigh();
+        }
+    }
+
+    /// Resets connections, the most expensive first, until no more than `most` bytes are buffered.
+    #[cold]
+    fn shed(&mut self, most: usize) {
+        while self.state.outbox.pool.memory() > most {
+            let Some(id) = self.most_expensive() else { return };
+            self.state.because(id, Closed::MemoryBudget);
+            self.step(id, Event::OutputFull);
+            self.state.outbox.pool.trim(0);
+        }
+    }
+
+    /// The connection with the most memory, here and in the kernel.
+    fn most_expensive(&mut self) -> Option<ConnId> {
+        loop {
+            while let Some((found, id)) = self.share.as_mut()?.largest.pop() {
+                // It may have got rid of most since, and then others are more expensive.
+                if self.expense(id).is_some_and(|expense| expense * 2 > found) {
+                    return Some(id);
+                }
+            }
+            let largest = self.find_largest();
+            if largest.is_empty() {
+                return None;
+            }
+            self.share.as_mut()?.largest = largest;
+        }
+    }
+
+    /// Those that are among the largest here; of these, those with at least half of what the most
+    /// expensive has, its bytes in the kernel included. By these one who never reads is told from
+    /// one who happens to be owed something, where each has one block here.
+    fn find_largest(&mut self) -> Vec<(usize, ConnId)> {
+        let mut found = BinaryHeap::with_capacity(FOUND + 1);
+        let mut from = 0;
+        while let Some(id) = self.state.table.next_live(from) {
+            from = id.slot() + 1;
+            if let Some(memory) = self.memory_of(id) {
+                found.push(Reverse((memory, id)));
+                if found.len() > FOUND {
+                    found.pop();
+                }
+            }
+        }
+        let ids = found.into_iter().map(|Reverse((_, id))| id);
+        let mut largest: Vec<_> = ids.filter_map(|id| Some((self.expense(id)?, id))).collect();
+        largest.sort_unstable();
+        let most = largest.last().map_or(0, |(most, _)| *most);
+        largest.retain(|(expense, _)| expense * 2 >= most);
+        largest
+    }
+
+    /// What a reset would give back, here and in the kernel. `None`: nothing here.
+    fn expense(&mut self, id: ConnId) -> Option<usize> {
+        let memory = self.memory_of(id)?;
+        let head = self.state.head(id)?;
+        Some(memory + self.driver.unacknowledged(&head.socket))
+    }
+
+    /// Memory that a connection has here, if it has some and could be shed.
+    fn memory_of(&mut self, id: ConnId) -> Option<usize> {
+        let head = self.state.head(id)?;
+        if head.status.state() == State::Dead || !head.status.has(Status::UNSENT | Status::UNREAD) {
+            return None;
+        }
+        let cold = head.cold.as_deref()?;
+        // Counted payloads are in no block.
+        let unsent = cold.output.memory().max(cold.output.len());
+        Some(unsent + cold.unread.as_ref().map_or(0, Unread::memory)).filter(|memory| *memory > 0)
+    }
+}

@@ -1,0 +1,235 @@
+//! The memory budget: below its marks, at them, and above; and who pays for it.
+
+use super::{At, Peer, Rig, Stage, on_both_rigs, pattern};
+use crate::closed::Closed;
+use crate::limits::Limits;
+use crate::outbox::Queued;
+use crate::stats::Counter;
+use std::cell::Cell;
+use std::rc::Rc;
+
+on_both_rigs! {
+    below_and_at_the_marks_nobody_is_held_back_or_shed: 10,
+    the_most_expensive_goes_first: 20,
+    never_readers_stay_within_the_share_in_every_turn: 10,
+    messages_that_never_end_stay_within_the_share: 10,
+    while_memory_is_tight_whoever_owes_is_not_read: 20,
+    one_callback_cannot_queue_more_than_the_share: 20,
+    counted_payloads_count_and_are_shed: 10,
+}
+
+const BLOCK: usize = 4096;
+
+/// A loop with a budget of so many blocks, whose kernel takes next to nothing.
+fn tight<D: Rig>(seed: u64, blocks: usize, change: impl FnOnce(&mut Limits)) -> Stage<D> {
+    let stage = Stage::<D>::with(seed, |limits| {
+        limits.memory_budget = Some(blocks * BLOCK);
+        limits.pool_retain_bytes = 0;
+        (limits.high_watermark, limits.low_watermark) = (BLOCK, 1024);
+        change(limits);
+    });
+    stage.world.get().buffers = (100, 100);
+    stage
+}
+
+fn memory<D: Rig>(stage: &Stage<D>) -> usize {
+    stage.event_loop.state.outbox.pool.memory()
+}
+
+fn is_tight<D: Rig>(stage: &Stage<D>) -> bool {
+    stage.event_loop.state.outbox.low_watermark() == 0
+}
+
+/// A client that does not read the block's worth that it is sent.
+fn owed_a_block<D: Rig>(stage: &mut Stage<D>) -> Peer {
+    let peer = stage.open();
+    peer.reads(false);
+    peer.send(b"x");
+    stage.settle();
+    peer
+}
+
+fn below_and_at_the_marks_nobody_is_held_back_or_shed<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 16, |_| {});
+    stage.play(|at| {
+        if let At::Data(conn, input) = at {
+            input.take_all();
+            let _ = conn.send(&[7; 3000]);
+        }
+    });
+    let mut peers: Vec<_> = (0..12).map(|_| owed_a_block(&mut stage)).collect();
+    assert_eq!((memory(&stage), is_tight(&stage)), (12 * BLOCK, false), "at the soft mark");
+    assert_eq!(stage.count(Counter::Buffered), (12 * BLOCK) as u64);
+    peers.push(owed_a_block(&mut stage));
+    assert_eq!((memory(&stage), is_tight(&stage)), (13 * BLOCK, true), "above it");
+    peers.push(owed_a_block(&mut stage));
+    assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), 0, "at the hard mark");
+    assert_eq!(memory(&stage), 14 * BLOCK);
+    peers.push(owed_a_block(&mut stage));
+    assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), 1, "above it");
+    assert_eq!(memory(&stage), 14 * BLOCK);
+    assert_eq!(peers.iter().filter(|peer| peer.saw_reset()).count(), 1);
+    // Somebody reads, and it is as before.
+    for peer in peers.iter().filter(|peer| !peer.saw_reset()).take(3) {
+        peer.reads(true);
+        stage.settle();
+    }
+    assert_eq!((memory(&stage), is_tight(&stage)), (11 * BLOCK, false));
+    assert_eq!(stage.count(Counter::Buffered), (11 * BLOCK) as u64);
+    stage.stop();
+}
+
+fn the_most_expensive_goes_first<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 32, |limits| limits.high_watermark = 1 << 20);
+    stage.play(|at| {
+        if let At::Data(conn, input) = at {
+            let blocks = usize::from(input.take_all()[0]);
+            let _ = conn.send(&vec![7; blocks * BLOCK]);
+        }
+    });
+    let mut owed = |blocks: u8| {
+        let peer = stage.open();
+        peer.reads(false);
+        peer.send(&[blocks]);
+        stage.settle();
+        peer
+    };
+    // 4 KiB, 16 KiB and 64 KiB: 21 blocks of 28, and then one of 16 KiB more, twice.
+    let (small, middle, large) = (owed(1), owed(4), owed(14));
+    let more = [owed(4), owed(4)];
+    assert!(large.saw_reset());
+    assert!(![&small, &middle, &more[0], &more[1]].iter().any(|peer| peer.saw_reset()));
+    assert_eq!(stage.record(&large).closed, Some(Closed::MemoryBudget));
+    stage.stop();
+}
+
+fn never_readers_stay_within_the_share_in_every_turn<D: Rig>(seed: u64) {
+    let blocks = 64;
+    let mut stage = tight::<D>(seed, blocks, |limits| limits.pool_retain_bytes = 1 << 20);
+    // Of what the honest one is sent, nothing stays here.
+    stage.world.get().faults.short_sends = false;
+    let honest = stage.open();
+    let mut hostile = Vec::new();
+    let mut said = Vec::new();
+    for round in 0..200 {
+        let peer = stage.arrive();
+        peer.reads(false);
+        hostile.push(peer);
+        let at = stage.rng.below(hostile.len());
+        hostile[at].send(&pattern(0, stage.rng.within(1, 20_000)));
+        let words = pattern(round, 50);
+        honest.send(&words);
+        said.extend(words);
+        for _ in 0..stage.rng.within(1, 10) {
+            stage.turn();
+            assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
+        }
+    }
+    stage.settle();
+    assert!(honest.got() == said, "the honest one is served all the time");
+    let snapshot = stage.snapshot();
+    assert!(snapshot.closed_by(Closed::MemoryBudget) > 0, "{snapshot}");
+    assert!(snapshot.balance(), "{snapshot}");
+    stage.stop();
+}
+
+fn messages_that_never_end_stay_within_the_share<D: Rig>(seed: u64) {
+    let blocks = 64;
+    let mut stage = tight::<D>(seed, blocks, |_| {});
+    stage.play(|_| {}); // takes nothing
+    let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
+    for _ in 0..30 {
+        for peer in peers.iter().filter(|peer| !peer.saw_reset()) {
+            peer.send(&pattern(0, stage.rng.within(1, 1000)));
+        }
+        stage.settle();
+        assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
+    }
+    let shed = stage.snapshot().closed_by(Closed::MemoryBudget);
+    assert!(shed > 0 && shed < 50, "{shed} were shed");
+    stage.stop();
+}
+
+fn while_memory_is_tight_whoever_owes_is_not_read<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 32, |_| {});
+    let heard = Rc::new(Cell::new(0));
+    let hears = Rc::clone(&heard);
+    stage.play(move |at| {
+        if let At::Data(conn, input) = at {
+            match input.take_all()[0] {
+                b'x' => _ = conn.send(&[7; 3000]),
+                _ => {
+                    hears.set(hears.get() + 1);
+                    let queued = conn.send(&[7; 300]);
+                    assert_ne!(queued, Queued::Refused);
+                }
+            }
+        }
+    });
+    let peers: Vec<_> = (0..25).map(|_| owed_a_block(&mut stage)).collect();
+    assert!(is_tight(&stage));
+    let slow = stage.open();
+    slow.reads(false);
+    // The first answer fits in no buffer; so the second question is not read.
+    for question in 1..=3 {
+        slow.send(b"?");
+        stage.settle();
+        assert_eq!(heard.get(), 1, "question {question}");
+    }
+    // One who owes nothing is.
+    let prompt = stage.open();
+    prompt.send(b"?");
+    stage.settle();
+    assert_eq!((heard.get(), prompt.got().len()), (2, 300));
+    slow.reads(true);
+    stage.settle();
+    assert!(heard.get() >= 3, "who has read is read again");
+    peers.iter().for_each(|peer| peer.reset());
+    stage.settle();
+    assert!(!is_tight(&stage));
+    stage.stop();
+}
+
+fn one_callback_cannot_queue_more_than_the_share<D: Rig>(seed: u64) {
+    let blocks = 64;
+    let mut stage = tight::<D>(seed, blocks, |limits| {
+        limits.high_watermark = 1 << 20;
+        limits.output_limit = 10 << 20;
+    });
+    let most = Rc::new(Cell::new(0));
+    let queued = Rc::clone(&most);
+    stage.play(move |at| {
+        if let At::Data(conn, input) = at {
+            input.take_all();
+            let mut taken = 0;
+            while conn.send(&[7; 1000]).is_taken() {
+                taken += 1000;
+            }
+            queued.set(taken);
+        }
+    });
+    let peer = stage.open();
+    peer.send(b"x");
+    stage.settle();
+    assert!((100_000..blocks * BLOCK).contains(&most.get()), "{} were queued", most.get());
+    assert_eq!(stage.record(&peer).closed, Some(Closed::MemoryBudget));
+    assert_eq!(memory(&stage), 0);
+    stage.stop();
+}
+
+fn counted_payloads_count_and_are_shed<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 16, |_| {});
+    stage.play(|at| {
+        if let At::Data(conn, input) = at {
+            input.take_all();
+            let _ = conn.send_shared(vec![7; 3 * BLOCK].into());
+        }
+    });
+    for n in 0..10 {
+        owed_a_block(&mut stage);
+        let shed = stage.snapshot().closed_by(Closed::MemoryBudget);
+        assert!(memory(&stage) <= 14 * BLOCK, "{} bytes", memory(&stage));
+        assert_eq!(shed > 0, n >= 4, "of 12 KiB each, four are below 56 KiB");
+    }
+    stage.stop();
+}
