@@ -5,7 +5,7 @@
 //!   languages; ours is `echo` in `examples`.
 //! - `fan_out`, `bare_fan_out` and `remote_send` are servers for one question each.
 //! - `guard` checks what can be counted exactly; `compare` measures what can only be timed, and
-//!   `neighbours` what one connection's load costs the others.
+//!   `neighbours` what one connection's load costs the others, and `overload` what an attack does.
 
 pub mod bursts;
 pub mod churn;
@@ -18,6 +18,7 @@ pub mod measure;
 pub mod memory;
 pub mod native;
 pub mod open_loop;
+pub mod overload;
 pub mod plan;
 pub mod plots;
 pub mod program;
