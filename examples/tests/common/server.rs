@@ -46,6 +46,10 @@ impl Start {
         Self::binary(env!("CARGO_BIN_EXE_chat"), mode)
     }
 
+    pub fn idle(mode: Mode) -> Self {
+        Self::binary(env!("CARGO_BIN_EXE_idle"), mode)
+    }
+
     pub fn hub(mode: Mode) -> Self {
         Self::binary(env!("CARGO_BIN_EXE_hub"), mode)
     }
