@@ -17,8 +17,9 @@
 //!   again.
 //! - Every limit is an argument. At a limit nothing is changed, and the caller is told.
 //!
-//! Left to others: sockets, clocks, threads, and what a limit means for the connection. All types
-//! belong to the thread of one loop; only the payload inside a [`Bytes`] may be shared with others.
+//! Left to others: sockets, reading files, clocks, threads, and what a limit means for the
+//! connection. All types belong to the thread of one loop; only the payload inside a [`Bytes`] may
+//! be shared with others.
 //!
 //! One connection between two callbacks:
 //!
@@ -74,6 +75,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod file;
 mod frame;
 mod input;
 mod output;
@@ -81,6 +83,7 @@ mod pool;
 
 pub use block::{Block, CLASS_MIN, class_for};
 pub use bytes::Bytes;
+pub use file::FileRange;
 pub use frame::{
     Delimiter, Fixed, Frame, FrameError, Framing, LengthPrefix, Lines, Order, Searched, Width,
     find_line,

@@ -1,14 +1,16 @@
-//! What is queued for a socket and not sent: own and shared chunks, in order.
+//! What is queued for a socket and not sent: own and shared chunks, and files, in order.
 
 mod chunk;
 mod messages;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::io::IoSlice;
 
 use bytes::Bytes;
 
+use crate::file::FileRange;
 use crate::frame::{FrameError, LengthPrefix};
 use crate::pool::Pool;
 use chunk::{Chunk, Few, Own};
@@ -61,6 +63,8 @@ pub struct Output {
     sent_front: usize,
     /// Unsent bytes in all chunks.
     len: usize,
+    /// Those of them that lie in files.
+    in_files: usize,
     /// The capacities of all own blocks.
     memory: usize,
 }
@@ -76,6 +80,11 @@ impl Output {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// How many of the unsent bytes lie in files, and take no memory.
+    pub fn in_files(&self) -> usize {
+        self.in_files
     }
 
     /// Bytes of memory held in own blocks. Shared payloads are not counted: others may hold them
@@ -142,6 +151,25 @@ impl Output {
         Ok(())
     }
 
+    /// Queues a stretch of a file: what was queued before it goes first, and what is queued later
+    /// follows it. [`slices`](Self::slices) ends before it; whoever sends takes it from
+    /// [`next_file`](Self::next_file).
+    pub fn push_file(&mut self, range: FileRange) {
+        if range.is_empty() {
+            return;
+        }
+        self.len += range.len();
+        self.in_files += range.len();
+        self.chunks.push_back(Chunk::Own(Own::File(Box::new(range))));
+    }
+
+    /// What is to be sent next, if that lies in a file: the file, the place in it, and how many
+    /// bytes.
+    pub fn next_file(&self) -> Option<(&File, u64, usize)> {
+        let range = self.chunks.front()?.file()?;
+        Some((range.file(), range.from() + self.sent_front as u64, range.len() - self.sent_front))
+    }
+
     /// Puts a copy of `bytes` in front of all others: the unsent rest of bytes that were lent, not
     /// queued.
     pub fn push_front(&mut self, bytes: &[u8], pool: &mut Pool) {
@@ -156,8 +184,8 @@ impl Output {
         self.len += bytes.len();
     }
 
-    /// Fills `into` with the unsent bytes, in order: as many slices as it has, and at most `budget`
-    /// bytes in all.
+    /// Fills `into` with the unsent bytes, in order, up to the next file: as many slices as it has,
+    /// and at most `budget` bytes in all.
     ///
     /// Returns how many slices are filled and how many bytes they have. `into` should not be longer
     /// than the kernel takes at once (`IOV_MAX`, 1024 on Linux).
@@ -178,14 +206,18 @@ impl Output {
         (filled, bytes)
     }
 
-    /// Notes that the first `n` bytes are sent. The blocks this finishes go back to the pool at
-    /// once.
+    /// Notes that the first `n` bytes are sent: all of them in memory, or all in the one file that is
+    /// next. The blocks this finishes go back to the pool at once.
     ///
     /// # Panics
     ///
     /// If fewer than `n` bytes are unsent.
     pub fn advance(&mut self, n: usize, pool: &mut Pool) {
         assert!(n <= self.len, "{n} of {} unsent bytes were sent", self.len);
+        if let Some((.., left)) = self.next_file() {
+            assert!(n <= left, "{n} of {left} unsent bytes of a file were sent");
+            self.in_files -= n;
+        }
         self.len -= n;
         self.sent_front += n;
         while let Some(front) = self.chunks.front()
@@ -209,6 +241,9 @@ impl Output {
             let sent = if self.chunks.len() == 1 { self.sent_front } else { 0 };
             let back = self.chunks.back_mut().expect("unsent bytes lie in a chunk");
             let unsent = back.len() - sent;
+            if back.file().is_some() {
+                self.in_files -= excess.min(unsent);
+            }
             if excess < unsent {
                 back.truncate(back.len() - excess);
                 if back.is_shared() {
@@ -301,9 +336,10 @@ impl Output {
 /// Shows the sizes only: what a connection carries has no place in a log.
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { chunks, sent_front: _, len, memory } = self;
+        let Self { chunks, sent_front: _, len, in_files, memory } = self;
         f.debug_struct("Output")
             .field("len", len)
+            .field("in_files", in_files)
             .field("chunks", &chunks.len())
             .field("memory", memory)
             .finish()

@@ -20,6 +20,7 @@ use crate::table::Table;
 use net_buffer::Input;
 use net_timer::Tick;
 use std::convert::Infallible;
+use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -229,8 +230,23 @@ impl Kernel for Eager {
         Ok(bytes.len())
     }
 
-    fn send_slices(&mut self, _socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    fn send_slices(
+        &mut self,
+        _socket: &Socket,
+        slices: &[IoSlice<'_>],
+        _more: bool,
+    ) -> Result<usize, Errno> {
         Ok(slices.iter().map(|slice| slice.len()).sum())
+    }
+
+    fn send_file(
+        &mut self,
+        _socket: &Socket,
+        _file: &File,
+        _from: u64,
+        len: usize,
+    ) -> Result<usize, Errno> {
+        Ok(len)
     }
 
     fn shutdown_write(&mut self, _socket: &Socket) -> Result<(), Errno> {

@@ -26,6 +26,9 @@ pub enum Closed {
     /// The name that was dialled has no address, or the resolver did not find it out. The log has
     /// what it said; [`Conn::dialled_name`](crate::Conn::dialled_name) is the name.
     Unresolved,
+    /// A file that was sent had ended before the stretch that was asked for. The connection is reset,
+    /// so that the peer does not take what it got for the whole.
+    FileEnded,
     /// The server drained and the connection had nothing left to do.
     Draining,
     /// The server drained, and the connection was not done by the drain's deadline.
@@ -149,7 +152,7 @@ impl Callback {
 
 impl Closed {
     /// How many different labels there are.
-    pub const KINDS: usize = 23;
+    pub const KINDS: usize = 24;
 
     /// The label's place among all labels, below [`Closed::KINDS`].
     pub fn kind(self) -> usize {
@@ -177,6 +180,7 @@ impl Closed {
             Closed::Unresolved => 20,
             Closed::Reused => 21,
             Closed::MemoryBudget => 22,
+            Closed::FileEnded => 23,
         }
     }
 
@@ -205,6 +209,7 @@ impl Closed {
         "unresolved",
         "reused",
         "memory_budget",
+        "file_ended",
     ];
 
     /// The name under which it is counted.
@@ -218,6 +223,7 @@ impl Closed {
             libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ETIMEDOUT => {
                 Closed::PeerReset
             }
+            libc::ENODATA => Closed::FileEnded, // the driver's word for it: no socket fails so
             _ => Closed::Machine(errno),
         }
     }

@@ -12,7 +12,7 @@ use crate::loop_state::LoopState;
 use crate::outbox::{Outbox, Queued};
 use crate::topics::TopicError;
 use bytes::Bytes;
-use net_buffer::{FrameError, Input, LengthPrefix};
+use net_buffer::{FileRange, FrameError, Input, LengthPrefix};
 use net_timer::Tick;
 use std::time::Duration;
 
@@ -149,7 +149,27 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.send(bytes)
     }
 
-    /// Bytes that wait in this process to be sent.
+    /// Sends a stretch of a file from where it lies, by sendfile(2): after what was sent before, and
+    /// before what is sent later. It costs some forty bytes of memory, however long it is.
+    ///
+    /// It is read in parts of up to 64 KiB, as the peer takes them, and
+    /// [`file_bytes_per_turn`](crate::Limits::file_bytes_per_turn) bounds what all connections of the
+    /// loop read in a turn. What is not in the page cache is read from the disk meanwhile, while the
+    /// loop waits; offer files that are seldom asked for from a server of their own.
+    ///
+    /// Its bytes count for the marks, so that the input waits while a long file is under way, but
+    /// not for the hard cap. `stuck_timeout` counts from the last part that was taken. A file that ends too
+    /// early, because it was truncated, ends the connection: [`Closed::FileEnded`](crate::Closed).
+    ///
+    /// With [`FdTable::PerLoop`](crate::FdTable) a descriptor is known to its loop alone: open the
+    /// file in a callback of the loop whose connections it is sent to.
+    pub fn send_file(&mut self, range: FileRange) -> Queued {
+        let id = self.id;
+        let (head, _, outbox) = self.parts();
+        outbox.send_file(head, id, range)
+    }
+
+    /// Bytes that wait in this process to be sent, those in files included.
     pub fn unsent(&mut self) -> usize {
         let (head, _, outbox) = self.parts();
         outbox.pending(head)

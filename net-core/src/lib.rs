@@ -88,7 +88,8 @@ pub use upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
 
 pub use bytes::Bytes;
 pub use net_buffer::{
-    Delimiter, Fixed, FrameError, Framing, Input, LengthPrefix, Lines, Order, Searched, Width,
+    Delimiter, FileRange, Fixed, FrameError, Framing, Input, LengthPrefix, Lines, Order, Searched,
+    Width,
 };
 pub use net_timer::Tick;
 

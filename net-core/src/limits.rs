@@ -129,6 +129,9 @@ pub struct Limits {
     pub receive_bytes_in_a_row: usize,
     /// Bytes that one connection may send in a turn.
     pub send_bytes_per_turn: usize,
+    /// Bytes of files that a loop sends in a turn, to all its connections together: those that are
+    /// not in the page cache are read from the disk meanwhile, and everybody waits.
+    pub file_bytes_per_turn: usize,
     /// The block of a loop in which small writes to other connections wait for the turn's end.
     pub cork_bytes: usize,
     /// Free memory that a loop's pool keeps for the next burst.
@@ -240,6 +243,7 @@ impl Default for Limits {
             receive_bytes_per_turn: 64 << 10,
             receive_bytes_in_a_row: 256 << 10,
             send_bytes_per_turn: 256 << 10,
+            file_bytes_per_turn: 256 << 10,
             cork_bytes: 64 << 10,
             pool_retain_bytes: 1 << 20,
             memory_budget: None,
@@ -301,6 +305,7 @@ impl Limits {
             ("receive_bytes_per_turn", self.receive_bytes_per_turn),
             ("receive_bytes_in_a_row", self.receive_bytes_in_a_row),
             ("send_bytes_per_turn", self.send_bytes_per_turn),
+            ("file_bytes_per_turn", self.file_bytes_per_turn),
             ("cork_bytes", self.cork_bytes),
             ("events_per_wait", self.events_per_wait),
             ("accepts_per_turn", self.accepts_per_turn),

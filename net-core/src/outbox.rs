@@ -14,7 +14,7 @@ use crate::id::ConnId;
 use crate::limits::Limits;
 use bytes::Bytes;
 pub(crate) use marks::Marks;
-use net_buffer::{FrameError, LengthPrefix, Pool};
+use net_buffer::{FileRange, FrameError, LengthPrefix, Pool};
 pub(crate) use policy::Drops;
 
 /// What became of bytes that were given to `send`.
@@ -66,6 +66,8 @@ pub(crate) struct Outbox {
     /// The watermarks that are in force, and those that are when memory is not tight.
     watermarks: Watermarks,
     usual: Watermarks,
+    /// Bytes of files that may still be sent in this turn.
+    pub(crate) files_left: usize,
     output_limit: usize,
     /// What the pool may come to by what callbacks send. `MAX`: as much as they like.
     memory_max: usize,
@@ -115,6 +117,7 @@ impl Outbox {
             begun: 0,
             watermarks: usual,
             usual,
+            files_left: limits.file_bytes_per_turn,
             output_limit: limits.output_limit,
             memory_max,
         }
@@ -168,6 +171,17 @@ impl Outbox {
         head.cold.get_or_insert_default().output.push_frame(shape, payload, &mut self.pool)?;
         self.list_unsent(head, id);
         Ok(self.mark(head))
+    }
+
+    /// Queues a stretch of a file. It takes no memory, so the hard cap does not know it.
+    pub(crate) fn send_file(&mut self, head: &mut Head, id: ConnId, range: FileRange) -> Queued {
+        if let Some(answer) = self.refusal_of(head, id, range.len(), 0) {
+            return answer;
+        }
+        self.spill(head);
+        head.cold.get_or_insert_default().output.push_file(range);
+        self.list_unsent(head, id);
+        self.mark(head)
     }
 
     /// A callback of this connection begins.
@@ -226,6 +240,17 @@ impl Outbox {
 
     /// The answer for bytes that are not queued at all.
     fn refusal(&mut self, head: &mut Head, id: ConnId, len: usize) -> Option<Queued> {
+        self.refusal_of(head, id, len, len)
+    }
+
+    /// The same for bytes of which so many are to be in memory.
+    fn refusal_of(
+        &mut self,
+        head: &mut Head,
+        id: ConnId,
+        len: usize,
+        in_memory: usize,
+    ) -> Option<Queued> {
         if !head.status.state().takes_output() || head.status.has(ENDING) {
             return Some(Queued::Refused);
         }
@@ -233,7 +258,7 @@ impl Outbox {
             return Some(Queued::Queued);
         }
         self.bars_echo(id);
-        if self.pending(head).saturating_add(len) > self.output_limit {
+        if self.in_memory(head).saturating_add(in_memory) > self.output_limit {
             // To go on after a gap would be worse than to end: the peer could not tell.
             self.wish(head, id, Status::WISH_CAP);
             return Some(Queued::Refused);
@@ -264,6 +289,11 @@ impl Outbox {
         if head.status.has(Status::CORKED) { self.cork.len(head.corked) } else { head.unsent() }
     }
 
+    /// Those of them that are in memory, and not in a file.
+    fn in_memory(&self, head: &Head) -> usize {
+        self.pending(head) - head.cold.as_deref().map_or(0, |cold| cold.output.in_files())
+    }
+
     fn mark(&self, head: &mut Head) -> Queued {
         if self.pending(head) > self.watermarks.high {
             head.status.set(Status::HELD);
@@ -277,7 +307,7 @@ impl Outbox {
         if head.status.has(Status::HELD) {
             return 0;
         }
-        let room = self.output_limit.saturating_sub(self.pending(head));
+        let room = self.output_limit.saturating_sub(self.in_memory(head));
         if room == 0 {
             // Full, though not above the mark: who waits for room must be told of it.
             head.status.set(Status::HELD);
@@ -327,7 +357,7 @@ impl Outbox {
         head.cold.get_or_insert_default().output.push_front(rest, &mut self.pool);
         head.status.set(Status::UNSENT);
         self.hold_if_above(head);
-        if self.pending(head) > self.output_limit {
+        if self.in_memory(head) > self.output_limit {
             self.wish(head, id, Status::WISH_CAP);
         }
     }

@@ -1,23 +1,27 @@
-//! What the queue is made of: copies of our own, and counted references.
+//! What the queue is made of: copies of our own, counted references, and stretches of files.
 
 use crate::block::Block;
+use crate::file::FileRange;
 use bytes::{Buf, Bytes};
 
 /// One piece of the queue.
 pub(super) enum Chunk {
-    /// A copy of our own.
+    /// What is our own.
     Own(Own),
     /// A counted reference to bytes that others may hold too.
     Shared(Bytes),
 }
 
-/// Where a copy lies. (An enum within the other, since only so does a chunk stay at 32 bytes.)
+/// What is our own. (An enum within the other, since only so does a chunk stay at 32 bytes.)
 pub(super) enum Own {
+    /// A copy.
     Block(Block),
     /// The prefix of a frame.
     Few(Few),
     /// Shared, but in a box: rare, and a whole message as long as no byte of it has left.
     Message(Box<Message>),
+    /// No bytes, but where they are.
+    File(Box<FileRange>),
 }
 
 /// A message that may be dropped or replaced while it waits whole.
@@ -48,17 +52,27 @@ impl Few {
 }
 
 impl Chunk {
+    /// The bytes that are in memory: none of a file's.
     pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Own(Own::Block(block)) => block.as_slice(),
             Self::Own(Own::Few(few)) => few.as_slice(),
             Self::Own(Own::Message(message)) => &message.bytes,
+            Self::Own(Own::File(_)) => &[],
             Self::Shared(bytes) => bytes,
         }
     }
 
+    pub(super) fn file(&self) -> Option<&FileRange> {
+        match self {
+            Self::Own(Own::File(range)) => Some(range),
+            _ => None,
+        }
+    }
+
+    /// Bytes to send.
     pub(super) fn len(&self) -> usize {
-        self.as_slice().len()
+        self.file().map_or(self.as_slice().len(), FileRange::len)
     }
 
     /// A reference, to bytes that the pool counts by what it is told.
@@ -71,6 +85,7 @@ impl Chunk {
             Self::Own(Own::Block(block)) => block.truncate(len),
             Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[..len]),
             Self::Own(Own::Message(message)) => message.bytes.truncate(len),
+            Self::Own(Own::File(range)) => range.truncate(len),
             Self::Shared(bytes) => bytes.truncate(len),
         }
     }
@@ -85,6 +100,7 @@ impl Chunk {
                 *self = Self::Shared(message.bytes.split_off(n));
             }
             Self::Own(Own::Message(_)) => {}
+            Self::Own(Own::File(range)) => range.discard_front(n),
             Self::Shared(bytes) => bytes.advance(n),
         }
     }

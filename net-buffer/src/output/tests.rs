@@ -22,7 +22,7 @@ fn drain(output: &mut Output, pool: &mut Pool, slices: usize, budget: usize) -> 
 
 #[test]
 fn the_empty_queue_is_small_and_owns_nothing() {
-    assert!(size_of::<Output>() <= 56, "{} bytes", size_of::<Output>());
+    assert!(size_of::<Output>() <= 64, "{} bytes", size_of::<Output>());
     assert!(size_of::<Chunk>() <= 32, "{} bytes", size_of::<Chunk>());
     let mut pool = Pool::new(usize::MAX);
     let mut output = Output::default();
@@ -216,4 +216,78 @@ fn the_pool_knows_what_all_queues_have() {
     assert_eq!(pool.memory(), pool.retained_bytes());
     pool.trim(0);
     assert_eq!(pool.memory(), 0);
+}
+
+/// A file of these bytes, without a name.
+fn file_of(bytes: &[u8]) -> std::sync::Arc<File> {
+    use std::io::Write;
+    let path = std::env::temp_dir().join(format!(
+        "output-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.into()
+}
+
+/// As `drain`, and reads what lies in files.
+fn drain_with_files(output: &mut Output, pool: &mut Pool, budget: usize) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let mut sent = Vec::new();
+    while !output.is_empty() {
+        if let Some((file, at, left)) = output.next_file() {
+            let mut block = vec![0; left.min(budget)];
+            file.read_exact_at(&mut block, at).unwrap();
+            output.advance(block.len(), pool);
+            sent.extend(block);
+            continue;
+        }
+        let mut into = [IoSlice::new(&[]); 4];
+        let (filled, bytes) = output.slices(&mut into, budget);
+        assert!(filled > 0, "neither bytes nor a file");
+        sent.extend(into[..filled].iter().flat_map(|slice| slice.iter()));
+        output.advance(bytes, pool);
+    }
+    assert_eq!(output.in_files(), 0);
+    sent
+}
+
+#[test]
+fn files_keep_their_place_among_bytes() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(3000).collect();
+    let file = file_of(&bytes);
+    for budget in [1, 7, 1000, usize::MAX] {
+        let mut pool = Pool::new(usize::MAX);
+        let mut output = Output::default();
+        output.push(b"head", &mut pool);
+        output.push_file(FileRange::new(file.clone(), 0, 3000));
+        output.push_file(FileRange::new(file.clone(), 5, 0)); // nothing
+        output.push(b"between", &mut pool);
+        output.push_file(FileRange::new(file.clone(), 2990, 10));
+        assert_eq!((output.len(), output.in_files()), (4 + 3000 + 7 + 10, 3010));
+        let sent = drain_with_files(&mut output, &mut pool, budget);
+        assert!(sent == [b"head", &bytes[..], b"between", &bytes[2990..]].concat());
+    }
+}
+
+#[test]
+fn files_are_cut_and_dropped_like_bytes() {
+    let file = file_of(&[7; 1000]);
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    output.push_file(FileRange::new(file.clone(), 0, 1000));
+    output.advance(300, &mut pool);
+    output.push_file(FileRange::new(file.clone(), 0, 1000));
+    output.push(b"tail", &mut pool);
+    output.truncate(900, &mut pool);
+    assert_eq!((output.len(), output.in_files()), (900, 900));
+    // What is put in front of a half sent file stands before its rest.
+    output.push_front(b"first", &mut pool);
+    let sent = drain_with_files(&mut output, &mut pool, 64);
+    assert!(sent == [b"first", &[7; 900][..]].concat());
+    output.push_file(FileRange::new(file, 0, 1000));
+    assert_eq!(output.clear(&mut pool), 1000);
+    assert_eq!((output.len(), output.in_files()), (0, 0));
 }

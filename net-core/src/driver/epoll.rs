@@ -3,7 +3,7 @@
 //! All connections of a loop receive into one block, so an idle connection owns no buffer. What
 //! an edge means is decided in `readiness`; here are only the calls.
 
-use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, WAKER, What};
+use super::{Driver, Ending, FILE_ENDED, Lease, Link, Received, Sent, Signal, Then, WAKER, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::readiness::AfterReceive;
@@ -192,7 +192,7 @@ impl<K: Kernel> Driver for Epoll<K> {
         let offered = parts.iter().map(|part| part.len()).sum();
         let result = match parts {
             [one] => self.kernel.send(socket, one),
-            several => self.kernel.send_slices(socket, several),
+            several => self.kernel.send_slices(socket, several, false),
         };
         Self::sent(link, offered, result)
     }
@@ -210,10 +210,21 @@ impl<K: Kernel> Driver for Epoll<K> {
             if sent == budget {
                 return Sent { bytes: sent, then: Then::Budget };
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let (used, offered) = output.slices(&mut slices, budget - sent);
-            let result = self.kernel.send_slices(socket, &slices[..used]);
-            let once = Self::sent(link, offered, result);
+            let once = if let Some((file, from, left)) = output.next_file() {
+                let most = left.min(budget - sent);
+                match self.kernel.send_file(socket, file, from, most) {
+                    Ok(0) => Sent { bytes: 0, then: Then::Failed(FILE_ENDED) },
+                    // Few bytes say nothing of room: the file may end there. The next call tells.
+                    Ok(bytes) => Sent { bytes, then: Then::Done },
+                    result => Self::sent(link, most, result),
+                }
+            } else {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let (used, offered) = output.slices(&mut slices, budget - sent);
+                let more = offered < output.len().min(budget - sent);
+                let result = self.kernel.send_slices(socket, &slices[..used], more);
+                Self::sent(link, offered, result)
+            };
             output.advance(once.bytes, pool);
             sent += once.bytes;
             if once.then != Then::Done {

@@ -135,7 +135,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         {
             head.why = Some(by_error);
         }
-        self.step(id, Event::Failed);
+        // A FIN would say that the file was whole.
+        let is_cut = by_error == Closed::FileEnded;
+        self.step(id, if is_cut { Event::Reset } else { Event::Failed });
     }
 
     /// A callback of this connection panicked. `pending`: the bytes that had waited before it.

@@ -9,6 +9,9 @@ use crate::id::ConnId;
 use crate::life::{Event, State};
 use std::io::IoSlice;
 
+/// What one connection sends of files in a turn at most: more, and one disk read would be long.
+const FILE_BYTES: usize = 64 << 10;
+
 /// Pieces of the cork that one gathering send takes. A connection with more moves them to its own
 /// queue first.
 const PIECES: usize = 64;
@@ -67,10 +70,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
         }
         if taken.then == Then::Done && head.status.has(Status::UNSENT) {
-            let budget = self.state.limits.send_bytes_per_turn;
+            let mut budget = self.state.limits.send_bytes_per_turn;
             let cold = head.cold.get_or_insert_default();
+            let has_file = cold.output.in_files() > 0;
+            if has_file {
+                budget = budget.min(FILE_BYTES).min(outbox.files_left);
+            }
             let (socket, link) = (&head.socket, &mut head.link);
             taken = self.driver.send(socket, link, &mut cold.output, &mut outbox.pool, budget);
+            if has_file {
+                outbox.files_left -= taken.bytes;
+                self.file_moved(id, taken);
+            }
         }
         self.sent(id, taken.bytes);
         if taken.then == Then::Budget {
@@ -80,6 +91,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.failed(id, errno);
         }
         self.output_fell(id);
+    }
+
+    /// Some of a file may have been sent. That a long one stays above the high mark says nothing of the
+    /// peer, as long as it takes something.
+    #[cold]
+    fn file_moved(&mut self, id: ConnId, taken: Sent) {
+        if taken.bytes > 0 && self.is_above_its_marks(id) {
+            self.not_stuck(id);
+            self.stuck_from_now(id);
+        }
     }
 
     /// The kernel took bytes: counts them, and the connection is not idle.
@@ -225,17 +246,27 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if self.state.outbox.cork.owners() > 0 {
             self.flush_cork();
         }
-        // What is over its budget is listed anew, for the next turn.
+        // What is over its budget is listed anew, for the next turn; behind those for whom nothing
+        // was left of the budget of files.
         let mut listed = std::mem::take(&mut self.state.outbox.to_flush);
+        let mut served = 0;
         for id in listed.drain(..) {
             if let Some(head) = self.state.head(id) {
                 head.status.clear(Status::TO_FLUSH);
+                let had_budget = self.state.outbox.files_left > 0;
                 self.flush(id);
                 self.after_wishes(id);
+                if had_budget {
+                    served = self.state.outbox.to_flush.len();
+                }
             }
         }
-        if self.state.outbox.to_flush.is_empty() {
-            self.state.outbox.to_flush = listed; // its memory serves again
+        let outbox = &mut self.state.outbox;
+        outbox.files_left = self.state.limits.file_bytes_per_turn;
+        if outbox.to_flush.is_empty() {
+            outbox.to_flush = listed; // its memory serves again
+        } else {
+            outbox.to_flush.rotate_left(served);
         }
     }
 }

@@ -82,7 +82,7 @@ impl Outbox {
             return answer;
         }
         let excess =
-            self.pending(head).saturating_add(bytes.len()).saturating_sub(self.output_limit);
+            self.in_memory(head).saturating_add(bytes.len()).saturating_sub(self.output_limit);
         let mut cost = 0;
         if excess > 0 {
             let made_room = at_limit == AtLimit::DropOldest && {
@@ -114,8 +114,8 @@ impl Outbox {
         bytes: &Bytes,
     ) -> Option<(Queued, u64)> {
         let output = &mut head.cold.as_deref_mut()?.output;
-        let pool = &mut self.pool;
-        match output.replace_message(key, bytes.clone(), self.output_limit, pool) {
+        let len_max = self.output_limit.saturating_add(output.in_files());
+        match output.replace_message(key, bytes.clone(), len_max, &mut self.pool) {
             Replaced::Nothing => None,
             Replaced::TooLong => {
                 self.drops.dropped(id, 0);

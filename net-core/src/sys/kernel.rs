@@ -3,6 +3,7 @@
 use super::{DialOptions, Epoll, Errno, Events, ListenOptions, Socket, Waker, descriptors, epoll};
 use crate::addr::Addr;
 use net_timer::Tick;
+use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
 
@@ -25,8 +26,22 @@ pub(crate) trait Kernel: Sized {
     fn receive(&mut self, socket: &Socket, into: &mut [u8]) -> Result<usize, Errno>;
     /// send(2).
     fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno>;
-    /// sendmsg(2) with at most 1,024 slices.
-    fn send_slices(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno>;
+    /// sendmsg(2) with at most 1,024 slices. `more` (MSG_MORE): what follows at once may fill up the
+    /// last segment.
+    fn send_slices(
+        &mut self,
+        socket: &Socket,
+        slices: &[IoSlice<'_>],
+        more: bool,
+    ) -> Result<usize, Errno>;
+    /// sendfile(2) from that place on; 0 at the end of the file.
+    fn send_file(
+        &mut self,
+        socket: &Socket,
+        file: &File,
+        from: u64,
+        len: usize,
+    ) -> Result<usize, Errno>;
     /// shutdown(2) of the sending half.
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno>;
     /// Bytes that the peer has not acknowledged.
@@ -116,8 +131,23 @@ impl Kernel for Linux {
         socket.send(bytes)
     }
 
-    fn send_slices(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
-        socket.send_slices(slices)
+    fn send_slices(
+        &mut self,
+        socket: &Socket,
+        slices: &[IoSlice<'_>],
+        more: bool,
+    ) -> Result<usize, Errno> {
+        socket.send_slices(slices, more)
+    }
+
+    fn send_file(
+        &mut self,
+        socket: &Socket,
+        file: &File,
+        from: u64,
+        len: usize,
+    ) -> Result<usize, Errno> {
+        socket.send_file(file, from, len)
     }
 
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno> {

@@ -4,10 +4,11 @@ use super::options::{ListenOptions, SocketOptions, bound};
 use super::{Errno, unix};
 use crate::addr::{Addr, UnixName};
 use rustix::net::{RecvFlags, SendFlags};
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// From here on a number is no descriptor but the name of a simulated socket: no descriptor table
 /// can be that large (`fs.nr_open` ends 64 below it).
@@ -162,8 +163,10 @@ impl Socket {
         }
     }
 
-    /// Sends from all of `slices` in one call: at most `IOV_MAX` (1,024) of them.
-    pub(crate) fn send_slices(&self, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    /// Sends from all of `slices` in one call: at most `IOV_MAX` (1,024) of them. `more`: what
+    /// follows at once may fill up the last segment.
+    pub(crate) fn send_slices(&self, slices: &[IoSlice<'_>], more: bool) -> Result<usize, Errno> {
+        let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
         // SAFETY: msghdr is plain data for which zero is valid.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
         message.msg_iov = slices.as_ptr().cast_mut().cast();
@@ -171,7 +174,26 @@ impl Socket {
         loop {
             // SAFETY: IoSlice has the layout of iovec (std's promise); the kernel only reads them,
             // and the slices outlive the call.
-            let n = unsafe { libc::sendmsg(self.0, &message, libc::MSG_NOSIGNAL) };
+            let n = unsafe { libc::sendmsg(self.0, &message, flags) };
+            if n >= 0 {
+                return Ok(n as usize);
+            }
+            let errno = Errno::last();
+            if errno.raw() != libc::EINTR {
+                return Err(errno);
+            }
+        }
+    }
+
+    /// Sends `len` bytes of a file at most, from `from` on, without a copy into this process. Reads
+    /// them from the disk first if they are not in the page cache, and waits for that. 0: the file
+    /// ends there.
+    pub(crate) fn send_file(&self, file: &File, from: u64, len: usize) -> Result<usize, Errno> {
+        let mut from = libc::off_t::try_from(from).map_err(|_| Errno::new(libc::EOVERFLOW))?;
+        loop {
+            // SAFETY: `from` is writable and lives through the call; the file's own position is not
+            // touched.
+            let n = unsafe { libc::sendfile(self.0, file.as_raw_fd(), &raw mut from, len) };
             if n >= 0 {
                 return Ok(n as usize);
             }

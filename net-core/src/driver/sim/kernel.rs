@@ -5,6 +5,7 @@ use super::world::World;
 use crate::addr::Addr;
 use crate::sys::{DialOptions, Errno, Event, Events, Kernel, ListenOptions, Socket, Waker};
 use net_timer::Tick;
+use std::fs::File;
 use std::io::{self, IoSlice};
 
 pub(crate) struct ModelKernel {
@@ -48,10 +49,28 @@ impl Kernel for ModelKernel {
         self.world.send(socket, bytes)
     }
 
-    fn send_slices(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    fn send_slices(
+        &mut self,
+        socket: &Socket,
+        slices: &[IoSlice<'_>],
+        _more: bool,
+    ) -> Result<usize, Errno> {
         assert!(slices.len() <= 1024, "IOV_MAX");
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
         self.world.send(socket, &bytes)
+    }
+
+    fn send_file(
+        &mut self,
+        socket: &Socket,
+        file: &File,
+        from: u64,
+        len: usize,
+    ) -> Result<usize, Errno> {
+        match super::read_file(file, from, len)? {
+            bytes if bytes.is_empty() => Ok(0),
+            bytes => self.world.send(socket, &bytes),
+        }
     }
 
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno> {

@@ -12,7 +12,7 @@ mod rng;
 mod wire;
 mod world;
 
-use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, What};
+use super::{Driver, Ending, FILE_ENDED, Lease, Link, Received, Sent, Signal, Then, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::sys::{DialOptions, Errno, ListenOptions, SIM_BASE, Socket, Waker};
@@ -23,7 +23,9 @@ use net_timer::Tick;
 pub(crate) use peer::Peer;
 pub(crate) use rng::Rng;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 pub(crate) use world::World;
 
@@ -280,9 +282,19 @@ impl Driver for Sim {
             if sent == budget {
                 return Sent { bytes: sent, then: Then::Budget };
             }
-            let mut slices = [IoSlice::new(&[]); 4];
-            let (used, _) = output.slices(&mut slices, budget - sent);
-            let once = self.offer(socket, link, &slices[..used]);
+            let once = if let Some((file, from, left)) = output.next_file() {
+                match read_file(file, from, left.min(budget - sent)) {
+                    Ok(bytes) if bytes.is_empty() => {
+                        Sent { bytes: 0, then: Then::Failed(FILE_ENDED) }
+                    }
+                    Ok(bytes) => self.offer(socket, link, &[IoSlice::new(&bytes)]),
+                    Err(errno) => Sent { bytes: 0, then: Then::Failed(errno) },
+                }
+            } else {
+                let mut slices = [IoSlice::new(&[]); 4];
+                let (used, _) = output.slices(&mut slices, budget - sent);
+                self.offer(socket, link, &slices[..used])
+            };
             output.advance(once.bytes, pool);
             sent += once.bytes;
             if once.then != Then::Done {
@@ -308,4 +320,12 @@ impl Driver for Sim {
         assert!(socket.number() >= SIM_BASE || socket.number() < 0, "no socket of this world");
         self.world.close(socket, how == Ending::Reset);
     }
+}
+
+/// What sendfile finds from that place on, at most `len` bytes: none at the end of the file.
+fn read_file(file: &File, from: u64, len: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = vec![0; len];
+    let got = file.read_at(&mut bytes, from);
+    bytes.truncate(got.map_err(|error| Errno::new(error.raw_os_error().unwrap_or(libc::EIO)))?);
+    Ok(bytes)
 }

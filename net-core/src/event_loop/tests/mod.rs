@@ -13,6 +13,7 @@ mod dials_again;
 mod drain;
 mod echo;
 mod ends;
+mod files;
 mod heartbeats;
 mod lateness;
 mod marks;

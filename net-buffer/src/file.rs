@@ -1,0 +1,92 @@
+//! `FileRange`: a stretch of an open file, to be sent from where it lies.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+/// A stretch of an open file. The file is counted, so that one that is open serves any number of
+/// connections, on any threads; its own position is neither used nor moved.
+///
+/// The bytes are read when they are sent. Whoever changes the file meanwhile changes what is sent, and
+/// one that ends before the stretch does ends the connection.
+#[derive(Clone)]
+pub struct FileRange {
+    file: Arc<File>,
+    from: u64,
+    len: usize,
+}
+
+impl FileRange {
+    /// `len` bytes from `from` on, counted from the beginning of the file. That they are there is for
+    /// the caller to know.
+    pub fn new(file: impl Into<Arc<File>>, from: u64, len: usize) -> Self {
+        Self { file: file.into(), from, len }
+    }
+
+    /// All that the file has now. Fails if the system does not tell how much that is, or if it is
+    /// not a regular file, whose length would say nothing.
+    pub fn whole(file: impl Into<Arc<File>>) -> io::Result<Self> {
+        let file = file.into();
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let len = usize::try_from(about.len()).map_err(io::Error::other)?;
+        Ok(Self::new(file, 0, len))
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The place in the file at which it begins.
+    pub fn from(&self) -> u64 {
+        self.from
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Has it no bytes?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Only its first `len` bytes, of more.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = len;
+    }
+
+    /// Without its first `n` bytes, of more.
+    pub(crate) fn discard_front(&mut self, n: usize) {
+        self.from += n as u64;
+        self.len -= n;
+    }
+}
+
+impl fmt::Debug for FileRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file: _, from, len } = self;
+        f.debug_struct("FileRange").field("from", from).field("len", len).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_regular_file_has_a_whole() {
+        let folder = FileRange::whole(File::open("/").unwrap());
+        assert_eq!(folder.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let device = FileRange::whole(File::open("/dev/null").unwrap());
+        assert_eq!(device.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let own = std::env::current_exe().unwrap();
+        let whole = FileRange::whole(File::open(&own).unwrap()).unwrap();
+        assert_eq!(whole.len() as u64, own.metadata().unwrap().len());
+    }
+}
