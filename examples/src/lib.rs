@@ -2,4 +2,5 @@
 
 pub mod fan_in;
 pub mod flags;
+pub mod http;
 pub mod million;

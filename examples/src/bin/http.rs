@@ -1,0 +1,268 @@
+//! HTTP/1.1: a greeting, a count of what was sent, chunks back, and files from a folder.
+//!
+//!     cargo run --release --bin http -- --listen 127.0.0.1:8080 --root docs
+//!     curl http://127.0.0.1:8080/                          # Hello, or docs/index.html
+//!     curl http://127.0.0.1:8080/ARCHITECTURE.md           # by sendfile
+//!     curl -d hello http://127.0.0.1:8080/count            # 5 bytes
+//!     curl -d hello http://127.0.0.1:8080/back             # hello, as chunks
+//!     ab -k -c 1000 -n 100000 http://127.0.0.1:8080/
+//!
+//! Requests of a connection are answered in order, and it goes on after each unless one side says
+//! otherwise. A request that is none is answered with what is wrong, and is the last.
+
+use clap::Parser;
+use examples::flags::{self, ServerFlags};
+use examples::http::answer::{Head, Heads, Length, Status};
+use examples::http::body::{Body, Part};
+use examples::http::files::Folder;
+use net_core::{Conn, Delimiter, Handler, Input, Peer, Place, Queued, Searched};
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A small HTTP/1.1 server.
+#[derive(Parser)]
+#[command(version)]
+struct Flags {
+    #[command(flatten)]
+    server: ServerFlags,
+    /// Serve the files below this folder; without it there is only a greeting
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+}
+
+const GREETING: &[u8] = b"Hello, world!\n";
+
+/// Bytes and headers of a request's head; more are refused.
+const HEAD_MAX: usize = 8192;
+const HEADERS_MAX: usize = 64;
+
+/// The largest body that is read to its end.
+const BODY_MAX: u64 = 1 << 30;
+
+struct Http {
+    folder: Option<Folder>,
+    head_end: Delimiter,
+    heads: Heads,
+}
+
+#[derive(Default)]
+struct Session {
+    searched: Searched,
+    /// The request whose body is on its way.
+    request: Option<Request>,
+}
+
+struct Request {
+    body: Body,
+    /// Bytes of the body that have come.
+    came: u64,
+    what: What,
+    is_last: bool,
+    is_1_0: bool,
+}
+
+/// What a request asks for.
+enum What {
+    Greeting {
+        with_body: bool,
+    },
+    File {
+        target: Box<str>,
+        with_body: bool,
+    },
+    /// How many bytes the body has.
+    Count,
+    /// The body, as chunks.
+    Back,
+    Fails(Status),
+}
+
+impl Http {
+    fn head_of(request: &Request, status: Status, kind: &'static str, length: Length) -> Head {
+        Head { status, kind, length, is_last: request.is_last, is_1_0: request.is_1_0 }
+    }
+
+    /// A request from the bytes before its empty line; or how it fails.
+    fn request(&self, head: &[u8]) -> Result<Request, Status> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Request::new(&mut headers);
+        match parsed.parse(head) {
+            Ok(httparse::Status::Complete(_)) => {}
+            Err(httparse::Error::TooManyHeaders) => return Err(Status::HeadersTooLarge),
+            Err(httparse::Error::Version) => return Err(Status::Version),
+            Ok(httparse::Status::Partial) | Err(_) => return Err(Status::BadRequest),
+        }
+        let is_1_0 = parsed.version == Some(0);
+        let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
+            return Err(Status::BadRequest);
+        };
+        let says = |name: &str, word: &str| {
+            let is_named = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
+            parsed.headers.iter().filter(is_named).any(|header| {
+                let mut words = header.value.split(|byte| *byte == b',');
+                words.any(|own| own.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+            })
+        };
+        let hosts = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
+        if !is_1_0 && hosts.count() != 1 {
+            return Err(Status::BadRequest);
+        }
+        let body = Body::announced(parsed.headers).map_err(|_| Status::BadRequest)?;
+        if matches!(body, Body::Bytes(bytes) if bytes > BODY_MAX) {
+            return Err(Status::ContentTooLarge);
+        }
+        let with_body = method == "GET";
+        let what = match (method, target) {
+            ("POST", "/count") => What::Count,
+            ("POST", "/back") if !is_1_0 => What::Back,
+            ("GET" | "HEAD", _) if self.folder.is_some() => {
+                What::File { target: target.into(), with_body }
+            }
+            ("GET" | "HEAD", "/") => What::Greeting { with_body },
+            ("GET" | "HEAD" | "POST", _) => What::Fails(Status::NotFound),
+            _ => What::Fails(Status::MethodNotAllowed),
+        };
+        let goes_on =
+            if is_1_0 { says("connection", "keep-alive") } else { !says("connection", "close") };
+        Ok(Request { body, came: 0, what, is_last: !goes_on, is_1_0 })
+    }
+
+    /// The head has come. What is answered before the body is begun here.
+    fn begin(&mut self, conn: &mut Conn<'_, Self>, request: &Request, expects: bool) -> Queued {
+        if expects && request.body != Body::Over {
+            let _ = conn.send(b"HTTP/1.1 100 Continue\r\n\r\n"); // refused: the answer is refused too
+        }
+        if matches!(request.what, What::Back) {
+            let kind = "application/octet-stream";
+            let head = Self::head_of(request, Status::Ok, kind, Length::Chunked);
+            return conn.send(self.heads.write(head));
+        }
+        Queued::Queued
+    }
+
+    /// A part of the body has come.
+    fn part(&mut self, conn: &mut Conn<'_, Self>, request: &mut Request, bytes: &[u8]) -> Queued {
+        request.came += bytes.len() as u64;
+        if matches!(request.what, What::Back) {
+            let _ = conn.send(format!("{:x}\r\n", bytes.len()).as_bytes()); // as the last of them
+            let _ = conn.send(bytes);
+            return conn.send(b"\r\n");
+        }
+        Queued::Queued
+    }
+
+    /// All of the request has come.
+    fn answer(&mut self, conn: &mut Conn<'_, Self>, request: &Request) -> Queued {
+        let plain = "text/plain; charset=utf-8";
+        let mut send = |status, kind, body: &[u8], with_body: bool| {
+            let head = Self::head_of(request, status, kind, Length::Bytes(body.len()));
+            let queued = conn.send(self.heads.write(head));
+            if with_body { conn.send(body) } else { queued }
+        };
+        match &request.what {
+            What::Greeting { with_body } => send(Status::Ok, plain, GREETING, *with_body),
+            What::Count => {
+                send(Status::Ok, plain, format!("{} bytes\n", request.came).as_bytes(), true)
+            }
+            What::Back => conn.send(b"0\r\n\r\n"),
+            What::Fails(status) => send(*status, plain, b"", true),
+            What::File { target, with_body } => {
+                let folder = self.folder.as_mut().expect("files are asked for only with a folder");
+                match folder.find(target) {
+                    Err(status) => send(status, plain, b"", true),
+                    Ok((range, kind)) => {
+                        let length = Length::Bytes(range.len());
+                        let head = Self::head_of(request, Status::Ok, kind, length);
+                        let queued = conn.send(self.heads.write(head));
+                        if *with_body { conn.send_file(range) } else { queued }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Says what is wrong, and that this was the last.
+    fn refuse(&mut self, conn: &mut Conn<'_, Self>, status: Status) {
+        let (kind, length) = ("text/plain", Length::Bytes(0));
+        let head = Head { status, kind, length, is_last: true, is_1_0: false };
+        let _ = conn.send(self.heads.write(head)); // refused: it is ending already
+        conn.close();
+    }
+}
+
+impl Handler for Http {
+    type Session = Session;
+    type Message = Infallible;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<Session> {
+        Some(Session::default())
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        loop {
+            let Some(mut request) = conn.session().request.take() else {
+                let searched = &mut conn.session().searched;
+                let before = input.peek();
+                let found = input.take_frame(self.head_end.after(searched));
+                let Ok(found) = found else { return self.refuse(conn, Status::HeadersTooLarge) };
+                let Some(head) = found else { return };
+                let head = &before[..head.len() + b"\r\n\r\n".len()];
+                let request = match self.request(head) {
+                    Ok(request) => request,
+                    Err(status) => return self.refuse(conn, status),
+                };
+                let expects =
+                    head.windows(12).any(|word| word.eq_ignore_ascii_case(b"100-continue"));
+                let _ = self.begin(conn, &request, expects);
+                conn.session().request = Some(request);
+                continue;
+            };
+            let searched = &mut conn.session().searched;
+            let queued = match request.body.next(input, searched) {
+                Part::Bytes(bytes) => {
+                    let queued = self.part(conn, &mut request, bytes);
+                    if request.came > BODY_MAX {
+                        return self.refuse(conn, Status::ContentTooLarge);
+                    }
+                    let is_over = request.body == Body::Over;
+                    conn.session().request = Some(request);
+                    // The answer's end waits for no more input, of which none may come.
+                    if is_over { Queued::Queued } else { queued }
+                }
+                Part::NotYet => {
+                    conn.session().request = Some(request);
+                    return;
+                }
+                Part::Bad => return self.refuse(conn, Status::BadRequest),
+                Part::End => {
+                    let queued = self.answer(conn, &request);
+                    if request.is_last {
+                        return conn.close();
+                    }
+                    queued
+                }
+            };
+            // Above its mark the rest of the input waits, and comes again when there is room.
+            if queued != Queued::Queued {
+                return;
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if let Some(root) = &flags.root
+        && let Err(error) = Folder::check(root)
+    {
+        eprintln!("http: --root {}: {error}", root.display());
+        return ExitCode::FAILURE;
+    }
+    let root = flags.root;
+    flags::run(&flags.server, move |_place: &Place<Infallible>| Http {
+        folder: root.clone().map(Folder::new),
+        head_end: Delimiter::new(b"\r\n\r\n", HEAD_MAX),
+        heads: Heads::default(),
+    })
+}

@@ -1,0 +1,280 @@
+//! The HTTP server: pipelining, bodies, files, and requests that are none.
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+
+mod common;
+
+use common::*;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+in_every_mode!(
+    requests_that_come_together_are_answered_in_order,
+    a_request_in_single_bytes_is_answered,
+    bodies_are_counted_and_come_back_as_chunks,
+    a_file_comes_whole_also_to_a_slow_reader,
+    nothing_outside_the_folder_is_served,
+    a_request_that_is_none_is_the_last,
+    http_1_0_ends_after_the_answer_unless_asked,
+);
+
+fn http(mode: Mode, args: &[&str]) -> Server {
+    Start::echo(mode).program(env!("CARGO_BIN_EXE_http")).args(args).run()
+}
+
+struct Answer {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn status(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap()
+    }
+
+    fn field(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.filter(|(own, _)| *own == name).map(|(_, value)| value).next()
+    }
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn read(stream: &mut TcpStream) -> Answer {
+    let mut answer = Answer { head: read_head(stream), body: Vec::new() };
+    if let Some(length) = answer.field("Content-Length") {
+        answer.body = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut answer.body).unwrap();
+        return answer;
+    }
+    assert_eq!(answer.field("Transfer-Encoding"), Some("chunked"));
+    loop {
+        let mut line = String::new();
+        while !line.ends_with("\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            line.push(char::from(byte[0]));
+        }
+        let size = usize::from_str_radix(line.trim_end(), 16).unwrap();
+        let mut chunk = vec![0; size + 2];
+        stream.read_exact(&mut chunk).unwrap();
+        assert_eq!(&chunk[size..], b"\r\n");
+        answer.body.extend_from_slice(&chunk[..size]);
+        if size == 0 {
+            return answer;
+        }
+    }
+}
+
+fn ask(stream: &mut TcpStream, request: &str) -> Answer {
+    stream.write_all(request.as_bytes()).unwrap();
+    read(stream)
+}
+
+/// Ends a server that has done what it should: drained, with nothing left.
+fn end(server: Server) {
+    server.finish();
+}
+
+fn requests_that_come_together_are_answered_in_order(mode: Mode) {
+    let server = http(mode, &[]);
+    let mut client = server.connect();
+    let hello = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let count = "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+    let missing = "GET /missing HTTP/1.1\r\nHost: x\r\n\r\n";
+    let head = "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n";
+    client.write_all([hello, count, missing, hello].concat().repeat(100).as_bytes()).unwrap();
+    for _ in 0..100 {
+        assert_eq!(read(&mut client).body, b"Hello, world!\n");
+        assert_eq!(read(&mut client).body, b"3 bytes\n");
+        assert_eq!(read(&mut client).status(), "404");
+        assert_eq!(read(&mut client).body, b"Hello, world!\n");
+    }
+    client.write_all(head.as_bytes()).unwrap();
+    assert!(read_head(&mut client).contains("Content-Length: 14\r\n"));
+    assert_eq!(ask(&mut client, hello).status(), "200", "a HEAD has no body");
+    end(server);
+}
+
+fn a_request_in_single_bytes_is_answered(mode: Mode) {
+    let server = http(mode, &[]);
+    let mut client = server.connect();
+    client.set_nodelay(true).unwrap();
+    let request = "POST /back HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: 1\r\n\r\n";
+    for byte in request.as_bytes() {
+        client.write_all(&[*byte]).unwrap();
+    }
+    assert_eq!(read(&mut client).body, b"abcde");
+    assert_eq!(ask(&mut client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").status(), "200");
+    end(server);
+}
+
+fn bodies_are_counted_and_come_back_as_chunks(mode: Mode) {
+    let server = http(mode, &[]);
+    let mut client = server.connect();
+    let body = pattern(1 << 20, 7);
+    let head = format!(
+        "POST /count HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).unwrap();
+    assert_eq!(read_head(&mut client), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(&body).unwrap();
+    assert_eq!(read(&mut client).body, format!("{} bytes\n", body.len()).into_bytes());
+
+    // Back, while it is still being sent: more than all buffers hold.
+    let mut sender = client.try_clone().unwrap();
+    let sent = body.clone();
+    let sending = std::thread::spawn(move || {
+        let head = format!("POST /back HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 8 << 20);
+        sender.write_all(head.as_bytes()).unwrap();
+        for _ in 0..8 {
+            sender.write_all(&sent).unwrap();
+        }
+    });
+    assert!(read(&mut client).body == body.repeat(8));
+    sending.join().unwrap();
+    end(server);
+}
+
+/// A folder for one test, which goes with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str, mode: Mode) -> Self {
+        let path = std::env::temp_dir().join(format!("{name}-{mode:?}-{}", std::process::id()));
+        std::fs::create_dir_all(path.join("root")).unwrap();
+        Self(path)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.join("root")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // the system's own folder for such
+    }
+}
+
+fn a_file_comes_whole_also_to_a_slow_reader(mode: Mode) {
+    let folder = Folder::new("http-whole", mode);
+    let large = pattern(20 << 20, 3);
+    std::fs::write(folder.root().join("large.bin"), &large).unwrap();
+    std::fs::write(folder.root().join("index.html"), "<p>index").unwrap();
+    let server = http(mode, &["--root", folder.root().to_str().unwrap()]);
+
+    let get = "GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n";
+    let index = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut slow = server.connect();
+    slow.write_all([get, index, get, index].concat().as_bytes()).unwrap();
+    // Others are served while it reads nothing.
+    let mut others = server.connect_many(10);
+    for other in &mut others {
+        let answer = ask(other, index);
+        assert_eq!(answer.body, b"<p>index");
+        assert_eq!(answer.field("Content-Type"), Some("text/html; charset=utf-8"));
+    }
+    for _ in 0..2 {
+        let answer = read(&mut slow);
+        assert!(answer.body == large, "{} bytes of {}", answer.body.len(), large.len());
+        assert_eq!(read(&mut slow).body, b"<p>index");
+    }
+    // Many at once, each the same open file or another.
+    let mut many = server.connect_many(20);
+    many.iter_mut().for_each(|client| client.write_all(get.as_bytes()).unwrap());
+    for client in &mut many {
+        assert!(read(client).body == large);
+    }
+    end(server);
+}
+
+fn nothing_outside_the_folder_is_served(mode: Mode) {
+    let folder = Folder::new("http-outside", mode);
+    std::fs::write(folder.0.join("secret"), "secret").unwrap();
+    std::fs::write(folder.root().join("fine.txt"), "fine").unwrap();
+    std::os::unix::fs::symlink("../secret", folder.root().join("link")).unwrap();
+    let server = http(mode, &["--root", folder.root().to_str().unwrap()]);
+    let mut client = server.connect();
+    let mut status = |target: &str| {
+        let answer = ask(&mut client, &format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        answer.status().to_owned()
+    };
+    assert_eq!(status("/fine.txt"), "200");
+    for target in ["/../secret", "/link", "/%2e%2e/secret", "/%2E./secret", "//etc/passwd", "/none"]
+    {
+        assert_eq!(status(target), "404", "{target}");
+    }
+    assert_eq!(status("/%zz"), "400");
+    assert_eq!(status("/fine.txt"), "200", "a path that is wrong ends nothing");
+    end(server);
+}
+
+fn a_request_that_is_none_is_the_last(mode: Mode) {
+    let server = http(mode, &[]);
+    let headers = "X: y\r\n".repeat(65);
+    let cases = [
+        ("HELO\r\n\r\n".to_owned(), "400"),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), "400"), // no host
+        ("GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(), "400"),
+        ("GET / HTTP/3.0\r\nHost: x\r\n\r\n".to_owned(), "505"),
+        (format!("GET / HTTP/1.1\r\nHost: x\r\n{headers}\r\n"), "431"),
+        (format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000)), "431"),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n".to_owned(), "413"),
+        (
+            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+                .to_owned(),
+            "400",
+        ),
+        (
+            "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
+                .to_owned(),
+            "400",
+        ),
+    ];
+    for (request, status) in cases {
+        let mut client = server.connect();
+        client.write_all(request.as_bytes()).unwrap();
+        let answer = read(&mut client);
+        assert_eq!(answer.status(), status, "{request:.60}");
+        assert_eq!(answer.field("Connection"), Some("close"));
+        let (rest, end) = read_to_end(&mut client, Duration::from_secs(20));
+        assert!(rest.is_empty() && end == End::Fin, "{request:.60}: {end:?}");
+    }
+    let mut client = server.connect();
+    let answer = ask(&mut client, "PUT / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!((answer.status(), answer.field("Allow")), ("405", Some("GET, HEAD, POST")));
+    assert_eq!(ask(&mut client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").status(), "200");
+    end(server);
+}
+
+fn http_1_0_ends_after_the_answer_unless_asked(mode: Mode) {
+    let server = http(mode, &[]);
+    let mut client = server.connect();
+    let stays = "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n";
+    for _ in 0..3 {
+        let answer = ask(&mut client, stays);
+        assert_eq!(answer.field("Connection"), Some("keep-alive"));
+        assert!(answer.head.starts_with("HTTP/1.0 200"));
+    }
+    assert_eq!(ask(&mut client, "GET / HTTP/1.0\r\n\r\n").field("Connection"), Some("close"));
+    assert_eq!(read_to_end(&mut client, Duration::from_secs(20)).1, End::Fin);
+
+    let mut client = server.connect();
+    let answer = ask(&mut client, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert_eq!(answer.body, b"Hello, world!\n");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client, Duration::from_secs(20)).1, End::Fin);
+    end(server);
+}
