@@ -21,7 +21,8 @@ pub enum WhenFull {
     ///
     /// The kernel is asked how long it is idle, so connections that are in use pay nothing; it knows
     /// of TCP alone, and a client on a Unix socket keeps its place. Up to 64 clients at once may be in
-    /// over the limit, for a moment, and each descriptor table has that many places fewer.
+    /// over the limit, for a moment, and each descriptor table has that many places fewer. What a
+    /// heartbeat sends moves too: with an interval below `min_idle` nobody is idle for so long.
     ReuseIdle {
         /// At the least; zero is any time.
         min_idle: Duration,
