@@ -129,8 +129,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return None;
         }
         let cold = head.cold.as_deref()?;
-        // Counted payloads are in no block.
-        let unsent = cold.output.memory().max(cold.output.len());
+        // Counted payloads are in no block; and what lies in a file is in no memory.
+        let output = &cold.output;
+        let unsent = output.memory().max(output.len() - output.in_files());
         Some(unsent + cold.unread.as_ref().map_or(0, Unread::memory)).filter(|memory| *memory > 0)
     }
 }

@@ -5,6 +5,7 @@ use crate::closed::Closed;
 use crate::limits::Limits;
 use crate::outbox::Queued;
 use crate::stats::Counter;
+use net_buffer::FileRange;
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -16,6 +17,7 @@ on_both_rigs! {
     while_memory_is_tight_whoever_owes_is_not_read: 20,
     one_callback_cannot_queue_more_than_the_share: 20,
     counted_payloads_count_and_are_shed: 10,
+    who_is_sent_a_file_is_not_the_most_expensive: 10,
 }
 
 const BLOCK: usize = 4096;
@@ -231,5 +233,28 @@ fn counted_payloads_count_and_are_shed<D: Rig>(seed: u64) {
         assert!(memory(&stage) <= 14 * BLOCK, "{} bytes", memory(&stage));
         assert_eq!(shed > 0, n >= 4, "of 12 KiB each, four are below 56 KiB");
     }
+    stage.stop();
+}
+
+/// A megabyte that lies in a file takes no memory, and was taken for the largest queue of all.
+fn who_is_sent_a_file_is_not_the_most_expensive<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 16, |_| {});
+    let own = std::env::current_exe().unwrap();
+    let range = FileRange::new(std::fs::File::open(own).unwrap(), 0, 1 << 20);
+    stage.play(move |at| {
+        if let At::Data(conn, input) = at {
+            let _ = match input.take_all()[0] {
+                b'f' => conn.send_file(range.clone()),
+                _ => conn.send(&[7; 3000]),
+            };
+        }
+    });
+    let download = stage.open();
+    download.reads(false);
+    download.send(b"f");
+    stage.settle();
+    (0..20).for_each(|_| _ = owed_a_block(&mut stage));
+    assert!(stage.snapshot().closed_by(Closed::MemoryBudget) >= 6);
+    assert!(!download.saw_reset(), "it owes nothing to memory");
     stage.stop();
 }
