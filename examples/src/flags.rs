@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use net_core::{
-    Addr, Balance, Bytes, FdTable, Handler, Limits, Loops, Place, PrivateTables, Server,
+    Addr, Balance, Bytes, FdTable, Handler, Limits, Loops, Place, PrivateTables, Rate, Server,
     TrustedProxies, WhenFull,
 };
 use std::io::Write;
@@ -75,6 +75,9 @@ pub struct ServerFlags {
     /// Close a connection that is so old, whatever it does (0: never)
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub max_lifetime: Duration,
+    /// Bytes a second that each connection may bring, and as many that are sent to it (0: any number)
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
+    pub rate_limit: usize,
     /// Set by those examples whose protocol has a heartbeat.
     #[arg(skip)]
     pub heartbeat_interval: Option<Duration>,
@@ -279,6 +282,7 @@ impl ServerFlags {
 
     fn limits(&self) -> Limits {
         let some = |time: Duration| Some(time).filter(|time| !time.is_zero());
+        let rate = Some(self.rate_limit as u64).filter(|n| *n > 0).map(Rate::per_second);
         let defaults = Limits::default();
         // One mark given moves the others with it, so that they never cross by default.
         let high = self.high_watermark.unwrap_or_else(|| {
@@ -301,6 +305,8 @@ impl ServerFlags {
             stuck_timeout: some(self.stuck_timeout),
             lifetime_max: some(self.max_lifetime),
             heartbeat_interval: self.heartbeat_interval,
+            receive_rate: rate,
+            send_rate: rate,
             stall_threshold: some(self.stall_threshold),
             high_watermark: high,
             low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),

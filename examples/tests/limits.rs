@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ in_every_mode!(
     a_reader_stuck_above_the_mark_is_closed_in_time,
     a_message_that_does_not_end_is_closed_in_time_however_it_trickles,
     nobody_lives_longer_than_the_longest_lifetime,
+    a_client_above_its_rate_waits_and_loses_nothing,
 );
 
 fn the_connection_limit_is_exact_and_does_not_drift(mode: Mode) {
@@ -274,4 +275,28 @@ fn ten_thousand_connections_are_held_and_answered() {
     server.has_connections(n);
     drop(clients);
     assert_eq!(server.finish().get("accepted"), n as u64);
+}
+
+/// There is no upper bound: a loaded machine may take as long as it likes.
+fn a_client_above_its_rate_waits_and_loses_nothing(mode: Mode) {
+    const LEN: usize = 300_000;
+    let server = Start::echo(mode).args(&["--rate-limit", "200000"]).run();
+    let client = server.connect();
+    let sent = pattern(LEN, 9);
+    let began = std::time::Instant::now();
+    let back = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            (&client).write_all(&sent).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        (&client).read_to_end(&mut back).unwrap();
+        back
+    });
+    assert!(back == sent, "{} of {LEN} bytes", back.len());
+    // 20,000 at once, and the rest at the rate.
+    let least = Duration::from_secs_f64((LEN - 20_000) as f64 / 200_000.0);
+    assert!(began.elapsed() >= least, "{:?} is too fast", began.elapsed());
+    drop(client);
+    assert!(server.finish().get("rate_waits") > 10);
 }

@@ -8,8 +8,9 @@ use crate::here::Loop;
 use crate::id::ConnId;
 use crate::life::State;
 use crate::limits::AtLimit;
-use crate::loop_state::LoopState;
+use crate::loop_state::{LoopState, Way};
 use crate::outbox::{Outbox, Queued};
+use crate::rate::Rate;
 use crate::topics::TopicError;
 use bytes::Bytes;
 use net_buffer::{FileRange, FrameError, Input, LengthPrefix};
@@ -246,6 +247,21 @@ impl<'a, H: Handler> Conn<'a, H> {
             status.clear(Status::PAUSED);
             self.wish(Status::WISH_RESUME);
         }
+    }
+
+    /// Receives no more than so many bytes a second from now on; `None`: as many as come. Above the
+    /// rate the peer's bytes are left in the kernel, until the wheel has counted enough time: nothing
+    /// is dropped, the peer waits. Some hundred bytes beside the table for each connection with a
+    /// limit, and its messages take the longer way.
+    pub fn limit_receive(&mut self, rate: Option<Rate>) {
+        self.state.limit(self.id, Way::In, rate);
+    }
+
+    /// Sends no more than so many bytes a second from now on, also while it finishes or closes. What
+    /// waits is unsent, and counts for the marks, the hard cap and `stuck_timeout`. Otherwise as
+    /// [`limit_receive`](Self::limit_receive).
+    pub fn limit_send(&mut self, rate: Option<Rate>) {
+        self.state.limit(self.id, Way::Out, rate);
     }
 
     /// Makes this connection and another of its loop a pair: each brings what the other sends on, as

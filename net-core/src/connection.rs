@@ -82,6 +82,8 @@ pub(crate) struct Deadlines {
     pub(crate) lifetime: Tick,
     /// When it is idle because no heartbeat was answered. Traffic does not move this one, but ends it.
     pub(crate) unanswered: Tick,
+    /// When a rate limit lets it go on.
+    pub(crate) refill: Tick,
 }
 
 impl Default for Deadlines {
@@ -92,13 +94,15 @@ impl Default for Deadlines {
             stuck: Tick::MAX,
             lifetime: Tick::MAX,
             unanswered: Tick::MAX,
+            refill: Tick::MAX,
         }
     }
 }
 
 impl Deadlines {
     pub(crate) fn nearest(&self) -> Tick {
-        self.own.min(self.message).min(self.stuck).min(self.lifetime).min(self.unanswered)
+        let own = self.own.min(self.message).min(self.stuck).min(self.lifetime);
+        own.min(self.unanswered).min(self.refill)
     }
 
     /// Takes one that is due and ends a connection by itself, and says which it was.
@@ -121,6 +125,8 @@ impl Deadlines {
 pub(crate) struct Status(u32);
 
 impl Status {
+    /// It has a rate limit.
+    pub(crate) const RATED: u32 = 1 << 4;
     /// Unread input is kept in the cold box.
     pub(crate) const UNREAD: u32 = 1 << 8;
     /// Unsent output is queued in the cold box.
@@ -172,7 +178,7 @@ impl Status {
         | Self::WISH_CAP
         | Self::WISH_RESUME;
 
-    const STATE: u32 = 0xFF;
+    const STATE: u32 = 0x0F;
 
     pub(crate) fn new(state: State) -> Self {
         Self(state as u32)

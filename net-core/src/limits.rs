@@ -1,5 +1,6 @@
 //! `Limits`: every bound of the framework, with its default and the reason for it.
 
+use crate::rate::Rate;
 use std::time::Duration;
 
 /// The least that a loop's share of the memory budget may be: so much that an eighth of it is more
@@ -109,6 +110,13 @@ pub struct Limits {
     /// How long a stream in flow must have been quiet before its connection counts as idle when it
     /// is to close. Longer than the gaps in a stream, and short enough to end without delay.
     pub quiet_time: Duration,
+
+    /// Bytes a second that each connection which comes in may bring; more is left in the kernel until
+    /// it is time. A connection with a limit has its bucket beside the table, some hundred bytes,
+    /// and its messages take the longer way. `None`: as many as it likes.
+    pub receive_rate: Option<Rate>,
+    /// Bytes a second that are sent to each of them. What is above waits, unsent.
+    pub send_rate: Option<Rate>,
 
     /// Unsent bytes of one connection above which its own input is left unread, until...
     pub high_watermark: usize,
@@ -236,6 +244,8 @@ impl Default for Limits {
             linger_timeout: Duration::from_secs(1),
             linger_bytes_max: 1 << 20,
             quiet_time: Duration::from_millis(30),
+            receive_rate: None,
+            send_rate: None,
             high_watermark: 64 << 10,
             low_watermark: 16 << 10,
             output_limit: 1 << 20,

@@ -3,6 +3,8 @@
 //! Callbacks see this, through `Conn` and `Loop`, and the turn sees it; neither the driver nor
 //! the handler is in it.
 
+mod rates;
+
 use crate::addr::Addr;
 use crate::closed::{Closed, Why};
 use crate::connection::{Connection, Deadlines, Filed, Head, Status};
@@ -19,6 +21,7 @@ use crate::table::Table;
 use crate::timers::Timers;
 use crate::topics::Topics;
 use net_timer::{Slot, Tick, Wheel};
+pub(crate) use rates::{Rates, Way};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -58,6 +61,8 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) clients: HashMap<ConnId, Addr>,
     /// The names by which connections were dialled that were dialled by one.
     pub(crate) names: HashMap<ConnId, Arc<str>>,
+    /// The buckets of those connections that have a rate limit, each of which is `RATED`.
+    pub(crate) rates: HashMap<ConnId, Rates>,
     /// By slot, where a connection counts. As long as the highest slot used, if sources are limited,
     /// and else empty. (It grows by moving pages, not bytes: realloc(3) of so much is mremap(2).)
     sources: Vec<Option<Source>>,
@@ -110,6 +115,7 @@ impl<S, M> LoopState<S, M> {
             peer_of,
             clients: HashMap::new(),
             names: HashMap::new(),
+            rates: HashMap::new(),
             sources: Vec::new(),
         };
         state.set_now(now);
@@ -186,6 +192,9 @@ impl<S, M> LoopState<S, M> {
         if !self.names.is_empty() {
             self.names.remove(&id);
         }
+        if !self.rates.is_empty() {
+            self.rates.remove(&id);
+        }
         self.outbox.drops.forget(id);
         self.outbox.marks.forget(id);
         self.sources.get_mut(id.slot() as usize)?.take()
@@ -244,21 +253,26 @@ impl<S, M> LoopState<S, M> {
     }
 
     /// Bytes that may be received for the handler now. Zero: it is paused, or held back until there
-    /// is room for what it brings: in its own output, or in its partner's.
+    /// is room for what it brings: in its own output, or in its partner's; or it is above its rate.
     pub(crate) fn input_room(&mut self, id: ConnId) -> usize {
         let Some(head) = self.head(id) else { return 0 };
-        if !head.status.has(Status::PAUSED | Status::HELD | Status::PAIRED) {
+        let status = head.status;
+        if !status.has(Status::PAUSED | Status::HELD | Status::PAIRED | Status::RATED) {
             return usize::MAX;
         }
-        if head.status.has(Status::PAUSED) {
+        if status.has(Status::PAUSED) {
             return 0;
+        }
+        let tokens = if status.has(Status::RATED) { self.tokens(id, Way::In) } else { usize::MAX };
+        if !status.has(Status::HELD | Status::PAIRED) {
+            return tokens;
         }
         let Some(partner) = self.partner_of(id) else { return 0 };
         let room = self.with(partner, |outbox, head| {
             // One that ends refuses whatever comes, and that is the handler's to see.
             if head.status.state().takes_output() { outbox.room(head) } else { usize::MAX }
         });
-        room.unwrap_or(usize::MAX)
+        room.unwrap_or(usize::MAX).min(tokens)
     }
 
     // --- deadlines ---------------------------------------------------------------------------

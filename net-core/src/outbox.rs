@@ -191,8 +191,9 @@ impl Outbox {
         self.lent = (lent.as_ptr() as usize, lent.len());
         self.direct = Direct::default();
         self.begun = self.pending(head);
-        self.may_direct = !head.status.has(Status::UNSENT | Status::CORKED | ENDING)
-            && head.status.state().takes_output();
+        self.may_direct =
+            !head.status.has(Status::UNSENT | Status::CORKED | Status::RATED | ENDING)
+                && head.status.state().takes_output();
     }
 
     /// As `begin`, for a connection on the straight path, of which nothing waits.
@@ -327,6 +328,15 @@ impl Outbox {
     fn list_unsent(&mut self, head: &mut Head, id: ConnId) {
         head.status.set(Status::UNSENT);
         if !head.status.has(Status::TO_FLUSH) && self.running != Some(id) {
+            head.status.set(Status::TO_FLUSH);
+            self.to_flush.push(id);
+        }
+    }
+
+    /// What waits is to be offered at the turn's end, although nothing was added.
+    pub(crate) fn offer_again(&mut self, head: &mut Head, id: ConnId) {
+        self.spill(head);
+        if head.status.has(Status::UNSENT) && !head.status.has(Status::TO_FLUSH) {
             head.status.set(Status::TO_FLUSH);
             self.to_flush.push(id);
         }

@@ -75,6 +75,8 @@ counters! {
     Fired = "timers_fired",
     /// Heartbeats that were due: calls of `on_heartbeat`.
     Heartbeats = "heartbeats",
+    /// Times that a connection had to wait for its rate limit.
+    RateWaits = "rate_waits",
     /// Callbacks that panicked.
     Panics = "panics",
     /// Bytes taken from a handler that never reached the kernel.

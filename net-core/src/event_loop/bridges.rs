@@ -12,6 +12,7 @@ use crate::here::Loop;
 use crate::hub::{Mail, Order};
 use crate::id::ConnId;
 use crate::life::State;
+use crate::loop_state::Way;
 use crate::outbox::Queued;
 use crate::runner::Work;
 use crate::stats::Counter;
@@ -249,6 +250,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// The first deadline of an open connection.
     fn start_idling(&mut self, id: ConnId) {
         self.begin_lifetime(id);
+        for (way, rate) in
+            [(Way::In, self.state.limits.receive_rate), (Way::Out, self.state.limits.send_rate)]
+        {
+            if rate.is_some() {
+                self.state.limit(id, way, rate);
+            }
+        }
         let idle = self.state.idle_deadline;
         let first_byte = self.state.limits.first_byte_timeout.map(|t| self.state.now.after(t));
         match first_byte {

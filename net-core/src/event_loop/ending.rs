@@ -94,7 +94,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
         }
         head.thaw();
+        let is_rated = head.status.has(Status::RATED);
         self.state.file(id, deadline);
+        if is_rated {
+            self.state.limit_closing(id);
+        }
         if state.discards() {
             // What lies in the kernel already, perhaps the peer's FIN, has had its edge.
             self.state.make_ready(id);
@@ -280,6 +284,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if state == State::Connecting {
             return self.dial_is_due(id);
         }
+        let is_rated = head.status.has(Status::RATED);
+        if is_rated && self.goes_on(id) && state.is_closing() {
+            return; // its bound on closing is filed again
+        }
+        let Some(head) = self.state.head(id) else { return };
         if state.is_closing() {
             if state != State::Lingering {
                 // Whatever ended it: that the rest was lost is the more important news.

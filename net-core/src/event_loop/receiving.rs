@@ -9,6 +9,7 @@ use crate::driver::{
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::life::{Event, State, step};
+use crate::loop_state::Way;
 use crate::stats::Counter;
 use net_buffer::{Input, Unread};
 use std::io::IoSlice;
@@ -225,6 +226,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.step(id, Event::Overdue);
             }
             return;
+        }
+        if head.status.has(Status::RATED) {
+            self.state.take_tokens(id, Way::In, lease.len as usize);
         }
         self.first_byte(id);
         self.state.touch(id);

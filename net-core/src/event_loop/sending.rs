@@ -7,6 +7,7 @@ use crate::driver::{Driver, Sent, Then};
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::life::{Event, State};
+use crate::loop_state::Way;
 use std::io::IoSlice;
 
 /// What one connection sends of files in a turn at most: more, and one disk read would be long.
@@ -43,12 +44,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if self.is_above_its_marks(id) {
             self.stuck_from_now(id);
         }
+        let mut budget = self.state.limits.send_bytes_per_turn;
+        let is_rated = self.state.head(id).is_some_and(|head| head.status.has(Status::RATED));
+        if is_rated {
+            budget = self.tokens_to_send(id).min(budget);
+        }
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         if !head.status.state().flushes() {
             return;
         }
-        if head.link.is_full() {
+        if budget == 0 || head.link.is_full() {
             return self.output_fell(id); // perhaps, by messages that were dropped
         }
         let outbox = &mut self.state.outbox;
@@ -70,7 +76,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
         }
         if taken.then == Then::Done && head.status.has(Status::UNSENT) {
-            let mut budget = self.state.limits.send_bytes_per_turn;
             let cold = head.cold.get_or_insert_default();
             let has_file = cold.output.in_files() > 0;
             if has_file {
@@ -84,7 +89,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
         }
         self.sent(id, taken.bytes);
-        if taken.then == Then::Budget {
+        if is_rated {
+            self.state.take_tokens(id, Way::Out, taken.bytes);
+        }
+        if taken.then == Then::Budget && !(is_rated && self.state.tokens(id, Way::Out) == 0) {
             self.list_to_flush(id);
         }
         if let Then::Failed(errno) = taken.then {
@@ -101,6 +109,30 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.not_stuck(id);
             self.stuck_from_now(id);
         }
+    }
+
+    /// Bytes that its rate lets out now, if anything waits. It waits in its own queue, since the cork
+    /// goes out as a whole.
+    #[cold]
+    fn tokens_to_send(&mut self, id: ConnId) -> usize {
+        self.state.with(id, |outbox, head| outbox.spill(head));
+        let waits = self.state.head(id).is_some_and(|head| head.status.has(Status::UNSENT));
+        if waits { self.state.tokens(id, Way::Out) } else { usize::MAX }
+    }
+
+    /// Its deadline has come: what a rate limit has held back may go on. True: something did.
+    #[cold]
+    pub(super) fn goes_on(&mut self, id: ConnId) -> bool {
+        let (goes_in, goes_out) = self.state.refill(id);
+        if goes_in {
+            self.read_on(id);
+            self.look_again(id);
+        }
+        if goes_out {
+            self.flush(id);
+            self.after_wishes(id);
+        }
+        goes_in || goes_out
     }
 
     /// The kernel took bytes: counts them, and the connection is not idle.

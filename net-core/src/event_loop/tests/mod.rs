@@ -25,6 +25,7 @@ mod overload;
 mod pairs;
 mod panics;
 mod policies;
+mod rates;
 mod regressions;
 mod sent;
 mod stage;

@@ -8,6 +8,7 @@ use crate::dial::{Dial, Retry};
 use crate::here::Loop;
 use crate::hub::Order;
 use crate::id::ConnId;
+use crate::rate::Rate;
 use crate::resolver::{Answer, Question};
 use crate::stats::Counter;
 use bytes::Bytes;
@@ -66,6 +67,10 @@ impl Chaos {
                 if self.rng.one_in(4) {
                     conn.reset();
                 }
+            }
+            15 if self.rng.one_in(3) => {
+                let rate = Rate::per_second(self.rng.pick(&[2000, 100_000]));
+                conn.limit_receive(self.rng.one_in(2).then_some(rate));
             }
             15..18 => conn.pause(),
             18..21 => conn.resume(),
@@ -312,7 +317,10 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
     stage.world.get().faults.attach.clear();
     stage.world.get().faults.send.clear();
     stage.play(|at| match at {
-        At::Message(here, PEACE) => here.each(|conn| conn.resume()),
+        At::Message(here, PEACE) => here.each(|conn| {
+            conn.limit_receive(None);
+            conn.resume();
+        }),
         At::Data(_, input) => drop(input.take_all()),
         At::End(_) | At::Deadline(_) => {}
         other => usual(other),
