@@ -201,3 +201,80 @@ fn sigquit_ends_an_idle_proxy_at_once_and_a_silent_pair_by_the_deadline() {
         assert_eq!(read_to_end(side, PATIENCE), (vec![], End::Rst));
     }
 }
+
+// --- a gibibyte each way ------------------------------------------------------------------------
+
+const GIB: usize = 1 << 30;
+
+/// A block of the stream, which says where it belongs.
+fn block_of(stream: u64, number: usize, block: &mut [u8]) {
+    block[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    block[8..16].copy_from_slice(&stream.to_be_bytes());
+}
+
+const BLOCK: usize = 64 << 10;
+
+/// Sends a gibibyte that is never in memory as a whole, then FIN.
+fn send_gib(mut to: &TcpStream, stream: u64) {
+    let mut block = pattern(BLOCK, stream);
+    for number in 0..GIB / BLOCK {
+        block_of(stream, number, &mut block);
+        to.write_all(&block).unwrap();
+    }
+    to.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Compares what comes, to the end, with that gibibyte.
+fn receive_gib(mut from: &TcpStream, stream: u64, mut each: impl FnMut()) {
+    let (mut expected, mut got) = (pattern(BLOCK, stream), vec![0; BLOCK]);
+    for number in 0..GIB / BLOCK {
+        block_of(stream, number, &mut expected);
+        from.read_exact(&mut got).unwrap();
+        assert!(got == expected, "block {number} of stream {stream}");
+        each();
+    }
+    assert_eq!(from.read(&mut got).unwrap(), 0, "and then FIN");
+}
+
+/// A gibibyte each way at once, one of the readers slow all the way. The quick direction ends long
+/// before the other, which goes on past that half-close.
+///
+///     cargo test -p examples --release --test proxy -- --ignored --nocapture
+#[test]
+#[ignore = "moves 2 GiB in some ten seconds: run it by itself, built for release"]
+fn a_gibibyte_goes_each_way_in_bounded_memory_past_a_slow_reader() {
+    const HELD_MAX_KIB: u64 = 4 << 10;
+    let (server, upstream) = proxy(Mode { accept: "acceptor", fd_table: "shared" });
+    let (client, other) = through(&server, &upstream);
+    ping_through(&client, &other);
+    let before = proc::rss_kib(server.pid);
+    let mut most = 0;
+    let began = std::time::Instant::now();
+    let up = thread::scope(|scope| {
+        scope.spawn(|| send_gib(&client, 1));
+        scope.spawn(|| send_gib(&other, 2));
+        let up = scope.spawn(|| {
+            receive_gib(&other, 1, || {});
+            began.elapsed()
+        });
+        let mut blocks = 0;
+        receive_gib(&client, 2, || {
+            blocks += 1;
+            if blocks % 4 == 0 {
+                thread::sleep(Duration::from_millis(2));
+                most = most.max(proc::rss_kib(server.pid));
+            }
+        });
+        up.join().unwrap()
+    });
+    let down = began.elapsed();
+    eprintln!(
+        "1 GiB each way: up in {up:.1?}, down to the slow reader in {down:.1?}; \
+         resident {before} KiB before, {most} KiB at most"
+    );
+    assert!(most < before + HELD_MAX_KIB, "{before} KiB before, {most} KiB while it forwarded");
+    drop((client, other));
+    let counts = server.finish();
+    assert_eq!(counts.get("bytes_dropped"), 0, "{counts:?}");
+    assert!(counts.get("bytes_in") >= 2 * GIB as u64);
+}
