@@ -22,6 +22,7 @@ in_every_mode!(
     tcp_and_unix_clients_are_served_side_by_side,
     a_chat_over_both_transports,
     one_too_many_learns_at_once_and_idle_ones_are_closed,
+    the_example_serves_by_a_path_and_by_an_abstract_name,
 );
 
 /// A directory of its own, removed with all that is in it.
@@ -209,6 +210,28 @@ fn a_file_that_is_no_socket_stays_and_is_named() {
     let output = start.command().output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains(&nowhere));
+}
+
+fn the_example_serves_by_a_path_and_by_an_abstract_name(mode: Mode) {
+    let place = Place::new();
+    let name = format!("unix-echo-{}-{mode:?}", std::process::id());
+    let abstract_name = format!("unix:@{name}");
+    let server =
+        Start::unix_echo(mode).listen(&place.at()).args(&["--listen", &abstract_name]).run();
+    ping(&mut dial(&place.path()), b"by its path");
+    let at = SocketAddr::from_abstract_name(&name).unwrap();
+    let client = UnixStream::connect_addr(&at).unwrap();
+    ping(&mut TcpStream::from(OwnedFd::from(client)), b"by its name");
+    server.finish();
+    assert!(!place.path().exists());
+}
+
+#[test]
+fn the_example_names_an_address_that_is_none_of_unix() {
+    let output = Start::unix_echo(Mode::DEFAULT).listen("127.0.0.1:0").command().output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("127.0.0.1:0: not a Unix socket"), "{said}");
 }
 
 #[test]

@@ -50,6 +50,10 @@ impl Start {
         Self::binary(env!("CARGO_BIN_EXE_idle"), mode)
     }
 
+    pub fn unix_echo(mode: Mode) -> Self {
+        Self::binary(env!("CARGO_BIN_EXE_unix_echo"), mode)
+    }
+
     pub fn hub(mode: Mode) -> Self {
         Self::binary(env!("CARGO_BIN_EXE_hub"), mode)
     }

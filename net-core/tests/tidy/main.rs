@@ -98,7 +98,7 @@ fn every_file_begins_by_saying_what_it_is() {
 #[test]
 fn pages_name_tests_that_exist() {
     let sources = everything();
-    for page in ["ARCHITECTURE", "LIFE", "RELIABILITY"] {
+    for page in ["ARCHITECTURE", "FEATURES", "LIFE", "RELIABILITY"] {
         let path = format!("docs/{page}.md");
         let text = fs::read_to_string(root().join(&path)).expect("the page is there");
         nothing_found(rules::tests_unknown(&path, &text, &sources));
