@@ -57,7 +57,7 @@ const SIZES: [(&str, usize, usize); 5] = [
     ("bytes of a connection's entry", net_core::bench::ENTRY_BYTES, 48),
     ("bytes of a ConnId", size_of::<net_core::ConnId>(), 8),
     ("bytes of a timer's links and slot", size_of::<(net_timer::Links, net_timer::Slot)>(), 12),
-    ("bytes of an Output", size_of::<net_buffer::Output>(), 56),
+    ("bytes of an Output", size_of::<net_buffer::Output>(), 64),
     ("bytes of a Wheel", size_of::<net_timer::Wheel>(), 8704),
 ];
 
