@@ -3,7 +3,7 @@
 //!     cargo run --release --bin inspect -- --listen 127.0.0.1:9000 --admin 127.0.0.1:9001
 //!     nc 127.0.0.1 9000
 //!     curl 127.0.0.1:9001/metrics
-//!     curl '127.0.0.1:9001/connections?top=3&by=queue'
+//!     curl "127.0.0.1:9001/connections?top=3&by=queue"
 //!
 //! Its lines:
 //!
