@@ -42,8 +42,8 @@ impl Answer {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("field: {line}"));
-            fields.push((name.to_ascii_lowercase(), value.to_owned()));
+            let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("field: {line}"));
+            fields.push((name.to_ascii_lowercase(), value.trim_start().to_owned()));
         }
         let mut answer = Self { status, fields, body: String::new() };
         let length = answer.field("content-length").unwrap().parse().unwrap();

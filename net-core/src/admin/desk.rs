@@ -29,14 +29,8 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// answer must have been read by then too.
 const NEXT_TIME: Duration = Duration::from_secs(90);
 
-/// What `GET /` says.
-const CONTENTS: &str = "\
-/metrics                          all counts, for Prometheus
-/healthz                          200 while it serves, 503 once it is told to end
-/loops                            every loop: its levels, and what it does now
-/connections?top=10&by=queue      those with the most bytes waiting; by=bytes: with the most moved
-POST /connections/ID/kill         reset one
-";
+/// What `GET /` shows: one page that looks at the others each second.
+const PAGE: &str = include_str!("page.html");
 
 /// How often it is looked whether the loops have answered, while somebody waits for that.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -99,7 +93,7 @@ impl Desk {
                 Ok(question) => return Outcome::Ask(question),
                 Err(what) => Reply::text(Status::BadRequest, what),
             },
-            _ => Reply::text(Status::Ok, CONTENTS),
+            _ => Reply { kind: Reply::PAGE, ..Reply::text(Status::Ok, PAGE) },
         })
     }
 

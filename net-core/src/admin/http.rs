@@ -1,11 +1,18 @@
 //! One HTTP request out of bytes, and one reply into bytes. Pure; `httparse` reads the syntax.
 
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The longest request line and headers together. A scraper's are a few hundred bytes.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
 /// The most headers of a request. A browser sends some twenty.
 const HEADERS_MAX: usize = 64;
+
+/// To a browser, with a page: all that it needs is in it or comes from here, and no page of another
+/// place may show it in a frame, where somebody could be led to press its buttons.
+const POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; \
+    style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n";
 
 /// What the unread bytes of a client are.
 #[derive(Debug)]
@@ -28,7 +35,7 @@ pub(super) struct Request<'a> {
     pub(super) query: &'a str,
     /// The client may send another on this connection.
     pub(super) keeps_alive: bool,
-    /// A browser sends it for a page of another place.
+    /// A browser may send it for a page of another place.
     pub(super) is_foreign: bool,
 }
 
@@ -120,10 +127,26 @@ fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Statu
     if hosts > 1 || version == 1 && hosts == 0 {
         return Err(Status::BadRequest);
     }
-    let is_of_host = |origin: &[u8]| {
-        origin.strip_prefix(b"http://").is_some_and(|origin| origin.eq_ignore_ascii_case(host))
+    let is_own = |origin: &[u8]| {
+        let of_host = origin.strip_prefix(b"http://");
+        of_host.is_some_and(|origin| origin.eq_ignore_ascii_case(host)) && is_address(host)
     };
-    Ok(Fields { keeps_alive, is_foreign: origin.is_some_and(|origin| !is_of_host(origin)) })
+    Ok(Fields { keeps_alive, is_foreign: origin.is_some_and(|origin| !is_own(origin)) })
+}
+
+/// The host is written as an address, or is `localhost`. Any other name may be one that its owner
+/// points here only after a browser has loaded a page from it (DNS rebinding).
+fn is_address(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let bare = host.rsplit_once(':').map_or(host, |(name, _port)| name);
+    let is_v6 = |text: &str| {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+    };
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.parse::<Ipv4Addr>().is_ok()
+        || is_v6(host)
+        || is_v6(bare)
 }
 
 fn is_word(bytes: &[u8], word: &str) -> bool {
@@ -154,6 +177,7 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) const TEXT: &'static str = "text/plain; charset=utf-8";
+    pub(super) const PAGE: &'static str = "text/html; charset=utf-8";
 
     /// A short text.
     pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
@@ -180,6 +204,9 @@ impl Reply {
         );
         if let Some(allow) = self.allow {
             let _ = write!(text, "Allow: {allow}\r\n"); // a String takes everything
+        }
+        if self.kind == Self::PAGE {
+            text.push_str(POLICY);
         }
         // Said either way: a client of 1.0 that asked to keep it must be told that it may.
         text.push_str(if keeps_alive {
@@ -267,16 +294,24 @@ mod tests {
 
     #[test]
     fn a_request_for_the_page_of_another_place_is_foreign() {
-        for (field, is_foreign) in [
-            ("", false),
-            ("Origin: http://here:1\r\n", false),
-            ("Origin: http://here\r\n", true),
-            ("Origin: https://here:1\r\n", true),
-            ("Origin: http://there\r\n", true),
-            ("Origin: null\r\n", true),
+        for (host, field, is_foreign) in [
+            ("here:1", "", false),
+            ("LocalHost:1", "Origin: http://localhost:1\r\n", false),
+            ("127.0.0.1:1", "Origin: http://127.0.0.1:1\r\n", false),
+            ("127.0.0.1", "Origin: http://127.0.0.1\r\n", false),
+            ("[::1]:1", "Origin: http://[::1]:1\r\n", false),
+            ("[::1]", "Origin: http://[::1]\r\n", false),
+            ("localhost:1", "Origin: http://localhost\r\n", true),
+            ("localhost:1", "Origin: https://localhost:1\r\n", true),
+            ("localhost:1", "Origin: http://there\r\n", true),
+            ("localhost:1", "Origin: null\r\n", true),
+            // Its owner may have pointed the name here after the page was loaded.
+            ("there:1", "Origin: http://there:1\r\n", true),
+            ("127.0.0.1.there:1", "Origin: http://127.0.0.1.there:1\r\n", true),
+            ("[there]:1", "Origin: http://[there]:1\r\n", true),
         ] {
-            let text = format!("POST / HTTP/1.1\r\n{field}Host: Here:1\r\n\r\n");
-            assert_eq!(request(&text).is_foreign, is_foreign, "{field}");
+            let text = format!("POST / HTTP/1.1\r\n{field}Host: {host}\r\n\r\n");
+            assert_eq!(request(&text).is_foreign, is_foreign, "{host} {field}");
         }
     }
 
@@ -318,5 +353,17 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.ends_with("\r\n\r\n"), "{head}");
         assert!(head.contains("\r\nContent-Length: 4\r\n"), "{head}");
         assert!(head.contains("\r\nAllow: GET, HEAD\r\nConnection: keep-alive\r\n"), "{head}");
+    }
+
+    #[test]
+    fn only_a_page_comes_with_a_policy_for_browsers() {
+        let text = Reply::text(Status::Ok, "body");
+        let page = Reply { kind: Reply::PAGE, ..Reply::text(Status::Ok, "body") };
+        let said = |reply: &Reply| String::from_utf8(reply.bytes(true, true)).unwrap();
+        assert!(!said(&text).contains("Content-Security-Policy"));
+        let said = said(&page);
+        assert!(said.contains("\r\nContent-Security-Policy: default-src 'none'; script"), "{said}");
+        assert!(said.contains("; style-src 'unsafe-inline'; img-src data:"), "{said}");
+        assert!(said.contains("'none'\r\nX-Content-Type-Options: nosniff\r\nConn"), "{said}");
     }
 }
