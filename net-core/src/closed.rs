@@ -223,7 +223,6 @@ impl Closed {
             libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ETIMEDOUT => {
                 Closed::PeerReset
             }
-            libc::ENODATA => Closed::FileEnded, // the driver's word for it: no socket fails so
             _ => Closed::Machine(errno),
         }
     }

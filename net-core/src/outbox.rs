@@ -252,6 +252,20 @@ impl Outbox {
         len: usize,
         in_memory: usize,
     ) -> Option<Queued> {
+        if let Some(answer) = self.answer_at_once(head, id, len) {
+            return Some(answer);
+        }
+        if self.in_memory(head).saturating_add(in_memory) > self.output_limit {
+            // To go on after a gap would be worse than to end: the peer could not tell.
+            self.wish(head, id, Status::WISH_CAP);
+            return Some(Queued::Refused);
+        }
+        None
+    }
+
+    /// The answer for bytes of an ending connection, or for none. Without one, what the running
+    /// callback echoes later has something before it.
+    fn answer_at_once(&mut self, head: &Head, id: ConnId, len: usize) -> Option<Queued> {
         if !head.status.state().takes_output() || head.status.has(ENDING) {
             return Some(Queued::Refused);
         }
@@ -259,11 +273,6 @@ impl Outbox {
             return Some(Queued::Queued);
         }
         self.bars_echo(id);
-        if self.in_memory(head).saturating_add(in_memory) > self.output_limit {
-            // To go on after a gap would be worse than to end: the peer could not tell.
-            self.wish(head, id, Status::WISH_CAP);
-            return Some(Queued::Refused);
-        }
         None
     }
 
@@ -327,16 +336,22 @@ impl Outbox {
 
     fn list_unsent(&mut self, head: &mut Head, id: ConnId) {
         head.status.set(Status::UNSENT);
-        if !head.status.has(Status::TO_FLUSH) && self.running != Some(id) {
-            head.status.set(Status::TO_FLUSH);
-            self.to_flush.push(id);
+        if self.running != Some(id) {
+            self.list_to_flush(head, id);
         }
     }
 
     /// What waits is to be offered at the turn's end, although nothing was added.
     pub(crate) fn offer_again(&mut self, head: &mut Head, id: ConnId) {
         self.spill(head);
-        if head.status.has(Status::UNSENT) && !head.status.has(Status::TO_FLUSH) {
+        if head.status.has(Status::UNSENT) {
+            self.list_to_flush(head, id);
+        }
+    }
+
+    /// It is to be flushed at the turn's end.
+    pub(crate) fn list_to_flush(&mut self, head: &mut Head, id: ConnId) {
+        if !head.status.has(Status::TO_FLUSH) {
             head.status.set(Status::TO_FLUSH);
             self.to_flush.push(id);
         }

@@ -3,6 +3,8 @@
 use crate::addr::Addr;
 use crate::id::ConnId;
 use parking_lot::Mutex;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -69,6 +71,33 @@ impl Row {
     }
 }
 
+/// The connections with the most of something, of those that were shown to it.
+#[derive(Debug)]
+pub(crate) struct Largest<K> {
+    most: usize,
+    /// The smallest of them on top.
+    found: BinaryHeap<Reverse<(K, ConnId)>>,
+}
+
+impl<K: Ord> Largest<K> {
+    /// Keeps `most` of them.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, found: BinaryHeap::with_capacity(most + 1) }
+    }
+
+    pub(crate) fn show(&mut self, size: K, id: ConnId) {
+        self.found.push(Reverse((size, id)));
+        if self.found.len() > self.most {
+            self.found.pop();
+        }
+    }
+
+    /// The largest first.
+    pub(crate) fn into_ids(self) -> impl Iterator<Item = ConnId> {
+        self.found.into_sorted_vec().into_iter().map(|Reverse((_, id))| id)
+    }
+}
+
 impl Asked {
     pub(crate) fn new(question: Question) -> Arc<Self> {
         Arc::new(Self { question, answer: Mutex::new(None) })
@@ -98,6 +127,17 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_are_kept_and_come_in_order() {
+        let id = |slot: u64| ConnId::from_token(1 << 32 | slot).unwrap();
+        let mut largest = Largest::new(3);
+        for size in [4, 9, 1, 7, 9, 2] {
+            largest.show(size, id(size));
+        }
+        assert!(largest.into_ids().eq([id(9), id(9), id(7)]));
+        assert_eq!(Largest::<u64>::new(3).into_ids().count(), 0);
+    }
 
     #[test]
     fn an_answer_is_there_also_when_who_gave_it_is_gone() {

@@ -3,7 +3,7 @@
 //! All connections of a loop receive into one block, so an idle connection owns no buffer. What
 //! an edge means is decided in `readiness`; here are only the calls.
 
-use super::{Driver, Ending, FILE_ENDED, Lease, Link, Received, Sent, Signal, Then, WAKER, What};
+use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, WAKER, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::readiness::AfterReceive;
@@ -213,7 +213,7 @@ impl<K: Kernel> Driver for Epoll<K> {
             let once = if let Some((file, from, left)) = output.next_file() {
                 let most = left.min(budget - sent);
                 match self.kernel.send_file(socket, file, from, most) {
-                    Ok(0) => Sent { bytes: 0, then: Then::Failed(FILE_ENDED) },
+                    Ok(0) => Sent { bytes: 0, then: Then::FileEnded },
                     // Few bytes say nothing of room: the file may end there. The next call tells.
                     Ok(bytes) => Sent { bytes, then: Then::Done },
                     result => Self::sent(link, most, result),

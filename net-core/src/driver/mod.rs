@@ -103,10 +103,9 @@ pub(crate) enum Then {
     Budget,
     /// The connection has failed.
     Failed(Errno),
+    /// A file has ended before the stretch of it that was to be sent.
+    FileEnded,
 }
-
-/// A file had ended before the stretch of it that was to be sent. No send fails with it.
-pub(crate) const FILE_ENDED: Errno = Errno::new(libc::ENODATA);
 
 /// How a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +173,7 @@ pub(crate) trait Driver: Sized {
     /// Sends borrowed parts, at most 1,024. What is not taken stays the caller's.
     fn offer(&mut self, socket: &Socket, link: &mut Link, parts: &[IoSlice<'_>]) -> Sent;
     /// Sends from `output`, at most `budget` bytes, and takes out what was sent. Files in it are read
-    /// on the way; one that is too short fails as `FILE_ENDED`.
+    /// on the way.
     fn send(
         &mut self,
         socket: &Socket,

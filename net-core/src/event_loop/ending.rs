@@ -125,6 +125,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// The kernel reported an error for this connection.
     #[cold]
     pub(super) fn failed(&mut self, id: ConnId, errno: Errno) {
+        self.cut_off(id, Closed::by_error(errno), Event::Failed);
+    }
+
+    /// A file that was being sent has ended too early. A FIN would say that it was whole.
+    #[cold]
+    pub(super) fn file_ended(&mut self, id: ConnId) {
+        self.cut_off(id, Closed::FileEnded, Event::Reset);
+    }
+
+    /// What is owed cannot be sent any more, which is the news even if the peer has ended before.
+    fn cut_off(&mut self, id: ConnId, why: Closed, event: Event) {
         let Some((state, owed)) =
             self.state.with(id, |outbox, head| (head.status.state(), outbox.pending(head) > 0))
         else {
@@ -133,15 +144,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if state == State::Dead {
             return;
         }
-        let by_error = Closed::by_error(errno);
         if let Some(head) = self.state.head(id)
             && (head.why.is_none() || (owed && head.why == Some(Closed::PeerEnded)))
         {
-            head.why = Some(by_error);
+            head.why = Some(why);
         }
-        // A FIN would say that the file was whole.
-        let is_cut = by_error == Closed::FileEnded;
-        self.step(id, if is_cut { Event::Reset } else { Event::Failed });
+        self.step(id, event);
     }
 
     /// A callback of this connection panicked. `pending`: the bytes that had waited before it.

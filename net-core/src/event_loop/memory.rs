@@ -14,9 +14,8 @@ use crate::id::ConnId;
 use crate::life::{Event, State};
 use crate::limits::Limits;
 use crate::stats::Counter;
+use crate::survey::Largest;
 use net_buffer::Unread;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 
 /// The largest connections that one walk over the table finds. The next walk is due when all of them
 /// are gone: so of a million connections, each costs a part of a walk only.
@@ -34,7 +33,8 @@ pub(super) struct Share {
 
 impl Share {
     pub(super) fn of(limits: &Limits, loops: usize) -> Option<Self> {
-        let share = limits.memory_budget? / loops;
+        limits.memory_budget?;
+        let share = limits.memory_share(loops);
         Some(Self { soft: share / 4 * 3, hard: share / 8 * 7, largest: Vec::new() })
     }
 }
@@ -96,18 +96,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// expensive has, its bytes in the kernel included. By these one who never reads is told from
     /// one who happens to be owed something, where each has one block here.
     fn find_largest(&mut self) -> Vec<(usize, ConnId)> {
-        let mut found = BinaryHeap::with_capacity(FOUND + 1);
+        let mut found = Largest::new(FOUND);
         let mut from = 0;
         while let Some(id) = self.state.table.next_live(from) {
             from = id.slot() + 1;
             if let Some(memory) = self.memory_of(id) {
-                found.push(Reverse((memory, id)));
-                if found.len() > FOUND {
-                    found.pop();
-                }
+                found.show(memory, id);
             }
         }
-        let ids = found.into_iter().map(|Reverse((_, id))| id);
+        let ids = found.into_ids();
         let mut largest: Vec<_> = ids.filter_map(|id| Some((self.expense(id)?, id))).collect();
         largest.sort_unstable();
         let most = largest.last().map_or(0, |(most, _)| *most);

@@ -41,11 +41,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Offers what waits for one connection, unless the kernel is known to be full.
     pub(super) fn flush(&mut self, id: ConnId) {
-        if self.is_above_its_marks(id) {
+        let Some(status) = self.state.head(id).map(|head| head.status) else { return };
+        if status.has(Status::HELD) {
             self.stuck_from_now(id);
         }
         let mut budget = self.state.limits.send_bytes_per_turn;
-        let is_rated = self.state.head(id).is_some_and(|head| head.status.has(Status::RATED));
+        let is_rated = status.has(Status::RATED);
         if is_rated {
             budget = self.tokens_to_send(id).min(budget);
         }
@@ -95,10 +96,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if taken.then == Then::Budget && !(is_rated && self.state.tokens(id, Way::Out) == 0) {
             self.list_to_flush(id);
         }
-        if let Then::Failed(errno) = taken.then {
-            return self.failed(id, errno);
+        match taken.then {
+            Then::Failed(errno) => self.failed(id, errno),
+            Then::FileEnded => self.file_ended(id),
+            Then::Done | Then::Full | Then::Budget => self.output_fell(id),
         }
-        self.output_fell(id);
     }
 
     /// Some of a file may have been sent. That a long one stays above the high mark says nothing of the
@@ -235,12 +237,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     pub(super) fn list_to_flush(&mut self, id: ConnId) {
-        if let Some(head) = self.state.table.get(id).map(|c| &mut c.head)
-            && !head.status.has(Status::TO_FLUSH)
-        {
-            head.status.set(Status::TO_FLUSH);
-            self.state.outbox.to_flush.push(id);
-        }
+        self.state.with(id, |outbox, head| outbox.list_to_flush(head, id));
     }
 
     /// Sends what waits in the cork: one gathering send for each connection.

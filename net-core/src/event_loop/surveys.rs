@@ -7,9 +7,7 @@ use crate::driver::Driver;
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::life::State;
-use crate::survey::{Answer, Asked, By, Question, Row};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use crate::survey::{Answer, Asked, By, Largest, Question, Row};
 use std::sync::Arc;
 
 /// Connections looked at in a turn, where each is a few loads.
@@ -21,11 +19,9 @@ const SLICE_OF_CALLS: usize = 128;
 pub(super) struct Walk {
     asked: Arc<Asked>,
     by: By,
-    most: usize,
     /// The slot from which it goes on.
     from: u32,
-    /// The largest so far, the smallest of them on top.
-    found: BinaryHeap<Reverse<(u64, ConnId)>>,
+    largest: Largest<u64>,
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -43,10 +39,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 asked.answer(Answer::Killed(found == Some(true)));
             }
             Question::Top { by, most } => {
-                let found = BinaryHeap::with_capacity(most + 1);
                 // Who asks bounds its own questions, but may forget some and ask anew.
                 self.walks.retain(|walk| !walk.asked.is_forgotten());
-                self.walks.push_back(Walk { asked, by, most, from: 0, found });
+                self.walks.push_back(Walk { asked, by, from: 0, largest: Largest::new(most) });
             }
         }
     }
@@ -61,18 +56,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let slice = if walk.by == By::Queue { SLICE } else { SLICE_OF_CALLS };
         for _ in 0..slice {
             let Some(id) = self.state.table.next_live(walk.from) else {
-                let mut found = walk.found.into_vec();
-                found.sort_unstable();
-                // `Reverse`: the largest comes first. Some may have ended meanwhile.
-                let rows = found.into_iter().filter_map(|Reverse((_, id))| self.row(id));
+                // Some may have ended meanwhile.
+                let rows = walk.largest.into_ids().filter_map(|id| self.row(id));
                 return walk.asked.answer(Answer::Top(rows.collect()));
             };
             walk.from = id.slot() + 1;
             let Some(size) = self.size(id, walk.by) else { continue };
-            walk.found.push(Reverse((size, id)));
-            if walk.found.len() > walk.most {
-                walk.found.pop();
-            }
+            walk.largest.show(size, id);
         }
         self.walks.push_front(walk);
     }

@@ -1,6 +1,6 @@
 //! What becomes of a message that does not fit below the hard cap.
 
-use super::{ENDING, Outbox, Queued};
+use super::{Outbox, Queued};
 use crate::connection::Head;
 use crate::id::ConnId;
 use crate::limits::AtLimit;
@@ -30,13 +30,17 @@ impl Drops {
 
     fn dropped(&mut self, id: ConnId, taken: usize) {
         self.messages += 1;
-        self.is_noted = true;
-        *self.of.entry(id).or_default() += 1;
-        self.add_bytes(taken as u64);
+        self.lost(id, taken);
     }
 
     fn replaced(&mut self, id: ConnId, taken: usize) {
         self.replaced += 1;
+        self.lost(id, taken);
+    }
+
+    /// A connection has lost a message, of which so many bytes had been taken from the handler.
+    fn lost(&mut self, id: ConnId, taken: usize) {
+        self.is_noted = true;
         *self.of.entry(id).or_default() += 1;
         self.add_bytes(taken as u64);
     }
@@ -69,13 +73,9 @@ impl Outbox {
             AtLimit::Conflate(key) => Some(key),
             AtLimit::DropNewest | AtLimit::DropOldest => None,
         };
-        if !head.status.state().takes_output() || head.status.has(ENDING) {
-            return (Queued::Refused, 0);
+        if let Some(answer) = self.answer_at_once(head, id, bytes.len()) {
+            return (answer, 0);
         }
-        if bytes.is_empty() {
-            return (Queued::Queued, 0);
-        }
-        self.bars_echo(id);
         if let Some(key) = key
             && let Some(answer) = self.replace(head, id, key, &bytes)
         {

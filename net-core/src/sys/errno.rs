@@ -18,6 +18,20 @@ impl Errno {
         Self::of(&io::Error::last_os_error())
     }
 
+    /// Makes a call anew as long as a signal interrupts it: what it returned, or how it failed.
+    pub(super) fn uninterrupted(mut call: impl FnMut() -> isize) -> Result<usize, Self> {
+        loop {
+            let n = call();
+            if n >= 0 {
+                return Ok(n as usize);
+            }
+            let errno = Self::last();
+            if errno.raw() != libc::EINTR {
+                return Err(errno);
+            }
+        }
+    }
+
     /// The errno inside `error`; `EIO` where it carries none.
     pub fn of(error: &io::Error) -> Self {
         Self::new(error.raw_os_error().unwrap_or(libc::EIO))

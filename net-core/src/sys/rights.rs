@@ -76,17 +76,10 @@ pub(crate) fn send<'a>(
         // SAFETY: `i < count`, and the data has place for `count` numbers.
         unsafe { data.add(i).write_unaligned(socket.number()) };
     }
-    loop {
-        // SAFETY: `message` points to the payload and control buffer, alive through the call.
-        let n = unsafe { libc::sendmsg(end.number(), &message, libc::MSG_NOSIGNAL) };
-        if n >= 0 {
-            return Ok(());
-        }
-        let errno = Errno::last();
-        if errno.raw() != libc::EINTR {
-            return Err(errno);
-        }
-    }
+    let flags = libc::MSG_NOSIGNAL;
+    // SAFETY: `message` points to the payload and control buffer, alive through the call.
+    Errno::uninterrupted(|| unsafe { libc::sendmsg(end.number(), &message, flags) })?;
+    Ok(())
 }
 
 /// Receives one message; its descriptors are appended to `sockets`, owned and close-on-exec.
@@ -104,17 +97,10 @@ pub(crate) fn receive(
     message.msg_iovlen = 1;
     message.msg_control = control.0.as_mut_ptr().cast();
     message.msg_controllen = CONTROL_BYTES;
-    let bytes = loop {
-        // SAFETY: `message` points to the payload and control buffer, alive through the call.
-        let n = unsafe { libc::recvmsg(end.number(), &mut message, libc::MSG_CMSG_CLOEXEC) };
-        if n >= 0 {
-            break n as usize;
-        }
-        let errno = Errno::last();
-        if errno.raw() != libc::EINTR {
-            return Err(errno);
-        }
-    };
+    let flags = libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `message` points to the payload and control buffer, alive through the call.
+    let bytes =
+        Errno::uninterrupted(|| unsafe { libc::recvmsg(end.number(), &mut message, flags) })?;
     // SAFETY: the kernel has filled `message`; the macro stays inside its control buffer.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(&message) };
     while !header.is_null() {

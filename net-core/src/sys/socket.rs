@@ -171,18 +171,9 @@ impl Socket {
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
         message.msg_iov = slices.as_ptr().cast_mut().cast();
         message.msg_iovlen = slices.len();
-        loop {
-            // SAFETY: IoSlice has the layout of iovec (std's promise); the kernel only reads them,
-            // and the slices outlive the call.
-            let n = unsafe { libc::sendmsg(self.0, &message, flags) };
-            if n >= 0 {
-                return Ok(n as usize);
-            }
-            let errno = Errno::last();
-            if errno.raw() != libc::EINTR {
-                return Err(errno);
-            }
-        }
+        // SAFETY: IoSlice has the layout of iovec (std's promise); the kernel only reads them, and
+        // the slices outlive the call.
+        Errno::uninterrupted(|| unsafe { libc::sendmsg(self.0, &message, flags) })
     }
 
     /// Sends `len` bytes of a file at most, from `from` on, without a copy into this process. Reads
@@ -190,18 +181,10 @@ impl Socket {
     /// ends there.
     pub(crate) fn send_file(&self, file: &File, from: u64, len: usize) -> Result<usize, Errno> {
         let mut from = libc::off_t::try_from(from).map_err(|_| Errno::new(libc::EOVERFLOW))?;
-        loop {
-            // SAFETY: `from` is writable and lives through the call; the file's own position is not
-            // touched.
-            let n = unsafe { libc::sendfile(self.0, file.as_raw_fd(), &raw mut from, len) };
-            if n >= 0 {
-                return Ok(n as usize);
-            }
-            let errno = Errno::last();
-            if errno.raw() != libc::EINTR {
-                return Err(errno);
-            }
-        }
+        let fd = file.as_raw_fd();
+        // SAFETY: `from` is writable and lives through the call; the file's own position is not
+        // touched.
+        Errno::uninterrupted(|| unsafe { libc::sendfile(self.0, fd, &raw mut from, len) })
     }
 
     /// No more will be sent: FIN follows the bytes already given to the kernel.

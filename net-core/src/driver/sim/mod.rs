@@ -12,7 +12,7 @@ mod rng;
 mod wire;
 mod world;
 
-use super::{Driver, Ending, FILE_ENDED, Lease, Link, Received, Sent, Signal, Then, What};
+use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::sys::{DialOptions, Errno, ListenOptions, SIM_BASE, Socket, Waker};
@@ -284,9 +284,7 @@ impl Driver for Sim {
             }
             let once = if let Some((file, from, left)) = output.next_file() {
                 match read_file(file, from, left.min(budget - sent)) {
-                    Ok(bytes) if bytes.is_empty() => {
-                        Sent { bytes: 0, then: Then::Failed(FILE_ENDED) }
-                    }
+                    Ok(bytes) if bytes.is_empty() => Sent { bytes: 0, then: Then::FileEnded },
                     Ok(bytes) => self.offer(socket, link, &[IoSlice::new(&bytes)]),
                     Err(errno) => Sent { bytes: 0, then: Then::Failed(errno) },
                 }
