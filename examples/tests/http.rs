@@ -80,11 +80,6 @@ fn ask(stream: &mut TcpStream, request: &str) -> Answer {
     read(stream)
 }
 
-/// Ends a server that has done what it should: drained, with nothing left.
-fn end(server: Server) {
-    server.finish();
-}
-
 fn requests_that_come_together_are_answered_in_order(mode: Mode) {
     let server = http(mode, &[]);
     let mut client = server.connect();
@@ -102,7 +97,7 @@ fn requests_that_come_together_are_answered_in_order(mode: Mode) {
     client.write_all(head.as_bytes()).unwrap();
     assert!(read_head(&mut client).contains("Content-Length: 14\r\n"));
     assert_eq!(ask(&mut client, hello).status(), "200", "a HEAD has no body");
-    end(server);
+    server.finish();
 }
 
 fn a_request_in_single_bytes_is_answered(mode: Mode) {
@@ -116,7 +111,7 @@ fn a_request_in_single_bytes_is_answered(mode: Mode) {
     }
     assert_eq!(read(&mut client).body, b"abcde");
     assert_eq!(ask(&mut client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").status(), "200");
-    end(server);
+    server.finish();
 }
 
 fn bodies_are_counted_and_come_back_as_chunks(mode: Mode) {
@@ -144,36 +139,23 @@ fn bodies_are_counted_and_come_back_as_chunks(mode: Mode) {
     });
     assert!(read(&mut client).body == body.repeat(8));
     sending.join().unwrap();
-    end(server);
+    server.finish();
 }
 
-/// A folder for one test, which goes with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str, mode: Mode) -> Self {
-        let path = std::env::temp_dir().join(format!("{name}-{mode:?}-{}", std::process::id()));
-        std::fs::create_dir_all(path.join("root")).unwrap();
-        Self(path)
-    }
-
-    fn root(&self) -> PathBuf {
-        self.0.join("root")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0); // the system's own folder for such
-    }
+/// A folder that is served, in one that is not.
+fn folder_and_root() -> (Folder, PathBuf) {
+    let folder = Folder::new();
+    let root = folder.0.join("root");
+    std::fs::create_dir(&root).unwrap();
+    (folder, root)
 }
 
 fn a_file_comes_whole_also_to_a_slow_reader(mode: Mode) {
-    let folder = Folder::new("http-whole", mode);
+    let (_folder, root) = folder_and_root();
     let large = pattern(20 << 20, 3);
-    std::fs::write(folder.root().join("large.bin"), &large).unwrap();
-    std::fs::write(folder.root().join("index.html"), "<p>index").unwrap();
-    let server = http(mode, &["--root", folder.root().to_str().unwrap()]);
+    std::fs::write(root.join("large.bin"), &large).unwrap();
+    std::fs::write(root.join("index.html"), "<p>index").unwrap();
+    let server = http(mode, &["--root", root.to_str().unwrap()]);
 
     let get = "GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n";
     let index = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -197,15 +179,15 @@ fn a_file_comes_whole_also_to_a_slow_reader(mode: Mode) {
     for client in &mut many {
         assert!(read(client).body == large);
     }
-    end(server);
+    server.finish();
 }
 
 fn nothing_outside_the_folder_is_served(mode: Mode) {
-    let folder = Folder::new("http-outside", mode);
+    let (folder, root) = folder_and_root();
     std::fs::write(folder.0.join("secret"), "secret").unwrap();
-    std::fs::write(folder.root().join("fine.txt"), "fine").unwrap();
-    std::os::unix::fs::symlink("../secret", folder.root().join("link")).unwrap();
-    let server = http(mode, &["--root", folder.root().to_str().unwrap()]);
+    std::fs::write(root.join("fine.txt"), "fine").unwrap();
+    std::os::unix::fs::symlink("../secret", root.join("link")).unwrap();
+    let server = http(mode, &["--root", root.to_str().unwrap()]);
     let mut client = server.connect();
     let mut status = |target: &str| {
         let answer = ask(&mut client, &format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"));
@@ -218,7 +200,7 @@ fn nothing_outside_the_folder_is_served(mode: Mode) {
     }
     assert_eq!(status("/%zz"), "400");
     assert_eq!(status("/fine.txt"), "200", "a path that is wrong ends nothing");
-    end(server);
+    server.finish();
 }
 
 fn a_request_that_is_none_is_the_last(mode: Mode) {
@@ -256,7 +238,7 @@ fn a_request_that_is_none_is_the_last(mode: Mode) {
     let answer = ask(&mut client, "PUT / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!((answer.status(), answer.field("Allow")), ("405", Some("GET, HEAD, POST")));
     assert_eq!(ask(&mut client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").status(), "200");
-    end(server);
+    server.finish();
 }
 
 fn http_1_0_ends_after_the_answer_unless_asked(mode: Mode) {
@@ -276,5 +258,5 @@ fn http_1_0_ends_after_the_answer_unless_asked(mode: Mode) {
     assert_eq!(answer.body, b"Hello, world!\n");
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut client, Duration::from_secs(20)).1, End::Fin);
-    end(server);
+    server.finish();
 }

@@ -12,7 +12,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 in_every_mode!(
     many_clients_are_spread_and_every_byte_comes_back,
@@ -25,30 +24,20 @@ in_every_mode!(
     the_example_serves_by_a_path_and_by_an_abstract_name,
 );
 
-/// A directory of its own, removed with all that is in it.
-struct Place(PathBuf);
+/// Where a server listens, in a folder of its own.
+struct Place(Folder);
 
 impl Place {
     fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("unix-test-{}-{n}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
+        Self(Folder::new())
     }
 
     fn path(&self) -> PathBuf {
-        self.0.join("socket")
+        self.0.0.join("socket")
     }
 
     fn at(&self) -> String {
         format!("unix:{}", self.path().display())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // a failed test's server may still write to it
     }
 }
 
@@ -146,7 +135,7 @@ fn the_file_comes_with_the_server_and_goes_with_it(mode: Mode) {
     let server = Start::echo(mode).listen(&place.at()).run();
     ping(&mut dial(&place.path()), b"the next");
     // Another one's file is left alone.
-    fs::rename(place.path(), place.0.join("aside")).unwrap();
+    fs::rename(place.path(), place.0.0.join("aside")).unwrap();
     let other = UnixListener::bind(place.path()).unwrap();
     server.finish();
     assert!(place.path().exists());
@@ -155,7 +144,7 @@ fn the_file_comes_with_the_server_and_goes_with_it(mode: Mode) {
 
 fn tcp_and_unix_clients_are_served_side_by_side(mode: Mode) {
     let place = Place::new();
-    let name = format!("unix:@net-core-test-{}-{}", std::process::id(), place.0.display());
+    let name = format!("unix:@net-core-test-{}-{}", std::process::id(), place.0.0.display());
     let more = ["--listen", &place.at(), "--listen", &name];
     let server = Start::echo(mode).args(&more).run();
     assert_eq!(server.ready, format!("{} {} {name}", server.addr, place.at()));
@@ -248,7 +237,7 @@ fn who_may_connect_is_up_to_the_umask() {
 #[test]
 fn a_relative_path_is_served_and_removed() {
     let place = Place::new();
-    let here = ["env", "-C", place.0.to_str().unwrap()];
+    let here = ["env", "-C", place.0.0.to_str().unwrap()];
     let server = Start::echo(Mode::DEFAULT).under(&here).listen("unix:socket").run();
     assert_eq!(server.ready, "unix:socket");
     ping(&mut dial(&place.path()), b"here");

@@ -58,8 +58,17 @@ struct Request {
     /// Bytes of the body that have come.
     came: u64,
     what: What,
+    /// It waits for a word before it sends its body.
+    expects: bool,
     is_last: bool,
     is_1_0: bool,
+}
+
+impl Request {
+    /// The head of its answer.
+    fn head(&self, status: Status, kind: &'static str, length: Length) -> Head {
+        Head { status, kind, length, is_last: self.is_last, is_1_0: self.is_1_0 }
+    }
 }
 
 /// What a request asks for.
@@ -79,10 +88,6 @@ enum What {
 }
 
 impl Http {
-    fn head_of(request: &Request, status: Status, kind: &'static str, length: Length) -> Head {
-        Head { status, kind, length, is_last: request.is_last, is_1_0: request.is_1_0 }
-    }
-
     /// A request from the bytes before its empty line; or how it fails.
     fn request(&self, head: &[u8]) -> Result<Request, Status> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -97,15 +102,16 @@ impl Http {
         let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
             return Err(Status::BadRequest);
         };
-        let says = |name: &str, word: &str| {
-            let is_named = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
-            parsed.headers.iter().filter(is_named).any(|header| {
+        let named = |name: &'static str| {
+            parsed.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name))
+        };
+        let says = |name, word: &str| {
+            named(name).any(|header| {
                 let mut words = header.value.split(|byte| *byte == b',');
                 words.any(|own| own.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
             })
         };
-        let hosts = parsed.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host"));
-        if !is_1_0 && hosts.count() != 1 {
+        if !is_1_0 && named("host").count() != 1 {
             return Err(Status::BadRequest);
         }
         let body = Body::announced(parsed.headers).map_err(|_| Status::BadRequest)?;
@@ -125,20 +131,20 @@ impl Http {
         };
         let goes_on =
             if is_1_0 { says("connection", "keep-alive") } else { !says("connection", "close") };
-        Ok(Request { body, came: 0, what, is_last: !goes_on, is_1_0 })
+        let expects = says("expect", "100-continue");
+        Ok(Request { body, came: 0, what, expects, is_last: !goes_on, is_1_0 })
     }
 
     /// The head has come. What is answered before the body is begun here.
-    fn begin(&mut self, conn: &mut Conn<'_, Self>, request: &Request, expects: bool) -> Queued {
-        if expects && request.body != Body::Over {
+    fn begin(&mut self, conn: &mut Conn<'_, Self>, request: &Request) {
+        if request.expects && request.body != Body::Over {
             let _ = conn.send(b"HTTP/1.1 100 Continue\r\n\r\n"); // refused: the answer is refused too
         }
         if matches!(request.what, What::Back) {
             let kind = "application/octet-stream";
-            let head = Self::head_of(request, Status::Ok, kind, Length::Chunked);
-            return conn.send(self.heads.write(head));
+            let head = request.head(Status::Ok, kind, Length::Chunked);
+            let _ = conn.send(self.heads.write(head)); // as what follows
         }
-        Queued::Queued
     }
 
     /// A part of the body has come.
@@ -156,7 +162,7 @@ impl Http {
     fn answer(&mut self, conn: &mut Conn<'_, Self>, request: &Request) -> Queued {
         let plain = "text/plain; charset=utf-8";
         let mut send = |status, kind, body: &[u8], with_body: bool| {
-            let head = Self::head_of(request, status, kind, Length::Bytes(body.len()));
+            let head = request.head(status, kind, Length::Bytes(body.len()));
             let queued = conn.send(self.heads.write(head));
             if with_body { conn.send(body) } else { queued }
         };
@@ -173,7 +179,7 @@ impl Http {
                     Err(status) => send(status, plain, b"", true),
                     Ok((range, kind)) => {
                         let length = Length::Bytes(range.len());
-                        let head = Self::head_of(request, Status::Ok, kind, length);
+                        let head = request.head(Status::Ok, kind, length);
                         let queued = conn.send(self.heads.write(head));
                         if *with_body { conn.send_file(range) } else { queued }
                     }
@@ -212,9 +218,7 @@ impl Handler for Http {
                     Ok(request) => request,
                     Err(status) => return self.refuse(conn, status),
                 };
-                let expects =
-                    head.windows(12).any(|word| word.eq_ignore_ascii_case(b"100-continue"));
-                let _ = self.begin(conn, &request, expects);
+                self.begin(conn, &request);
                 conn.session().request = Some(request);
                 continue;
             };

@@ -12,7 +12,9 @@ pub use server::{Counts, Mode, Server, Start};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take that should take no time at all, on a loaded machine.
@@ -170,6 +172,25 @@ pub fn fill(client: &TcpStream) -> usize {
     }
     client.set_nonblocking(false).unwrap();
     sent
+}
+
+/// A folder of its own, removed with all that is in it.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("net-core-test-{}-{n}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0); // a failed test's server may still write to it
+    }
 }
 
 /// Bytes that no shift or repetition of leaves the same.
