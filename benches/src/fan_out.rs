@@ -5,8 +5,9 @@
 //! payload of each `BROADCAST`, which is sent a few at a time.
 
 use crate::sys::Epoll;
+use socket2::{Domain, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -99,11 +100,23 @@ impl Member {
 }
 
 fn greet(at: SocketAddr) -> io::Result<TcpStream> {
-    let mut stream = TcpStream::connect(at)?;
+    say(TcpStream::connect(at)?, HELLO)
+}
+
+/// Connects from this address, and joins those who get broadcasts.
+pub fn join(at: SocketAddr, source: Ipv4Addr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect(&at.into())?;
+    say(socket.into(), JOIN)
+}
+
+/// Sends one byte, and waits until the server has sent it back.
+fn say(mut stream: TcpStream, byte: u8) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(&[HELLO])?;
+    stream.write_all(&[byte])?;
     let mut answer = [0];
     stream.read_exact(&mut answer)?;
-    if answer == [HELLO] { Ok(stream) } else { Err(io::Error::other("a greeting came back wrong")) }
+    if answer == [byte] { Ok(stream) } else { Err(io::Error::other("a greeting came back wrong")) }
 }

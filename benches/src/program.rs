@@ -1,7 +1,7 @@
 //! A server as a program: how to start it, where it listens, and how it ends.
 
 use crate::sys;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -66,6 +66,14 @@ pub fn sibling_path(file: &str) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::NotFound, what))
 }
 
+/// Where a server listens, as its READY line says.
+pub fn read_ready(stdout: impl Read) -> io::Result<SocketAddr> {
+    let mut line = String::new();
+    BufReader::new(stdout.take(1 << 10)).read_line(&mut line)?;
+    let at = line.strip_prefix("READY ").and_then(|at| at.trim().parse().ok());
+    at.ok_or_else(|| io::Error::other(format!("did not get ready: {line:?}")))
+}
+
 /// A server that runs. Killed when it is dropped.
 pub struct Process {
     child: Child,
@@ -77,15 +85,14 @@ impl Process {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().expect("standard output is a pipe");
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let at = line.strip_prefix("READY ").and_then(|at| at.trim().parse().ok());
-        let Some(at) = at else {
-            let _ = child.kill(); // it is of no use
-            let _ = child.wait();
-            return Err(io::Error::other(format!("{command:?} did not get ready: {line:?}")));
-        };
-        Ok(Self { child, at })
+        match read_ready(stdout) {
+            Ok(at) => Ok(Self { child, at }),
+            Err(error) => {
+                let _ = child.kill(); // it is of no use
+                let _ = child.wait();
+                Err(io::Error::other(format!("{command:?} {error}")))
+            }
+        }
     }
 
     /// Where it listens.

@@ -38,10 +38,7 @@ impl Epoll {
     pub fn wait(&mut self, timeout_ms: i32) -> io::Result<usize> {
         let (epoll, events) = (self.epoll.as_raw_fd(), self.events.as_mut_ptr());
         // SAFETY: `events` has room for `EVENTS` events and lives through the call.
-        match checked(unsafe { libc::epoll_wait(epoll, events, EVENTS as i32, timeout_ms) }) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            came => Ok(came? as usize),
-        }
+        came(unsafe { libc::epoll_wait(epoll, events, EVENTS as i32, timeout_ms) })
     }
 
     /// Waits for events, at most so long, to the nanosecond, and returns how many have come.
@@ -54,11 +51,7 @@ impl Epoll {
         let (time, mask) = (&raw const time, std::ptr::null());
         // SAFETY: `events` has room for `EVENTS` events, and it and `time` live through the call. No
         // mask is given, so signals are as they were.
-        let came = unsafe { libc::epoll_pwait2(epoll, events, EVENTS as i32, time, mask) };
-        match checked(came) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            came => Ok(came? as usize),
-        }
+        came(unsafe { libc::epoll_pwait2(epoll, events, EVENTS as i32, time, mask) })
     }
 
     /// Token and bits of the n-th event of the last wait.
@@ -119,6 +112,14 @@ pub fn terminate(pid: u32) -> io::Result<()> {
     // SAFETY: touches no memory. The caller has not waited for its child, so the id is still its.
     checked(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
     Ok(())
+}
+
+/// Events of a wait: none, if a signal has ended it.
+fn came(result: i32) -> io::Result<usize> {
+    match checked(result) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        came => Ok(came? as usize),
+    }
 }
 
 fn checked(result: i32) -> io::Result<i32> {

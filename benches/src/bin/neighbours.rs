@@ -13,7 +13,7 @@
 //! The server has a core, and the load another. There the pings come first (`SCHED_FIFO`, if
 //! allowed), so that what they wait for is the server, and not the load's own work.
 
-use benches::fan_out::{BROADCAST, JOIN, PAYLOAD};
+use benches::fan_out::{BROADCAST, PAYLOAD, join};
 use benches::measure::start_on;
 use benches::open_loop::{self, Pace};
 use benches::program::Program;
@@ -21,7 +21,6 @@ use benches::stats::Spread;
 use benches::swarm::split_cores;
 use benches::sys::{self, Epoll};
 use clap::{Args, Parser, Subcommand};
-use socket2::{Domain, Socket, Type};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -145,11 +144,11 @@ fn broadcast(rounds: &Rounds, members: usize, loops: usize) -> io::Result<()> {
     }
     let server = start_on(&server_cores, &Program::sibling("net-core", "fan_out", &flags)?)?;
     sys::pin(&load_cores)?;
-    let mut audiences = Vec::new();
+    let mut groups = Vec::new();
     let mut left = members;
     while left > 0 {
         let count = left.min(MEMBERS_EACH);
-        audiences.push(Audience::start(server.at(), audiences.len(), count)?);
+        groups.push(Members::start(server.at(), groups.len(), count)?);
         left -= count;
     }
     eprintln!("{members} members have joined");
@@ -166,7 +165,7 @@ fn broadcast(rounds: &Rounds, members: usize, loops: usize) -> io::Result<()> {
         }
         Ok(format!("{} broadcasts", calls - before))
     })?;
-    let got = audiences.into_iter().map(Audience::end).sum::<io::Result<usize>>()?;
+    let got = groups.into_iter().map(Members::end).sum::<io::Result<usize>>()?;
     let expected = calls * members * PAYLOAD.len();
     println!("{calls} broadcasts to {members}: {got} bytes came, {expected} were to come");
     if got == expected { Ok(()) } else { Err(io::Error::other("broadcasts were lost")) }
@@ -223,12 +222,12 @@ impl Rounds {
 }
 
 /// Members in another process.
-struct Audience {
+struct Members {
     process: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
-impl Audience {
+impl Members {
     /// Returns when all have joined.
     fn start(at: SocketAddr, number: usize, count: usize) -> io::Result<Self> {
         let source = Ipv4Addr::new(127, 0, 1, u8::try_from(number + 1).map_err(io::Error::other)?);
@@ -238,9 +237,9 @@ impl Audience {
             .stdout(Stdio::piped())
             .spawn()?;
         let stdout = process.stdout.take().expect("standard output is a pipe");
-        let mut audience = Self { process, lines: BufReader::new(stdout) };
-        audience.number()?;
-        Ok(audience)
+        let mut members = Self { process, lines: BufReader::new(stdout) };
+        members.number()?;
+        Ok(members)
     }
 
     /// Ends it, and returns how many bytes all of them got.
@@ -258,7 +257,7 @@ impl Audience {
     }
 }
 
-impl Drop for Audience {
+impl Drop for Members {
     fn drop(&mut self) {
         // Both do nothing once it has ended.
         let _ = self.process.kill();
@@ -273,6 +272,7 @@ fn hold_members(at: SocketAddr, source: Ipv4Addr, count: usize) -> io::Result<()
     let members = (0..count as u64)
         .map(|token| {
             let stream = join(at, source)?;
+            stream.set_nonblocking(true)?;
             epoll.add(stream.as_raw_fd(), token, libc::EPOLLIN | libc::EPOLLET)?;
             Ok(stream)
         })
@@ -296,15 +296,4 @@ fn hold_members(at: SocketAddr, source: Ipv4Addr, count: usize) -> io::Result<()
             got += tried((&members[token as usize]).read(&mut block))?;
         }
     }
-}
-
-fn join(at: SocketAddr, source: Ipv4Addr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from((source, 0)).into())?;
-    socket.connect(&at.into())?;
-    let mut stream = TcpStream::from(socket);
-    stream.write_all(&[JOIN])?;
-    stream.read_exact(&mut [0])?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
 }

@@ -1,9 +1,9 @@
 //! The server that is attacked, with its log: the last line has its books.
 
-use crate::program::sibling_path;
+use crate::program::{read_ready, sibling_path};
 use crate::sys;
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -44,12 +44,9 @@ impl Target {
             }
             last
         });
-        let mut ready = String::new();
-        let stdout = child.stdout.take().expect("standard output is a pipe");
-        BufReader::new(stdout.take(1 << 10)).read_line(&mut ready)?;
-        let at = ready.strip_prefix("READY ").and_then(|at| at.trim().parse().ok());
+        let at = read_ready(child.stdout.take().expect("standard output is a pipe"));
         let admin = told.recv_timeout(START_MAX).ok().and_then(|at| at.parse().ok());
-        let (Some(at), Some(admin)) = (at, admin) else {
+        let (Ok(at), Some(admin)) = (at, admin) else {
             let _ = child.kill(); // it is of no use
             let last = log.join().unwrap_or_default();
             return Err(io::Error::other(format!("echo did not start: {last}")));
