@@ -144,18 +144,24 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
 /// From now on the calling thread, and the processes it starts, wait for the core when they are
 /// woken, instead of taking it from who runs (`SCHED_BATCH`).
 pub fn be_patient() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `parameters` is a valid struct, which the kernel only reads; 0 is this thread.
-    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) })?;
-    Ok(())
+    be_scheduled(libc::SCHED_BATCH, 0)
+}
+
+/// From now on the calling thread runs only while a core has nothing else to do (`SCHED_IDLE`).
+pub fn come_last() -> io::Result<()> {
+    be_scheduled(libc::SCHED_IDLE, 0)
 }
 
 /// From now on the calling thread takes its core from whoever has it as soon as it is woken
 /// (`SCHED_FIFO`). Needs root or CAP_SYS_NICE.
 pub fn come_first() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 1 };
+    be_scheduled(libc::SCHED_FIFO, 1)
+}
+
+fn be_scheduled(policy: libc::c_int, sched_priority: libc::c_int) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority };
     // SAFETY: `parameters` is a valid struct, which the kernel only reads; 0 is this thread.
-    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
+    checked(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) })?;
     Ok(())
 }
 

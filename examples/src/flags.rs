@@ -96,6 +96,9 @@ pub struct ServerFlags {
     /// How long a drain may take before what is left is reset
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub drain_timeout: Duration,
+    /// Over how long a drain lets its connections go, evenly (0: as fast as it goes)
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
+    pub drain_spread: Duration,
     /// Log and count a turn of a loop that takes so long, with the callback that runs (0: do not)
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub stall_threshold: Duration,
@@ -307,6 +310,7 @@ impl ServerFlags {
             heartbeat_interval: self.heartbeat_interval,
             receive_rate: rate,
             send_rate: rate,
+            drain_spread: self.drain_spread,
             stall_threshold: some(self.stall_threshold),
             high_watermark: high,
             low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),

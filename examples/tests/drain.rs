@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 in_every_mode!(
@@ -20,6 +21,8 @@ in_every_mode!(
     a_second_signal_cuts_and_tells_which,
     clients_who_never_stop_asking_are_let_go_between_two_answers,
     a_storm_of_connects_does_not_keep_it,
+    those_not_yet_let_go_are_served_meanwhile,
+    what_was_asked_before_the_drain_is_answered_in_full,
 );
 
 fn an_idle_server_ends_at_once_with_0(mode: Mode) {
@@ -241,6 +244,90 @@ fn a_storm_of_connects_does_not_keep_it(mode: Mode) {
     assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
     let counts = Counts::of(&ended.log);
     assert!(counts.get("accepted") > 100, "{counts:?}");
+}
+
+/// Half of the clients stay connected, half connect anew for each question, so that some are still
+/// in the backlog when the signal comes. The lock is held for each connect and its question, and for
+/// the signal: so it is known which came first. `DRAIN_ROUNDS` sets how often, instead of 20.
+fn what_was_asked_before_the_drain_is_answered_in_full(mode: Mode) {
+    const CLIENTS: u64 = 8;
+    let rounds = std::env::var("DRAIN_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
+    let mut answered_after = 0;
+    for round in 0..rounds {
+        let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+        let at = server.addr;
+        let is_signalled = RwLock::new(false);
+        let ask_on = &|n: u64| {
+            let question = pattern(1 + (n * 4000 + round * 37) as usize, n);
+            let mut client = connect(at);
+            let mut after = 0;
+            loop {
+                let asking = is_signalled.read().unwrap();
+                let is_late = *asking;
+                let asked = client.write_all(&question);
+                drop(asking);
+                assert!(is_late || asked.is_ok(), "round {round}: {asked:?} before the drain");
+                let mut back = vec![0; question.len()];
+                let answer = asked.and_then(|()| client.read_exact(&mut back));
+                let is_after = *is_signalled.read().unwrap();
+                if is_late && answer.is_err() {
+                    return after;
+                }
+                assert!(answer.is_ok(), "round {round}: no full answer: {answer:?}");
+                assert!(back == question, "round {round}: other bytes came back");
+                after += u64::from(is_after && !is_late);
+                if n.is_multiple_of(2) {
+                    let connecting = is_signalled.read().unwrap();
+                    match TcpStream::connect(at) {
+                        Ok(anew) => client = anew,
+                        Err(_) if *connecting => return after,
+                        Err(error) => panic!("round {round}: {error} before the drain"),
+                    }
+                    client.set_read_timeout(Some(PATIENCE)).unwrap();
+                }
+            }
+        };
+        answered_after += std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || ask_on(n))).collect();
+            std::thread::sleep(Duration::from_millis(20 + round % 30));
+            let mut signalled = is_signalled.write().unwrap();
+            server.signal("TERM");
+            *signalled = true;
+            drop(signalled);
+            clients.into_iter().map(|client| client.join().unwrap()).sum::<u64>()
+        });
+        let ended = server.wait(PATIENCE);
+        assert_eq!(ended.status.code(), Some(0), "round {round}: {}", ended.log);
+        assert_eq!(Counts::of(&ended.log).get("closed(drain_deadline)"), 0, "{}", ended.log);
+        let late = TcpStream::connect(at).map_err(|error| error.kind());
+        assert_eq!(late.err(), Some(ErrorKind::ConnectionRefused), "round {round}");
+    }
+    println!("{answered_after} questions of {rounds} drains were under way at the signal");
+    assert!(answered_after > 0, "no question was under way in any drain: nothing was tested");
+}
+
+fn those_not_yet_let_go_are_served_meanwhile(mode: Mode) {
+    let args = ["--drain-spread", "2s", "--drain-timeout", "60s"];
+    let server = Start::echo(mode).args(&args).run();
+    let mut clients = server.connect_many(64);
+    clients.iter_mut().for_each(|client| ping(client, b"hello"));
+    let start = Instant::now();
+    server.signal("TERM");
+    eventually("the listener is closed", PATIENCE, || TcpStream::connect(server.addr).is_err());
+    let served = clients.iter_mut().filter_map(|client| {
+        let mut back = [0; 5];
+        let asked = client.write_all(b"again").and_then(|()| client.read_exact(&mut back));
+        asked.ok().filter(|()| back == *b"again")
+    });
+    let served = served.count();
+    for client in &mut clients {
+        assert_ne!(read_to_end(client, PATIENCE).1, End::Still);
+    }
+    assert!(served > 0 || start.elapsed() > Duration::from_secs(1), "nobody was served meanwhile");
+    assert!(start.elapsed() > Duration::from_millis(1500), "all were let go at once");
+    let ended = server.wait(PATIENCE);
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    assert_eq!(Counts::of(&ended.log).get("closed(draining)"), 64, "{}", ended.log);
 }
 
 #[test]

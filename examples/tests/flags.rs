@@ -45,6 +45,7 @@ fn unknown_and_wrong_values_are_named() {
         "--stuck-timeout",
         "--max-lifetime",
         "--drain-timeout",
+        "--drain-spread",
         "--stall-threshold",
     ];
     for flag in times {
@@ -52,6 +53,8 @@ fn unknown_and_wrong_values_are_named() {
             is_refused(&[&format!("{flag}={time}")], flag);
         }
     }
+    let spread = ["--drain-timeout=2s", "--drain-spread=2s"];
+    is_refused(&spread, "a drain spread over 2s does not end before the drain timeout (2s)");
     for most in ["0", "-1", "many"] {
         is_refused(&[&format!("--max-per-source={most}")], "--max-per-source");
     }
@@ -125,6 +128,7 @@ fn limits_that_agree_are_taken() {
         &["--balance", "source-hash"],
         &["--max-connections", "100"],
         &["--drain-timeout", "0"],
+        &["--drain-timeout", "2s", "--drain-spread", "100ms"],
     ] {
         let server = Start::echo(Mode::DEFAULT).args(args).loops(1).run();
         is_served(&server);

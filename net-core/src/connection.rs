@@ -127,6 +127,8 @@ pub(crate) struct Status(u32);
 impl Status {
     /// It has a rate limit.
     pub(crate) const RATED: u32 = 1 << 4;
+    /// Its answers wait until its quiet time is over.
+    pub(crate) const HOLDS: u32 = 1 << 5;
     /// Unread input is kept in the cold box.
     pub(crate) const UNREAD: u32 = 1 << 8;
     /// Unsent output is queued in the cold box.

@@ -110,6 +110,10 @@ pub struct Limits {
     /// How long a stream in flow must have been quiet before its connection counts as idle when it
     /// is to close. Longer than the gaps in a stream, and short enough to end without delay.
     pub quiet_time: Duration,
+    /// Over how long a drain tells its connections of it, evenly: so their clients do not all come
+    /// back in one moment. Who has not been told yet is served as ever. 0: as fast as it goes. Less
+    /// than the server's drain timeout.
+    pub drain_spread: Duration,
 
     /// Bytes a second that each connection which comes in may bring; more is left in the kernel until
     /// it is time. A connection with a limit has its bucket beside the table, some hundred bytes,
@@ -244,6 +248,7 @@ impl Default for Limits {
             linger_timeout: Duration::from_secs(1),
             linger_bytes_max: 1 << 20,
             quiet_time: Duration::from_millis(30),
+            drain_spread: Duration::ZERO,
             receive_rate: None,
             send_rate: None,
             high_watermark: 64 << 10,

@@ -294,6 +294,10 @@ impl Outbox {
         self.watermarks.low
     }
 
+    pub(crate) fn would_pass_high_mark(&self, pending: usize) -> bool {
+        pending > self.watermarks.high
+    }
+
     /// Bytes of this connection that wait to be sent.
     pub(crate) fn pending(&self, head: &Head) -> usize {
         if head.status.has(Status::CORKED) { self.cork.len(head.corked) } else { head.unsent() }

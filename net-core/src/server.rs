@@ -339,6 +339,12 @@ impl Server {
         self.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
         let loops = self.loop_count()?;
         self.limits.check_memory(loops).map_err(StartError::plain)?;
+        if !self.limits.drain_spread.is_zero() && self.limits.drain_spread >= self.drain_timeout {
+            return Err(StartError::plain(format!(
+                "a drain spread over {:?} does not end before the drain timeout ({:?}), which resets",
+                self.limits.drain_spread, self.drain_timeout
+            )));
+        }
         self.sockets
             .check()
             .map_err(|what| StartError::plain(format!("socket options: {what}")))?;

@@ -53,7 +53,7 @@ impl Attack {
 
     /// New connections at a rate, each dropped soon after.
     pub fn flood(&self, to: SocketAddr, per_second: u64) {
-        let _ = sys::be_patient(); // where it is not allowed, it takes more from the others
+        let _ = sys::come_last(); // where it is not allowed, it takes more from the others
         let (start, mut due) = (Instant::now(), 0);
         let mut open = VecDeque::new();
         while self.goes_on() {
@@ -71,7 +71,7 @@ impl Attack {
 
     /// So many connections that say nothing; when the server has closed one, another one comes, soon.
     pub fn say_nothing(&self, to: SocketAddr, connections: usize) {
-        let _ = sys::be_patient();
+        let _ = sys::come_last();
         let mut open = VecDeque::new();
         while self.goes_on() && open.len() < connections {
             open.extend(self.connect(to));
@@ -87,7 +87,7 @@ impl Attack {
     /// So many connections that send whatever is taken, and read nothing. For those that the server
     /// resets others come, a few in a second.
     pub fn never_read(&self, to: SocketAddr, connections: usize) {
-        let _ = sys::be_patient();
+        let _ = sys::come_last();
         let block = vec![b'x'; 256 << 10];
         let mut open: Vec<TcpStream> = Vec::new();
         while self.goes_on() && open.len() < connections {

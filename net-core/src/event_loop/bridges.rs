@@ -28,11 +28,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if order > self.order {
             tracing::debug!(in_loop = self.state.number, ?order, "a new order");
             self.order = order;
-            self.told_up_to = Some(0);
+            self.begin_telling();
             self.end_listening();
             self.end_waiting();
         }
-        if self.told_up_to.is_some() {
+        if self.telling.is_some() {
             self.tell_more();
         }
     }

@@ -32,6 +32,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             head.status.set_state(cell.to);
         }
         if cell.to != from {
+            self.hold_no_more(id);
             self.entered(id, cell.to);
         }
         match cell.call {
@@ -352,50 +353,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             && head.status.state() == state
         {
             head.why = before;
-        }
-    }
-
-    // --- drain and stop ------------------------------------------------------------------------
-
-    /// Carries the order out for some more connections.
-    pub(super) fn tell_more(&mut self) {
-        let Some(mut slot) = self.told_up_to else { return };
-        for _ in 0..self.state.limits.drained_per_turn {
-            let Some(id) = self.state.table.next_live(slot) else {
-                self.told_up_to = None;
-                return;
-            };
-            slot = id.slot() + 1;
-            self.tell(id);
-        }
-        self.told_up_to = Some(slot);
-    }
-
-    /// Carries the present order out for one connection.
-    pub(super) fn tell(&mut self, id: ConnId) {
-        let Some(head) = self.state.head(id) else { return };
-        if head.status.state() == State::Dead {
-            return;
-        }
-        match self.order {
-            Order::Run => {}
-            Order::Drain if head.status.has(Status::TOLD) => {}
-            Order::Drain => {
-                head.status.set(Status::TOLD);
-                if head.status.state() == State::Connecting {
-                    self.state.because(id, Closed::Draining);
-                }
-                self.flows_if_just_used(id);
-                self.step(id, Event::Draining);
-            }
-            Order::Cut => {
-                self.state.because(id, Closed::DrainDeadline);
-                self.step(id, Event::Stop);
-            }
-            Order::Stop => {
-                self.state.because(id, Closed::Stopped);
-                self.step(id, Event::Stop);
-            }
         }
     }
 

@@ -13,6 +13,7 @@ mod receiving;
 mod reuse;
 mod sending;
 mod surveys;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod vestibule;
@@ -37,6 +38,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use surveys::Walk;
+use telling::Telling;
 use vestibule::Vestibule;
 
 /// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
@@ -49,8 +51,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     courier: Option<CourierEnd>,
     /// The order that is being carried out.
     order: Order,
-    /// The slot from which the order is still to be carried out; `None`: it is, everywhere.
-    told_up_to: Option<u32>,
+    /// Who is still to be told of it; `None`: nobody.
+    telling: Option<Telling>,
     /// No more arrivals will come.
     saw_the_end: bool,
     /// Arrivals taken, ever.
@@ -102,7 +104,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             listeners,
             courier,
             order: Order::Run,
-            told_up_to: None,
+            telling: None,
             saw_the_end: false,
             taken: 0,
             batch: Vec::new(),
@@ -234,7 +236,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !state.ready.is_empty()
             || !state.dead.is_empty()
             || !state.dials.is_empty()
-            || self.told_up_to.is_some()
+            || self.telling.as_ref().is_some_and(|telling| telling.next() <= state.now)
             || !self.walks.is_empty()
             || !self.fan_outs.is_empty()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
@@ -253,6 +255,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             next = sooner(next, listening.rests_until());
         }
         next = sooner(next, Some(self.next_look).filter(|look| *look < Tick::MAX));
+        next = sooner(next, self.telling.as_ref().map(Telling::next));
         let now = self.state.now;
         match next {
             None => (now, None),

@@ -3,8 +3,12 @@
 //! A stream in full flow has gaps. A receive that finds nothing proves little while the peer's
 //! kernel holds more behind a window that was shut until just now: closing there would cut the
 //! stream. So after a large piece, after input was held back, or just after any byte when a drain
-//! begins, the connection is left open until it has been quiet for a while. Small questions and
-//! answers do not count as a flow, or a client that never stops asking would never be let go.
+//! begins, the connection is left open until it has been quiet for a while.
+//!
+//! A client that asks anew as soon as it is answered would never be quiet. But it is, if its last
+//! answer is held back: who sends on without it is a stream, and who does not is let go with it,
+//! its next question unasked. What is held is the answer to one receive at least, and no more than
+//! the high mark. (A stream of small pieces does not count as one: each would hold the drain up.)
 
 use super::EventLoop;
 use crate::connection::Status;
@@ -21,6 +25,61 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn received_some(&mut self, id: ConnId, bytes: u32) {
         if bytes >= PIECE_OF_A_FLOW {
             self.flows_if_closing(id);
+        }
+        self.make_room_for_answer(id, bytes as usize);
+    }
+
+    /// What is held is let go before it would be more than may be held, with the answer to come.
+    fn make_room_for_answer(&mut self, id: ConnId, bytes: usize) {
+        let held = self.state.with(id, |outbox, head| {
+            let is_held = head.status.has(Status::HOLDS);
+            is_held && outbox.would_pass_high_mark(outbox.pending(head) + bytes)
+        });
+        if held == Some(true) {
+            self.let_go(id);
+        }
+    }
+
+    /// Whether what a callback has left, and `bytes` that it echoed, wait for the quiet. Not where they may be
+    /// a question, to a server that answers only when it has it; nor where more work is to come.
+    pub(super) fn holds_answer(&mut self, id: ConnId, bytes: usize) -> bool {
+        let holds = self.state.with(id, |outbox, head| {
+            let waits = head.status.has(Status::FLOWS) && head.status.has(Status::WHEN_IDLE);
+            waits
+                && head.status.state().delivers()
+                && !head.status.has(Status::PAIRED | Status::BUSY | Status::PAUSED)
+                && !outbox.would_pass_high_mark(outbox.pending(head) + bytes)
+        });
+        holds == Some(true)
+    }
+
+    /// Holds back what waits to be sent.
+    pub(super) fn hold_answer(&mut self, id: ConnId) {
+        self.state.with(id, |outbox, head| {
+            outbox.spill(head);
+            if head.status.has(Status::UNSENT) {
+                head.status.set(Status::HOLDS);
+            }
+        });
+    }
+
+    /// Its state has changed: there is no next question to wait for, or nobody to ask it.
+    pub(super) fn hold_no_more(&mut self, id: ConnId) {
+        self.state.with(id, |outbox, head| {
+            if head.status.has(Status::HOLDS) {
+                head.status.clear(Status::HOLDS);
+                outbox.list_to_flush(head, id);
+            }
+        });
+    }
+
+    /// Nothing is held back any more.
+    fn let_go(&mut self, id: ConnId) {
+        if let Some(head) = self.state.head(id)
+            && head.status.has(Status::HOLDS)
+        {
+            head.status.clear(Status::HOLDS);
+            self.flush(id);
         }
     }
 
@@ -67,6 +126,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if flows_on {
                 self.flows(id);
             } else {
+                self.let_go(id);
                 self.look_again(id);
             }
         }

@@ -4,7 +4,8 @@ use super::{EventLoop, run};
 use crate::closed::{Callback, Closed};
 use crate::connection::Status;
 use crate::driver::{
-    COURIER, Driver, Lease, Received, Signal, Then, WAKER, What, listener_number, waiting_number,
+    COURIER, Driver, Lease, Received, Sent, Signal, Then, WAKER, What, listener_number,
+    waiting_number,
 };
 use crate::handler::Handler;
 use crate::id::ConnId;
@@ -292,11 +293,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.after(id);
         }
         let direct = std::mem::take(&mut self.state.outbox.direct);
+        let holds = self.holds_answer(id, direct.to - direct.from);
         if !direct.is_empty()
             && let Some(connection) = self.state.table.get(id)
         {
             let head = &mut connection.head;
             let sent = match &source {
+                _ if holds => Sent { bytes: 0, then: Then::Done },
                 Source::Lease(lease) => {
                     let (from, to) = (direct.from, direct.to);
                     self.driver.send_leased(&head.socket, &mut head.link, lease, from, to)
@@ -315,13 +318,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.failed(id, errno);
             }
         }
+        if holds {
+            self.hold_answer(id);
+        }
         self.keep(id, source, taken);
         self.after(id);
     }
 
     /// The straight path's send took less than all.
     #[cold]
-    fn sent_less(&mut self, id: ConnId, source: Source, sent: crate::driver::Sent) {
+    fn sent_less(&mut self, id: ConnId, source: Source, sent: Sent) {
         let direct = std::mem::take(&mut self.state.outbox.direct);
         if let Some(connection) = self.state.table.get(id) {
             let rest = &source.bytes(&self.driver)[direct.from + sent.bytes..direct.to];

@@ -42,6 +42,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Offers what waits for one connection, unless the kernel is known to be full.
     pub(super) fn flush(&mut self, id: ConnId) {
         let Some(status) = self.state.head(id).map(|head| head.status) else { return };
+        if status.has(Status::HOLDS) {
+            self.state.with(id, |outbox, head| outbox.spill(head));
+            return;
+        }
         if status.has(Status::HELD) {
             self.stuck_from_now(id);
         }

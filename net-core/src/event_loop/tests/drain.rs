@@ -3,17 +3,23 @@
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::{Callback, Closed};
 use crate::hub::Order;
+use crate::limits::Limits;
 use crate::stats::Counter;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 on_both_rigs! {
     idle_connections_close_at_once_and_the_loop_ends: 20,
     each_is_told_once_and_a_few_in_each_turn: 10,
+    a_spread_drain_lets_go_evenly: 10,
+    the_deadline_ends_a_spread: 10,
     what_is_under_way_is_finished_first: 30,
     what_lies_in_the_kernel_is_answered_first: 20,
     a_stream_in_flow_is_not_cut: 20,
+    who_asks_when_answered_is_let_go_with_an_answer: 30,
+    a_held_answer_is_not_lost_when_its_peer_ends: 30,
     a_busy_connection_stays_until_it_is_not: 20,
     a_connection_paused_at_the_drain_closes_after_the_resume: 20,
     arrivals_during_the_drain_are_opened_and_told: 20,
@@ -72,6 +78,44 @@ fn each_is_told_once_and_a_few_in_each_turn<D: Rig>(seed: u64) {
     stage.stop();
 }
 
+fn a_spread_drain_lets_go_evenly<D: Rig>(seed: u64) {
+    let spread = |limits: &mut Limits| limits.drain_spread = Duration::from_secs(10);
+    let mut stage = Stage::<D>::with(seed, spread);
+    let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
+    drain(&mut stage);
+    stage.settle();
+    // One of the first, who ends by itself, moves nobody else's time.
+    peers[3].reset();
+    for passed in 1..=20 {
+        stage.advance(500);
+        let left = peers.iter().filter(|peer| !peer.saw_fin() && !peer.saw_reset()).count();
+        let due = 50 - 50 * passed / 20;
+        assert!((due..=due + 2).contains(&(left + 1)), "after {passed} of 20: {left}");
+        if let Some(peer) = peers[4..].iter().rfind(|peer| !peer.saw_fin()) {
+            let before = peer.got().len();
+            peer.send(b"?");
+            stage.settle();
+            assert_eq!(peer.got().len(), before + 1, "who was not told yet is served");
+        }
+    }
+    stage.advance(2000);
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn the_deadline_ends_a_spread<D: Rig>(seed: u64) {
+    let spread = |limits: &mut Limits| limits.drain_spread = Duration::from_secs(10);
+    let mut stage = Stage::<D>::with(seed, spread);
+    let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
+    drain(&mut stage);
+    stage.advance(1000);
+    stage.hub.order(Order::Cut);
+    stage.settle();
+    assert!(stage.is_over);
+    assert!(peers.iter().filter(|peer| peer.saw_reset()).count() >= 40);
+    stage.stop();
+}
+
 fn what_is_under_way_is_finished_first<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
     stage.play(|at| match at {
@@ -124,6 +168,64 @@ fn a_stream_in_flow_is_not_cut<D: Rig>(seed: u64) {
     stage.advance(5000);
     assert!(peer.got() == pattern(0, 300_000), "{} B", peer.got().len());
     assert!(!peer.saw_reset() && stage.is_over);
+    stage.stop();
+}
+
+/// Whatever the size of its questions. It gets its last answer, and then FIN, and has not asked again.
+fn who_asks_when_answered_is_let_go_with_an_answer<D: Rig>(seed: u64) {
+    for size in [100, 5_000, 30_000, 150_000] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            limits.receive_block_bytes = 8 << 10;
+            limits.receive_bytes_per_turn = 16 << 10;
+            limits.high_watermark = 64 << 10;
+        });
+        stage.world.get().buffers = (64 << 10, 64 << 10);
+        let peers: Vec<_> = (0..3).map(|_| stage.open()).collect();
+        let question = pattern(0, size);
+        let mut asked = [0; 3];
+        let mut drains_in = 20;
+        for _ in 0..2_000 {
+            for (peer, asked) in peers.iter().zip(&mut asked) {
+                if peer.got().len() == *asked * size && !peer.saw_fin() {
+                    peer.send(&question);
+                    *asked += 1;
+                }
+            }
+            stage.advance(1);
+            drains_in -= 1;
+            if drains_in == 0 {
+                drain(&mut stage);
+            }
+            if stage.is_over {
+                break;
+            }
+        }
+        assert!(stage.is_over, "questions of {size} B hold the drain up");
+        for (peer, asked) in peers.iter().zip(asked) {
+            assert_eq!(peer.got().len(), asked * size, "an answer is missing, of {size} B");
+            assert!(peer.saw_fin() && !peer.saw_reset(), "{size} B");
+        }
+        stage.stop();
+    }
+}
+
+fn a_held_answer_is_not_lost_when_its_peer_ends<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.receive_block_bytes = 8 << 10;
+        limits.receive_bytes_per_turn = 8 << 10;
+        limits.high_watermark = 64 << 10;
+    });
+    stage.world.get().buffers = (64 << 10, 64 << 10);
+    let peer = stage.open();
+    peer.send(&pattern(0, 5_000));
+    drain(&mut stage);
+    stage.settle();
+    // It is held, unless it came in pieces too small for a flow.
+    assert_eq!(stage.pending(&peer) + peer.got().len(), 5_000);
+    peer.finish();
+    stage.settle();
+    assert!(peer.got() == pattern(0, 5_000));
+    assert!(peer.saw_fin() && stage.is_over);
     stage.stop();
 }
 

@@ -332,7 +332,7 @@ impl<D: Rig> Stage<D> {
                 assert!(is_read, "{id} {at:?} is not read on: {wire:?}");
             }
             let is_rated = state.rates.get(&id).is_some_and(Rates::holds_output);
-            if at.flushes() && pending > 0 && !is_rated {
+            if at.flushes() && pending > 0 && !is_rated && !status.has(Status::HOLDS) {
                 assert!(!wire.has_room(), "{id} {at:?}: {pending} B wait, and there is room");
             }
             assert_eq!(status.has(Status::UNSENT), pending > 0, "{id} {at:?}");

@@ -1,0 +1,105 @@
+//! An order, to drain or to stop, told to each connection: some in each turn, and a drain evenly over its
+//! spread.
+//!
+//! Clients whose connections all end in one moment all come back in one moment, somewhere else. With a
+//! spread, the walk over the table goes on only as time does, and who has not been told yet is served
+//! as ever. Which place a client has in the table is chance enough.
+
+use super::EventLoop;
+use crate::closed::Closed;
+use crate::connection::Status;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::hub::Order;
+use crate::id::ConnId;
+use crate::life::{Event, State};
+use net_timer::Tick;
+use std::time::Duration;
+
+/// How far the walk has got that tells an order.
+pub(super) struct Telling {
+    /// The slot from which the order is still to be carried out.
+    from: u32,
+    /// Over how long: in milliseconds, from when on.
+    spread: u64,
+    began: Tick,
+    /// How many have been told, of how many there were when it began.
+    told: u64,
+    of: u64,
+}
+
+impl Telling {
+    fn new(now: Tick, spread: Duration, of: usize) -> Self {
+        Self { from: 0, spread: Tick::millis_of(spread), began: now, told: 0, of: of as u64 }
+    }
+
+    /// How many more are due by now.
+    fn due(&self, now: Tick) -> u64 {
+        let passed = now.saturating_since(self.began);
+        if passed >= self.spread {
+            return u64::MAX;
+        }
+        let due = u128::from(self.of) * u128::from(passed) / u128::from(self.spread);
+        (due as u64).saturating_sub(self.told)
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self) -> Tick {
+        let whole = u128::from(self.told + 1) * u128::from(self.spread);
+        let passed = whole.div_ceil(u128::from(self.of.max(1))).min(u128::from(self.spread));
+        Tick::from_millis(self.began.as_millis() + passed as u64)
+    }
+}
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// A new order is told to everybody, from the first slot on.
+    pub(super) fn begin_telling(&mut self) {
+        let state = &self.state;
+        let spread = match self.order {
+            Order::Drain => state.limits.drain_spread,
+            _ => Duration::ZERO,
+        };
+        self.telling = Some(Telling::new(state.now, spread, state.table.len()));
+    }
+
+    /// Carries the order out for some more connections.
+    pub(super) fn tell_more(&mut self) {
+        let Some(mut telling) = self.telling.take() else { return };
+        let some = telling.due(self.state.now).min(self.state.limits.drained_per_turn as u64);
+        for _ in 0..some {
+            let Some(id) = self.state.table.next_live(telling.from) else { return };
+            telling.from = id.slot() + 1;
+            telling.told += 1;
+            self.tell(id);
+        }
+        self.telling = Some(telling);
+    }
+
+    /// Carries the present order out for one connection.
+    pub(super) fn tell(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        if head.status.state() == State::Dead {
+            return;
+        }
+        match self.order {
+            Order::Run => {}
+            Order::Drain if head.status.has(Status::TOLD) => {}
+            Order::Drain => {
+                head.status.set(Status::TOLD);
+                if head.status.state() == State::Connecting {
+                    self.state.because(id, Closed::Draining);
+                }
+                self.flows_if_just_used(id);
+                self.step(id, Event::Draining);
+            }
+            Order::Cut => {
+                self.state.because(id, Closed::DrainDeadline);
+                self.step(id, Event::Stop);
+            }
+            Order::Stop => {
+                self.state.because(id, Closed::Stopped);
+                self.step(id, Event::Stop);
+            }
+        }
+    }
+}
