@@ -40,8 +40,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Whether what a callback has left, and `bytes` that it echoed, wait for the quiet. Not where they may be
-    /// a question, to a server that answers only when it has it; nor where more work is to come.
+    /// Whether what a callback has left, and `bytes` that it echoed, wait for the quiet. Not where they
+    /// may be a question, to a server that answers only when it has it; nor where more work is to come.
     pub(super) fn holds_answer(&mut self, id: ConnId, bytes: usize) -> bool {
         let holds = self.state.with(id, |outbox, head| {
             let waits = head.status.has(Status::FLOWS) && head.status.has(Status::WHEN_IDLE);
