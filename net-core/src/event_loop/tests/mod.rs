@@ -21,6 +21,7 @@ mod matrix;
 mod memory;
 mod mutations;
 mod names;
+mod offloads;
 mod overload;
 mod pairs;
 mod panics;

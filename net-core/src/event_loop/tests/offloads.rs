@@ -1,0 +1,169 @@
+//! Work in a pool: the answer comes to its connection on its loop, or is dropped and counted.
+
+use super::actor::Actor;
+use super::{Rig, Stage, on_both_rigs};
+use crate::here::Loop;
+use crate::pool::{JobPanicked, Pool, PoolCounts};
+use crate::stats::Counter;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long answers may take that take no time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+on_both_rigs! {
+    an_answer_comes_to_its_connection_and_a_neighbour_is_served_meanwhile: 5,
+    who_has_gone_costs_nothing_and_is_counted: 5,
+    a_full_pool_gives_the_work_back: 5,
+    a_job_that_panics_is_an_answer: 5,
+    a_panic_with_the_answer_closes_its_connection: 5,
+    a_full_mailbox_delays_an_answer_and_loses_none: 3,
+}
+
+/// Hands `work` over for the connection. False: the pool was full.
+fn offload<D: Rig>(
+    stage: &mut Stage<D>,
+    pool: &Pool,
+    id: crate::id::ConnId,
+    work: impl FnOnce() -> Vec<u8> + Send + 'static,
+) -> bool {
+    let mut here = Loop::<Actor>::new(&mut stage.event_loop.state);
+    let mut conn = here.connection(id).unwrap();
+    let taken = pool.offload(&mut conn, work, |conn, answer| match answer {
+        Ok(bytes) if bytes.is_empty() => super::fail(),
+        Ok(bytes) => _ = conn.send(&bytes),
+        Err(JobPanicked) => _ = conn.send(b"panicked"),
+    });
+    taken.is_ok()
+}
+
+/// Lets the loop turn until every answer is decided. It settles only then: a pool's thread may bring
+/// mail just after the loop has looked.
+fn rest<D: Rig>(stage: &mut Stage<D>, pool: &Pool, decided: u64) -> PoolCounts {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        stage.turn();
+        let counts = pool.counts();
+        if counts.answered + counts.dropped == decided && counts.running == 0 {
+            stage.settle();
+            return counts;
+        }
+        thread::yield_now();
+    }
+    panic!("{decided} answers were due: {:?}", pool.counts());
+}
+
+fn an_answer_comes_to_its_connection_and_a_neighbour_is_served_meanwhile<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let pool = Pool::new(1, 4).unwrap();
+    let (asker, neighbour) = (stage.open(), stage.open());
+    let id = stage.id(&asker);
+    let (release, released) = mpsc::channel::<()>();
+    assert!(offload(&mut stage, &pool, id, move || {
+        released.recv().unwrap();
+        b"done".to_vec()
+    }));
+    neighbour.send(b"on");
+    stage.settle();
+    assert_eq!((asker.got().len(), neighbour.got()), (0, b"on".to_vec()));
+    release.send(()).unwrap();
+    let counts = rest(&mut stage, &pool, 1);
+    assert_eq!(asker.got(), b"done");
+    assert_eq!(counts, PoolCounts { answered: 1, ..PoolCounts::default() });
+    stage.stop();
+}
+
+fn who_has_gone_costs_nothing_and_is_counted<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let pool = Pool::new(1, 4).unwrap();
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    let (release, released) = mpsc::channel::<()>();
+    assert!(offload(&mut stage, &pool, id, move || {
+        released.recv().unwrap();
+        b"late".to_vec()
+    }));
+    Loop::<Actor>::new(&mut stage.event_loop.state).connection(id).unwrap().reset();
+    stage.settle();
+    // Whoever has its slot next is not the one who asked.
+    let next = stage.open();
+    release.send(()).unwrap();
+    let counts = rest(&mut stage, &pool, 1);
+    assert_eq!(counts, PoolCounts { dropped: 1, ..PoolCounts::default() });
+    assert!(next.got().is_empty());
+    stage.stop();
+}
+
+fn a_full_pool_gives_the_work_back<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let pool = Pool::new(1, 1).unwrap();
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    let (release, released) = mpsc::channel::<()>();
+    assert!(offload(&mut stage, &pool, id, move || {
+        released.recv().unwrap();
+        b"1".to_vec()
+    }));
+    while pool.counts().running == 0 {
+        thread::yield_now();
+    }
+    assert!(offload(&mut stage, &pool, id, || b"2".to_vec()));
+    assert!(!offload(&mut stage, &pool, id, || b"3".to_vec()));
+    release.send(()).unwrap();
+    let counts = rest(&mut stage, &pool, 2);
+    assert_eq!(peer.got(), b"12");
+    assert_eq!(counts, PoolCounts { answered: 2, refused: 1, ..PoolCounts::default() });
+    stage.stop();
+}
+
+fn a_job_that_panics_is_an_answer<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let pool = Pool::new(1, 4).unwrap();
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    assert!(offload(&mut stage, &pool, id, || super::fail()));
+    assert!(offload(&mut stage, &pool, id, || b", and on".to_vec()));
+    let counts = rest(&mut stage, &pool, 2);
+    assert_eq!(peer.got(), b"panicked, and on");
+    assert_eq!(counts, PoolCounts { answered: 2, panicked: 1, ..PoolCounts::default() });
+    stage.stop();
+}
+
+fn a_panic_with_the_answer_closes_its_connection<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let pool = Pool::new(1, 4).unwrap();
+    let (peer, neighbour) = (stage.open(), stage.open());
+    let id = stage.id(&peer);
+    let counted = pool.clone();
+    stage.panics_are_counted_by(move || counted.counts().answered);
+    assert!(offload(&mut stage, &pool, id, Vec::new));
+    rest(&mut stage, &pool, 1);
+    let mut here = Loop::<Actor>::new(&mut stage.event_loop.state);
+    assert!(here.connection(id).is_none_or(|mut conn| !conn.is_open()));
+    neighbour.send(b"on");
+    stage.settle();
+    assert_eq!(neighbour.got(), b"on");
+    stage.stop();
+}
+
+fn a_full_mailbox_delays_an_answer_and_loses_none<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.mail_queue = 2);
+    let pool = Pool::new(1, 8).unwrap();
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    for byte in b'a'..b'i' {
+        while !offload(&mut stage, &pool, id, move || vec![byte]) {
+            thread::yield_now();
+        }
+    }
+    // The loop does not turn: two are in the mailbox, and the third waits for room.
+    while pool.counts().waiting > 5 {
+        thread::yield_now();
+    }
+    assert_eq!(pool.counts().running, 1);
+    rest(&mut stage, &pool, 8);
+    assert_eq!(peer.got(), b"abcdefgh");
+    assert_eq!(stage.count(Counter::MailLost), 0);
+    stage.stop();
+}
