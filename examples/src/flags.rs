@@ -78,6 +78,9 @@ pub struct ServerFlags {
     /// Bytes a second that each connection may bring, and as many that are sent to it (0: any number)
     #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_bytes)]
     pub rate_limit: usize,
+    /// Set by an example whose clients send datagrams: it receives them where it would listen.
+    #[arg(skip)]
+    pub datagrams: bool,
     /// Set by those examples whose protocol has a heartbeat.
     #[arg(skip)]
     pub heartbeat_interval: Option<Duration>,
@@ -262,6 +265,7 @@ impl ServerFlags {
         server.check().map_err(|error| error.to_string())?;
         for at in &self.listen {
             server = match &self.proxy_protocol {
+                _ if self.datagrams => server.datagrams_at(at.clone()),
                 None => server.listen_at(at.clone()),
                 Some(proxies) => server.listen_proxied(at.clone(), proxies.clone()),
             };
@@ -356,7 +360,8 @@ where
         Err(what) => return fail(2, &what),
     };
     let ended = server.run_with(factory, |running| {
-        let addrs: Vec<_> = running.addrs().iter().map(ToString::to_string).collect();
+        let addrs = running.addrs().iter().chain(running.datagram_addrs());
+        let addrs: Vec<_> = addrs.map(ToString::to_string).collect();
         say_ready(&addrs.join(" "));
     });
     match ended {

@@ -15,7 +15,9 @@ use crate::id::ConnId;
 use crate::life::State;
 use crate::limits::Limits;
 use crate::stats::Counter;
-use crate::sys::{DialOptions, Errno, Event, Events, Kernel, ListenOptions, Socket, Waker};
+use crate::sys::{
+    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, Waker,
+};
 use crate::table::Table;
 use net_buffer::Input;
 use net_timer::Tick;
@@ -284,6 +286,22 @@ impl Kernel for Eager {
     }
 
     fn unlisten(&mut self, _listener: Socket) {}
+
+    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<Socket> {
+        Ok(Socket::none())
+    }
+
+    fn receive_datagrams(&mut self, _socket: &Socket, _into: &mut Inbound) -> Result<usize, Errno> {
+        Err(Errno::new(libc::EAGAIN))
+    }
+
+    fn send_datagrams(
+        &mut self,
+        _socket: &Socket,
+        what: &[(SocketAddr, &[u8])],
+    ) -> Result<usize, Errno> {
+        Ok(what.len())
+    }
 
     fn peer(_socket: &Socket) -> io::Result<Addr> {
         Ok(nowhere())

@@ -108,6 +108,7 @@ pub enum Callback {
     Close,
     Message,
     Timer,
+    Datagram,
     /// The drop of a session or a message.
     Drop,
 }
@@ -127,6 +128,7 @@ impl Callback {
         Callback::Close,
         Callback::Message,
         Callback::Timer,
+        Callback::Datagram,
         Callback::Drop,
     ];
 
@@ -145,6 +147,7 @@ impl Callback {
             Callback::Close => "on_close",
             Callback::Message => "on_message",
             Callback::Timer => "on_timer",
+            Callback::Datagram => "on_datagram",
             Callback::Drop => "drop",
         }
     }

@@ -3,6 +3,7 @@
 use crate::addr::Addr;
 use crate::closed::{Callback, Closed};
 use crate::conn::Conn;
+use crate::datagram::Datagram;
 use crate::here::Loop;
 use net_buffer::Input;
 
@@ -109,7 +110,10 @@ pub trait Handler: Sized + 'static {
     /// A timer of this loop has come, by the tag it was armed with.
     fn on_timer(&mut self, _here: &mut Loop<'_, Self>, _tag: u64) {}
 
-    /// A callback has panicked. The connection, message or timer at fault is lost, and counted;
+    /// A datagram has come, at an address of [`Server::datagrams`](crate::Server::datagrams).
+    fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, _datagram: Datagram<'_>) {}
+
+    /// A callback has panicked. The connection, message, datagram or timer at fault is lost, and counted;
     /// this decides about the rest. (A panic in here stops the server.)
     fn on_panic(&mut self, _place: Callback) -> Keep {
         Keep::Running

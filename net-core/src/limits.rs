@@ -196,6 +196,11 @@ pub struct Limits {
 
     /// How long a listener rests when descriptors or memory have run out, before it tries again.
     pub starved_pause: Duration,
+    /// Datagrams that each endpoint receives in a turn, in whole batches of 32.
+    pub datagrams_per_turn: usize,
+    /// Bytes of datagrams, and 64 for each, that wait while an endpoint's socket is full; more are
+    /// dropped and counted. One batch of the largest takes 2 MiB.
+    pub datagram_queue_bytes: usize,
     /// Clients that are accepted and closed at once, per rest, when descriptors have run out.
     pub shed_per_pause: usize,
     /// A turn of a loop that takes so long is counted and logged, with the callback that runs and
@@ -279,6 +284,8 @@ impl Default for Limits {
             timers_per_turn: 1024,
             drained_per_turn: 256,
             starved_pause: Duration::from_millis(50),
+            datagrams_per_turn: 128,
+            datagram_queue_bytes: 4 << 20,
             shed_per_pause: 64,
             stall_threshold: None,
             log_every: Duration::from_secs(5),
@@ -332,6 +339,7 @@ impl Limits {
             ("resolver_threads", self.resolver_threads),
             ("mail_queue", self.mail_queue),
             ("mail_per_turn", self.mail_per_turn),
+            ("datagrams_per_turn", self.datagrams_per_turn),
             ("broadcast_per_turn", self.broadcast_per_turn),
             ("broadcasts_max", self.broadcasts_max),
             ("timers_per_turn", self.timers_per_turn),

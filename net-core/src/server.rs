@@ -1,6 +1,7 @@
 //! `Server`: threads, pinning, start, drain and stop.
 
 mod capacity;
+mod datagrams;
 mod start;
 
 use crate::addr::{Addr, AddrError};
@@ -139,6 +140,7 @@ pub struct Server {
     steer: bool,
     admin: Option<Result<Addr, AddrError>>,
     refusal: Bytes,
+    datagrams: Vec<Result<Addr, AddrError>>,
 }
 
 impl Default for Server {
@@ -157,6 +159,7 @@ impl Default for Server {
             steer: false,
             admin: None,
             refusal: Bytes::new(),
+            datagrams: Vec::new(),
         }
     }
 }
@@ -400,6 +403,7 @@ pub struct Running<M> {
     remote: Remote<M>,
     addrs: Vec<Addr>,
     admin: Option<Addr>,
+    datagrams: Vec<Addr>,
     acceptor: Option<JoinHandle<Result<Ended, StartError>>>,
     threads: Vec<ThreadId>,
 }

@@ -55,6 +55,16 @@ counters! {
     Sends = "sends",
     /// Bytes buffered for connections, before the last wait; counted with a memory budget.
     Buffered = "buffered_bytes",
+    /// Datagrams received.
+    DatagramsIn = "datagrams_in",
+    /// Datagrams that the kernel took.
+    DatagramsOut = "datagrams_out",
+    /// Datagrams that were to be sent and were dropped, since the socket and its queue were full.
+    DatagramsDropped = "datagrams_dropped",
+    /// Datagrams that the kernel refused to send.
+    DatagramsFailed = "datagrams_failed",
+    /// Errors at receiving datagrams, such as those of datagrams that were sent before.
+    DatagramErrors = "datagram_errors",
     /// Turns of the loop.
     Turns = "turns",
     /// Turns that were begun by another thread's ring.

@@ -54,6 +54,10 @@ impl Start {
         Self::binary(env!("CARGO_BIN_EXE_unix_echo"), mode)
     }
 
+    pub fn udp_echo(mode: Mode) -> Self {
+        Self::binary(env!("CARGO_BIN_EXE_udp_echo"), mode)
+    }
+
     pub fn hub(mode: Mode) -> Self {
         Self::binary(env!("CARGO_BIN_EXE_hub"), mode)
     }

@@ -8,10 +8,13 @@ use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::readiness::AfterReceive;
 use crate::survey::Moved;
-use crate::sys::{DialOptions, Errno, Events, Kernel, Linux, ListenOptions, Socket, Waker, epoll};
+use crate::sys::{
+    DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket, Waker, epoll,
+};
 use net_buffer::{Output, Pool};
 use net_timer::Tick;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// As many slices as the gather of one send uses. The kernel allows 1,024 (`IOV_MAX`).
@@ -110,6 +113,24 @@ impl<K: Kernel> Driver for Epoll<K> {
 
     fn unlisten(&mut self, listener: Socket) {
         self.kernel.unlisten(listener);
+    }
+
+    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<Socket> {
+        let socket = self.kernel.datagrams(at)?;
+        self.kernel.watch(&socket, token)?;
+        Ok(socket)
+    }
+
+    fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {
+        self.kernel.receive_datagrams(socket, into)
+    }
+
+    fn send_datagrams(
+        &mut self,
+        socket: &Socket,
+        what: &[(SocketAddr, &[u8])],
+    ) -> Result<usize, Errno> {
+        self.kernel.send_datagrams(socket, what)
     }
 
     fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket> {

@@ -15,17 +15,19 @@ use crate::addr::Addr;
 use crate::limits::Limits;
 pub(crate) use crate::readiness::{Link, What};
 use crate::survey::Moved;
-use crate::sys::{DialOptions, Errno, ListenOptions, Socket, Waker};
+use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, Socket, Waker};
 pub(crate) use epoll::Epoll;
 use net_buffer::{Output, Pool};
 use net_timer::Tick;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Tokens that name no connection: their lower half is zero.
 pub(crate) const WAKER: u64 = 0;
 pub(crate) const COURIER: u64 = 1 << 32;
 const FIRST_LISTENER: u64 = 2 << 32;
+const FIRST_ENDPOINT: u64 = 1 << 62;
 const FIRST_WAITING: u64 = 1 << 63;
 
 /// The token of listener number `n`.
@@ -35,8 +37,19 @@ pub(crate) fn listener_token(n: usize) -> u64 {
 
 /// The listener's number in a token, if it is one.
 pub(crate) fn listener_number(token: u64) -> Option<usize> {
-    let is_listener = token as u32 == 0 && (FIRST_LISTENER..FIRST_WAITING).contains(&token);
+    let is_listener = token as u32 == 0 && (FIRST_LISTENER..FIRST_ENDPOINT).contains(&token);
     is_listener.then(|| ((token - FIRST_LISTENER) >> 32) as usize)
+}
+
+/// The token of endpoint number `n`, which receives datagrams.
+pub(crate) fn endpoint_token(n: usize) -> u64 {
+    FIRST_ENDPOINT + ((n as u64) << 32)
+}
+
+/// The endpoint's number in a token, if it is one.
+pub(crate) fn endpoint_number(token: u64) -> Option<usize> {
+    let is_endpoint = token as u32 == 0 && (FIRST_ENDPOINT..FIRST_WAITING).contains(&token);
+    is_endpoint.then(|| ((token - FIRST_ENDPOINT) >> 32) as usize)
 }
 
 /// The token of a connection that waits, as number `n`, to come into the table. Of so many there are
@@ -141,6 +154,18 @@ pub(crate) trait Driver: Sized {
     fn shed(&mut self, listener: &Socket) -> bool;
     /// Ends listening, in every descriptor table that has a copy.
     fn unlisten(&mut self, listener: Socket);
+    /// Opens a socket for datagrams at an address that is held, and attaches it under `token`. It is
+    /// ended by `detach`.
+    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<Socket>;
+    /// Receives a batch of datagrams; fewer than a batch: no more will come without a new signal.
+    fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno>;
+    /// Sends a batch of datagrams at most: how many were taken. An error is the first one's; `EAGAIN`:
+    /// a signal will come when there is room.
+    fn send_datagrams(
+        &mut self,
+        socket: &Socket,
+        what: &[(SocketAddr, &[u8])],
+    ) -> Result<usize, Errno>;
     /// Begins a connect. The socket is attached by the caller, and signals when it is decided.
     fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket>;
     /// How a dialled connection came out, once it has signalled; `None`: that is still open.

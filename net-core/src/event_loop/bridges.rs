@@ -30,6 +30,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.order = order;
             self.begin_telling();
             self.end_listening();
+            self.end_datagrams();
             self.end_waiting();
         }
         if self.telling.is_some() {

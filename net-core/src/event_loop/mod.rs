@@ -2,6 +2,7 @@
 
 mod bridges;
 mod broadcasts;
+mod datagrams;
 mod deadlines;
 mod dialling;
 mod ending;
@@ -31,6 +32,7 @@ use crate::id::ConnId;
 use crate::limits::Limits;
 use crate::loop_state::LoopState;
 use broadcasts::FanOut;
+use datagrams::Endpoints;
 use memory::Share;
 use net_timer::Tick;
 use std::collections::VecDeque;
@@ -49,6 +51,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     hub: Arc<Hub<H::Message>>,
     listeners: Vec<Listening>,
     courier: Option<CourierEnd>,
+    /// There if the server receives datagrams.
+    endpoints: Option<Box<Endpoints>>,
     /// The order that is being carried out.
     order: Order,
     /// Who is still to be told of it; `None`: nobody.
@@ -103,6 +107,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             hub,
             listeners,
             courier,
+            endpoints: None,
             order: Order::Run,
             telling: None,
             saw_the_end: false,
@@ -137,6 +142,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.take_signals();
         self.take_arrivals();
         self.take_mail();
+        if self.endpoints.is_some() {
+            self.serve_datagrams();
+        }
         if !self.walks.is_empty() {
             self.walk_on();
         }
@@ -241,6 +249,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !self.fan_outs.is_empty()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
+            || self.endpoints.as_ref().is_some_and(|endpoints| endpoints.has_more())
     }
 
     /// The clock, and until when to wait.

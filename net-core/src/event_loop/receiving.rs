@@ -4,8 +4,8 @@ use super::{EventLoop, run};
 use crate::closed::{Callback, Closed};
 use crate::connection::Status;
 use crate::driver::{
-    COURIER, Driver, Lease, Received, Sent, Signal, Then, WAKER, What, listener_number,
-    waiting_number,
+    COURIER, Driver, Lease, Received, Sent, Signal, Then, WAKER, What, endpoint_number,
+    listener_number, waiting_number,
 };
 use crate::handler::Handler;
 use crate::id::ConnId;
@@ -164,6 +164,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             _ => {
                 if let Some(n) = waiting_number(token) {
                     return self.waiting_signalled(n);
+                }
+                if let (Some(n), Some(endpoints)) = (endpoint_number(token), &mut self.endpoints) {
+                    return endpoints.signalled(n);
                 }
                 let number = listener_number(token);
                 if let Some(listening) = number.and_then(|n| self.listeners.get_mut(n)) {

@@ -1,6 +1,7 @@
 //! Starting: everything that can be refused is tried before `start` returns.
 
 use super::capacity::Capacity;
+use super::datagrams;
 use super::{Accept, Ended, FdTable, Listens, Place, Running, Server, Wanted};
 use crate::accepting::Listening;
 use crate::acceptor::Acceptor;
@@ -22,6 +23,7 @@ use crate::sys::signals::Signals;
 use crate::sys::{ListenOptions, PrivateTables, Socket, Waker};
 use crate::trusted::TrustedProxies;
 use std::io;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -79,12 +81,13 @@ where
             .collect(),
         Listens::OnlyLoop => wanted,
     };
+    let (held_too, endpoints) = datagrams::hold::<D>(&server)?;
     let admin = bind_admin(&server)?;
 
     let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
     let Stand { couriers, opened } =
-        start_loops::<H, D, F>(&server, &hub, &doors, factory, &mut team)?;
-    drop(held); // every loop listens now
+        start_loops::<H, D, F>(&server, &hub, &doors, &endpoints, factory, &mut team)?;
+    drop((held, held_too)); // every loop listens now
     let in_flight_max = (capacity.nofile / 2).max(1);
     let handover = Handover::new(
         Arc::clone(&hub),
@@ -118,7 +121,8 @@ where
         tracing::info!("the admin endpoint listens on {at}");
     }
     let acceptor = Some(acceptor);
-    Ok(Running { remote: Remote(hub), addrs, admin: admin_at, acceptor, threads: ids })
+    let datagrams = endpoints.into_iter().map(Addr::from).collect();
+    Ok(Running { remote: Remote(hub), addrs, datagrams, admin: admin_at, acceptor, threads: ids })
 }
 
 /// Takes the admin endpoint's address, if it has one: whatever can be refused is refused before a
@@ -267,6 +271,7 @@ fn start_loops<H, D, F>(
     server: &Server,
     hub: &Arc<Hub<H::Message>>,
     doors: &[Door],
+    endpoints: &[SocketAddr],
     factory: F,
     team: &mut Team<H::Message>,
 ) -> Result<Stand, StartError>
@@ -296,6 +301,7 @@ where
             core,
             courier,
             doors: doors.to_vec(),
+            endpoints: endpoints.to_vec(),
             options: ListenOptions { core: steered_to, ..listen_options(server) },
             limits: server.limits.clone(),
             hub: Arc::clone(hub),
@@ -333,6 +339,7 @@ struct Seed<M> {
     core: Option<core_affinity::CoreId>,
     courier: Option<(Traveller, PrivateTables)>,
     doors: Vec<Door>,
+    endpoints: Vec<SocketAddr>,
     options: ListenOptions,
     limits: Limits,
     hub: Arc<Hub<M>>,
@@ -410,7 +417,7 @@ where
     D: Driver,
     F: Fn(&Place<H::Message>) -> H,
 {
-    let Seed { number, core, courier, doors, options, limits, hub } = seed;
+    let Seed { number, core, courier, doors, endpoints, options, limits, hub } = seed;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
     let (courier, left_behind) = match courier {
         None => (None, None),
@@ -448,7 +455,11 @@ where
     let place = Place { number, remote: Remote(Arc::clone(&hub)) };
     let handler = catch_unwind(AssertUnwindSafe(|| factory(&place)))
         .map_err(|_| StartError::plain(format!("loop {number}: the handler's factory panicked")))?;
-    let event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
+    let mut event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
+    for at in endpoints {
+        let opened = event_loop.open_datagrams(at);
+        opened.map_err(|e| fail(&format!("receive datagrams at {at}"), e))?;
+    }
     Ok((event_loop, Stands { left_behind, addrs }))
 }
 

@@ -1,11 +1,14 @@
 //! `Kernel`: what the epoll driver asks of the system, so that tests can put a model in its place.
 
-use super::{DialOptions, Epoll, Errno, Events, ListenOptions, Socket, Waker, descriptors, epoll};
+use super::{
+    DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, Waker, descriptors, epoll,
+};
 use crate::addr::Addr;
 use net_timer::Tick;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 
 /// The system calls of a loop, one method each and no policy. Used by the loop's thread only.
 ///
@@ -75,6 +78,16 @@ pub(crate) trait Kernel: Sized {
     /// Ends listening, by shutdown and then close: a copy in another descriptor table, or in a
     /// forked process, must not go on accepting.
     fn unlisten(&mut self, listener: Socket);
+    /// A socket for datagrams, at an address that is held.
+    fn datagrams(&mut self, at: SocketAddr) -> io::Result<Socket>;
+    /// recvmmsg(2), one batch at most; fewer than that: there are no more.
+    fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno>;
+    /// sendmmsg(2) of one batch at most; an error is the first one's.
+    fn send_datagrams(
+        &mut self,
+        socket: &Socket,
+        what: &[(SocketAddr, &[u8])],
+    ) -> Result<usize, Errno>;
     /// getpeername(2).
     fn peer(socket: &Socket) -> io::Result<Addr>;
     /// getsockname(2).
@@ -217,6 +230,22 @@ impl Kernel for Linux {
 
     fn unlisten(&mut self, listener: Socket) {
         listener.shutdown_listener();
+    }
+
+    fn datagrams(&mut self, at: SocketAddr) -> io::Result<Socket> {
+        Socket::datagrams(at)
+    }
+
+    fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {
+        socket.receive_datagrams(into)
+    }
+
+    fn send_datagrams(
+        &mut self,
+        socket: &Socket,
+        what: &[(SocketAddr, &[u8])],
+    ) -> Result<usize, Errno> {
+        socket.send_datagrams(what)
     }
 
     fn peer(socket: &Socket) -> io::Result<Addr> {

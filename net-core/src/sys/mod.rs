@@ -4,6 +4,7 @@
 //! says what the kernel said, as values, and leaves the deciding to the floors above.
 #![allow(unsafe_code)]
 
+mod datagrams;
 pub(crate) mod descriptors;
 pub(crate) mod epoll;
 mod errno;
@@ -17,6 +18,7 @@ mod socket;
 mod unix;
 mod waker;
 
+pub(crate) use datagrams::{BATCH, Inbound, inet_of};
 pub use descriptors::PrivateTables;
 use epoll::Epoll;
 #[cfg(any(test, feature = "bench"))]

@@ -38,6 +38,11 @@ impl Socket {
         Self(fd.into_raw_fd())
     }
 
+    /// Takes over a new descriptor by its number.
+    pub(super) fn from_raw(raw: RawFd) -> Self {
+        Self(raw)
+    }
+
     /// Gives the descriptor away.
     pub(crate) fn into_owned(self) -> OwnedFd {
         let raw = self.0;
@@ -336,7 +341,7 @@ pub(super) fn addr_of(address: &socket2::SockAddr) -> io::Result<Addr> {
 
 /// The address in the first `length` bytes of `storage`, by its family; of an unknown family the
 /// unspecified address.
-fn address_of(storage: &libc::sockaddr_storage, length: usize) -> Addr {
+pub(super) fn address_of(storage: &libc::sockaddr_storage, length: usize) -> Addr {
     let address = match i32::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the family says that a sockaddr_in lies here, and storage is large enough

@@ -3,10 +3,13 @@
 
 use super::world::World;
 use crate::addr::Addr;
-use crate::sys::{DialOptions, Errno, Event, Events, Kernel, ListenOptions, Socket, Waker};
+use crate::sys::{
+    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, Waker,
+};
 use net_timer::Tick;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 
 pub(crate) struct ModelKernel {
     pub(crate) world: World,
@@ -118,6 +121,22 @@ impl Kernel for ModelKernel {
 
     fn unlisten(&mut self, listener: Socket) {
         self.world.unlisten(listener);
+    }
+
+    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<Socket> {
+        Ok(self.world.open_datagrams())
+    }
+
+    fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {
+        self.world.receive_datagrams(socket, into)
+    }
+
+    fn send_datagrams(
+        &mut self,
+        socket: &Socket,
+        what: &[(SocketAddr, &[u8])],
+    ) -> Result<usize, Errno> {
+        self.world.send_datagrams(socket, what)
     }
 
     fn peer(socket: &Socket) -> io::Result<Addr> {

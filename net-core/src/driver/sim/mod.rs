@@ -5,6 +5,7 @@
 //! as the contract of [`Driver`] allows: receives and sends are short, signals come late, merged,
 //! twice, for nothing, or for connections that are no more.
 
+mod datagrams;
 mod doors;
 mod kernel;
 mod peer;
@@ -15,7 +16,7 @@ mod world;
 use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
-use crate::sys::{DialOptions, Errno, ListenOptions, SIM_BASE, Socket, Waker};
+use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, Waker};
 pub(crate) use doors::Outcome;
 pub(crate) use kernel::ModelKernel;
 use net_buffer::{Output, Pool};
@@ -25,6 +26,7 @@ pub(crate) use rng::Rng;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 pub(crate) use world::World;
@@ -181,6 +183,24 @@ impl Driver for Sim {
 
     fn unlisten(&mut self, listener: Socket) {
         self.world.unlisten(listener);
+    }
+
+    fn open_datagrams(&mut self, token: u64, _at: SocketAddr) -> io::Result<Socket> {
+        let socket = self.world.open_datagrams();
+        self.world.watch(&socket, token)?;
+        Ok(socket)
+    }
+
+    fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {
+        self.world.receive_datagrams(socket, into)
+    }
+
+    fn send_datagrams(
+        &mut self,
+        socket: &Socket,
+        what: &[(SocketAddr, &[u8])],
+    ) -> Result<usize, Errno> {
+        self.world.send_datagrams(socket, what)
     }
 
     fn dial(&mut self, to: &Addr, _options: &DialOptions) -> io::Result<Socket> {

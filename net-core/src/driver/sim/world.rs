@@ -3,6 +3,7 @@
 //! A handle: driver and test hold the same world. Sockets are numbers, and a number is given again
 //! as soon as it is free, the lowest first, as descriptors are.
 
+use super::datagrams::Endpoint;
 use super::doors::Outcome;
 use super::rng::Rng;
 use super::wire::Wire;
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     /// Open sockets: number to wire.
     pub(crate) sockets: BTreeMap<i32, usize>,
     pub(super) listeners: BTreeMap<i32, Listener>,
+    pub(super) endpoints: BTreeMap<i32, Endpoint>,
     /// Wires and listeners whose epoll item is on its ready list, in order.
     ready: VecDeque<Item>,
     pub(crate) counts: Counts,
@@ -86,6 +88,7 @@ pub(crate) struct Inner {
 pub(super) enum Item {
     Wire(usize),
     Listener(i32),
+    Endpoint(i32),
 }
 
 #[derive(Clone)]
@@ -102,6 +105,7 @@ impl World {
             wires: Vec::new(),
             sockets: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
             ready: VecDeque::new(),
             counts: Counts::default(),
             faults: Faults::default(),
@@ -182,6 +186,13 @@ impl World {
                         events.push((token, bits));
                     }
                 }
+                Item::Endpoint(number) => {
+                    if let Some(endpoint) = world.endpoints.get(&number)
+                        && endpoint.poll() != 0
+                    {
+                        events.push((endpoint.token, endpoint.poll()));
+                    }
+                }
                 Item::Listener(number) => {
                     if let Some(listener) = world.listeners.get(&number)
                         && !listener.waiting.is_empty()
@@ -226,6 +237,11 @@ impl World {
         if let Some(listener) = world.listeners.get_mut(&number) {
             listener.token = token;
             world.wake(Item::Listener(number));
+            return Ok(());
+        }
+        if let Some(endpoint) = world.endpoints.get_mut(&number) {
+            endpoint.token = token;
+            world.wake(Item::Endpoint(number));
             return Ok(());
         }
         if let Some(errno) = world.faults.attach.pop_front() {
@@ -294,6 +310,10 @@ impl World {
         let mut world = self.get();
         world.counts.closes += 1;
         let number = socket.number() - SIM_BASE;
+        if world.endpoints.remove(&number).is_some() {
+            world.sockets.remove(&number);
+            return;
+        }
         if let Some(wire) = world.sockets.remove(&number) {
             if let Some(token) = world.wires[wire].token {
                 world.graves.insert(token);
@@ -341,7 +361,7 @@ impl Inner {
     pub(super) fn wake(&mut self, item: Item) {
         let is_watched = match item {
             Item::Wire(wire) => self.wires[wire].token.is_some(),
-            Item::Listener(_) => true,
+            Item::Listener(_) | Item::Endpoint(_) => true,
         };
         if is_watched && !self.ready.contains(&item) {
             self.ready.push_back(item);

@@ -2,6 +2,7 @@
 
 use crate::closed::{Callback, Closed};
 use crate::conn::Conn;
+use crate::datagram::Datagram;
 use crate::handler::{Handler, Keep, Peer};
 use crate::here::Loop;
 use crate::id::ConnId;
@@ -22,6 +23,7 @@ pub(super) enum At<'a, 'c, 'i> {
     Close(&'a mut Conn<'c, Actor>),
     Message(&'a mut Loop<'c, Actor>, u64),
     Timer(&'a mut Loop<'c, Actor>, u64),
+    Datagram(Datagram<'a>),
 }
 
 pub(super) type Play = Box<dyn FnMut(At<'_, '_, '_>)>;
@@ -31,6 +33,9 @@ pub(super) fn usual(at: At<'_, '_, '_>) {
     match at {
         At::Data(conn, input) => {
             let _ = conn.echo(input);
+        }
+        At::Datagram(mut datagram) => {
+            let _ = datagram.reply(datagram.bytes());
         }
         At::End(conn) => conn.finish(),
         At::Deadline(conn) => conn.close(),
@@ -243,6 +248,11 @@ impl Handler for Actor {
         let _running = self.log.enter(Callback::Timer);
         self.log.get().timers.push(tag);
         (self.play)(At::Timer(here, tag));
+    }
+
+    fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, datagram: Datagram<'_>) {
+        let _running = self.log.enter(Callback::Datagram);
+        (self.play)(At::Datagram(datagram));
     }
 
     fn on_panic(&mut self, place: Callback) -> Keep {

@@ -154,12 +154,14 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
             At::Close(_) => Callback::Close,
             At::Message(..) => Callback::Message,
             At::Timer(..) => Callback::Timer,
+            At::Datagram(_) => return,
         };
         // A dial in on_open or on_close would never end.
         if of != callback || called.replace(called.get() + 1) >= 5 {
             return provoke(at, callback);
         }
         match at {
+            At::Datagram(_) => {}
             At::Message(here, _) | At::Timer(here, _) => {
                 for action in &actions {
                     let session = (*action == Action::Dial).then(|| log.session(None));

@@ -7,6 +7,7 @@ mod accepts;
 mod actor;
 mod announced;
 mod broadcasts;
+mod datagrams;
 mod deadlines;
 mod dials;
 mod dials_again;

@@ -200,6 +200,7 @@ impl Chaos {
                 }
                 self.maybe_panic(Some((conn, before)));
             }
+            At::Datagram(_) => {}
             At::Message(here, _) | At::Timer(here, _) => {
                 self.act_here(here);
                 self.maybe_panic(None);

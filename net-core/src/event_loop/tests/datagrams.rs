@@ -1,0 +1,149 @@
+//! Datagrams: whole, in order, bounded; what is dropped is counted, and one fault costs one.
+
+use super::{At, Rig, Stage, fail, on_both_rigs, pattern};
+use crate::hub::Order;
+use crate::stats::Counter;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+on_both_rigs! {
+    every_datagram_comes_back_in_order: 30,
+    beside_a_flood_of_datagrams_a_connection_is_served: 10,
+    what_a_full_socket_cannot_take_waits_and_above_the_limit_is_dropped_and_counted: 20,
+    an_error_of_one_datagram_costs_the_others_nothing: 20,
+    a_panic_in_on_datagram_costs_that_datagram: 10,
+    a_drain_answers_the_datagrams_that_are_there_and_closes: 10,
+    a_stop_closes_and_counts_the_unsent: 10,
+}
+
+fn peer(n: u16) -> SocketAddr {
+    ([10, 0, 0, 1], n).into()
+}
+
+/// A loop with an endpoint, whose handler answers each datagram.
+fn stage<D: Rig>(seed: u64, queue: usize) -> Stage<D> {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.datagrams_per_turn = 1 + seed as usize % 100;
+        limits.datagram_queue_bytes = queue;
+    });
+    stage.event_loop.open_datagrams("127.0.0.1:9000".parse().unwrap()).unwrap();
+    stage
+}
+
+fn every_datagram_comes_back_in_order<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, 4 << 20);
+    let mut said = Vec::new();
+    for n in 0..300 {
+        let one = (peer(n % 7), pattern(n as usize, stage.rng.pick(&[0, 1, 100, 65_507])));
+        stage.world.say(one.0, &one.1);
+        said.push(one);
+        if stage.rng.one_in(20) {
+            stage.settle();
+        }
+    }
+    stage.settle();
+    assert_eq!(stage.world.on_endpoint(|e| std::mem::take(&mut e.sent)).unwrap(), said);
+    assert_eq!(stage.count(Counter::DatagramsIn), 300);
+    assert_eq!(stage.count(Counter::DatagramsOut), 300);
+    stage.stop();
+}
+
+fn beside_a_flood_of_datagrams_a_connection_is_served<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, 4 << 20);
+    let client = stage.open();
+    (0..5_000).for_each(|n| stage.world.say(peer(n), b"flood"));
+    client.send(b"hello");
+    let mut turns = 0;
+    while client.got() != b"hello" {
+        stage.turn();
+        turns += 1;
+        assert!(turns < 60, "it waits for the flood");
+    }
+    assert!(stage.world.on_endpoint(|e| e.arrived.len()).unwrap() > 0 || turns >= 5_000 / 128);
+    stage.settle();
+    stage.stop();
+}
+
+fn what_a_full_socket_cannot_take_waits_and_above_the_limit_is_dropped_and_counted<D: Rig>(
+    seed: u64,
+) {
+    let mut stage = stage::<D>(seed, 10 * (64 + 4));
+    stage.world.on_endpoint(|e| e.room = Some(3));
+    for n in 0..3 + 10 + 7 {
+        stage.world.say(peer(n), b"four");
+        stage.settle();
+    }
+    assert_eq!(stage.world.on_endpoint(|e| e.sent.len()), Some(3));
+    assert_eq!(stage.count(Counter::DatagramsDropped), 7);
+    stage.world.on_endpoint(|e| e.room = None);
+    stage.advance(1000);
+    let to: Vec<u16> =
+        stage.world.on_endpoint(|e| e.sent.iter().map(|(to, _)| to.port()).collect()).unwrap();
+    assert_eq!(to, (0..13).collect::<Vec<_>>());
+    stage.stop();
+}
+
+fn an_error_of_one_datagram_costs_the_others_nothing<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, 4 << 20);
+    for errno in [libc::EMSGSIZE, libc::ECONNREFUSED, libc::ENETUNREACH, libc::ENOBUFS] {
+        stage.world.on_endpoint(|e| {
+            e.send_errors.push_back(errno);
+            e.receive_errors.push_back(libc::ECONNREFUSED);
+        });
+        stage.world.say(peer(1), b"lost");
+        stage.world.say(peer(2), b"kept");
+        stage.settle();
+        let sent = stage.world.on_endpoint(|e| std::mem::take(&mut e.sent)).unwrap();
+        assert_eq!(sent, [(peer(2), b"kept".to_vec())], "errno {errno}");
+    }
+    assert_eq!(stage.count(Counter::DatagramsFailed), 4);
+    assert_eq!(stage.count(Counter::DatagramErrors), 4);
+    stage.stop();
+}
+
+fn a_panic_in_on_datagram_costs_that_datagram<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, 4 << 20);
+    stage.play(|at| {
+        if let At::Datagram(mut datagram) = at {
+            let _ = datagram.reply(datagram.bytes());
+            if datagram.bytes() == b"bad" {
+                fail();
+            }
+        }
+    });
+    for said in [&b"one"[..], b"bad", b"two"] {
+        stage.world.say(peer(1), said);
+    }
+    let log = stage.log.clone();
+    stage.panics_are_counted_by(move || log.get().panics.len() as u64);
+    stage.settle();
+    let sent = stage.world.on_endpoint(|e| std::mem::take(&mut e.sent)).unwrap();
+    assert_eq!(sent, [(peer(1), b"one".to_vec()), (peer(1), b"two".to_vec())]);
+    stage.stop();
+}
+
+fn a_drain_answers_the_datagrams_that_are_there_and_closes<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, 4 << 20);
+    stage.settle();
+    stage.world.say(peer(1), b"just in time");
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Drain);
+    stage.settle();
+    assert!(stage.is_over);
+    assert_eq!(stage.count(Counter::DatagramsOut), 1);
+    assert_eq!(stage.world.on_endpoint(|_| ()), None, "closed");
+    stage.stop();
+}
+
+fn a_stop_closes_and_counts_the_unsent<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, 4 << 20);
+    stage.world.on_endpoint(|e| e.room = Some(0));
+    (0..5).for_each(|n| stage.world.say(peer(n), b"x"));
+    stage.settle();
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Stop);
+    stage.settle();
+    assert_eq!(stage.count(Counter::DatagramsDropped), 5);
+    assert_eq!(stage.world.on_endpoint(|_| ()), None, "closed");
+    stage.stop();
+}
