@@ -263,6 +263,9 @@ impl ServerFlags {
             .refusal(self.refusal.clone().unwrap_or_default())
             .drain_timeout(self.drain_timeout);
         server.check().map_err(|error| error.to_string())?;
+        if self.datagrams && self.proxy_protocol.is_some() {
+            return Err("--proxy-protocol: a proxy announces connections, not datagrams".to_owned());
+        }
         for at in &self.listen {
             server = match &self.proxy_protocol {
                 _ if self.datagrams => server.datagrams_at(at.clone()),

@@ -106,6 +106,15 @@ fn a_drain_answers_what_is_there_and_exits_with_0(mode: Mode) {
 }
 
 #[test]
+fn a_proxys_headers_are_for_connections() {
+    let proxied = Start::udp_echo(Mode::DEFAULT).args(&["--proxy-protocol", "127.0.0.1/32"]);
+    let output = proxied.command().output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.starts_with("error: --proxy-protocol: "), "{said}");
+}
+
+#[test]
 fn an_address_in_use_is_an_error_that_names_it() {
     let server = Start::udp_echo(Mode::DEFAULT).run();
     let at = server.addr.to_string();

@@ -14,7 +14,7 @@ pub(super) fn steps() -> Vec<Step> {
         prepare,
     };
     vec![
-        step("1 ready", 1, 1_000, 400.0, || turns(1)),
+        step("1 ready", 1, 1_000, 420.0, || turns(1)),
         step("100 ready, a message", 100, 100, 110.0, || turns(100)),
         step("10k ready, a message", 10_000, 10, 110.0, || turns(10_000)),
     ]

@@ -37,10 +37,6 @@ impl Endpoints {
             endpoint.has_more = endpoint.socket.is_some();
         }
     }
-
-    pub(super) fn has_more(&self) -> bool {
-        self.all.iter().any(|endpoint| endpoint.has_more)
-    }
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -56,6 +52,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         Ok(())
     }
 
+    /// Some wait to be received.
+    #[cold]
+    pub(super) fn has_datagrams(&self) -> bool {
+        self.endpoints.as_ref().is_some_and(|of| of.all.iter().any(|endpoint| endpoint.has_more))
+    }
+
     /// Serves the endpoints, each within the turn's budget.
     #[cold]
     pub(super) fn serve_datagrams(&mut self) {
@@ -69,6 +71,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// A last look, within a turn's budget unless all is to stop at once, and then the sockets are
     /// closed.
+    #[cold]
     pub(super) fn end_datagrams(&mut self) {
         if self.order < Order::Stop {
             if let Some(endpoints) = &mut self.endpoints {

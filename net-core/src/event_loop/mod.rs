@@ -67,7 +67,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     flowing: VecDeque<(Tick, ConnId)>,
     /// There once a proxy has let a connection wait for its header.
     vestibule: Option<Box<Vestibule>>,
-    /// When the first of those that flow, or wait in the vestibule, is to be looked at. `MAX`: never.
+    /// When the first of those that flow, wait in the vestibule, or are to be told of a drain is to be
+    /// looked at. `MAX`: never.
     next_look: Tick,
     /// Questions whose answer takes a walk over the table, the oldest first. Few: whoever asks by
     /// mail bounds them.
@@ -244,12 +245,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !state.ready.is_empty()
             || !state.dead.is_empty()
             || !state.dials.is_empty()
-            || self.telling.as_ref().is_some_and(|telling| telling.next() <= state.now)
+            || (self.telling.is_some() && self.tells_now())
             || !self.walks.is_empty()
             || !self.fan_outs.is_empty()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
-            || self.endpoints.as_ref().is_some_and(|endpoints| endpoints.has_more())
+            || (self.endpoints.is_some() && self.has_datagrams())
     }
 
     /// The clock, and until when to wait.
@@ -264,7 +265,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             next = sooner(next, listening.rests_until());
         }
         next = sooner(next, Some(self.next_look).filter(|look| *look < Tick::MAX));
-        next = sooner(next, self.telling.as_ref().map(Telling::next));
         let now = self.state.now;
         match next {
             None => (now, None),

@@ -53,6 +53,7 @@ impl Telling {
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A new order is told to everybody, from the first slot on.
+    #[cold]
     pub(super) fn begin_telling(&mut self) {
         let state = &self.state;
         let spread = match self.order {
@@ -62,7 +63,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.telling = Some(Telling::new(state.now, spread, state.table.len()));
     }
 
+    /// Some are due by now.
+    #[cold]
+    pub(super) fn tells_now(&self) -> bool {
+        self.telling.as_ref().is_some_and(|telling| telling.next() <= self.state.now)
+    }
+
     /// Carries the order out for some more connections.
+    #[cold]
+    #[inline(never)]
     pub(super) fn tell_more(&mut self) {
         let Some(mut telling) = self.telling.take() else { return };
         let some = telling.due(self.state.now).min(self.state.limits.drained_per_turn as u64);
@@ -73,6 +82,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.tell(id);
         }
         self.telling = Some(telling);
+        self.set_next_look();
     }
 
     /// Carries the present order out for one connection.

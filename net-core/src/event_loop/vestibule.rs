@@ -5,7 +5,7 @@
 //! when they are accepted. The others are watched under tokens of their own. A loop without proxies
 //! has none of this.
 
-use super::{EventLoop, sooner};
+use super::{EventLoop, Telling, sooner};
 use crate::arrival::Arrival;
 use crate::closed::{Closed, Which, Why};
 use crate::driver::{Driver, Link, Received, waiting_token};
@@ -232,9 +232,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.set_next_look();
     }
 
-    fn set_next_look(&mut self) {
+    pub(super) fn set_next_look(&mut self) {
         let flowing = self.flowing.front().map(|&(until, _)| until);
         let waiting = self.vestibule.as_ref().and_then(|vestibule| vestibule.wheel.next_due());
-        self.next_look = sooner(flowing, waiting).unwrap_or(Tick::MAX);
+        let told = self.telling.as_ref().map(Telling::next);
+        self.next_look = sooner(sooner(flowing, waiting), told).unwrap_or(Tick::MAX);
     }
 }
