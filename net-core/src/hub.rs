@@ -22,8 +22,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How long an answer waits that found no room in a loop's mailbox, before it is tried again.
+/// How long mail waits that found no room in a loop's mailbox, before it is tried again.
 const MAIL_RETRY: Duration = Duration::from_millis(1);
+
+/// Posts `item` again for as long as the mailbox is full: only a thread that is no loop's may. The item
+/// comes back from a loop that is over.
+pub(crate) fn post_patiently<T>(
+    item: T,
+    post: impl Fn(T) -> Result<(), PostError<T>>,
+) -> Result<(), T> {
+    let mut posted = post(item);
+    while let Err(PostError::Full(again)) = posted {
+        std::thread::sleep(MAIL_RETRY);
+        posted = post(again);
+    }
+    posted.map_err(PostError::into_inner)
+}
 
 /// What a loop is told to do. It only ever goes up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -170,11 +184,9 @@ impl<M> Hub<M> {
 
     /// Brings an answer to the loop that asked. If its mailbox is full, this waits: only a thread of
     /// the resolver may.
-    pub(crate) fn answer(&self, mut answer: Answer) {
-        while let Some(again) = self.try_answer(answer) {
-            answer = again;
-            std::thread::sleep(MAIL_RETRY);
-        }
+    pub(crate) fn answer(&self, answer: Answer) {
+        let full = |answer| self.try_answer(answer).map_or(Ok(()), |it| Err(PostError::Full(it)));
+        let _ = post_patiently(answer, full); // a loop that is over has no use for it
     }
 
     /// The same, but a full mailbox gives the answer back; then only its timeout ends the attempt.

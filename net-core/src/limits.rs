@@ -191,16 +191,16 @@ pub struct Limits {
     pub topics_per_connection_max: usize,
     /// Timers and deadlines that a loop looks at in a turn.
     pub timers_per_turn: usize,
-    /// Connections that a loop tells of the drain, or resets at its end, in a turn.
-    pub drained_per_turn: usize,
-
-    /// How long a listener rests when descriptors or memory have run out, before it tries again.
-    pub starved_pause: Duration,
     /// Datagrams that each endpoint receives in a turn, in whole batches of 32.
     pub datagrams_per_turn: usize,
     /// Bytes of datagrams, and 64 for each, that wait while an endpoint's socket is full; more are
     /// dropped and counted. One batch of the largest takes 2 MiB.
     pub datagram_queue_bytes: usize,
+    /// Connections that a loop tells of the drain, or resets at its end, in a turn.
+    pub drained_per_turn: usize,
+
+    /// How long a listener rests when descriptors or memory have run out, before it tries again.
+    pub starved_pause: Duration,
     /// Clients that are accepted and closed at once, per rest, when descriptors have run out.
     pub shed_per_pause: usize,
     /// A turn of a loop that takes so long is counted and logged, with the callback that runs and
@@ -282,10 +282,10 @@ impl Default for Limits {
             topics_max: 1 << 16,
             topics_per_connection_max: 64,
             timers_per_turn: 1024,
-            drained_per_turn: 256,
-            starved_pause: Duration::from_millis(50),
             datagrams_per_turn: 128,
             datagram_queue_bytes: 4 << 20,
+            drained_per_turn: 256,
+            starved_pause: Duration::from_millis(50),
             shed_per_pause: 64,
             stall_threshold: None,
             log_every: Duration::from_secs(5),

@@ -10,17 +10,13 @@
 
 use crate::conn::Conn;
 use crate::handler::Handler;
-use crate::mailbox::PostError;
-use crate::runner::Runner;
+use crate::hub::post_patiently;
+use crate::runner::Work;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 use std::{fmt, io, thread};
-
-/// How long an answer waits that found no room in a loop's mailbox, before it is tried again.
-const MAIL_RETRY: Duration = Duration::from_millis(1);
 
 type Job = Box<dyn FnOnce(&Shared) + Send>;
 
@@ -182,7 +178,7 @@ impl Pool {
             }
             // Counted as dropped unless it is delivered, also where a mailbox is dropped unread.
             let mut outcome = Outcome { shared: counted, is_delivered: false };
-            deliver(&runner, id.in_loop(), move |_: &mut H, here| {
+            let tell: Work<H> = Box::new(move |_: &mut H, here| {
                 let Some(mut conn) = here.connection(id) else { return };
                 outcome.delivered();
                 let told = catch_unwind(AssertUnwindSafe(|| then(&mut conn, answer)));
@@ -191,6 +187,8 @@ impl Pool {
                     resume_unwind(panic);
                 }
             });
+            // A loop that is over takes nothing, and what was to run there is dropped.
+            drop(post_patiently(tell, |tell| runner.run_boxed(id.in_loop(), tell)));
         }));
         drop(inner);
         shared.news.notify_one();
@@ -201,20 +199,6 @@ impl Pool {
     pub fn counts(&self) -> PoolCounts {
         let inner = self.0.0.inner.lock();
         PoolCounts { waiting: inner.jobs.len(), ..inner.counts }
-    }
-}
-
-/// Posts it, and waits as long as the loop's mailbox is full: only a thread of the pool may. A loop
-/// that is over takes nothing, and what was to run there is dropped.
-fn deliver<H: Handler>(
-    runner: &Runner<H>,
-    to: usize,
-    work: impl FnOnce(&mut H, &mut crate::here::Loop<'_, H>) + Send + 'static,
-) {
-    let mut posted = runner.run(to, work);
-    while let Err(PostError::Full(work)) = posted {
-        thread::sleep(MAIL_RETRY);
-        posted = runner.run(to, work);
     }
 }
 

@@ -35,7 +35,15 @@ impl<H: Handler> Runner<H> {
         to: usize,
         work: impl FnOnce(&mut H, &mut Loop<'_, H>) + Send + 'static,
     ) -> Result<(), PostError<Work<H>>> {
-        let work: Work<H> = Box::new(work);
+        self.run_boxed(to, Box::new(work))
+    }
+
+    /// As [`run`](Self::run), of work that is boxed already, such as what a full mailbox gave back: it
+    /// is boxed once, however often it is tried.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    pub fn run_boxed(&self, to: usize, work: Work<H>) -> Result<(), PostError<Work<H>>> {
         self.remote.mail(to, Mail::Work(Box::new(work))).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::Work(work) => *work.downcast().expect("what was posted comes back"),

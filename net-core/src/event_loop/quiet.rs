@@ -26,7 +26,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if bytes >= PIECE_OF_A_FLOW {
             self.flows_if_closing(id);
         }
-        self.make_room_for_answer(id, bytes as usize);
+        if !self.flowing.is_empty() {
+            self.make_room_for_answer(id, bytes as usize);
+        }
     }
 
     /// What is held is let go before it would be more than may be held, with the answer to come.
@@ -43,6 +45,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Whether what a callback has left, and `bytes` that it echoed, wait for the quiet. Not where they
     /// may be a question, to a server that answers only when it has it; nor where more work is to come.
     pub(super) fn holds_answer(&mut self, id: ConnId, bytes: usize) -> bool {
+        if self.flowing.is_empty() {
+            return false; // nobody is about to close in flow
+        }
         let holds = self.state.with(id, |outbox, head| {
             let waits = head.status.has(Status::FLOWS) && head.status.has(Status::WHEN_IDLE);
             waits
@@ -65,22 +70,24 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Its state has changed: there is no next question to wait for, or nobody to ask it.
     pub(super) fn hold_no_more(&mut self, id: ConnId) {
-        self.state.with(id, |outbox, head| {
-            if head.status.has(Status::HOLDS) {
-                head.status.clear(Status::HOLDS);
-                outbox.list_to_flush(head, id);
-            }
-        });
+        if self.end_hold(id) {
+            self.list_to_flush(id);
+        }
     }
 
-    /// Nothing is held back any more.
+    /// What is held back goes out now.
     fn let_go(&mut self, id: ConnId) {
-        if let Some(head) = self.state.head(id)
-            && head.status.has(Status::HOLDS)
-        {
-            head.status.clear(Status::HOLDS);
+        if self.end_hold(id) {
             self.flush(id);
         }
+    }
+
+    /// Nothing is held back any more. False: nothing was.
+    fn end_hold(&mut self, id: ConnId) -> bool {
+        let Some(head) = self.state.head(id) else { return false };
+        let held = head.status.has(Status::HOLDS);
+        head.status.clear(Status::HOLDS);
+        held
     }
 
     /// What was received, or may be now, has more behind it: it matters if the connection closes.

@@ -4,7 +4,8 @@ use super::{Running, Server};
 use crate::addr::{Addr, AddrError};
 use crate::driver::Driver;
 use crate::error::StartError;
-use crate::sys::{Socket, inet_of};
+use crate::sys::Socket;
+use std::io;
 use std::net::SocketAddr;
 
 impl Server {
@@ -50,4 +51,9 @@ pub(super) fn hold<D: Driver>(
         Ok((socket, at))
     };
     server.datagrams.iter().map(hold).collect()
+}
+
+/// Where datagrams are to be received; only IP has such an address here.
+fn inet_of(at: &Addr) -> io::Result<SocketAddr> {
+    at.inet().ok_or_else(|| io::Error::other("datagrams need an IP address and a port"))
 }

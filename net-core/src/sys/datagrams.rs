@@ -2,12 +2,10 @@
 
 use super::socket::address_of;
 use super::{Errno, Socket};
-use crate::addr::Addr;
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::IntoRawFd;
 use std::ptr;
 
 /// Datagrams that one call receives or sends at most.
@@ -53,7 +51,7 @@ impl Socket {
         socket.bind(&at.into())?;
         // Only now: asked for before, it would let this one join a stranger's.
         socket.set_reuse_port(true)?;
-        Ok(Self::from_raw(socket.into_raw_fd()))
+        Ok(Self::from_owned(socket.into()))
     }
 
     /// A socket at an address that is held. The kernel spreads peers over all that share it, by a
@@ -62,7 +60,7 @@ impl Socket {
         let socket = datagram_socket(at)?;
         socket.set_reuse_port(true)?;
         socket.bind(&at.into())?;
-        Ok(Self::from_raw(socket.into_raw_fd()))
+        Ok(Self::from_owned(socket.into()))
     }
 
     /// recvmmsg(2): what is there, at most a batch. Fewer than that: there are no more.
@@ -133,9 +131,4 @@ impl Socket {
 fn datagram_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     socket2::Socket::new(Domain::for_address(at), kind, Some(Protocol::UDP))
-}
-
-/// Where datagrams are to be received; only IP has such an address here.
-pub(crate) fn inet_of(at: &Addr) -> io::Result<SocketAddr> {
-    at.inet().ok_or_else(|| io::Error::other("datagrams need an IP address and a port"))
 }

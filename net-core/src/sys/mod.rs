@@ -18,7 +18,7 @@ mod socket;
 mod unix;
 mod waker;
 
-pub(crate) use datagrams::{BATCH, Inbound, inet_of};
+pub(crate) use datagrams::{BATCH, Inbound};
 pub use descriptors::PrivateTables;
 use epoll::Epoll;
 #[cfg(any(test, feature = "bench"))]

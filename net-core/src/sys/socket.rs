@@ -38,11 +38,6 @@ impl Socket {
         Self(fd.into_raw_fd())
     }
 
-    /// Takes over a new descriptor by its number.
-    pub(super) fn from_raw(raw: RawFd) -> Self {
-        Self(raw)
-    }
-
     /// Gives the descriptor away.
     pub(crate) fn into_owned(self) -> OwnedFd {
         let raw = self.0;

@@ -43,9 +43,9 @@ impl World {
     /// Changes the first endpoint, and wakes whoever watches it. `None`: there is none.
     pub(crate) fn on_endpoint<R>(&self, change: impl FnOnce(&mut Endpoint) -> R) -> Option<R> {
         let mut world = self.get();
-        let (&number, endpoint) = world.endpoints.first_key_value()?;
-        let _ = endpoint;
-        let changed = change(world.endpoints.get_mut(&number)?);
+        let mut first = world.endpoints.first_entry()?;
+        let number = *first.key();
+        let changed = change(first.get_mut());
         world.wake(Item::Endpoint(number));
         Some(changed)
     }

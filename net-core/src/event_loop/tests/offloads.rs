@@ -4,6 +4,7 @@ use super::actor::Actor;
 use super::{Rig, Stage, on_both_rigs};
 use crate::here::Loop;
 use crate::pool::{JobPanicked, Pool, PoolCounts};
+use crate::runner::Work;
 use crate::stats::Counter;
 use std::sync::mpsc;
 use std::thread;
@@ -19,6 +20,7 @@ on_both_rigs! {
     a_job_that_panics_is_an_answer: 5,
     a_panic_with_the_answer_closes_its_connection: 5,
     a_full_mailbox_delays_an_answer_and_loses_none: 3,
+    work_that_is_tried_again_is_boxed_once: 3,
 }
 
 /// Hands `work` over for the connection. False: the pool was full.
@@ -36,6 +38,22 @@ fn offload<D: Rig>(
         Err(JobPanicked) => _ = conn.send(b"panicked"),
     });
     taken.is_ok()
+}
+
+/// A job that takes until it is released, by the returned end.
+fn offload_held<D: Rig>(
+    stage: &mut Stage<D>,
+    pool: &Pool,
+    id: crate::id::ConnId,
+    answer: &'static [u8],
+) -> mpsc::Sender<()> {
+    let (release, released) = mpsc::channel();
+    let work = move || {
+        released.recv().unwrap();
+        answer.to_vec()
+    };
+    assert!(offload(stage, pool, id, work));
+    release
 }
 
 /// Lets the loop turn until every answer is decided. It settles only then: a pool's thread may bring
@@ -59,11 +77,7 @@ fn an_answer_comes_to_its_connection_and_a_neighbour_is_served_meanwhile<D: Rig>
     let pool = Pool::new(1, 4).unwrap();
     let (asker, neighbour) = (stage.open(), stage.open());
     let id = stage.id(&asker);
-    let (release, released) = mpsc::channel::<()>();
-    assert!(offload(&mut stage, &pool, id, move || {
-        released.recv().unwrap();
-        b"done".to_vec()
-    }));
+    let release = offload_held(&mut stage, &pool, id, b"done");
     neighbour.send(b"on");
     stage.settle();
     assert_eq!((asker.got().len(), neighbour.got()), (0, b"on".to_vec()));
@@ -79,11 +93,7 @@ fn who_has_gone_costs_nothing_and_is_counted<D: Rig>(seed: u64) {
     let pool = Pool::new(1, 4).unwrap();
     let peer = stage.open();
     let id = stage.id(&peer);
-    let (release, released) = mpsc::channel::<()>();
-    assert!(offload(&mut stage, &pool, id, move || {
-        released.recv().unwrap();
-        b"late".to_vec()
-    }));
+    let release = offload_held(&mut stage, &pool, id, b"late");
     Loop::<Actor>::new(&mut stage.event_loop.state).connection(id).unwrap().reset();
     stage.settle();
     // Whoever has its slot next is not the one who asked.
@@ -100,11 +110,7 @@ fn a_full_pool_gives_the_work_back<D: Rig>(seed: u64) {
     let pool = Pool::new(1, 1).unwrap();
     let peer = stage.open();
     let id = stage.id(&peer);
-    let (release, released) = mpsc::channel::<()>();
-    assert!(offload(&mut stage, &pool, id, move || {
-        released.recv().unwrap();
-        b"1".to_vec()
-    }));
+    let release = offload_held(&mut stage, &pool, id, b"1");
     while pool.counts().running == 0 {
         thread::yield_now();
     }
@@ -165,5 +171,23 @@ fn a_full_mailbox_delays_an_answer_and_loses_none<D: Rig>(seed: u64) {
     rest(&mut stage, &pool, 8);
     assert_eq!(peer.got(), b"abcdefgh");
     assert_eq!(stage.count(Counter::MailLost), 0);
+    stage.stop();
+}
+
+fn work_that_is_tried_again_is_boxed_once<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.mail_queue = 1);
+    let runner = Loop::<Actor>::new(&mut stage.event_loop.state).runner();
+    runner.run(0, |_, _| {}).unwrap();
+    let (told, ran) = mpsc::channel();
+    let mut work: Work<Actor> = Box::new(move |_, _| told.send(()).unwrap());
+    let boxed_at = (&raw const *work).addr();
+    for _ in 0..100 {
+        work = runner.run_boxed(0, work).unwrap_err().into_inner();
+    }
+    assert_eq!((&raw const *work).addr(), boxed_at, "each attempt wraps it once more");
+    stage.settle();
+    runner.run_boxed(0, work).unwrap();
+    stage.settle();
+    assert!(ran.try_recv().is_ok() && ran.try_recv().is_err());
     stage.stop();
 }
