@@ -7,7 +7,7 @@ use crate::doorbell::Doorbell;
 use crate::error::{AdoptError, Unadopted};
 use crate::gate::Gate;
 use crate::id::ConnId;
-use crate::limits::Limits;
+use crate::limits::{AtLimit, Limits};
 use crate::mailbox::{Mailbox, PostError};
 use crate::pulse::Pulse;
 use crate::resolver::{Answer, Question, Resolver};
@@ -82,8 +82,10 @@ impl Control {
 pub(crate) enum Mail<M> {
     Message(M),
     Bytes(ConnId, Bytes),
-    Close(ConnId),
     /// In a box: it is larger than the rest, and rare.
+    BytesOr(Box<(ConnId, Bytes, AtLimit)>),
+    Close(ConnId),
+    /// In a box, as the last but one.
     Arrival(Box<Arrival>),
     Ask(Arc<Asked>),
     /// In a box, as an arrival.
@@ -280,6 +282,27 @@ impl<M: Send> Remote<M> {
         self.mail(to.in_loop(), Mail::Bytes(to, bytes.into())).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::Bytes(_, bytes) => bytes,
+                _ => unreachable!("what was posted comes back"),
+            })
+        })
+    }
+
+    /// As [`send`](Self::send), with a policy for a connection at its hard cap, as
+    /// [`Conn::send_or`](crate::Conn::send_or) has it: for messages of which one may be lost.
+    /// Another thread does not learn what became of it: `Counter::MessagesDropped` has it.
+    ///
+    /// # Panics
+    /// If the id is of another server with more loops.
+    pub fn send_or(
+        &self,
+        to: ConnId,
+        message: impl Into<Bytes>,
+        at_limit: AtLimit,
+    ) -> Result<(), PostError<Bytes>> {
+        let mail = Mail::BytesOr(Box::new((to, message.into(), at_limit)));
+        self.mail(to.in_loop(), mail).map_err(|error| {
+            error.map(|mail| match mail {
+                Mail::BytesOr(addressed) => addressed.1,
                 _ => unreachable!("what was posted comes back"),
             })
         })

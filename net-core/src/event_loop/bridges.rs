@@ -12,11 +12,13 @@ use crate::here::Loop;
 use crate::hub::{Mail, Order};
 use crate::id::ConnId;
 use crate::life::State;
+use crate::limits::AtLimit;
 use crate::loop_state::Way;
 use crate::outbox::Queued;
 use crate::runner::Work;
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
+use bytes::Bytes;
 use net_buffer::Unread;
 use net_timer::Tick;
 use std::sync::atomic::Ordering;
@@ -307,6 +309,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.state.outbox.drops.add_bytes(len);
                 }
             }
+            Mail::BytesOr(addressed) => self.sent_from_afar(*addressed),
             Mail::Arrival(arrival) => {
                 self.state.bridge.stats.add(Counter::Given, 1);
                 self.adopt(*arrival);
@@ -330,6 +333,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     }
                 });
             }
+        }
+    }
+
+    /// A message with a policy, from another thread.
+    #[cold]
+    fn sent_from_afar(&mut self, (id, bytes, at_limit): (ConnId, Bytes, AtLimit)) {
+        let len = bytes.len() as u64;
+        let queued =
+            self.state.with(id, |outbox, head| outbox.send_or(head, id, bytes, at_limit).0);
+        if !queued.is_some_and(Queued::is_taken) {
+            self.state.outbox.drops.add_bytes(len);
         }
     }
 

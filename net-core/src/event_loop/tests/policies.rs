@@ -19,6 +19,7 @@ on_both_rigs! {
     a_message_longer_than_the_limit_is_dropped_whatever_waits: 5,
     an_ending_connection_refuses_and_counts_no_drop: 5,
     a_broadcast_drops_by_its_policy_and_reports_it: 10,
+    from_another_thread_a_message_meets_the_same_policy: 10,
     the_next_connection_in_the_slot_has_lost_nothing: 5,
 }
 
@@ -302,6 +303,38 @@ fn a_broadcast_drops_by_its_policy_and_reports_it<D: Rig>(seed: u64) {
     assert_eq!(got.last(), Some(&(2, last)), "the newest comes");
     assert_eq!(got.len() as u64, u64::from(last) - displaced);
     assert_eq!(messages(&quick.got()).len() as u32, last, "who reads misses none");
+    stage.stop();
+}
+
+fn from_another_thread_a_message_meets_the_same_policy<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, capped);
+    let peer = stage.open();
+    peer.reads(false);
+    let id = stage.id(&peer);
+    let remote = stage.remote();
+    let mut sent = 0;
+    while stage.count(Counter::MessagesDropped) < 10 {
+        sent += 1;
+        remote.send_or(id, message(1, sent, 200), policy(1)).unwrap();
+        remote.send_or(id, message(3, sent, 20), policy(3)).unwrap();
+        stage.settle();
+    }
+    let dropped = stage.count(Counter::BytesDropped);
+    remote.send_or(id, vec![0; LIMIT + 1], AtLimit::DropNewest).unwrap();
+    stage.settle();
+    assert_eq!(stage.count(Counter::BytesDropped) - dropped, LIMIT as u64 + 1);
+    peer.reads(true);
+    stage.settle();
+    let got = messages(&peer.got());
+    assert!(got.iter().any(|&(class, _)| class == 1));
+    let newest = got.iter().rev().find(|&&(class, _)| class == 3);
+    assert_eq!(newest, Some(&(3, sent)), "the newest of a key comes");
+    peer.reset();
+    stage.settle();
+    let dropped = stage.count(Counter::BytesDropped);
+    remote.send_or(id, "too late", AtLimit::DropOldest).unwrap();
+    stage.settle();
+    assert_eq!(stage.count(Counter::BytesDropped) - dropped, 8, "and is counted");
     stage.stop();
 }
 
