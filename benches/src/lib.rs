@@ -3,7 +3,7 @@
 //!
 //! - `src/bin/*_echo.rs` and `bare_epoll` are servers, and so is what `rivals` has in other
 //!   languages; ours is `echo` in `examples`.
-//! - `fan_out`, `bare_fan_out` and `remote_send` are servers for one question each.
+//! - `fan_out`, `bare_fan_out`, `remote_send` and `sleeper` are servers for one question each.
 //! - `guard` checks what can be counted exactly; `compare` measures what can only be timed, and
 //!   `neighbours` what one connection's load costs the others, and `overload` what an attack does.
 
@@ -25,6 +25,7 @@ pub mod program;
 pub mod report;
 pub mod rival;
 pub mod scale;
+pub mod stall;
 pub mod stats;
 pub mod steps;
 pub mod swarm;

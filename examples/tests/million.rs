@@ -7,7 +7,7 @@ mod run;
 
 use run::*;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 
 /// A whole run of 2,000 connections; its report.
@@ -132,6 +132,26 @@ fn an_interrupt_leaves_nothing_behind() {
         assert!(said.contains("error: interrupted: both halves have ended"), "{said}");
         are_gone(halves);
     }
+}
+
+#[test]
+fn the_server_shows_itself_while_it_is_held() {
+    let directory = Directory::new("admin");
+    let json = directory.json();
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let admin = format!("127.9.{high}.{low}:9100"); // nobody else's in a test run
+    let mut run =
+        Started::new(&format!("--connections 2000 --hold 1h --admin {admin} --json {json}"));
+    run.wait_for("all are held");
+    let mut client = TcpStream::connect(&admin).unwrap();
+    client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("\nnet_core_connections 2000\n"), "{answer}");
+    run.signal("-INT");
+    assert_eq!(run.end().0, Some(130));
+    let said = sentence(&crate::run(1_000, "--connections 10 --admin nowhere"), 2);
+    assert!(said.contains("nowhere"), "{said}");
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //!
 //!     cargo build --release --workspace
 //!     cargo run --release -p benches --bin neighbours -- bulk
+//!     cargo run --release -p benches --bin neighbours -- stall
 //!     cargo run --release -p benches --bin neighbours -- broadcast --members 15000
 //!     cargo run --release -p benches --bin neighbours -- broadcast --members 100000 --loops 8
 //!
 //! `bulk`: 99 connections ping, alone, and beside one that sends and receives as much as goes and
-//! another that sends as much as goes and reads 4 KiB every 10 ms. `broadcast`: one connection pings a
+//! another that sends as much as goes and reads 4 KiB every 10 ms. `stall`: the same 99, while a callback
+//! of the other loop sleeps for 200 ms, once a second. `broadcast`: one connection pings a
 //! thousand times a second, while nothing else happens, and while every second 64 bytes go to each of
 //! the members. The two arms take turns; what is told is the ratio of each pair of p99.
 //!
@@ -17,6 +19,7 @@ use benches::fan_out::{BROADCAST, PAYLOAD, join};
 use benches::measure::start_on;
 use benches::open_loop::{self, Pace};
 use benches::program::Program;
+use benches::stall::{SLEEP, SLEEP_TIME, on_another_loop};
 use benches::stats::Spread;
 use benches::swarm::split_cores;
 use benches::sys::{self, Epoll};
@@ -31,6 +34,9 @@ use std::time::Duration;
 
 /// Members that one process holds: below the usual hard limit on descriptors.
 const MEMBERS_EACH: usize = 15_000;
+
+/// Those who are disturbed, where it is not one alone.
+const PINGERS: Pace = Pace { pingers: 99, per_second: 5_000.0, has_firehose: false, sleeps: true };
 
 /// Time between two broadcasts.
 const BROADCAST_EVERY: Duration = Duration::from_secs(1);
@@ -49,6 +55,8 @@ struct Flags {
 enum Part {
     /// 99 that ping, beside one that moves as much as goes, and one that reads slowly
     Bulk(Rounds),
+    /// 99 that ping, beside a callback of another loop that sleeps
+    Stall(Rounds),
     /// One that pings, beside broadcasts to many
     Broadcast {
         #[command(flatten)]
@@ -78,6 +86,7 @@ struct Rounds {
 fn main() -> ExitCode {
     let done = sys::raise_descriptor_limit().and_then(|_| match Flags::parse().part {
         Part::Bulk(rounds) => bulk(&rounds),
+        Part::Stall(rounds) => stall(&rounds),
         Part::Broadcast { rounds, members, loops } => broadcast(&rounds, members, loops),
         Part::Members { at, source, count } => hold_members(at, source, count),
     });
@@ -94,9 +103,8 @@ fn bulk(rounds: &Rounds) -> io::Result<()> {
     let (server_cores, load_cores) = split_cores(1)?;
     let server =
         start_on(&server_cores, &Program::sibling("net-core", "echo", &["--loops", "1"])?)?;
-    let pace = Pace { pingers: 99, per_second: 5_000.0, has_firehose: false, sleeps: true };
     let at = server.at();
-    rounds.run(at, pace, &load_cores, |is_over| {
+    rounds.run(at, PINGERS, &load_cores, |is_over| {
         thread::scope(|scope| {
             let firehose = scope.spawn(|| move_bytes(at, is_over, Duration::ZERO, BLOCK_BYTES));
             let slow = move_bytes(at, is_over, Duration::from_millis(10), 4096)?;
@@ -133,6 +141,23 @@ fn tried(moved: io::Result<usize>) -> io::Result<usize> {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
         moved => moved,
     }
+}
+
+fn stall(rounds: &Rounds) -> io::Result<()> {
+    let (server_cores, load_cores) = split_cores(1)?;
+    let server =
+        start_on(&server_cores, &Program::sibling("net-core", "sleeper", &["--loops", "2"])?)?;
+    let mut sleeper = on_another_loop(server.at())?;
+    rounds.run(server.at(), PINGERS, &load_cores, |is_over| {
+        let mut slept = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            sleeper.write_all(&[SLEEP])?;
+            sleeper.read_exact(&mut [0])?;
+            slept += 1;
+            thread::sleep(Duration::from_secs(1) - SLEEP_TIME);
+        }
+        Ok(format!("{slept} callbacks slept"))
+    })
 }
 
 fn broadcast(rounds: &Rounds, members: usize, loops: usize) -> io::Result<()> {

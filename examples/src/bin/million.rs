@@ -3,6 +3,7 @@
 //!     cargo run --release --bin million
 //!     cargo run --release --bin million -- --connections 30000 --hold 2s
 //!     cargo run --release --bin million -- doctor
+//!     cargo run --release --bin million -- --admin 127.0.0.1:9100   # and look at it in a browser
 //!
 //! On two machines:
 //!
@@ -26,6 +27,7 @@ use examples::million::sources::LOOPBACK_SOURCES;
 use examples::million::talk::ServerSetup;
 use examples::million::trouble::Trouble;
 use examples::million::{doctor, page, serve, swarm};
+use net_core::Addr;
 
 /// Holds a million live connections on one machine, and proves each of them.
 #[derive(Parser)]
@@ -37,6 +39,8 @@ struct Flags {
     size: Size,
     #[command(flatten)]
     server: ServerSize,
+    #[command(flatten)]
+    admin: AdminFlag,
     #[command(flatten)]
     run: RunFlags,
 }
@@ -55,6 +59,8 @@ enum Part {
         size: Size,
         #[command(flatten)]
         server: ServerSize,
+        #[command(flatten)]
+        admin: AdminFlag,
     },
     /// Only the clients, against a server that is there already
     Swarm {
@@ -106,6 +112,19 @@ struct ServerSize {
 }
 
 #[derive(Args, Clone)]
+struct AdminFlag {
+    /// Where the server shows what it does: /metrics, and a page for the browser
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<Addr>,
+}
+
+impl AdminFlag {
+    fn text(&self) -> Option<String> {
+        self.admin.as_ref().map(Addr::to_string)
+    }
+}
+
+#[derive(Args, Clone)]
 struct RunFlags {
     /// How long all connections are held
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
@@ -146,12 +165,12 @@ fn asked(size: &Size, server: &ServerSize, role: Role) -> Asked {
 }
 
 fn main() -> ExitCode {
-    let Flags { part, size, server, run } = Flags::parse();
+    let Flags { part, size, server, admin, run } = Flags::parse();
     let log = start_log(LogFlag::Warn);
     let outcome = match part {
         None => {
             let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            lead(&asked(&size, &server, Role::Both), &run, listen, Vec::new())
+            lead(&asked(&size, &server, Role::Both), &run, &admin, listen, Vec::new())
         }
         Some(Part::Swarm { target, source, size, run }) => {
             let nothing = ServerSize {
@@ -160,10 +179,10 @@ fn main() -> ExitCode {
                 fd_table: FdTableAsked::default(),
             };
             let role = Role::Swarm { source_addresses: source_addresses(target, &source) };
-            lead(&asked(&size, &nothing, role), &run, target, source)
+            lead(&asked(&size, &nothing, role), &run, &AdminFlag { admin: None }, target, source)
         }
-        Some(Part::Serve { listen, max_connections, size, server }) => {
-            stand(&asked(&size, &server, Role::Server), listen, max_connections)
+        Some(Part::Serve { listen, max_connections, size, server, admin }) => {
+            stand(&asked(&size, &server, Role::Server), listen, max_connections, &admin)
         }
         Some(Part::Doctor { size, server }) => examine(&asked(&size, &server, Role::Both)),
         Some(Part::ServerHalf) => Ok(serve::led()),
@@ -196,17 +215,24 @@ fn examine(asked: &Asked) -> Result<ExitCode, Trouble> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn stand(asked: &Asked, listen: SocketAddr, max: Option<u64>) -> Result<ExitCode, Trouble> {
+fn stand(
+    asked: &Asked,
+    listen: SocketAddr,
+    max: Option<u64>,
+    admin: &AdminFlag,
+) -> Result<ExitCode, Trouble> {
     let plan = make(&look()?, asked)?;
     let tables = plan.server.expect("a plan whose role serves has the server's tables");
     let (accept, connections) = (plan.accept, max.unwrap_or(plan.connections));
-    let setup = ServerSetup { listen, tables, accept, connections_max: max, connections };
+    let admin = admin.text();
+    let setup = ServerSetup { listen, tables, accept, connections_max: max, connections, admin };
     Ok(serve::by_hand(&setup)?)
 }
 
 fn lead(
     asked: &Asked,
     run: &RunFlags,
+    admin: &AdminFlag,
     server: SocketAddr,
     sources: Vec<IpAddr>,
 ) -> Result<ExitCode, Trouble> {
@@ -220,6 +246,7 @@ fn lead(
         plan,
         machine,
         server,
+        admin: admin.text(),
         sources,
         hold: run.hold,
         ping_every: run.ping_every.max(Duration::from_millis(1)),

@@ -38,6 +38,8 @@ pub struct Wanted {
     pub machine: Machine,
     /// Where the server listens, or where it is already, by the plan's role.
     pub server: SocketAddr,
+    /// Where the server shows what it does, if it shall.
+    pub admin: Option<String>,
     /// Local addresses of the swarm; see `SwarmSetup::sources`.
     pub sources: Vec<IpAddr>,
     /// How long all connections are held.

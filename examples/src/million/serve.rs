@@ -138,7 +138,7 @@ fn server(setup: &ServerSetup) -> Result<Server, String> {
         idle_timeout: Some(IDLE_TIMEOUT),
         ..engine::small_bridges(&setup.tables)
     };
-    let server = Server::new()
+    let mut server = Server::new()
         .listen_at(setup.listen.into())
         .loops(Loops::Count(setup.tables.loops as usize))
         .fd_table(engine::fd_table(&setup.tables))
@@ -149,6 +149,9 @@ fn server(setup: &ServerSetup) -> Result<Server, String> {
         .limits(limits)
         .backlog(u16::MAX)
         .drain_timeout(Duration::from_secs(300));
+    if let Some(at) = &setup.admin {
+        server = server.admin(at);
+    }
     let places = server.capacity().map_err(|error| error.to_string())? as u64;
     if places < setup.connections {
         let [places, wanted] = [places, setup.connections].map(grouped);

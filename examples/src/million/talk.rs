@@ -55,6 +55,8 @@ pub struct ServerSetup {
     pub connections_max: Option<u64>,
     /// Connections that it must have places for.
     pub connections: u64,
+    /// Where it shows what it does, if it shall.
+    pub admin: Option<String>,
 }
 
 /// What the server tells.

@@ -29,6 +29,9 @@ impl Conductor<'_> {
             measured.idle_bytes = self.idle_server()?;
             let connections = self.wanted.plan.connections;
             self.server = Some(self.start_server(None, connections)?);
+            if let Some(at) = &self.wanted.admin {
+                self.progress.say(&format!("the server shows itself at {at}"));
+            }
         }
         self.start_swarm()?;
         let server = self.server.as_ref().map(Half::pid);
@@ -83,6 +86,7 @@ impl Conductor<'_> {
             accept: plan.accept,
             connections_max: max,
             connections,
+            admin: self.wanted.admin.clone(),
         }));
         self.server = Some(server);
         if !self.until(|this| (u64::from(this.server_at.is_some()), 1))? {
