@@ -236,6 +236,14 @@ fn more_connections_than_the_tables_hold_is_said_and_survived() {
     is_served(&server);
 }
 
+#[test]
+fn walls_of_the_machine_before_as_many_as_are_asked_for_are_said() {
+    let server = Start::echo(Mode::DEFAULT).args(&["--max-connections", "1000000000"]).run();
+    let said = "1000000000 connections were asked for, but memory allows ";
+    eventually("it is said", PATIENCE, || server.log().contains(said));
+    is_served(&server);
+}
+
 /// One table does not hold as many as are asked for, two do.
 #[test]
 fn auto_takes_private_tables_when_the_limit_demands_it() {

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod datagrams;
+mod doctor;
 mod start;
 
 use crate::addr::{Addr, AddrError};
@@ -20,6 +21,8 @@ use std::process::{ExitCode, Termination};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
+
+pub use doctor::{Diagnosis, Wall};
 
 /// What a refused client may be told, in bytes: less than any new socket's buffer has room for.
 const REFUSAL_MAX: usize = 4096;

@@ -20,14 +20,13 @@ use clap::{Args, Parser, Subcommand};
 use examples::flags::{LogFlag, fail, parse_time, start_log};
 use examples::million::asked::{Accept, Asked, Count, FdTableAsked, LoopsAsked, Role};
 use examples::million::conductor::{self, Wanted};
-use examples::million::machine::Machine;
 use examples::million::plan::Plan;
 use examples::million::report::Report;
 use examples::million::sources::LOOPBACK_SOURCES;
 use examples::million::talk::ServerSetup;
 use examples::million::trouble::Trouble;
 use examples::million::{doctor, page, serve, swarm};
-use net_core::Addr;
+use net_core::{Addr, Machine};
 
 /// Holds a million live connections on one machine, and proves each of them.
 #[derive(Parser)]

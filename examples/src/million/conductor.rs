@@ -15,13 +15,13 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use super::half::{Event, Half, Who};
-use super::machine::Machine;
 use super::observer::Observer;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::report::{Phase, Report, RttUs, Sample};
 use super::talk::{Books, ServerNews, ServerOrder, ServerState, SwarmNews, SwarmOrder, SwarmState};
 use super::trouble::Trouble;
+use net_core::Machine;
 
 /// How often the run is looked at from outside.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);

@@ -2,11 +2,12 @@
 
 use super::asked::Asked;
 use super::figures::bytes;
-use super::machine::Machine;
+use super::machine_text::machine_text;
 use super::pace::Pace;
 use super::plan::Plan;
 use super::sizing::{bytes_per_connection, predict_ten_million};
 use super::walls::Walls;
+use net_core::Machine;
 
 /// Everything `million doctor` prints, with a newline at the end.
 pub fn examination(machine: &Machine, asked: &Asked) -> String {
@@ -17,10 +18,11 @@ pub fn examination(machine: &Machine, asked: &Asked) -> String {
     };
     let ten_million = predict_ten_million(256);
     format!(
-        "machine\n{machine}\n\
+        "machine\n{}\n\
          connections each limit allows, and the way to twice as many\n{walls}\n\
          memory for each connection: {}; ten million over loopback: {}\n\
          pace: {}\n\n{plan}\n",
+        machine_text(machine),
         bytes(bytes_per_connection(asked.role)),
         bytes(ten_million.total_bytes()),
         Pace::of(machine),

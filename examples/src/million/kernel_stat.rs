@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::proc_file::{LookError, Root, kib_line};
 use super::slabs::Slabs;
+use net_core::proc_file::{LookError, Root, kib_line};
 
 /// `/proc/net/sockstat` and `sockstat6`.
 ///
@@ -144,7 +144,7 @@ impl KernelStat {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proc_file::fake::FakeRoot;
+    use super::super::fake_root::FakeRoot;
     use super::*;
 
     fn fake() -> FakeRoot {

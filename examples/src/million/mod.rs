@@ -1,19 +1,19 @@
 //! A million live connections on one machine: what the `million` example is made of.
 //!
-//! Read in this order: [`machine`] looks at the limits, [`walls`] says how many connections each of
-//! them allows, [`plan`] decides, [`serve`] and [`swarm`] are the two halves, which [`conductor`]
+//! Read in this order: [`walls`] says how many connections each limit of the machine allows, [`plan`] decides, [`serve`] and [`swarm`] are the two halves, which [`conductor`]
 //! starts as processes of their own and leads through the run; [`kernel_stat`] and [`process_stat`]
 //! measure, [`report`] keeps what came of it, [`page`] and [`progress`] show it.
 
 pub mod asked;
-pub mod cgroup;
 pub mod conductor;
 pub mod doctor;
 mod engine;
+#[cfg(test)]
+mod fake_root;
 pub mod figures;
 pub mod half;
 pub mod kernel_stat;
-pub mod machine;
+pub mod machine_text;
 pub mod observer;
 pub mod pace;
 pub mod pacer;
@@ -22,7 +22,6 @@ pub mod phrase;
 pub mod plan;
 pub mod plan_text;
 pub mod plots;
-pub mod proc_file;
 pub mod process_stat;
 pub mod progress;
 pub mod refusal;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::figures::{bytes, grouped};
+use super::machine_text::machine_text;
 use super::plots::{COLORS, Points, lines};
 use super::report::{Report, Sample};
 use super::report_rows::{Row, microseconds};
@@ -41,7 +42,7 @@ pub fn html(report: &Report) -> Result<String, Box<dyn Error>> {
     if let Some(plan) = &report.plan {
         write!(page, "<h2>Plan</h2>\n<pre>{}</pre>\n", escaped(&plan.to_string()))?;
     }
-    write!(page, "<h2>Machine</h2>\n<pre>{}</pre>\n", escaped(&report.machine.to_string()))?;
+    write!(page, "<h2>Machine</h2>\n<pre>{}</pre>\n", escaped(&machine_text(&report.machine)))?;
     let command = escaped(&report.command);
     write!(page, "<h2>Command</h2>\n<pre>{command}</pre>\n</main>\n</html>\n")?;
     Ok(page)
@@ -154,7 +155,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proc_file::fake::FakeRoot;
+    use super::super::fake_root::FakeRoot;
     use super::super::report::tests::flawless;
     use super::*;
 

@@ -4,13 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::asked::{Accept, Asked, CONNECTIONS_DEFAULT, Count, FdTableAsked, LoopsAsked, Role};
-use super::machine::Machine;
 use super::pace::Pace;
 use super::refusal::Refusal;
 use super::sizing::{Prediction, predict_for};
 use super::sources::{Share, connections_per_source, shares};
 use super::tables::{LOOPS_MAX, Tables};
 use super::walls::{WallFound, Walls, server_room, swarm_room};
+use net_core::Machine;
 
 /// What the run will do. Everything in it has been checked against the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::proc_file::{LookError, Root, kib_line};
+use net_core::proc_file::{LookError, Root, kib_line};
 
 /// One process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ pub fn descriptors(root: &Path, pid: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proc_file::fake::FakeRoot;
+    use super::super::fake_root::FakeRoot;
     use super::*;
 
     #[test]

@@ -8,11 +8,11 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::asked::Accept;
-use super::machine::Machine;
 use super::plan::Plan;
 use super::sizing::{Prediction, error_percent, predict_ten_million};
 use super::slabs::SlabSet;
 use super::tables::FdTable;
+use net_core::Machine;
 
 /// Everything that is known when a run has ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

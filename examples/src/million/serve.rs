@@ -21,9 +21,9 @@ use super::asked::Accept;
 use super::engine;
 use super::figures::grouped;
 use super::kernel_stat::SocketStat;
-use super::proc_file::Root;
 use super::talk::{self, ServerNews, ServerOrder, ServerSetup, ServerState};
 use echo::{Announcement, Board, Echo};
+use net_core::proc_file::Root;
 
 /// A connection on which nothing moves for so long is closed. Longer than any run, and armed for
 /// each connection, so that the timer wheel carries them all.

@@ -181,6 +181,11 @@ mod tests {
     }
 
     #[test]
+    fn the_server_s_end_is_what_the_library_says() {
+        assert_eq!(bytes_per_connection(Role::Server), net_core::BYTES_PER_IDLE_CONNECTION);
+    }
+
+    #[test]
     fn absurd_numbers_saturate() {
         assert_eq!(predict(u64::MAX, 256).total_bytes(), u64::MAX);
     }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::proc_file::{LookError, Root, kib_line};
+use net_core::proc_file::{LookError, Root, kib_line};
 
 /// One value for each cache that a watched socket takes an object from, by the kernel's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,7 +240,7 @@ fn page_bytes(root: &Root<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proc_file::fake::FakeRoot;
+    use super::super::fake_root::FakeRoot;
     use super::*;
 
     const TEXT: &str = "slabinfo - version: 2.1\n\

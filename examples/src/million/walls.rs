@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::asked::{Asked, Role};
 use super::figures::grouped;
-use super::machine::Machine;
 use super::sizing::MEMORY_RESERVE_BYTES;
 use super::sources::{LOOPBACK_SOURCES, connections_per_source};
 use super::tables::Room;
 use super::wall::Wall;
+use net_core::Machine;
 
 /// All walls, the lowest first.
 #[derive(Clone, Debug, PartialEq, Eq)]

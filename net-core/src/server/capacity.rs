@@ -1,5 +1,6 @@
 //! How many connections the descriptor tables hold.
 
+use super::doctor::warn_of_walls;
 use super::{FdTable, Listens, Server};
 use crate::admin;
 use crate::error::StartError;
@@ -13,7 +14,7 @@ pub(crate) struct Capacity {
     pub(crate) nofile: u64,
     /// Connections that one table holds.
     pub(crate) per_table: u64,
-    tables: u64,
+    pub(super) tables: u64,
 }
 
 impl Capacity {
@@ -51,5 +52,25 @@ impl Capacity {
 
     pub(crate) fn in_all(&self) -> usize {
         (self.per_table * self.tables) as usize
+    }
+
+    /// Says how many connections are possible and what the limit is made of. Returns how many there
+    /// may be.
+    pub(super) fn say(&self, server: &Server, loops: usize) -> usize {
+        let (nofile, holds) = (self.nofile, self.in_all());
+        let tables = match server.fd_table {
+            FdTable::Shared => "one descriptor table holds".to_owned(),
+            FdTable::PerLoop(_) => format!("{loops} private descriptor tables hold"),
+        };
+        tracing::info!("RLIMIT_NOFILE {nofile}: {tables} {holds} connections");
+        let Some(asked) = server.limits.connections_max else { return holds };
+        warn_of_walls(server, self, asked);
+        if asked > holds {
+            tracing::warn!(
+                "{asked} connections were asked for, but {tables} {holds}: raise RLIMIT_NOFILE, \
+                 or use more loops with private tables"
+            );
+        }
+        asked.min(holds)
     }
 }

@@ -55,7 +55,7 @@ where
         .collect::<Result<_, AddrError>>()
         .map_err(|error| StartError::plain(format!("listen: {error}")))?;
     let capacity = Capacity::of(&server, loops)?;
-    let max = say_capacity(&server, loops, &capacity);
+    let max = capacity.say(&server, loops);
     say_migration(&server);
     let gate = Gate::new(max, &server.limits).telling(server.refusal.clone());
     let hub = Hub::new(loops, gate, &server.limits)
@@ -145,28 +145,6 @@ fn say_migration(server: &Server) {
             "net.ipv4.tcp_migrate_req is 0: connects that are under way when a listener ends are \
              reset; with 1 another listener of the address takes them, such as the next server's"
         );
-    }
-}
-
-/// Says how many connections are possible and what the limit is made of.
-fn say_capacity(server: &Server, loops: usize, capacity: &Capacity) -> usize {
-    let holds = capacity.in_all();
-    let tables = match server.fd_table {
-        FdTable::Shared => "one descriptor table holds".to_owned(),
-        FdTable::PerLoop(_) => format!("{loops} private descriptor tables hold"),
-    };
-    let nofile = capacity.nofile;
-    tracing::info!("RLIMIT_NOFILE {nofile}: {tables} {holds} connections");
-    match server.limits.connections_max {
-        Some(asked) if asked > holds => {
-            tracing::warn!(
-                "{asked} connections were asked for, but {tables} {holds}: raise RLIMIT_NOFILE, \
-                 or use more loops with private tables"
-            );
-            holds
-        }
-        Some(asked) => asked,
-        None => holds,
     }
 }
 

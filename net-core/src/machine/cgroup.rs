@@ -8,20 +8,20 @@ use super::proc_file::{LookError, Root};
 
 /// What the tightest control group allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupMemory {
+pub(super) struct GroupMemory {
     /// The group's limit, in bytes.
-    pub limit_bytes: u64,
+    pub(super) limit_bytes: u64,
     /// What of the limit is unused or only page cache, in bytes.
-    pub available_bytes: u64,
+    pub(super) available_bytes: u64,
     /// The file that states the limit.
-    pub file: String,
+    pub(super) file: String,
 }
 
 /// The tightest limit on our own group or one above it; `None` if no group limits memory.
 ///
 /// # Errors
 /// When a file is there and cannot be read, or does not say what it should.
-pub fn memory(root: &Root<'_>) -> Result<Option<GroupMemory>, LookError> {
+pub(super) fn memory(root: &Root<'_>) -> Result<Option<GroupMemory>, LookError> {
     let Some(groups) = root.text("/proc/self/cgroup")? else {
         return Ok(None);
     };

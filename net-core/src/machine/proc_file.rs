@@ -128,42 +128,29 @@ pub fn kib_line(text: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 pub(crate) mod fake {
     use super::Root;
-    use std::path::{Path, PathBuf};
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::path::Path;
 
     /// A directory of its own, removed when dropped.
-    pub(crate) struct FakeRoot(PathBuf);
+    pub(crate) struct FakeRoot(tempfile::TempDir);
 
     impl FakeRoot {
         pub(crate) fn new() -> Self {
-            static NEXT: AtomicU32 = AtomicU32::new(0);
-            let number = NEXT.fetch_add(1, Ordering::Relaxed);
-            let name = format!("million-fake-{}-{number}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            std::fs::create_dir_all(&path).unwrap();
-            Self(path)
+            Self(tempfile::tempdir().unwrap())
         }
 
         pub(crate) fn path(&self) -> &Path {
-            &self.0
+            self.0.path()
         }
 
         pub(crate) fn root(&self) -> Root<'_> {
-            Root::new(&self.0)
+            Root::new(self.path())
         }
 
         pub(crate) fn write(&self, file: &str, text: &str) -> &Self {
-            let path = self.0.join(file);
+            let path = self.path().join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
             self
-        }
-    }
-
-    impl Drop for FakeRoot {
-        fn drop(&mut self) {
-            // A leftover directory in the temp directory harms nobody.
-            let _ = std::fs::remove_dir_all(&self.0);
         }
     }
 }

@@ -1,19 +1,26 @@
-//! The machine as far as it limits the number of connections: read once, before anything starts.
+//! The machine as far as it limits the number of connections.
 //!
-//! Nothing here judges; `walls` says how many connections each limit allows.
+//! Nothing here judges; [`Server::doctor`](crate::Server::doctor) says how many connections each limit
+//! allows.
 
-use std::fmt;
+mod cgroup;
+#[doc(hidden)]
+pub mod proc_file;
+
+pub use proc_file::LookError;
+use proc_file::{Root, kib_line};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
-use super::cgroup;
-use super::figures::{bytes, grouped};
-use super::proc_file::{LookError, Root, kib_line};
+/// Memory of kernel and process that an idle connection takes at the server's end, in bytes: TCP over
+/// IPv4 on Linux 6.18, x86-64. `docs/C10M.md` has its parts, and how it was measured.
+pub const BYTES_PER_IDLE_CONNECTION: u64 = 4_151;
 
 /// What the kernel says about itself. `None` means that it has no such file: an older kernel, a
 /// network namespace of a container, a module that is not loaded.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+///
+/// With the feature `serde` it can be written and read by serde.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Machine {
     /// Cores this process may use: affinity and cgroup quota are taken into account.
     pub cores: u32,
@@ -54,8 +61,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Reads the limits below `root`, which is `/` in production. The number of cores is asked of
-    /// the running system in any case.
+    /// Reads the limits below `root`, which is `/` but in tests. The number of cores is asked of
+    /// the running system in any case. Any thread; it reads some twenty small files.
     ///
     /// # Errors
     /// When `/proc/meminfo` or `/proc/self/limits` is missing, or when any file that is there
@@ -91,31 +98,6 @@ impl Machine {
     /// binds as well: it may have been lowered after the limit was set.
     pub fn descriptors_per_table(&self) -> u64 {
         self.nofile_hard.min(self.nr_open.unwrap_or(u64::MAX))
-    }
-}
-
-impl fmt::Display for Machine {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |name: &str, value: String| writeln!(out, "  {name:<24} {value}");
-        line("kernel", self.kernel.clone().unwrap_or_else(|| "?".to_owned()))?;
-        line("cores", self.cores.to_string())?;
-        let available = bytes(self.memory_available_bytes);
-        let total = bytes(self.memory_total_bytes);
-        let limit = self.memory_limited_by.as_ref().map(|file| format!(" (limited by {file})"));
-        line("memory", format!("{available} available of {total}{}", limit.unwrap_or_default()))?;
-        let (soft, hard) = (or_unlimited(self.nofile_soft), or_unlimited(self.nofile_hard));
-        line("nofile", format!("{soft} soft, {hard} hard"))?;
-        line("fs.nr_open", or_unknown(self.nr_open))?;
-        let open = or_unknown(self.files_open);
-        line("fs.file-max", format!("{}, {open} open", or_unknown(self.file_max)))?;
-        line("max_user_watches", or_unknown(self.max_user_watches))?;
-        line("ip_local_port_range", or_unknown_list(self.port_range.as_ref().map(|r| &r[..])))?;
-        line("tcp_mem (pages)", or_unknown_list(self.tcp_mem_pages.as_ref().map(|r| &r[..])))?;
-        let count = or_unknown(self.conntrack_count);
-        line("nf_conntrack", format!("{count} of {}", or_unknown(self.conntrack_max)))?;
-        line("somaxconn", or_unknown(self.somaxconn))?;
-        line("tcp_max_orphans", or_unknown(self.tcp_max_orphans))?;
-        line("tcp_max_tw_buckets", or_unknown(self.tcp_max_tw_buckets))
     }
 }
 
@@ -169,22 +151,9 @@ fn cores() -> u32 {
     u32::try_from(cores).unwrap_or(u32::MAX)
 }
 
-fn or_unlimited(limit: u64) -> String {
-    if limit == u64::MAX { "unlimited".to_owned() } else { grouped(limit) }
-}
-
-fn or_unknown(limit: Option<u64>) -> String {
-    limit.map_or_else(|| "not there".to_owned(), grouped)
-}
-
-fn or_unknown_list(limits: Option<&[u64]>) -> String {
-    let words = |limits: &[u64]| limits.iter().map(|l| l.to_string()).collect::<Vec<_>>().join(" ");
-    limits.map_or_else(|| "not there".to_owned(), words)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::proc_file::fake::FakeRoot;
+    use super::proc_file::fake::FakeRoot;
     use super::*;
 
     const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units\n\
@@ -237,7 +206,6 @@ mod tests {
         assert_eq!(machine.somaxconn, Some(4096));
         assert_eq!((machine.conntrack_max, machine.conntrack_count), (Some(262_144), Some(7)));
         assert_eq!(machine.descriptors_per_table(), 15000, "nr_open is lower than the hard limit");
-        assert!(machine.to_string().contains("2,466,183, 497 open"));
     }
 
     #[test]

@@ -1,0 +1,260 @@
+//! What this machine holds of a server's connections, which wall comes first, and how to move it.
+
+use super::capacity::Capacity;
+use super::{FdTable, Server};
+use crate::error::StartError;
+use crate::machine::{BYTES_PER_IDLE_CONNECTION, Machine};
+use std::fmt;
+use std::path::Path;
+
+/// How many connections each limit of this machine allows a server, the lowest first:
+/// [`Server::doctor`].
+///
+/// Idle connections of the server alone: what they buffer comes on top, and so does whatever else the
+/// machine does. Clients on the same machine need as much again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    walls: Vec<Wall>,
+}
+
+/// One limit of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wall {
+    kind: Kind,
+    allows: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Descriptors { per_table: u64, tables: u64, used: u64, is_shared: bool },
+    Files { open: u64 },
+    Watches,
+    Conntrack { count: u64 },
+    Memory,
+}
+
+impl Wall {
+    /// What the limit is called.
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Descriptors { .. } => "RLIMIT_NOFILE",
+            Kind::Files { .. } => "fs.file-max",
+            Kind::Watches => "fs.epoll.max_user_watches",
+            Kind::Conntrack { .. } => "net.netfilter.nf_conntrack_max",
+            Kind::Memory => "memory",
+        }
+    }
+
+    /// How many connections it allows.
+    pub fn allows(&self) -> u64 {
+        self.allows
+    }
+
+    /// How to get so many connections past it: a command, or a short sentence.
+    pub fn way_out(&self, connections: u64) -> String {
+        let name = self.name();
+        match self.kind {
+            Kind::Descriptors { per_table, tables, used, is_shared } => {
+                let loops = connections.div_ceil(per_table.max(1));
+                let limit = connections.div_ceil(tables).saturating_add(used);
+                let private = if is_shared { " with private tables" } else { "" };
+                format!("{loops} loops{private}, or ulimit -n {limit}")
+            }
+            // Room for the rest of the machine too.
+            Kind::Files { open } => {
+                format!("sysctl -w {name}={}", connections.saturating_add(open).saturating_mul(2))
+            }
+            Kind::Watches => format!("sysctl -w {name}={connections}"),
+            Kind::Conntrack { count } => {
+                let needed = connections.saturating_add(count);
+                format!("sysctl -w {name}={needed}, or rules that exempt the port")
+            }
+            Kind::Memory => {
+                let needed = connections.saturating_mul(BYTES_PER_IDLE_CONNECTION);
+                format!("{} MiB of available memory, for idle ones", (needed >> 20) + 1)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Wall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} allows {} connections", self.name(), self.allows)
+    }
+}
+
+impl Diagnosis {
+    pub(super) fn of(server: &Server, capacity: &Capacity, machine: &Machine) -> Self {
+        let per_table = capacity.per_table;
+        let descriptors = Kind::Descriptors {
+            per_table,
+            tables: capacity.tables,
+            used: capacity.nofile - per_table,
+            is_shared: matches!(server.fd_table, FdTable::Shared),
+        };
+        let mut walls = vec![Wall { kind: descriptors, allows: capacity.in_all() as u64 }];
+        let mut wall = |kind, allows| walls.push(Wall { kind, allows });
+        if let Some(max) = machine.file_max {
+            let open = machine.files_open.unwrap_or(0);
+            wall(Kind::Files { open }, max.saturating_sub(open));
+        }
+        if let Some(max) = machine.max_user_watches {
+            wall(Kind::Watches, max);
+        }
+        // Where no rule makes it count, it is no limit.
+        if let (Some(max), Some(count @ 1..)) = (machine.conntrack_max, machine.conntrack_count) {
+            wall(Kind::Conntrack { count }, max.saturating_sub(count));
+        }
+        wall(Kind::Memory, machine.memory_available_bytes / BYTES_PER_IDLE_CONNECTION);
+        walls.sort_by_key(Wall::allows);
+        Self { walls }
+    }
+
+    /// The walls, the lowest first.
+    pub fn walls(&self) -> &[Wall] {
+        &self.walls
+    }
+
+    /// The one that is met first when connections are added.
+    pub fn first(&self) -> &Wall {
+        self.walls.first().expect("memory is always a wall")
+    }
+
+    /// Those that stand before so many connections.
+    pub fn before(&self, connections: u64) -> impl Iterator<Item = &Wall> {
+        self.walls.iter().take_while(move |wall| wall.allows < connections)
+    }
+}
+
+/// A line for each wall, with the way to twice as many connections.
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for wall in &self.walls {
+            let twice = wall.allows.max(1).saturating_mul(2);
+            writeln!(f, "{wall}; for {twice}: {}", wall.way_out(twice))?;
+        }
+        Ok(())
+    }
+}
+
+impl Server {
+    /// What this machine, as it is now, holds of this server's connections: each limit, the lowest
+    /// first, and how to raise it. Before or without a start; any thread. RLIMIT_NOFILE is raised to its
+    /// hard limit for it, as by a start.
+    ///
+    /// The start itself warns of every wall below the `connections_max` that was asked for.
+    ///
+    /// An error: the server needs more descriptors than there are, or a file of the kernel cannot be
+    /// read or understood; it is named.
+    ///
+    /// ```
+    /// let server = net_core::Server::new().listen("127.0.0.1:0");
+    /// let diagnosis = server.doctor()?;
+    /// println!("the first wall: {}", diagnosis.first());
+    /// for wall in diagnosis.before(1_000_000) {
+    ///     println!("{wall}; for a million: {}", wall.way_out(1_000_000));
+    /// }
+    /// # Ok::<(), net_core::StartError>(())
+    /// ```
+    pub fn doctor(&self) -> Result<Diagnosis, StartError> {
+        let capacity = Capacity::of(self, self.loop_count()?)?;
+        let machine = Machine::look(Path::new("/"))
+            .map_err(|error| StartError::plain(format!("look at the machine: {error}")))?;
+        Ok(Diagnosis::of(self, &capacity, &machine))
+    }
+}
+
+/// Warns of each wall before so many connections, but for the descriptor tables: those are bounds that
+/// the server keeps itself.
+pub(super) fn warn_of_walls(server: &Server, capacity: &Capacity, asked: usize) {
+    match Machine::look(Path::new("/")) {
+        Ok(machine) => {
+            for wall in Diagnosis::of(server, capacity, &machine).before(asked as u64) {
+                if !matches!(wall.kind, Kind::Descriptors { .. }) {
+                    let way_out = wall.way_out(asked as u64);
+                    tracing::warn!("{asked} connections were asked for, but {wall}: {way_out}");
+                }
+            }
+        }
+        // A place without /proc may serve all the same.
+        Err(error) => tracing::debug!(%error, "the machine's limits are not known"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn diagnosis(machine: &Machine) -> Diagnosis {
+        let capacity = Capacity { nofile: 20_000, per_table: 19_950, tables: 1 };
+        Diagnosis::of(&Server::new(), &capacity, machine)
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            memory_available_bytes: 4_151_000_000,
+            file_max: Some(300_183),
+            files_open: Some(183),
+            max_user_watches: Some(500_000),
+            ..Machine::default()
+        }
+    }
+
+    fn names(diagnosis: &Diagnosis) -> Vec<&'static str> {
+        diagnosis.walls().iter().map(Wall::name).collect()
+    }
+
+    #[test]
+    fn the_lowest_wall_comes_first_and_each_says_how_to_move_it() {
+        let diagnosis = diagnosis(&machine());
+        let allows: Vec<_> = diagnosis.walls().iter().map(Wall::allows).collect();
+        assert_eq!(allows, [19_950, 300_000, 500_000, 1_000_000]);
+        assert_eq!(
+            names(&diagnosis),
+            ["RLIMIT_NOFILE", "fs.file-max", "fs.epoll.max_user_watches", "memory"]
+        );
+        let ways: Vec<_> = diagnosis.walls().iter().map(|wall| wall.way_out(2_000_000)).collect();
+        assert_eq!(
+            ways,
+            [
+                "101 loops with private tables, or ulimit -n 2000050",
+                "sysctl -w fs.file-max=4000366",
+                "sysctl -w fs.epoll.max_user_watches=2000000",
+                "7918 MiB of available memory, for idle ones",
+            ]
+        );
+        assert_eq!(diagnosis.to_string().lines().count(), 4);
+    }
+
+    #[test]
+    fn a_wall_stands_before_those_that_it_does_not_allow() {
+        let diagnosis = diagnosis(&machine());
+        assert_eq!(diagnosis.before(19_950).count(), 0);
+        assert_eq!(diagnosis.before(19_951).count(), 1);
+        assert_eq!(diagnosis.before(500_000).count(), 2);
+        assert_eq!(diagnosis.before(u64::MAX).count(), 4);
+    }
+
+    #[test]
+    fn tracking_is_a_wall_only_where_it_counts() {
+        let machine = Machine { conntrack_max: Some(1_000), conntrack_count: Some(0), ..machine() };
+        assert!(!names(&diagnosis(&machine)).contains(&"net.netfilter.nf_conntrack_max"));
+        let machine = Machine { conntrack_count: Some(7), ..machine };
+        let diagnosis = diagnosis(&machine);
+        let first = diagnosis.first();
+        assert_eq!((first.name(), first.allows()), ("net.netfilter.nf_conntrack_max", 993));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_limit_is_no_wall() {
+        let machine = Machine { memory_available_bytes: 1 << 40, ..Machine::default() };
+        assert_eq!(names(&diagnosis(&machine)), ["RLIMIT_NOFILE", "memory"]);
+    }
+
+    #[test]
+    fn no_number_is_too_large_to_be_told() {
+        for wall in diagnosis(&machine()).walls() {
+            assert!(!wall.way_out(u64::MAX).is_empty());
+        }
+    }
+}
