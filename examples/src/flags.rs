@@ -105,6 +105,9 @@ pub struct ServerFlags {
     /// Log and count a turn of a loop that takes so long, with the callback that runs (0: do not)
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_time)]
     pub stall_threshold: Duration,
+    /// Time callbacks and connections, for --admin: /connections?by=cpu says who takes most
+    #[arg(long)]
+    pub time_callbacks: bool,
     /// Serve /metrics, /healthz, /loops and /connections over HTTP on this address too
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub admin: Option<Addr>,
@@ -319,6 +322,7 @@ impl ServerFlags {
             send_rate: rate,
             drain_spread: self.drain_spread,
             stall_threshold: some(self.stall_threshold),
+            time_callbacks: self.time_callbacks,
             high_watermark: high,
             low_watermark: self.low_watermark.unwrap_or(defaults.low_watermark.min(high)),
             memory_budget: self.memory_budget,

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 
 in_every_mode!(
     a_sleep_is_a_stall_and_named,
+    who_takes_the_most_time_is_first_by_cpu,
     who_reads_nothing_is_first_by_queue,
     what_it_cannot_do_is_said,
 );
@@ -37,6 +38,29 @@ fn a_sleep_is_a_stall_and_named(mode: Mode) {
     });
     eventually("and the log names the callback", PATIENCE, || server.log().contains("on_data"));
     drop(answers);
+    server.finish();
+}
+
+fn who_takes_the_most_time_is_first_by_cpu(mode: Mode) {
+    let server = inspect(mode);
+    let mut others = server.connect_many(5);
+    others.iter_mut().for_each(|client| ping(client, b"here\n"));
+    let mut sleeper = server.connect();
+    sleeper.write_all(b"sleep 300\n").unwrap();
+    let mut answers = BufReader::new(sleeper.try_clone().unwrap());
+    assert_eq!(line(&mut answers), "slept 300 ms\n");
+    let answer = get(server.admin(), "/connections?top=6&by=cpu");
+    let answer: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    let rows = answer["connections"].as_array().unwrap();
+    let time = |row: &serde_json::Value| row["cpu_seconds"].as_f64().unwrap();
+    assert_eq!(rows[0]["peer"], sleeper.local_addr().unwrap().to_string(), "{answer}");
+    assert!(time(&rows[0]) >= 0.3, "{answer}");
+    assert!(rows.iter().all(|row| time(row) > 0.0) && rows.len() == 6, "{answer}");
+    let now = metrics(server.admin());
+    let of_data = |(series, _): &(&String, &f64)| series.contains("callback=\"on_data\"");
+    let times = now.iter().filter(|(series, _)| series.starts_with("net_core_callback_seconds"));
+    assert!(times.filter(of_data).map(|(_, seconds)| seconds).sum::<f64>() >= 0.3);
+    drop((others, sleeper, answers));
     server.finish();
 }
 

@@ -98,7 +98,8 @@ impl Drop for Browser {
 #[test]
 fn the_page_shows_the_metrics_kills_and_says_when_the_server_is_gone() {
     let Some(browser) = Browser::start() else { return };
-    let server = Start::echo(Mode::DEFAULT).args(&["--admin", "127.0.0.1:0"]).run();
+    let flags = ["--admin", "127.0.0.1:0", "--time-callbacks"];
+    let server = Start::echo(Mode::DEFAULT).args(&flags).run();
     let at = server.admin();
     let mut clients = server.connect_many(7);
     clients.iter_mut().for_each(|client| ping(client, &[7; 1000]));
@@ -120,6 +121,16 @@ fn the_page_shows_the_metrics_kills_and_says_when_the_server_is_gone() {
         clients.iter_mut().for_each(|client| ping(client, &[7; 50_000]));
         let said = browser.text("in");
         said.ends_with("B/s") && !said.starts_with("0 ")
+    });
+    eventually("it is shown what takes the time", PATIENCE, || {
+        clients.iter_mut().for_each(|client| ping(client, &[7; 50_000]));
+        browser.text("busiest").starts_with("on_data, ")
+    });
+    browser.run("const by = document.getElementById('by'); by.value = 'cpu'; by.onchange()");
+    eventually("and who", PATIENCE, || {
+        let times = "return [...document.querySelectorAll('#top tbody tr td:nth-child(8)')]
+           .filter(cell => cell.textContent.endsWith(' s')).length";
+        browser.run(times) == 7
     });
     let peer = clients[3].local_addr().unwrap().to_string();
     let press = format!(

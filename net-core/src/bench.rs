@@ -208,6 +208,10 @@ impl Kernel for Eager {
         Tick::from_millis(1)
     }
 
+    fn nanos(&self) -> u64 {
+        1_000_000
+    }
+
     fn watch(&mut self, _socket: &Socket, token: u64) -> Result<(), Errno> {
         debug_assert_ne!(token, WAKER);
         self.new.push(token);

@@ -133,6 +133,7 @@ pub(crate) struct Hub<M> {
     pub(crate) gate: Arc<Gate>,
     /// What its loops may buffer.
     pub(crate) memory_budget: Option<usize>,
+    pub(crate) times_callbacks: bool,
     /// What the server as a whole was asked to do, by a handler or a `Remote`.
     pub(crate) asked: Control,
     /// Connections made elsewhere, on their way to the acceptor, which places them.
@@ -162,6 +163,7 @@ impl<M> Hub<M> {
             acceptor: Stats::default(),
             gate: Arc::new(gate),
             memory_budget: limits.memory_budget,
+            times_callbacks: limits.time_callbacks,
             asked: Control::new(),
             adoptions: Mailbox::new(limits.arrivals_queue),
             resolver: Resolver::new(limits.names_queue, limits.resolver_threads),

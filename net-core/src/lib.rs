@@ -36,6 +36,7 @@ mod handover;
 mod here;
 mod hub;
 mod id;
+mod ledger;
 mod life;
 mod limits;
 mod listener;

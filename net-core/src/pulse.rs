@@ -2,6 +2,7 @@
 
 use crate::closed::Callback;
 use crate::id::ConnId;
+use crate::ledger::KINDS;
 use net_timer::Tick;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,8 @@ pub(crate) struct Pulse {
     /// The running callback in the highest 8 bits, plus one; below, the slot and generation of its
     /// connection, as in the driver's token. 0: none runs.
     doing: AtomicU64,
+    /// Nanoseconds that each kind of callback took, if they are timed: see `Ledger`.
+    took: [AtomicU64; KINDS],
     seen: Seen,
 }
 
@@ -25,7 +28,7 @@ pub(crate) struct Pulse {
 #[derive(Debug, Default)]
 struct Seen {
     /// Turns that took too long, by the callback that ran then; the last is that none did.
-    stalls: [AtomicU64; Callback::ALL.len() + 1],
+    stalls: [AtomicU64; KINDS],
     longest_turn_ms: AtomicU64,
     longest_callback_ms: AtomicU64,
 }
@@ -50,6 +53,19 @@ impl Pulse {
     pub(crate) fn calls(&self, callback: Callback, token: u64) {
         let doing = (callback as u64 + 1) << CALLBACK_SHIFT | token & CONNECTION;
         self.doing.store(doing, Ordering::Relaxed);
+    }
+
+    /// What callbacks took so far. The loop's thread only.
+    pub(crate) fn took(&self, by_kind: &[u64; KINDS]) {
+        for (place, &nanos) in self.took.iter().zip(by_kind) {
+            place.store(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// Label and seconds of each kind of callback, and of the loop's own work. Any thread.
+    pub(crate) fn times(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+        let seconds = |n: &AtomicU64| n.load(Ordering::Relaxed) as f64 / 1e9;
+        labels().zip(self.took.iter().map(seconds))
     }
 
     /// What loop number `in_loop` does now; `None`: it waits.
@@ -103,7 +119,7 @@ pub(crate) struct Beat {
 /// The stalls of one loop so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct StallCounts {
-    by_callback: [u64; Callback::ALL.len() + 1],
+    by_callback: [u64; KINDS],
     pub(crate) longest_turn_ms: u64,
     pub(crate) longest_callback_ms: u64,
 }
@@ -111,9 +127,13 @@ pub(crate) struct StallCounts {
 impl StallCounts {
     /// Label and count.
     pub(crate) fn by_callback(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        let labels = Callback::ALL.iter().map(|callback| callback.label()).chain(["none"]);
-        labels.zip(self.by_callback)
+        labels().zip(self.by_callback)
     }
+}
+
+/// Of each callback, and of none.
+fn labels() -> impl Iterator<Item = &'static str> {
+    Callback::ALL.iter().map(|callback| callback.label()).chain(["none"])
 }
 
 #[cfg(test)]

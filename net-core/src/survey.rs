@@ -31,6 +31,21 @@ pub(crate) enum By {
     Queue,
     /// Bytes that have moved, both ways, by the kernel's own count.
     Bytes,
+    /// What they took of their loop's time.
+    Cpu,
+}
+
+impl By {
+    pub(crate) const ALL: [By; 3] = [By::Queue, By::Bytes, By::Cpu];
+
+    /// As it is written in a query.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            By::Queue => "queue",
+            By::Bytes => "bytes",
+            By::Cpu => "cpu",
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -51,6 +66,8 @@ pub(crate) struct Row {
     pub(crate) unread: usize,
     /// `None`: the kernel does not count them for this kind of socket.
     pub(crate) moved: Option<Moved>,
+    /// Nanoseconds that it took of its loop's time; `None`: it is not timed.
+    pub(crate) nanos: Option<u64>,
 }
 
 /// Bytes of a connection since it came up.
@@ -67,6 +84,7 @@ impl Row {
         match by {
             By::Queue => (self.unsent + self.unread) as u64,
             By::Bytes => self.moved.map_or(0, |moved| moved.received + moved.acknowledged),
+            By::Cpu => self.nanos.unwrap_or(0),
         }
     }
 }

@@ -4,10 +4,12 @@
 //!     nc 127.0.0.1 9000
 //!     curl 127.0.0.1:9001/metrics
 //!     curl "127.0.0.1:9001/connections?top=3&by=queue"
+//!     curl "127.0.0.1:9001/connections?top=3&by=cpu"
 //!
 //! Its lines:
 //!
-//!     sleep MS      holds the loop up: /metrics counts a stall, and the log names the callback
+//!     sleep MS      holds the loop up: /metrics counts a stall, the log names the callback, and
+//!                   who sent it is first in /connections?by=cpu
 //!     owe BYTES     sends so much: who does not read is first in /connections?by=queue
 //!     anything else comes back
 
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
     if flags.stall_threshold.is_zero() {
         flags.stall_threshold = STALL;
     }
+    flags.time_callbacks = true;
     if flags.admin.is_none() {
         eprintln!("inspect: there is nothing to look at without --admin ADDR");
     }

@@ -49,6 +49,9 @@ pub(super) fn page(server: &dyn Watched, process: &Usage) -> String {
         page.sample(&family, &[("loop", &n.to_string())], waiting.arrivals);
     }
     stalls(&mut page, server);
+    if server.times_callbacks() {
+        times(&mut page, server);
+    }
     of_the_server(&mut page, server);
     of_the_process(&mut page, process);
     page.0
@@ -96,6 +99,17 @@ fn stalls(page: &mut Page, server: &dyn Watched) {
     longest("longest_callback_seconds", "The longest callback in a stalled turn.", |stalls| {
         stalls.longest_callback_ms
     });
+}
+
+fn times(page: &mut Page, server: &dyn Watched) {
+    let what =
+        "Time of the loop that callbacks took, with what was sent for them; none: its own work.";
+    let family = page.family("callback_seconds", Kind::Counter, what);
+    for n in 0..server.loops() {
+        for (callback, seconds) in server.times_of(n) {
+            page.sample(&family, &[("loop", &n.to_string()), ("callback", callback)], seconds);
+        }
+    }
 }
 
 fn of_the_server(page: &mut Page, server: &dyn Watched) {
@@ -230,6 +244,14 @@ mod tests {
             None
         }
 
+        fn times_callbacks(&self) -> bool {
+            true
+        }
+
+        fn times_of(&self, number: usize) -> Vec<(&'static str, f64)> {
+            vec![("on_data", 0.25), ("none", number as f64)]
+        }
+
         fn ask(&self, _number: usize, _asked: Arc<Asked>) -> bool {
             false
         }
@@ -327,5 +349,14 @@ mod tests {
         assert_eq!(found["net_core_stalls_total{loop=\"1\",callback=\"none\"}"], 0.0);
         assert_eq!(found["net_core_longest_turn_seconds{loop=\"1\"}"], 0.25);
         assert_eq!(found["net_core_longest_callback_seconds{loop=\"0\"}"], 0.125);
+    }
+
+    #[test]
+    fn what_callbacks_took_is_there_by_loop() {
+        let found = samples(&page());
+        let of = |callback| {
+            found[&format!("net_core_callback_seconds_total{{loop=\"1\",callback=\"{callback}\"}}")]
+        };
+        assert_eq!((of("on_data"), of("none")), (0.25, 1.0));
     }
 }

@@ -49,10 +49,11 @@ pub(super) fn connections(rows: &[Row], by: By, silent: &[usize]) -> String {
             .plain("unread", row.unread)
             .maybe("received", row.moved.map(|moved| moved.received))
             .maybe("acknowledged", row.moved.map(|moved| moved.acknowledged))
+            .maybe("cpu_seconds", row.nanos.map(|nanos| nanos as f64 / 1e9))
             .end()
     }));
     let page = Object::new()
-        .text("by", if by == By::Queue { "queue" } else { "bytes" })
+        .text("by", by.label())
         .plain("silent_loops", array(silent.iter()))
         .plain("connections", rows);
     page.end() + "\n"

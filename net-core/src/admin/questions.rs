@@ -55,6 +55,10 @@ impl Questions {
             return Err(Reply::text(Status::Unavailable, "too many questions at once\n"));
         }
         let loops = match question {
+            Question::Top { by: By::Cpu, .. } if !server.times_callbacks() => {
+                let what = "by=cpu: callbacks are not timed: start it with time_callbacks\n";
+                return Err(Reply::text(Status::BadRequest, what));
+            }
             Question::Top { .. } => 0..server.loops(),
             Question::Kill(id) if id.in_loop() < server.loops() => id.in_loop()..id.in_loop() + 1,
             Question::Kill(_) => return Err(not_there()),
@@ -134,13 +138,15 @@ pub(super) fn top(query: &str) -> Result<Question, String> {
     let (mut by, mut most) = (By::Queue, 10);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            Some(("by", "queue")) => by = By::Queue,
-            Some(("by", "bytes")) => by = By::Bytes,
+            Some(("by", label)) => match By::ALL.iter().find(|by| by.label() == label) {
+                Some(known) => by = *known,
+                None => return Err(format!("by={label}: write queue, bytes or cpu\n")),
+            },
             Some(("top", n)) => match n.parse() {
                 Ok(n @ 1..=TOP_MAX) => most = n,
                 _ => return Err(format!("top={n}: write a number from 1 to {TOP_MAX}\n")),
             },
-            _ => return Err(format!("{pair}: write top=N, by=queue or by=bytes\n")),
+            _ => return Err(format!("{pair}: write top=N, by=queue, by=bytes or by=cpu\n")),
         }
     }
     Ok(Question::Top { by, most })
@@ -156,7 +162,8 @@ mod tests {
         assert_eq!(top(""), of(By::Queue, 10));
         assert_eq!(top("top=1"), of(By::Queue, 1));
         assert_eq!(top("by=bytes&top=1000&"), of(By::Bytes, TOP_MAX));
-        for wrong in ["top=0", "top=1001", "top=-1", "top=", "top", "by=cpu", "by", "x=1"] {
+        assert_eq!(top("by=cpu"), of(By::Cpu, 10));
+        for wrong in ["top=0", "top=1001", "top=-1", "top=", "top", "by=", "by=CPU", "by", "x=1"] {
             assert!(top(wrong).is_err_and(|what| what.contains(wrong)), "{wrong}");
         }
     }

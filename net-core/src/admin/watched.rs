@@ -17,6 +17,10 @@ pub(crate) trait Watched: Send + Sync + 'static {
     fn stalls_of(&self, number: usize) -> StallCounts;
     /// What one loop does now, if stalls are looked for; `None` too while it waits.
     fn doing(&self, number: usize) -> Option<Beat>;
+    /// Callbacks are timed.
+    fn times_callbacks(&self) -> bool;
+    /// Seconds that callbacks of one loop took, by their label.
+    fn times_of(&self, number: usize) -> Vec<(&'static str, f64)>;
     /// Asks one loop, by mail. False: its mailbox is full, or it has ended.
     fn ask(&self, number: usize, asked: Arc<Asked>) -> bool;
     /// The counts of the acceptor's thread.
@@ -53,6 +57,14 @@ impl<M: Send + 'static> Watched for Hub<M> {
 
     fn doing(&self, number: usize) -> Option<Beat> {
         self.loops[number].pulse.beat(number)
+    }
+
+    fn times_callbacks(&self) -> bool {
+        self.times_callbacks
+    }
+
+    fn times_of(&self, number: usize) -> Vec<(&'static str, f64)> {
+        self.loops[number].pulse.times().collect()
     }
 
     fn ask(&self, number: usize, asked: Arc<Asked>) -> bool {

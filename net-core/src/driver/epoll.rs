@@ -71,6 +71,10 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.now()
     }
 
+    fn nanos(&self) -> u64 {
+        self.kernel.nanos()
+    }
+
     fn seed(&self) -> u64 {
         self.kernel.seed()
     }

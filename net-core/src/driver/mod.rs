@@ -135,6 +135,8 @@ pub(crate) trait Driver: Sized {
     fn open(limits: &Limits, waker: Arc<Waker>) -> io::Result<Self>;
     /// Milliseconds of a clock that never goes back, truncated.
     fn now(&self) -> Tick;
+    /// Nanoseconds of the same clock, for what is timed.
+    fn nanos(&self) -> u64;
     /// A number that no two loops share, for what is to be spread by chance.
     fn seed(&self) -> u64;
     /// Waits for signals, until `until` at the latest; `None` is for ever. `now` is the clock's

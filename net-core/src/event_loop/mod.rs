@@ -18,6 +18,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod vestibule;
+mod watching;
 
 use crate::accepting::Listening;
 use crate::arrival::Arrival;
@@ -29,6 +30,7 @@ use crate::driver::Driver;
 use crate::handler::{Handler, Keep};
 use crate::hub::{Hub, Order};
 use crate::id::ConnId;
+use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::loop_state::LoopState;
 use broadcasts::FanOut;
@@ -75,11 +77,13 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     walks: VecDeque<Walk>,
     /// Broadcasts that are under way, the oldest first.
     fan_outs: VecDeque<FanOut>,
-    /// Stalls are looked for, so the pulse says what runs.
+    /// Stalls are looked for, or callbacks timed, so the pulse says what runs.
     is_watched: bool,
+    /// There if callbacks are timed.
+    ledger: Option<Box<Ledger>>,
     /// There with a memory budget.
     share: Option<Share>,
-    /// Stalls are looked for, or memory is: there is something to do before each wait.
+    /// It is watched, or memory is: there is something to do before each wait.
     looks_around: bool,
     /// Bytes that the first of the ready may still receive before the next of them is served.
     row_left: usize,
@@ -97,7 +101,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     ) -> Self {
         let now = driver.now();
         let number = u8::try_from(number).expect("the server has checked the number of loops");
-        let is_watched = limits.stall_threshold.is_some();
+        let is_watched = limits.stall_threshold.is_some() || limits.time_callbacks;
+        let ledger = limits.time_callbacks.then(|| Box::new(Ledger::new()));
         let share = Share::of(limits, hub.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
@@ -120,6 +125,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             walks: VecDeque::new(),
             fan_outs: VecDeque::new(),
             is_watched,
+            ledger,
             looks_around: is_watched || share.is_some(),
             share,
             row_left,
@@ -181,7 +187,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         };
         self.state.set_now(self.driver.now());
         if self.is_watched {
-            self.state.bridge.pulse.begin(self.state.now);
+            self.watch_begin();
         }
         until
     }
@@ -191,7 +197,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn look_around(&mut self) {
         self.weigh();
         if self.is_watched {
-            self.state.bridge.pulse.rest();
+            self.watch_rest();
         }
     }
 
@@ -306,15 +312,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.panicked(id, callback, self.state.outbox.begun);
         }
         returned
-    }
-
-    /// A callback is about to run, and whoever looks for stalls may see which. What the loop itself
-    /// does between this one and the next counts as this one's: it moves what the callback left.
-    #[inline]
-    fn runs(&self, callback: Callback, of: Option<ConnId>) {
-        if self.is_watched {
-            self.state.bridge.pulse.calls(callback, of.map_or(0, ConnId::token));
-        }
     }
 
     /// Counts a panic and asks the handler what is to become of the rest.

@@ -53,7 +53,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if walk.asked.is_forgotten() {
             return;
         }
-        let slice = if walk.by == By::Queue { SLICE } else { SLICE_OF_CALLS };
+        let slice = if walk.by == By::Bytes { SLICE_OF_CALLS } else { SLICE };
         for _ in 0..slice {
             let Some(id) = self.state.table.next_live(walk.from) else {
                 // Some may have ended meanwhile.
@@ -77,6 +77,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let moved = self.driver.moved(&self.state.head(id)?.socket).unwrap_or_default();
                 Some(moved.received + moved.acknowledged)
             }
+            By::Cpu => self.ledger.as_ref().map(|ledger| ledger.of(id)),
         }
     }
 
@@ -92,6 +93,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let head = self.state.head(id)?;
         let state = head.status.state().label();
         let moved = self.driver.moved(&head.socket);
-        Some(Row { id, peer, state, unsent, unread, moved })
+        let nanos = self.ledger.as_ref().map(|ledger| ledger.of(id));
+        Some(Row { id, peer, state, unsent, unread, moved, nanos })
     }
 }

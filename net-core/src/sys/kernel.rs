@@ -19,6 +19,8 @@ pub(crate) trait Kernel: Sized {
     fn open(waker: &Waker, waker_token: u64) -> io::Result<Self>;
     /// Milliseconds of the monotonic clock, truncated.
     fn now(&self) -> Tick;
+    /// Nanoseconds of the same clock.
+    fn nanos(&self) -> u64;
     /// A number that differs from one call, thread and machine to the next.
     fn seed(&self) -> u64;
     /// Registers a socket for edge-triggered events of every kind, for as long as it is open.
@@ -118,6 +120,11 @@ impl Kernel for Linux {
     #[inline]
     fn now(&self) -> Tick {
         monotonic()
+    }
+
+    fn nanos(&self) -> u64 {
+        let time = monotonic_time();
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     }
 
     fn seed(&self) -> u64 {
@@ -265,8 +272,14 @@ impl Kernel for Linux {
 /// one and the same for every thread.
 #[inline]
 pub(crate) fn monotonic() -> Tick {
+    let time = monotonic_time();
+    Tick::from_millis(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+}
+
+#[inline]
+fn monotonic_time() -> libc::timespec {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a writable timespec. The call cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
-    Tick::from_millis(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+    time
 }

@@ -24,6 +24,10 @@ impl Kernel for ModelKernel {
         Tick::from_millis(self.world.get().now)
     }
 
+    fn nanos(&self) -> u64 {
+        self.world.get().now * 1_000_000
+    }
+
     fn seed(&self) -> u64 {
         0
     }

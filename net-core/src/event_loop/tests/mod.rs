@@ -32,6 +32,7 @@ mod regressions;
 mod sent;
 mod stage;
 mod swarm;
+mod times;
 
 use crate::driver::sim::{Outcome, Peer, Rig, Rng, Sim};
 use actor::{At, usual};

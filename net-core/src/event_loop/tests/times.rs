@@ -1,0 +1,66 @@
+//! Timed callbacks: whose time it was, by connection and by callback. On virtual time.
+
+use super::{At, Rig, Stage, on_both_rigs, usual};
+use crate::closed::Callback;
+use crate::hub::Mail;
+use crate::survey::{Answer, Asked, By, Question, Row};
+use std::sync::Arc;
+
+on_both_rigs! {
+    who_takes_the_most_is_first_and_a_neighbour_pays_nothing: 20,
+    where_nobody_looks_nothing_is_kept: 5,
+}
+
+/// A stage on which each byte of a message takes a millisecond of its callback.
+fn stage<D: Rig>(seed: u64, is_timed: bool) -> Stage<D> {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.time_callbacks = is_timed);
+    let world = stage.world.clone();
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            world.get().now += input.len() as u64;
+            let _ = conn.echo(input);
+        }
+        other => usual(other),
+    });
+    stage
+}
+
+fn top<D: Rig>(stage: &mut Stage<D>) -> Vec<Row> {
+    let asked = Asked::new(Question::Top { by: By::Cpu, most: 10 });
+    let bridge = &stage.hub.loops[0];
+    bridge.mail.post(Mail::Ask(Arc::clone(&asked))).map_err(|_| "full").unwrap();
+    bridge.doorbell.ring();
+    stage.settle();
+    match asked.take() {
+        Some(Answer::Top(rows)) => rows,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn who_takes_the_most_is_first_and_a_neighbour_pays_nothing<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, true);
+    let (some, most, none) = (stage.open(), stage.open(), stage.open());
+    for _ in 0..3 {
+        some.send(b"1234");
+        most.send(b"0123456789");
+        stage.settle();
+    }
+    let rows = top(&mut stage);
+    let times: Vec<_> = rows.iter().map(|row| (row.id, row.nanos)).collect();
+    let [some, most, none] = [&some, &most, &none].map(|peer| stage.id(peer));
+    assert_eq!(times, [(most, Some(30_000_000)), (some, Some(12_000_000)), (none, Some(0))]);
+    let taken = |label| stage.hub.loops[0].pulse.times().find(|(of, _)| *of == label).unwrap().1;
+    assert_eq!(taken(Callback::Data.label()), 0.042);
+    assert_eq!(taken(Callback::Open.label()), 0.0);
+    stage.stop();
+}
+
+fn where_nobody_looks_nothing_is_kept<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, false);
+    let peer = stage.open();
+    peer.send(b"1234");
+    stage.settle();
+    assert!(stage.hub.loops[0].pulse.times().all(|(_, seconds)| seconds == 0.0));
+    assert!(stage.event_loop.ledger.is_none());
+    stage.stop();
+}

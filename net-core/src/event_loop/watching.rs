@@ -1,0 +1,44 @@
+//! What a loop says of what it does, while somebody wants to know: its pulse, and its ledger.
+
+use super::EventLoop;
+use crate::closed::Callback;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::id::ConnId;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// A turn begins.
+    #[cold]
+    pub(super) fn watch_begin(&mut self) {
+        self.state.bridge.pulse.begin(self.state.now);
+        if let Some(ledger) = &mut self.ledger {
+            ledger.begin(self.driver.nanos());
+        }
+    }
+
+    /// The turn is over.
+    pub(super) fn watch_rest(&mut self) {
+        self.state.bridge.pulse.rest();
+        if let Some(ledger) = &mut self.ledger {
+            ledger.rest(self.driver.nanos());
+            self.state.bridge.pulse.took(ledger.by_kind());
+        }
+    }
+
+    /// A callback is about to run, and whoever looks may see which. What the loop itself does between
+    /// this one and the next counts as this one's: it moves what the callback left.
+    #[inline]
+    pub(super) fn runs(&mut self, callback: Callback, of: Option<ConnId>) {
+        if self.is_watched {
+            self.watch_call(callback, of);
+        }
+    }
+
+    #[cold]
+    fn watch_call(&mut self, callback: Callback, of: Option<ConnId>) {
+        self.state.bridge.pulse.calls(callback, of.map_or(0, ConnId::token));
+        if let Some(ledger) = &mut self.ledger {
+            ledger.calls(self.driver.nanos(), callback, of);
+        }
+    }
+}
