@@ -40,7 +40,7 @@ impl Ledger {
         Self { accounts: Vec::new(), by_kind: [0; KINDS], running: Running::Nothing, since: 0 }
     }
 
-    /// A turn begins.
+    /// A turn begins, or in it some work of the loop's own.
     pub(crate) fn begin(&mut self, now: u64) {
         self.switch(now, Running::Loop);
     }

@@ -37,6 +37,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Goes on with the oldest broadcast, for some receivers more.
     #[cold]
     pub(super) fn fan_out(&mut self) {
+        self.watch_own_work();
         let Some(mut fan_out) = self.fan_outs.pop_front() else { return };
         for id in fan_out.given.drain(..) {
             let fate = fate_of(&mut self.state, id);

@@ -49,6 +49,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Goes on with the oldest walk, for one slice.
     #[cold]
     pub(super) fn walk_on(&mut self) {
+        self.watch_own_work();
         let Some(mut walk) = self.walks.pop_front() else { return };
         if walk.asked.is_forgotten() {
             return;

@@ -16,6 +16,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    /// What comes is the loop's own work, and no callback's.
+    pub(super) fn watch_own_work(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.begin(self.driver.nanos());
+        }
+    }
+
     /// The turn is over.
     pub(super) fn watch_rest(&mut self) {
         self.state.bridge.pulse.rest();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 on_both_rigs! {
     who_takes_the_most_is_first_and_a_neighbour_pays_nothing: 20,
+    who_asks_in_the_same_turn_sees_it_too: 20,
     where_nobody_looks_nothing_is_kept: 5,
 }
 
@@ -52,6 +53,26 @@ fn who_takes_the_most_is_first_and_a_neighbour_pays_nothing<D: Rig>(seed: u64) {
     let taken = |label| stage.hub.loops[0].pulse.times().find(|(of, _)| *of == label).unwrap().1;
     assert_eq!(taken(Callback::Data.label()), 0.042);
     assert_eq!(taken(Callback::Open.label()), 0.0);
+    stage.stop();
+}
+
+fn who_asks_in_the_same_turn_sees_it_too<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.time_callbacks = true);
+    let asked = Asked::new(Question::Top { by: By::Cpu, most: 1 });
+    let (world, hub, ours) = (stage.world.clone(), Arc::clone(&stage.hub), Arc::clone(&asked));
+    stage.play(move |at| match at {
+        At::Data(_, input) => {
+            input.take_all();
+            world.get().now += 4;
+            hub.loops[0].mail.post(Mail::Ask(Arc::clone(&ours))).map_err(|_| "full").unwrap();
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(b"!");
+    stage.settle();
+    let Some(Answer::Top(rows)) = asked.take() else { panic!("no answer") };
+    assert_eq!(rows[0].nanos, Some(4_000_000));
     stage.stop();
 }
 
