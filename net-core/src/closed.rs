@@ -109,7 +109,9 @@ pub enum Callback {
     Message,
     Timer,
     Datagram,
-    /// The drop of a session or a message.
+    /// A slice of a job.
+    Job,
+    /// The drop of a session, a message or a job.
     Drop,
 }
 
@@ -129,6 +131,7 @@ impl Callback {
         Callback::Message,
         Callback::Timer,
         Callback::Datagram,
+        Callback::Job,
         Callback::Drop,
     ];
 
@@ -148,6 +151,7 @@ impl Callback {
             Callback::Message => "on_message",
             Callback::Timer => "on_timer",
             Callback::Datagram => "on_datagram",
+            Callback::Job => "job",
             Callback::Drop => "drop",
         }
     }

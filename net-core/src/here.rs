@@ -25,6 +25,10 @@ impl<'a, H: Handler> Loop<'a, H> {
         Self { state }
     }
 
+    pub(crate) fn state(&mut self) -> &mut LoopState<H::Session, H::Message> {
+        self.state
+    }
+
     /// This loop's number, from 0.
     pub fn number(&self) -> usize {
         usize::from(self.state.number)

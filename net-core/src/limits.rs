@@ -191,6 +191,10 @@ pub struct Limits {
     pub topics_per_connection_max: usize,
     /// Timers and deadlines that a loop looks at in a turn.
     pub timers_per_turn: usize,
+    /// Time that all jobs in slices together have in a turn, and one slice more.
+    pub slice_time_per_turn: Duration,
+    /// Jobs in slices under way on a loop. One more is given back.
+    pub jobs_max: usize,
     /// Datagrams that each endpoint receives in a turn, in whole batches of 32.
     pub datagrams_per_turn: usize,
     /// Bytes of datagrams, and 64 for each, that wait while an endpoint's socket is full; more are
@@ -286,6 +290,8 @@ impl Default for Limits {
             topics_max: 1 << 16,
             topics_per_connection_max: 64,
             timers_per_turn: 1024,
+            slice_time_per_turn: Duration::from_millis(1),
+            jobs_max: 1024,
             datagrams_per_turn: 128,
             datagram_queue_bytes: 4 << 20,
             drained_per_turn: 256,

@@ -22,6 +22,7 @@ use crate::timers::Timers;
 use crate::topics::Topics;
 use net_timer::{Slot, Tick, Wheel};
 pub(crate) use rates::{Rates, Way};
+use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) dead: Vec<ConnId>,
     /// Connections whose next attempt is due.
     pub(crate) dials: VecDeque<ConnId>,
+    /// Jobs in slices, the next first: each a `Job` of the handler.
+    pub(crate) jobs: VecDeque<Box<dyn Any>>,
     pub(crate) jitter: Jitter,
     pub(crate) topics: Topics,
     /// The clock, read once at the start of the turn.
@@ -102,6 +105,7 @@ impl<S, M> LoopState<S, M> {
             ready: VecDeque::new(),
             dead: Vec::new(),
             dials: VecDeque::new(),
+            jobs: VecDeque::new(),
             jitter,
             topics: Topics::new(limits.topics_max, limits.topics_per_connection_max),
             now,

@@ -27,7 +27,11 @@ macro_rules! counters {
             pub fn is_level(self) -> bool {
                 matches!(
                     self,
-                    Counter::Open | Counter::Timers | Counter::Mailbox | Counter::Buffered
+                    Counter::Open
+                        | Counter::Timers
+                        | Counter::Mailbox
+                        | Counter::Buffered
+                        | Counter::Jobs
                 )
             }
         }
@@ -79,6 +83,12 @@ counters! {
     BroadcastDropped = "broadcast_dropped",
     /// Messages and timers lost to a panic, and messages left when the loop ended.
     MailLost = "mail_lost",
+    /// Jobs in slices that are under way, at the end of the last turn that had one.
+    Jobs = "jobs",
+    /// Slices of jobs that were done.
+    Slices = "slices",
+    /// Jobs dropped unfinished: their connection, or the loop, had ended.
+    JobsDropped = "jobs_dropped",
     /// Loop timers and deadlines armed now.
     Timers = "timers_armed",
     /// Loop timers and deadlines that fired.

@@ -13,6 +13,7 @@ mod quiet;
 mod receiving;
 mod reuse;
 mod sending;
+mod slices;
 mod surveys;
 mod telling;
 #[cfg(test)]
@@ -158,6 +159,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if !self.fan_outs.is_empty() {
             self.fan_out();
         }
+        if !self.state.jobs.is_empty() {
+            self.run_slices();
+        }
         self.serve_ready(waiting);
         self.fire_due();
         self.carry_out();
@@ -254,6 +258,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || (self.telling.is_some() && self.tells_now())
             || !self.walks.is_empty()
             || !self.fan_outs.is_empty()
+            || !state.jobs.is_empty()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
             || (self.endpoints.is_some() && self.has_datagrams())

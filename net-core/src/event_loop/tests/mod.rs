@@ -30,6 +30,7 @@ mod policies;
 mod rates;
 mod regressions;
 mod sent;
+mod slices;
 mod stage;
 mod swarm;
 mod times;

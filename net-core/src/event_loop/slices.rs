@@ -1,0 +1,81 @@
+//! Gives the jobs of a loop their slices.
+
+use super::{EventLoop, guard};
+use crate::closed::Callback;
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::here::Loop;
+use crate::hub::Order;
+use crate::id::ConnId;
+use crate::life::State;
+use crate::slices::{Job, Slice};
+use crate::stats::Counter;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// One slice of a job after the other, in rotation, for as long as this turn has for them.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn run_slices(&mut self) {
+        if self.order >= Order::Cut {
+            return self.drop_jobs();
+        }
+        let time = u64::try_from(self.state.limits.slice_time_per_turn.as_nanos());
+        let until = self.driver.nanos().saturating_add(time.unwrap_or(u64::MAX));
+        while let Some(job) = self.state.jobs.pop_front() {
+            let mut job = Job::from_any(job);
+            if self.slice(&mut job) == Slice::More {
+                self.state.jobs.push_back(Box::new(job));
+            } else {
+                self.drop_job(job);
+            }
+            if self.driver.nanos() >= until {
+                break;
+            }
+        }
+        self.state.bridge.stats.set(Counter::Jobs, self.state.jobs.len() as u64);
+    }
+
+    fn slice(&mut self, job: &mut Job<H>) -> Slice {
+        self.state.bridge.stats.add(Counter::Slices, 1);
+        match job {
+            Job::OfLoop(job) => {
+                self.runs(Callback::Job, None);
+                let (handler, state) = (&mut self.handler, &mut self.state);
+                guard(|| job(handler, &mut Loop::new(state))).unwrap_or_else(|| {
+                    self.count_panic(Callback::Job);
+                    Slice::Done
+                })
+            }
+            Job::OfConnection(id, job) => {
+                if !self.lives(*id) {
+                    self.state.bridge.stats.add(Counter::JobsDropped, 1);
+                    return Slice::Done;
+                }
+                let mut end = Slice::Done; // as after a panic
+                self.call(*id, Callback::Job, |handler, conn| end = job(handler, conn));
+                self.after(*id);
+                end
+            }
+        }
+    }
+
+    fn lives(&mut self, id: ConnId) -> bool {
+        self.state.head(id).is_some_and(|head| head.status.state() != State::Dead)
+    }
+
+    fn drop_jobs(&mut self) {
+        let jobs = std::mem::take(&mut self.state.jobs);
+        self.state.bridge.stats.add(Counter::JobsDropped, jobs.len() as u64);
+        self.state.bridge.stats.set(Counter::Jobs, 0);
+        for job in jobs {
+            self.drop_job(Job::from_any(job));
+        }
+    }
+
+    /// What a job holds is the user's, and so is its drop.
+    fn drop_job(&mut self, job: Job<H>) {
+        if guard(|| drop(job)).is_none() {
+            self.count_panic(Callback::Drop);
+        }
+    }
+}
