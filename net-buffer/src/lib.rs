@@ -79,6 +79,7 @@ mod file;
 mod frame;
 mod input;
 mod output;
+mod pipe;
 mod pool;
 
 pub use block::{Block, CLASS_MIN, class_for};
@@ -90,4 +91,5 @@ pub use frame::{
 };
 pub use input::{Input, InputFull, Unread};
 pub use output::{Output, Replaced, SHARED_COPY_MAX, Waiting};
+pub use pipe::Pipe;
 pub use pool::Pool;

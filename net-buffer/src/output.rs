@@ -1,7 +1,8 @@
-//! What is queued for a socket and not sent: own and shared chunks, and files, in order.
+//! What is queued for a socket and not sent: own and shared chunks, files and pipes, in order.
 
 mod chunk;
 mod messages;
+mod piped;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -184,7 +185,7 @@ impl Output {
         self.len += bytes.len();
     }
 
-    /// Fills `into` with the unsent bytes, in order, up to the next file: as many slices as it has,
+    /// Fills `into` with the unsent bytes, in order, up to the next file or pipe: as many slices as it has,
     /// and at most `budget` bytes in all.
     ///
     /// Returns how many slices are filled and how many bytes they have. `into` should not be longer
@@ -206,8 +207,8 @@ impl Output {
         (filled, bytes)
     }
 
-    /// Notes that the first `n` bytes are sent: all of them in memory, or all in the one file that is
-    /// next. The blocks this finishes go back to the pool at once.
+    /// Notes that the first `n` bytes are sent: all of them in memory, or all in the one file or pipe
+    /// that is next. The blocks this finishes go back to the pool at once.
     ///
     /// # Panics
     ///
@@ -252,7 +253,11 @@ impl Output {
                 self.len = len;
             } else {
                 self.len -= unsent;
-                let dropped = self.chunks.pop_back();
+                let mut dropped = self.chunks.pop_back();
+                if let Some(Chunk::Own(Own::Pipe(pipe))) = &mut dropped {
+                    pool.forget_shared(pipe.len());
+                    pipe.truncate(0);
+                }
                 self.retire(dropped, pool);
             }
         }
@@ -303,6 +308,10 @@ impl Output {
     /// Gives back the memory of a chunk that has left the queue.
     fn retire(&mut self, chunk: Option<Chunk>, pool: &mut Pool) {
         match chunk {
+            Some(Chunk::Own(Own::Pipe(pipe))) => {
+                pool.forget_shared(pipe.len());
+                pool.pipes().take_back(pipe);
+            }
             Some(Chunk::Own(Own::Block(block))) => {
                 self.memory -= block.capacity();
                 pool.give(block);

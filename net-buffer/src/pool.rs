@@ -1,6 +1,7 @@
-//! A pool of blocks, one per loop, with a bound on what it keeps for later.
+//! A pool of blocks, one per loop, with a bound on what it keeps for later. Pipes lie there too.
 
 use crate::block::{Block, CLASS_MIN, class_for};
+use crate::pipe::{Pipe, Pipes};
 
 /// How many classes are kept: 4 KiB, 16 KiB, 64 KiB, 256 KiB and 1 MiB.
 ///
@@ -35,6 +36,7 @@ pub struct Pool {
     lent_bytes: usize,
     /// Counted payloads that are queued, once for each queue that has them.
     shared_bytes: usize,
+    pipes: Pipes,
 }
 
 impl Pool {
@@ -46,7 +48,33 @@ impl Pool {
             retain_bytes_max,
             lent_bytes: 0,
             shared_bytes: 0,
+            pipes: Pipes::default(),
         }
+    }
+
+    /// Lets it have so many pipes, lent ones among them. Without this it has none.
+    pub fn allow_pipes(&mut self, open_max: usize) {
+        self.pipes.allow(open_max);
+    }
+
+    /// Whether no pipe lies here and one more may be made: then [`add_pipe`](Self::add_pipe) is due.
+    /// For a while after one could not be made, none is wanted.
+    pub fn wants_pipe(&mut self) -> bool {
+        self.pipes.wants_one()
+    }
+
+    /// Adds an empty pipe. `None`: there could be none made.
+    pub fn add_pipe(&mut self, pipe: Option<Pipe>) {
+        self.pipes.add(pipe);
+    }
+
+    /// How many pipes there are, lent or not.
+    pub fn pipes_open(&self) -> usize {
+        self.pipes.open()
+    }
+
+    pub(crate) fn pipes(&mut self) -> &mut Pipes {
+        &mut self.pipes
     }
 
     /// An empty block with room for `at_least` bytes: a kept one if its class has any, else a new
@@ -81,9 +109,9 @@ impl Pool {
     }
 
     /// Bytes of memory that all who use this pool have now: blocks in use and kept ones, and the
-    /// counted payloads in their queues. A payload in several queues counts in each, since nobody
-    /// knows here that it is the same one: so this is never less than there is. A block that was
-    /// dropped instead of given back counts for ever.
+    /// counted payloads in their queues; the bytes in pipes too, which the kernel has. A payload in
+    /// several queues counts in each, since nobody knows here that it is the same one: so this is never
+    /// less than there is. A block that was dropped instead of given back counts for ever.
     pub fn memory(&self) -> usize {
         self.lent_bytes + self.retained_bytes + self.shared_bytes
     }

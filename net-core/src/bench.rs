@@ -19,7 +19,7 @@ use crate::sys::{
     DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, Waker,
 };
 use crate::table::Table;
-use net_buffer::Input;
+use net_buffer::{Input, Pipe};
 use net_timer::Tick;
 use std::convert::Infallible;
 use std::fs::File;
@@ -253,6 +253,18 @@ impl Kernel for Eager {
         len: usize,
     ) -> Result<usize, Errno> {
         Ok(len)
+    }
+
+    fn pipe(&mut self) -> Result<Pipe, Errno> {
+        Err(Errno::new(libc::ENOSYS))
+    }
+
+    fn fill_pipe(&mut self, _pipe: &Pipe, _socket: &Socket, _most: usize) -> Result<usize, Errno> {
+        Err(Errno::new(libc::ENOSYS))
+    }
+
+    fn send_pipe(&mut self, _pipe: &Pipe, _socket: &Socket, most: usize) -> Result<usize, Errno> {
+        Ok(most)
     }
 
     fn shutdown_write(&mut self, _socket: &Socket) -> Result<(), Errno> {

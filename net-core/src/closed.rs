@@ -115,6 +115,20 @@ pub enum Callback {
     Drop,
 }
 
+impl Closed {
+    /// Nothing failed: somebody has decided that it is enough.
+    pub(crate) fn is_orderly(self) -> bool {
+        matches!(
+            self,
+            Closed::PeerEnded
+                | Closed::Local
+                | Closed::Draining
+                | Closed::Reused
+                | Closed::Deadline(Which::Idle)
+        )
+    }
+}
+
 impl Callback {
     /// Every callback, in order.
     pub const ALL: &'static [Callback] = &[

@@ -277,6 +277,58 @@ impl<'a, H: Handler> Conn<'a, H> {
         other.in_loop() == usize::from(self.state.number) && self.state.pair(self.id, other)
     }
 
+    /// Makes this connection and another of its loop the ends of a tunnel: a pair, as of
+    /// [`pair_with`](Self::pair_with), of which the loop itself sends on what each brings. What was
+    /// queued before goes first, and then what `on_data` leaves in its `input`. From now on `on_data`
+    /// and `on_end` are called for neither: the end of what a peer sends is passed on as
+    /// [`finish`](Self::finish), and if one of the two is over, the other is closed, or reset if
+    /// something had failed. All else is as for any connection; a `send` puts its bytes between.
+    ///
+    /// Where much comes at once it is spliced (splice(2)): moved from socket to socket by a pipe of the
+    /// loop ([`pipes_max`](crate::Limits::pipes_max)), and not through this process;
+    /// `Counter::BytesSpliced` says how much. What waits in a pipe is unsent, and counts for the marks,
+    /// the hard cap and the memory budget. Little, or without a free pipe, is copied.
+    ///
+    /// [`pair_with`](Self::pair_with) gives both back to the handler. False: the other is not here any
+    /// more, or is this one.
+    ///
+    /// ```no_run
+    /// use net_core::{Conn, Dial, Handler, Input, Peer, Server};
+    /// # use std::convert::Infallible;
+    ///
+    /// /// Sends on all that comes, both ways, to another server.
+    /// struct Relay;
+    ///
+    /// impl Handler for Relay {
+    ///     /// Whether it was dialled.
+    ///     type Session = bool;
+    ///     type Message = Infallible;
+    ///
+    ///     fn admit(&mut self, _peer: &Peer) -> Option<bool> {
+    ///         Some(false)
+    ///     }
+    ///
+    ///     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+    ///         if *conn.session() {
+    ///             return; // the other end is up
+    ///         }
+    ///         match conn.here().dial(Dial::to("127.0.0.1:9001".parse().unwrap()), true) {
+    ///             Ok(other) => _ = conn.tunnel_with(other),
+    ///             Err(_) => conn.reset(),
+    ///         }
+    ///     }
+    ///
+    ///     fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
+    /// }
+    ///
+    /// fn main() -> Result<net_core::Ended, net_core::StartError> {
+    ///     Server::new().listen("127.0.0.1:9000").run(|_place| Relay)
+    /// }
+    /// ```
+    pub fn tunnel_with(&mut self, other: ConnId) -> bool {
+        other.in_loop() == usize::from(self.state.number) && self.state.tunnel(self.id, other)
+    }
+
     /// Subscribes to a topic: from now on a [`Broadcast`](crate::Broadcast) to it reaches this
     /// connection, until it unsubscribes or is over. False: it had subscribed already. A topic is a
     /// name of up to [`TOPIC_NAME_MAX`](crate::TOPIC_NAME_MAX) bytes and need not be made first. Some

@@ -129,6 +129,10 @@ impl Status {
     pub(crate) const RATED: u32 = 1 << 4;
     /// Its answers wait until its quiet time is over.
     pub(crate) const HOLDS: u32 = 1 << 5;
+    /// What it brings goes to its partner, and not to the handler.
+    pub(crate) const TUNNEL: u32 = 1 << 6;
+    /// It is one end of a tunnel, and what it has brought last was much: the next is spliced.
+    pub(crate) const BULK: u32 = 1 << 7;
     /// Unread input is kept in the cold box.
     pub(crate) const UNREAD: u32 = 1 << 8;
     /// Unsent output is queued in the cold box.

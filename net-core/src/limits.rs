@@ -145,6 +145,10 @@ pub struct Limits {
     /// Bytes of files that a loop sends in a turn, to all its connections together: those that are
     /// not in the page cache are read from the disk meanwhile, and everybody waits.
     pub file_bytes_per_turn: usize,
+    /// Pipes by which each loop's tunnels ([`Conn::tunnel_with`](crate::Conn::tunnel_with)) move large
+    /// amounts past this process, two descriptors each: one for each direction that has bytes under
+    /// way. None free, or 0: they are copied.
+    pub pipes_max: usize,
     /// The block of a loop in which small writes to other connections wait for the turn's end.
     pub cork_bytes: usize,
     /// Free memory that a loop's pool keeps for the next burst.
@@ -273,6 +277,7 @@ impl Default for Limits {
             receive_bytes_in_a_row: 256 << 10,
             send_bytes_per_turn: 256 << 10,
             file_bytes_per_turn: 256 << 10,
+            pipes_max: 64,
             cork_bytes: 64 << 10,
             pool_retain_bytes: 1 << 20,
             memory_budget: None,

@@ -230,9 +230,25 @@ impl<S, M> LoopState<S, M> {
             }
         }
         for id in left.into_iter().flatten().chain([a, b]) {
+            if let Some(head) = self.head(id) {
+                head.status.clear(Status::TUNNEL | Status::BULK);
+            }
             self.with(id, |outbox, head| outbox.wish(head, id, Status::WISH_RESUME));
         }
         true
+    }
+
+    /// Makes two connections a pair that needs no handler. False: as `pair`.
+    pub(crate) fn tunnel(&mut self, a: ConnId, b: ConnId) -> bool {
+        let are_paired = self.pair(a, b);
+        if are_paired {
+            for id in [a, b] {
+                if let Some(head) = self.head(id) {
+                    head.status.set(Status::TUNNEL);
+                }
+            }
+        }
+        are_paired
     }
 
     /// Parts a pair, and says from whom: the caller lets that one read on.

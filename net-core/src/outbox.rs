@@ -5,6 +5,7 @@
 //! either in the loop's cork, or, once something is queued there, in its own `Output`.
 
 mod marks;
+mod piped;
 mod policy;
 
 use crate::closed::Closed;
@@ -102,10 +103,12 @@ impl Direct {
 impl Outbox {
     /// `memory_max`: what all that is queued here may come to.
     pub(crate) fn new(limits: &Limits, memory_max: usize) -> Self {
+        let mut pool = Pool::new(limits.pool_retain_bytes);
+        pool.allow_pipes(limits.pipes_max);
         let usual = Watermarks { high: limits.high_watermark, low: limits.low_watermark };
         Self {
             cork: Cork::new(limits.cork_bytes),
-            pool: Pool::new(limits.pool_retain_bytes),
+            pool,
             to_flush: Vec::new(),
             wishes: Vec::new(),
             running: None,

@@ -57,6 +57,10 @@ counters! {
     Receives = "receives",
     /// Sends that took bytes.
     Sends = "sends",
+    /// Bytes that a tunnel has received past this process, by splice.
+    BytesSpliced = "bytes_spliced",
+    /// Large receives of tunnels that were copied, since there was no pipe for them.
+    PipesMissing = "pipes_missing",
     /// Bytes buffered for connections, before the last wait; counted with a memory budget.
     Buffered = "buffered_bytes",
     /// Datagrams received.

@@ -3,6 +3,9 @@
 //!     cargo run --release --bin proxy -- --listen 127.0.0.1:9000 --upstream 127.0.0.1:8080
 //!     curl http://127.0.0.1:9000/
 //!
+//! The two are a tunnel: what comes in bulk is spliced from one socket to the other, and not taken
+//! into this process; `--copy` does without, as a proxy must that looks at the bytes.
+//!
 //! A side that reads slowly holds the other back, so memory is bounded whatever goes through. Each
 //! direction ends by itself, and an error on one side is a reset on the other. SIGTERM, SIGINT and
 //! SIGQUIT let the conversations under way end, for `--drain-timeout` at the most.
@@ -31,6 +34,9 @@ struct Flags {
     /// How long a connect to it may take (5s, 500ms)
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = flags::parse_time)]
     connect_timeout: Duration,
+    /// Take all bytes into the process, as a proxy must that looks at them, and splice nothing
+    #[arg(long)]
+    copy: bool,
 }
 
 fn parse_upstream(text: &str) -> Result<Dial, String> {
@@ -39,6 +45,7 @@ fn parse_upstream(text: &str) -> Result<Dial, String> {
 
 struct Proxy {
     upstream: Dial,
+    copies: bool,
 }
 
 /// The other side: of a client, once it is dialled, the upstream connection; of that, the client.
@@ -67,7 +74,11 @@ impl Handler for Proxy {
         match conn.here().dial(self.upstream.clone(), Some(client)) {
             Ok(upstream) => {
                 *conn.session() = Some(upstream);
-                conn.pair_with(upstream);
+                if self.copies {
+                    conn.pair_with(upstream);
+                } else {
+                    conn.tunnel_with(upstream);
+                }
             }
             Err(refused) => {
                 tracing::info!(%client, "{refused}");
@@ -75,6 +86,8 @@ impl Handler for Proxy {
             }
         }
     }
+
+    // The next two are called with `--copy` only: what a tunnel brings, and its ends, it passes on itself.
 
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
         // Gone: its on_close comes in this turn, and ends this side.
@@ -94,14 +107,16 @@ impl Handler for Proxy {
     }
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
-        let id = conn.id();
-        let Some(mut other) = Self::other(conn) else { return };
-        match why {
-            Closed::PeerEnded | Closed::Local | Closed::Deadline(Which::Idle) => other.close(),
-            _ => {
-                tracing::info!(%id, other = %other.id(), %why, "one side failed: resets the other");
-                other.reset();
-            }
+        let (id, other) = (conn.id(), *conn.session());
+        let is_orderly =
+            matches!(why, Closed::PeerEnded | Closed::Local | Closed::Deadline(Which::Idle));
+        if !is_orderly && let Some(other) = other {
+            tracing::info!(%id, %other, %why, "one side failed: resets the other");
+        }
+        match Self::other(conn) {
+            Some(mut other) if is_orderly => other.close(),
+            Some(mut other) => other.reset(),
+            None => {} // it has ended already, as of a tunnel it does by itself
         }
     }
 }
@@ -109,5 +124,6 @@ impl Handler for Proxy {
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let upstream = flags.upstream.timeout(flags.connect_timeout);
-    flags::run(&flags.server, move |_place| Proxy { upstream: upstream.clone() })
+    let copies = flags.copy;
+    flags::run(&flags.server, move |_place| Proxy { upstream: upstream.clone(), copies })
 }

@@ -1,7 +1,8 @@
-//! What the queue is made of: copies of our own, counted references, and stretches of files.
+//! What the queue is made of: copies of our own, counted references, stretches of files, and pipes.
 
 use crate::block::Block;
 use crate::file::FileRange;
+use crate::pipe::Pipe;
 use bytes::{Buf, Bytes};
 
 /// One piece of the queue.
@@ -22,6 +23,8 @@ pub(super) enum Own {
     Message(Box<Message>),
     /// No bytes, but where they are.
     File(Box<FileRange>),
+    /// Bytes that are in the kernel, and not in this process.
+    Pipe(Box<Pipe>),
 }
 
 /// A message that may be dropped or replaced while it waits whole.
@@ -52,13 +55,13 @@ impl Few {
 }
 
 impl Chunk {
-    /// The bytes that are in memory: none of a file's.
+    /// The bytes that are in this process: none of a file's, nor of a pipe's.
     pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Own(Own::Block(block)) => block.as_slice(),
             Self::Own(Own::Few(few)) => few.as_slice(),
             Self::Own(Own::Message(message)) => &message.bytes,
-            Self::Own(Own::File(_)) => &[],
+            Self::Own(Own::File(_) | Own::Pipe(_)) => &[],
             Self::Shared(bytes) => bytes,
         }
     }
@@ -70,14 +73,25 @@ impl Chunk {
         }
     }
 
-    /// Bytes to send.
-    pub(super) fn len(&self) -> usize {
-        self.file().map_or(self.as_slice().len(), FileRange::len)
+    pub(super) fn pipe(&self) -> Option<&Pipe> {
+        match self {
+            Self::Own(Own::Pipe(pipe)) => Some(pipe),
+            _ => None,
+        }
     }
 
-    /// A reference, to bytes that the pool counts by what it is told.
+    /// Bytes to send.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Own(Own::File(range)) => range.len(),
+            Self::Own(Own::Pipe(pipe)) => pipe.len(),
+            in_memory => in_memory.as_slice().len(),
+        }
+    }
+
+    /// Not in a block: the pool counts these bytes by what it is told.
     pub(super) fn is_shared(&self) -> bool {
-        matches!(self, Self::Shared(_) | Self::Own(Own::Message(_)))
+        matches!(self, Self::Shared(_) | Self::Own(Own::Message(_) | Own::Pipe(_)))
     }
 
     pub(super) fn truncate(&mut self, len: usize) {
@@ -86,6 +100,7 @@ impl Chunk {
             Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[..len]),
             Self::Own(Own::Message(message)) => message.bytes.truncate(len),
             Self::Own(Own::File(range)) => range.truncate(len),
+            Self::Own(Own::Pipe(pipe)) => pipe.truncate(len),
             Self::Shared(bytes) => bytes.truncate(len),
         }
     }
@@ -101,6 +116,7 @@ impl Chunk {
             }
             Self::Own(Own::Message(_)) => {}
             Self::Own(Own::File(range)) => range.discard_front(n),
+            Self::Own(Own::Pipe(pipe)) => pipe.discard_front(n),
             Self::Shared(bytes) => bytes.advance(n),
         }
     }

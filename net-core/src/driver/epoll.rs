@@ -3,7 +3,8 @@
 //! All connections of a loop receive into one block, so an idle connection owns no buffer. What
 //! an edge means is decided in `readiness`; here are only the calls.
 
-use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, WAKER, What};
+use super::splice::splice;
+use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, WAKER, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::readiness::AfterReceive;
@@ -11,7 +12,7 @@ use crate::survey::Moved;
 use crate::sys::{
     DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket, Waker, epoll,
 };
-use net_buffer::{Output, Pool};
+use net_buffer::{Output, Pipe, Pool};
 use net_timer::Tick;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -199,6 +200,17 @@ impl<K: Kernel> Driver for Epoll<K> {
         let Lease { .. } = lease;
     }
 
+    fn splice(
+        &mut self,
+        socket: &Socket,
+        most: usize,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Spliced {
+        let fill = |kernel: &mut K, pipe: &Pipe| kernel.fill_pipe(pipe, socket, most);
+        splice(&mut self.kernel, output, pool, K::pipe, fill)
+    }
+
     #[inline]
     fn send_leased(
         &mut self,
@@ -240,6 +252,15 @@ impl<K: Kernel> Driver for Epoll<K> {
                 match self.kernel.send_file(socket, file, from, most) {
                     Ok(0) => Sent { bytes: 0, then: Then::FileEnded },
                     // Few bytes say nothing of room: the file may end there. The next call tells.
+                    Ok(bytes) => Sent { bytes, then: Then::Done },
+                    result => Self::sent(link, most, result),
+                }
+            } else if let Some((pipe, left)) = output.next_pipe() {
+                let most = left.min(budget - sent);
+                match self.kernel.send_pipe(pipe, socket, most) {
+                    // The pipe has less than was counted into it: our own mistake.
+                    Ok(0) => Sent { bytes: 0, then: Then::Failed(Errno::new(libc::EIO)) },
+                    // Few bytes say nothing of room either.
                     Ok(bytes) => Sent { bytes, then: Then::Done },
                     result => Self::sent(link, most, result),
                 }

@@ -10,6 +10,7 @@
 mod epoll;
 #[cfg(test)]
 pub(crate) mod sim;
+mod splice;
 
 use crate::addr::Addr;
 use crate::limits::Limits;
@@ -120,6 +121,19 @@ pub(crate) enum Then {
     FileEnded,
 }
 
+/// What a splice brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spliced {
+    /// So many bytes, at least one. Fewer than were asked for prove nothing.
+    Bytes(usize),
+    /// Nothing, which proves nothing: only a receive can tell why.
+    Nothing,
+    /// Nothing: there is no pipe for them.
+    NoPipe,
+    /// The connection has failed.
+    Failed(Errno),
+}
+
 /// How a connection is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -188,6 +202,16 @@ pub(crate) trait Driver: Sized {
     /// Gives the lease back.
     fn settle(&mut self, lease: Lease);
 
+    /// Moves what has come, `most` bytes at most, to the end of another connection's `output`, by a pipe
+    /// of the pool and past this process.
+    fn splice(
+        &mut self,
+        socket: &Socket,
+        most: usize,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Spliced;
+
     /// Sends the part of a lease from `from` to `to`: the shortest way an echo can take.
     fn send_leased(
         &mut self,
@@ -199,8 +223,8 @@ pub(crate) trait Driver: Sized {
     ) -> Sent;
     /// Sends borrowed parts, at most 1,024. What is not taken stays the caller's.
     fn offer(&mut self, socket: &Socket, link: &mut Link, parts: &[IoSlice<'_>]) -> Sent;
-    /// Sends from `output`, at most `budget` bytes, and takes out what was sent. Files in it are read
-    /// on the way.
+    /// Sends from `output`, at most `budget` bytes, and takes out what was sent. Files and pipes in it
+    /// are read on the way.
     fn send(
         &mut self,
         socket: &Socket,

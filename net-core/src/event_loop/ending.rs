@@ -36,11 +36,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.entered(id, cell.to);
         }
         match cell.call {
+            Some(Callback::End) if self.is_tunnel(id) => self.pass_end(id),
             Some(Callback::End) => {
                 self.call(id, Callback::End, |handler, conn| handler.on_end(conn));
             }
             Some(Callback::Open) => {
                 self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
+                if self.is_tunnel(id) {
+                    self.end_came_before(id);
+                }
             }
             Some(Callback::Deadline) => {
                 self.call(id, Callback::Deadline, |handler, conn| handler.on_deadline(conn));
@@ -361,6 +365,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// It is over: nothing more is sent or received. `on_close` comes before the turn ends.
     fn bury(&mut self, id: ConnId, how: Ending) {
         if let Some(partner) = self.state.part(id) {
+            if self.is_tunnel(id) {
+                self.end_tunnel(id, partner, how);
+            }
             self.partner_reads_on(partner);
         }
         let Some(connection) = self.state.table.get(id) else { return };

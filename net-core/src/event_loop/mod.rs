@@ -18,6 +18,7 @@ mod surveys;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod vestibule;
 mod watching;
 

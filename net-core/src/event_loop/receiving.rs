@@ -16,14 +16,14 @@ use net_buffer::{Input, Unread};
 use std::io::IoSlice;
 
 /// Where the bytes of one `on_data` lie.
-enum Source {
+pub(super) enum Source {
     Lease(Lease),
     /// What was kept from before, with the new bytes behind it.
     Unread(Unread),
 }
 
 impl Source {
-    fn bytes<'a>(&'a self, driver: &'a impl Driver) -> &'a [u8] {
+    pub(super) fn bytes<'a>(&'a self, driver: &'a impl Driver) -> &'a [u8] {
         match self {
             Source::Lease(lease) => driver.leased(lease),
             Source::Unread(unread) => unread.as_slice(),
@@ -178,15 +178,23 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Receives until nothing is left, or the connection is held, or `left` bytes are used up.
     pub(super) fn receive(&mut self, id: ConnId, mut left: usize) {
+        let mut may_splice = true;
         loop {
             let Some(head) = self.state.head(id) else { return };
-            let state = head.status.state();
+            let (state, is_bulk) = (head.status.state(), head.status.has(Status::BULK));
             let room = if state.delivers() { self.state.input_room(id) } else { usize::MAX };
             if !state.reads() || room == 0 {
                 return self.fail_if_gone(id);
             }
             if left == 0 {
                 return self.state.make_ready(id);
+            }
+            if is_bulk && may_splice && state.delivers() {
+                let most = left.min(room);
+                let Some(spliced) = self.splice(id, most) else { return };
+                left -= spliced;
+                may_splice = spliced == most;
+                continue;
             }
             let Some(head) = self.state.head(id) else { return };
             match self.driver.receive(&head.socket, &mut head.link, left.min(room)) {
@@ -265,6 +273,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Lets the handler see the bytes, and does what it leaves.
     fn hand_over(&mut self, id: ConnId, source: Source) {
+        if self.is_tunnel(id) {
+            return self.pass_on(id, source);
+        }
         let bytes = source.bytes(&self.driver);
         if self.state.with(id, |outbox, head| outbox.begin(head, id, bytes)).is_none() {
             return;
@@ -345,7 +356,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     /// Keeps what was not taken, up to the limit, and gives the rest of the memory back.
-    fn keep(&mut self, id: ConnId, source: Source, taken: usize) {
+    pub(super) fn keep(&mut self, id: ConnId, source: Source, taken: usize) {
         let pool = &mut self.state.outbox.pool;
         let kept = match source {
             Source::Lease(lease) => {

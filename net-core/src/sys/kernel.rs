@@ -2,8 +2,10 @@
 
 use super::{
     DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, Waker, descriptors, epoll,
+    pipe,
 };
 use crate::addr::Addr;
+use net_buffer::Pipe;
 use net_timer::Tick;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -47,6 +49,13 @@ pub(crate) trait Kernel: Sized {
         from: u64,
         len: usize,
     ) -> Result<usize, Errno>;
+    /// pipe2(2), for splices.
+    fn pipe(&mut self) -> Result<Pipe, Errno>;
+    /// splice(2) from a socket: 0 is the peer's end of stream. `EAGAIN` if nothing has come, or the pipe
+    /// has no free place, or urgent data is next.
+    fn fill_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno>;
+    /// splice(2) to a socket: no more than the pipe has. Fewer prove nothing.
+    fn send_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno>;
     /// shutdown(2) of the sending half.
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno>;
     /// Bytes that the peer has not acknowledged.
@@ -168,6 +177,18 @@ impl Kernel for Linux {
         len: usize,
     ) -> Result<usize, Errno> {
         socket.send_file(file, from, len)
+    }
+
+    fn pipe(&mut self) -> Result<Pipe, Errno> {
+        pipe::new()
+    }
+
+    fn fill_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno> {
+        pipe::fill(pipe, socket, most)
+    }
+
+    fn send_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno> {
+        pipe::send(pipe, socket, most)
     }
 
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno> {

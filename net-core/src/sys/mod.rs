@@ -11,6 +11,7 @@ mod errno;
 pub(crate) mod foreign;
 mod kernel;
 mod options;
+mod pipe;
 pub(crate) mod process;
 pub(crate) mod rights;
 pub(crate) mod signals;

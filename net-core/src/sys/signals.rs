@@ -68,11 +68,21 @@ impl Drop for Signals {
 
 /// Keeps the calling thread from running handlers of these signals: other threads do.
 pub(super) fn never_here() -> io::Result<()> {
+    block_here(&CAUGHT)
+}
+
+/// The calling thread is not interrupted, nor the process ended, when it writes to a peer that is gone
+/// by a call that has no `MSG_NOSIGNAL`.
+pub(super) fn no_sigpipe_here() -> io::Result<()> {
+    block_here(&[libc::SIGPIPE])
+}
+
+fn block_here(signals: &[i32]) -> io::Result<()> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: `set` is a writable sigset_t, which sigemptyset makes valid; the numbers are.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for signal in CAUGHT {
+        for &signal in signals {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
     }

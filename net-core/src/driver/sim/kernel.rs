@@ -6,6 +6,7 @@ use crate::addr::Addr;
 use crate::sys::{
     DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, Waker,
 };
+use net_buffer::Pipe;
 use net_timer::Tick;
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -78,6 +79,18 @@ impl Kernel for ModelKernel {
             bytes if bytes.is_empty() => Ok(0),
             bytes => self.world.send(socket, &bytes),
         }
+    }
+
+    fn pipe(&mut self) -> Result<Pipe, Errno> {
+        self.world.pipe()
+    }
+
+    fn fill_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno> {
+        self.world.fill_pipe(pipe, socket, most)
+    }
+
+    fn send_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno> {
+        self.world.send_pipe(pipe, socket, most)
     }
 
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno> {

@@ -9,17 +9,19 @@ mod datagrams;
 mod doors;
 mod kernel;
 mod peer;
+mod pipes;
 mod rng;
 mod wire;
 mod world;
 
-use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Then, What};
+use super::splice::splice;
+use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
 use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, Waker};
 pub(crate) use doors::Outcome;
 pub(crate) use kernel::ModelKernel;
-use net_buffer::{Output, Pool};
+use net_buffer::{Output, Pipe, Pool};
 use net_timer::Tick;
 pub(crate) use peer::Peer;
 pub(crate) use rng::Rng;
@@ -273,6 +275,24 @@ impl Driver for Sim {
         self.block[..lease.len as usize].fill(0xEE);
     }
 
+    fn splice(
+        &mut self,
+        socket: &Socket,
+        most: usize,
+        output: &mut Output,
+        pool: &mut Pool,
+    ) -> Spliced {
+        let most = {
+            let rng = &mut self.world.get().rng;
+            if rng.one_in(8) {
+                return Spliced::Nothing;
+            }
+            if rng.one_in(3) { rng.within(1, most) } else { most }
+        };
+        let fill = |world: &mut World, pipe: &Pipe| world.fill_pipe(pipe, socket, most);
+        splice(&mut self.world, output, pool, |world| world.pipe(), fill)
+    }
+
     fn send_leased(
         &mut self,
         socket: &Socket,
@@ -311,6 +331,11 @@ impl Driver for Sim {
                     Ok(bytes) if bytes.is_empty() => Sent { bytes: 0, then: Then::FileEnded },
                     Ok(bytes) => self.offer(socket, link, &[IoSlice::new(&bytes)]),
                     Err(errno) => Sent { bytes: 0, then: Then::Failed(errno) },
+                }
+            } else if let Some((pipe, left)) = output.next_pipe() {
+                match self.world.send_pipe(pipe, socket, left.min(budget - sent)) {
+                    Ok(bytes) => Sent { bytes, then: Then::Done },
+                    result => self.sent(link, left, result),
                 }
             } else {
                 let mut slices = [IoSlice::new(&[]); 4];

@@ -5,6 +5,7 @@
 
 use super::datagrams::Endpoint;
 use super::doors::Outcome;
+use super::pipes::ModelPipe;
 use super::rng::Rng;
 use super::wire::Wire;
 use crate::addr::Addr;
@@ -28,6 +29,10 @@ pub(crate) struct Counts {
     pub(crate) accepts: u64,
     pub(crate) sheds: u64,
     pub(crate) closes: u64,
+    pub(crate) splices: u64,
+    pub(crate) pipes: u64,
+    /// Splices that had no place for all that they were to bring.
+    pub(crate) full_pipes: u64,
 }
 
 /// Errors that the next calls meet, by call.
@@ -36,6 +41,7 @@ pub(crate) struct Faults {
     pub(crate) accept: VecDeque<i32>,
     pub(crate) attach: VecDeque<i32>,
     pub(crate) send: VecDeque<i32>,
+    pub(crate) pipe: VecDeque<i32>,
     /// Sends take less than there is room for, now and then.
     pub(crate) short_sends: bool,
     /// Descriptors of the process; accept finds EMFILE above.
@@ -79,6 +85,12 @@ pub(crate) struct Inner {
     pub(crate) buffers: (usize, usize),
     scripts: BTreeMap<u64, Vec<Script>>,
     pub(super) connecting: Vec<(usize, Outcome)>,
+    /// Bytes that lie together in what is spliced; `None`: by chance.
+    pub(crate) fragments: Option<usize>,
+    /// Places of the next pipe; `None`: by chance.
+    pub(crate) places: Option<usize>,
+    /// By the number of its reading end.
+    pub(super) pipes: BTreeMap<i32, ModelPipe>,
     /// Tokens of closed sockets.
     pub(crate) graves: BTreeSet<u64>,
 }
@@ -115,6 +127,9 @@ impl World {
             buffers: (4096, 4096),
             scripts: BTreeMap::new(),
             connecting: Vec::new(),
+            fragments: None,
+            places: None,
+            pipes: BTreeMap::new(),
             graves: BTreeSet::new(),
         })))
     }

@@ -34,6 +34,7 @@ mod slices;
 mod stage;
 mod swarm;
 mod times;
+mod tunnels;
 
 use crate::driver::sim::{Outcome, Peer, Rig, Rng, Sim};
 use actor::{At, usual};

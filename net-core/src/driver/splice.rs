@@ -1,0 +1,36 @@
+//! Splices, as every driver makes them: which pipe, and what an error means.
+
+use super::Spliced;
+use crate::sys::Errno;
+use net_buffer::{Output, Pipe, Pool};
+
+/// Moves bytes by `fill` into a pipe at the end of `output`; by `make`, if one must be made first.
+pub(super) fn splice<K>(
+    kernel: &mut K,
+    output: &mut Output,
+    pool: &mut Pool,
+    make: impl FnOnce(&mut K) -> Result<Pipe, Errno>,
+    fill: impl FnOnce(&mut K, &Pipe) -> Result<usize, Errno>,
+) -> Spliced {
+    if output.may_take_pipe() && pool.wants_pipe() {
+        let made = make(kernel);
+        if let Err(errno) = made {
+            tracing::debug!(%errno, open = pool.pipes_open(), "no pipe to splice by");
+        }
+        pool.add_pipe(made.ok());
+    }
+    match output.fill_pipe(pool, |pipe| fill(kernel, pipe)) {
+        None => Spliced::NoPipe,
+        // Perhaps the end; but that is for a receive to say, as for a stream that is copied.
+        Some(Ok(0)) => Spliced::Nothing,
+        Some(Ok(bytes)) => Spliced::Bytes(bytes),
+        Some(Err(errno)) => match errno.raw() {
+            libc::EAGAIN => Spliced::Nothing,
+            // The call itself is refused, or this kind of socket.
+            libc::EINVAL | libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP | libc::ENOMEM => {
+                Spliced::NoPipe
+            }
+            _ => Spliced::Failed(errno),
+        },
+    }
+}
