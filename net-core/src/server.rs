@@ -3,6 +3,8 @@
 mod capacity;
 mod datagrams;
 mod doctor;
+mod doors;
+mod loops;
 mod start;
 
 use crate::addr::{Addr, AddrError};

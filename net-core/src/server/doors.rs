@@ -1,0 +1,83 @@
+//! Where a server listens: what is open before any loop is.
+
+use super::{Accept, Listens, Server, Wanted};
+use crate::accepting::Listening;
+use crate::addr::{Addr, AddrError};
+use crate::driver::{Driver, listener_token};
+use crate::error::StartError;
+use crate::handler::Handler;
+use crate::hub::Hub;
+use crate::sys::{ListenOptions, Socket};
+use crate::trusted::TrustedProxies;
+use std::sync::Arc;
+
+/// Where to listen, and for which proxies, if for such alone.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) at: Addr,
+    pub(super) proxies: Option<Arc<TrustedProxies>>,
+}
+
+/// What is open before any loop is: addresses are free, and ports chosen.
+pub(super) struct Doors<D> {
+    pub(super) driver: D,
+    pub(super) listeners: Vec<Listening>,
+    /// In the order of `Server::listen`.
+    pub(super) addrs: Vec<Addr>,
+    /// Addresses at which every loop will listen itself, only held meanwhile, so that a port chosen
+    /// by the kernel is one and the same for all.
+    pub(super) held: Vec<Socket>,
+}
+
+/// Opens the acceptor's listeners: all; or, where each loop listens, those on Unix sockets, which
+/// know no SO_REUSEPORT; or none, where the only loop opens its doors itself.
+pub(super) fn open_doors<H: Handler, D: Driver>(
+    server: &Server,
+    hub: &Hub<H::Message>,
+    wanted: &[Door],
+    listens: Listens,
+) -> Result<Doors<D>, StartError> {
+    let mut driver = D::open(&server.limits, Arc::clone(&hub.acceptor_waker))
+        .map_err(|error| StartError::new("make the acceptor's epoll", error))?;
+    let (mut listeners, mut addrs, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    let options = listen_options(server);
+    let wanted = if listens == Listens::OnlyLoop { &[] } else { wanted };
+    for Door { at, proxies } in wanted {
+        let shared = at.inet().filter(|_| listens == Listens::EachLoop);
+        let socket = match shared {
+            None => driver.listen(listener_token(listeners.len()), at, &options),
+            Some(at) => Socket::bind(at, &options),
+        }
+        .map_err(|error| StartError::new(format!("listen on {at}"), error))?;
+        let at =
+            D::local(&socket).map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
+        addrs.push(at.clone());
+        match shared {
+            None => {
+                let listening = Listening::new(at, socket, &server.limits);
+                listeners.push(listening.behind(proxies.clone()));
+            }
+            Some(_) => held.push(socket),
+        }
+    }
+    Ok(Doors { driver, listeners, addrs, held })
+}
+
+pub(super) fn listen_options(server: &Server) -> ListenOptions {
+    let reuse_port = server.accept == Accept::ReusePort;
+    ListenOptions {
+        backlog: server.backlog,
+        reuse_port,
+        sockets: server.sockets.clone(),
+        ..ListenOptions::default()
+    }
+}
+
+/// Every address that was asked for, if all of them are ones.
+pub(super) fn wanted(server: &Server) -> Result<Vec<Door>, StartError> {
+    let doors = server.listen.iter().cloned();
+    doors
+        .map(|Wanted { at, proxies }| Ok(Door { at: at?, proxies }))
+        .collect::<Result<_, AddrError>>()
+        .map_err(|error| StartError::plain(format!("listen: {error}")))
+}

@@ -1,0 +1,253 @@
+//! The loops' threads: how each starts, and how it ends.
+
+use super::doors::{Door, listen_options};
+use super::{FdTable, Place, Server};
+use crate::accepting::Listening;
+use crate::addr::Addr;
+use crate::closed::Closed;
+use crate::courier::{self, CourierEnd};
+use crate::driver::{COURIER, Driver, listener_token};
+use crate::error::StartError;
+use crate::event_loop::EventLoop;
+use crate::handler::Handler;
+use crate::hub::{Bridge, Hub, Order, Remote};
+use crate::limits::Limits;
+use crate::stats::Stats;
+use crate::sys::descriptors::{LeftBehind, Traveller};
+use crate::sys::{ListenOptions, PrivateTables, Socket};
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+/// The loops' threads. Dropped before the acceptor has taken them over, they are stopped.
+pub(super) struct Team<M> {
+    pub(super) hub: Arc<Hub<M>>,
+    pub(super) threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl<M> Team<M> {
+    /// Makes the loops end that have not, and waits for all. The numbers of those that panicked.
+    pub(super) fn join(&mut self) -> Vec<usize> {
+        for bridge in &self.hub.loops {
+            bridge.arrivals_ended.store(true, Ordering::Release);
+        }
+        self.hub.order(Order::Stop);
+        let joined = self.threads.drain(..).enumerate();
+        joined.filter_map(|(k, thread)| thread.join().is_err().then_some(k)).collect()
+    }
+}
+
+impl<M> Drop for Team<M> {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.join();
+        }
+    }
+}
+
+/// What the loops have, once all of them stand.
+pub(super) struct Stand {
+    /// The acceptor's ends of the couriers.
+    pub(super) couriers: Vec<Socket>,
+    /// Where the first loop listens.
+    pub(super) opened: Vec<Addr>,
+}
+
+/// Starts every loop, listening at its doors, and waits until each has said that it stands.
+pub(super) fn start_loops<H, D, F>(
+    server: &Server,
+    hub: &Arc<Hub<H::Message>>,
+    doors: &[Door],
+    endpoints: &[SocketAddr],
+    factory: F,
+    team: &mut Team<H::Message>,
+) -> Result<Stand, StartError>
+where
+    H: Handler,
+    D: Driver,
+    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+{
+    let cores = if server.pin { core_affinity::get_core_ids().unwrap_or_default() } else { vec![] };
+    let factory = Arc::new(factory);
+    let (report, reports) = mpsc::channel();
+    let mut couriers = Vec::new();
+    for number in 0..hub.loops.len() {
+        let courier = match server.fd_table {
+            FdTable::Shared => None,
+            FdTable::PerLoop(promise) => {
+                let (near, far) = courier::pair()
+                    .map_err(|e| StartError::new(format!("make loop {number}'s courier"), e))?;
+                couriers.push(near);
+                Some((Traveller::new(far), promise))
+            }
+        };
+        let core = cores.get(number % cores.len().max(1)).copied();
+        let steered_to = core.filter(|_| server.steer).map(|core| core.id);
+        let seed = Seed {
+            number,
+            core,
+            courier,
+            doors: doors.to_vec(),
+            endpoints: endpoints.to_vec(),
+            options: ListenOptions { core: steered_to, ..listen_options(server) },
+            limits: server.limits.clone(),
+            hub: Arc::clone(hub),
+        };
+        let (factory, report) = (Arc::clone(&factory), report.clone());
+        let thread = thread::Builder::new()
+            .name(format!("net-loop-{number}"))
+            .spawn(move || loop_thread::<H, D, F>(seed, &factory, report))
+            .map_err(|error| {
+                StartError::new(format!("start the thread of loop {number}"), error)
+            })?;
+        team.threads.push(thread);
+    }
+    drop(report);
+    let mut left_behind = Vec::new();
+    let mut opened = Vec::new();
+    for _ in 0..hub.loops.len() {
+        match reports.recv() {
+            Ok(Ok(stands)) => {
+                left_behind.extend(stands.left_behind);
+                opened = stands.addrs; // the same for each
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(StartError::plain("a loop's thread ended while it started")),
+        }
+    }
+    // Only now, when every loop has made its copy of this table, can no number be mistaken.
+    left_behind.into_iter().for_each(LeftBehind::close);
+    Ok(Stand { couriers, opened })
+}
+
+/// What a loop's thread is born with.
+struct Seed<M> {
+    number: usize,
+    core: Option<core_affinity::CoreId>,
+    courier: Option<(Traveller, PrivateTables)>,
+    doors: Vec<Door>,
+    endpoints: Vec<SocketAddr>,
+    options: ListenOptions,
+    limits: Limits,
+    hub: Arc<Hub<M>>,
+}
+
+/// What a loop's thread says once it stands.
+struct Stands {
+    /// The copy of its courier's end that it has left.
+    left_behind: Option<LeftBehind>,
+    /// Where it listens itself.
+    addrs: Vec<Addr>,
+}
+
+fn loop_thread<H, D, F>(
+    seed: Seed<H::Message>,
+    factory: &F,
+    report: mpsc::Sender<Result<Stands, StartError>>,
+) where
+    H: Handler,
+    D: Driver,
+    F: Fn(&Place<H::Message>) -> H,
+{
+    let hub = Arc::clone(&seed.hub);
+    let number = seed.number;
+    let _farewell = Farewell { hub: &hub, number };
+    let (mut event_loop, stands) = match grow::<H, D, F>(seed, factory) {
+        Ok(grown) => grown,
+        Err(error) => {
+            let _ = report.send(Err(error)); // nobody listens: another loop has failed first
+            return;
+        }
+    };
+    if report.send(Ok(stands)).is_err() {
+        return;
+    }
+    drop(report);
+    if let Err(error) = event_loop.run() {
+        tracing::error!(in_loop = number, %error, "the loop's wait has failed; the loop ends");
+        panic!("loop {number}: epoll_wait: {error}");
+    }
+}
+
+/// However a loop's thread ends, the acceptor learns of it, and posts to it are given back.
+struct Farewell<'a, M> {
+    hub: &'a Hub<M>,
+    number: usize,
+}
+
+impl<M> Drop for Farewell<'_, M> {
+    fn drop(&mut self) {
+        let bridge = &self.hub.loops[self.number];
+        bridge.mail.close_and_drain(drop);
+        close_arrivals(bridge, &bridge.stats);
+        // Release: with it, the acceptor sees the loop's last counts.
+        bridge.is_over.store(true, Ordering::Release);
+        self.hub.acceptor_waker.ring();
+    }
+}
+
+/// Closes the connections that no loop will take any more.
+pub(super) fn close_arrivals<M>(bridge: &Bridge<M>, stats: &Stats) {
+    while let Some(arrival) = bridge.arrivals.pop() {
+        drop(arrival);
+        stats.closed(Closed::Stopped);
+    }
+}
+
+/// Makes the loop, on its own thread.
+fn grow<H, D, F>(
+    seed: Seed<H::Message>,
+    factory: &F,
+) -> Result<(EventLoop<H, D>, Stands), StartError>
+where
+    H: Handler,
+    D: Driver,
+    F: Fn(&Place<H::Message>) -> H,
+{
+    let Seed { number, core, courier, doors, endpoints, options, limits, hub } = seed;
+    let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
+    let (courier, left_behind) = match courier {
+        None => (None, None),
+        Some((far, promise)) => {
+            let wakers = hub.loops.iter().map(|bridge| bridge.doorbell.waker());
+            let wakers = wakers.chain([&hub.acceptor_waker]).map(Arc::as_ref);
+            let settled = far.settle(wakers, promise);
+            let (end, left) = settled.map_err(|e| fail("make a descriptor table of its own", e))?;
+            (Some(end), Some(left))
+        }
+    };
+    if let Some(core) = core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!(in_loop = number, core = core.id, "cannot pin the loop to its core");
+    }
+    let waker = Arc::clone(hub.loops[number].doorbell.waker());
+    let mut driver = D::open(&limits, waker).map_err(|e| fail("make its epoll", e))?;
+    let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
+    for (n, Door { at, proxies }) in doors.into_iter().enumerate() {
+        let socket = driver
+            .listen(listener_token(n), &at, &options)
+            .map_err(|e| fail(&format!("listen on {at}"), e))?;
+        let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
+        addrs.push(at.clone());
+        listeners.push(Listening::new(at, socket, &limits).behind(proxies));
+    }
+    let courier = match courier {
+        None => None,
+        Some(end) => {
+            driver.attach(COURIER, &end).map_err(|e| fail("watch its courier", e.into()))?;
+            Some(CourierEnd::new(end))
+        }
+    };
+    let place = Place { number, remote: Remote(Arc::clone(&hub)) };
+    let handler = catch_unwind(AssertUnwindSafe(|| factory(&place)))
+        .map_err(|_| StartError::plain(format!("loop {number}: the handler's factory panicked")))?;
+    let mut event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
+    for at in endpoints {
+        let opened = event_loop.open_datagrams(at);
+        opened.map_err(|e| fail(&format!("receive datagrams at {at}"), e))?;
+    }
+    Ok((event_loop, Stands { left_behind, addrs }))
+}
