@@ -4,6 +4,7 @@ mod capacity;
 mod datagrams;
 mod doctor;
 mod doors;
+mod here;
 mod loops;
 mod start;
 

@@ -364,7 +364,7 @@ fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
 
 /// Drops a panic's payload, whose own drop may panic again.
 #[cold]
-fn forget(payload: Box<dyn std::any::Any + Send>) {
+pub(crate) fn forget(payload: Box<dyn std::any::Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         // A payload that panics on drop with a payload that may do so too: leak it.
         std::mem::forget(again);

@@ -1,6 +1,7 @@
 //! The loops' threads: how each starts, and how it ends.
 
 use super::doors::{Door, listen_options};
+use super::here::OwnLoop;
 use super::{FdTable, Place, Server};
 use crate::accepting::Listening;
 use crate::addr::Addr;
@@ -8,34 +9,55 @@ use crate::closed::Closed;
 use crate::courier::{self, CourierEnd};
 use crate::driver::{COURIER, Driver, listener_token};
 use crate::error::StartError;
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, forget};
 use crate::handler::Handler;
 use crate::hub::{Bridge, Hub, Order, Remote};
 use crate::limits::Limits;
 use crate::stats::Stats;
 use crate::sys::descriptors::{LeftBehind, Traveller};
 use crate::sys::{ListenOptions, PrivateTables, Socket};
+use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 /// The loops' threads. Dropped before the acceptor has taken them over, they are stopped.
 pub(super) struct Team<M> {
     pub(super) hub: Arc<Hub<M>>,
-    pub(super) threads: Vec<thread::JoinHandle<()>>,
+    /// In the order of the loops' numbers; all loops, or all but the last.
+    pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
 impl<M> Team<M> {
-    /// Makes the loops end that have not, and waits for all. The numbers of those that panicked.
-    pub(super) fn join(&mut self) -> Vec<usize> {
+    /// Makes the loops end that have not, and waits for all threads. How those ended that did so badly.
+    pub(super) fn join(&mut self) -> Vec<StartError> {
         for bridge in &self.hub.loops {
             bridge.arrivals_ended.store(true, Ordering::Release);
         }
         self.hub.order(Order::Stop);
         let joined = self.threads.drain(..).enumerate();
-        joined.filter_map(|(k, thread)| thread.join().is_err().then_some(k)).collect()
+        joined.filter_map(|(number, thread)| verdict(number, thread.join()).err()).collect()
+    }
+}
+
+/// How a loop has ended, in words if badly.
+pub(super) fn verdict(
+    number: usize,
+    ended: thread::Result<io::Result<()>>,
+) -> Result<(), StartError> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(StartError::new(format!("loop {number} ended: its wait"), error)),
+        Err(payload) => {
+            let said = payload.downcast_ref::<&str>().copied();
+            let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let said = said.unwrap_or("it did not say why");
+            let error = StartError::plain(format!("loop {number} died of a panic: {said}"));
+            forget(payload);
+            Err(error)
+        }
     }
 }
 
@@ -48,32 +70,52 @@ impl<M> Drop for Team<M> {
 }
 
 /// What the loops have, once all of them stand.
-pub(super) struct Stand {
+pub(super) struct Stand<H: Handler, D: Driver> {
     /// The acceptor's ends of the couriers.
     pub(super) couriers: Vec<Socket>,
     /// Where the first loop listens.
     pub(super) opened: Vec<Addr>,
+    /// The last loop, if it is to run on this thread.
+    pub(super) own: Option<OwnLoop<H, D>>,
 }
 
-/// Starts every loop, listening at its doors, and waits until each has said that it stands.
-pub(super) fn start_loops<H, D, F>(
+/// Starts every loop, listening at its doors, and waits until each has said that it stands. With
+/// `here`, the last one is made on this thread by it, and not started.
+pub(super) fn start_loops<H, D, F, G>(
     server: &Server,
-    hub: &Arc<Hub<H::Message>>,
     doors: &[Door],
     endpoints: &[SocketAddr],
     factory: F,
+    here: Option<G>,
     team: &mut Team<H::Message>,
-) -> Result<Stand, StartError>
+) -> Result<Stand<H, D>, StartError>
 where
     H: Handler,
     D: Driver,
     F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+    G: FnOnce(&Place<H::Message>) -> H,
 {
+    let hub = Arc::clone(&team.hub);
     let cores = if server.pin { core_affinity::get_core_ids().unwrap_or_default() } else { vec![] };
+    let seed = |number: usize, courier| {
+        let core = cores.get(number % cores.len().max(1)).copied();
+        let steered_to = core.filter(|_| server.steer).map(|core| core.id);
+        Seed {
+            number,
+            core,
+            courier,
+            doors: doors.to_vec(),
+            endpoints: endpoints.to_vec(),
+            options: ListenOptions { core: steered_to, ..listen_options(server) },
+            limits: server.limits.clone(),
+            hub: Arc::clone(&hub),
+        }
+    };
     let factory = Arc::new(factory);
     let (report, reports) = mpsc::channel();
     let mut couriers = Vec::new();
-    for number in 0..hub.loops.len() {
+    let threads = hub.loops.len() - usize::from(here.is_some());
+    for number in 0..threads {
         let courier = match server.fd_table {
             FdTable::Shared => None,
             FdTable::PerLoop(promise) => {
@@ -83,18 +125,7 @@ where
                 Some((Traveller::new(far), promise))
             }
         };
-        let core = cores.get(number % cores.len().max(1)).copied();
-        let steered_to = core.filter(|_| server.steer).map(|core| core.id);
-        let seed = Seed {
-            number,
-            core,
-            courier,
-            doors: doors.to_vec(),
-            endpoints: endpoints.to_vec(),
-            options: ListenOptions { core: steered_to, ..listen_options(server) },
-            limits: server.limits.clone(),
-            hub: Arc::clone(hub),
-        };
+        let seed = seed(number, courier);
         let (factory, report) = (Arc::clone(&factory), report.clone());
         let thread = thread::Builder::new()
             .name(format!("net-loop-{number}"))
@@ -105,9 +136,10 @@ where
         team.threads.push(thread);
     }
     drop(report);
+    let own = here.map(|make| OwnLoop::grow(seed(threads, None), make)).transpose()?;
+    let mut opened = own.as_ref().map(|(_, stands)| stands.addrs.clone()).unwrap_or_default();
     let mut left_behind = Vec::new();
-    let mut opened = Vec::new();
-    for _ in 0..hub.loops.len() {
+    for _ in 0..threads {
         match reports.recv() {
             Ok(Ok(stands)) => {
                 left_behind.extend(stands.left_behind);
@@ -119,65 +151,68 @@ where
     }
     // Only now, when every loop has made its copy of this table, can no number be mistaken.
     left_behind.into_iter().for_each(LeftBehind::close);
-    Ok(Stand { couriers, opened })
+    Ok(Stand { couriers, opened, own: own.map(|(own, _)| own) })
 }
 
 /// What a loop's thread is born with.
-struct Seed<M> {
-    number: usize,
-    core: Option<core_affinity::CoreId>,
+pub(super) struct Seed<M> {
+    pub(super) number: usize,
+    pub(super) core: Option<core_affinity::CoreId>,
     courier: Option<(Traveller, PrivateTables)>,
     doors: Vec<Door>,
     endpoints: Vec<SocketAddr>,
     options: ListenOptions,
     limits: Limits,
-    hub: Arc<Hub<M>>,
+    pub(super) hub: Arc<Hub<M>>,
 }
 
 /// What a loop's thread says once it stands.
-struct Stands {
+pub(super) struct Stands {
     /// The copy of its courier's end that it has left.
     left_behind: Option<LeftBehind>,
     /// Where it listens itself.
-    addrs: Vec<Addr>,
+    pub(super) addrs: Vec<Addr>,
 }
 
 fn loop_thread<H, D, F>(
     seed: Seed<H::Message>,
     factory: &F,
     report: mpsc::Sender<Result<Stands, StartError>>,
-) where
+) -> io::Result<()>
+where
     H: Handler,
     D: Driver,
     F: Fn(&Place<H::Message>) -> H,
 {
-    let hub = Arc::clone(&seed.hub);
-    let number = seed.number;
-    let _farewell = Farewell { hub: &hub, number };
-    let (mut event_loop, stands) = match grow::<H, D, F>(seed, factory) {
+    let _farewell = Farewell::of(&seed);
+    let (mut event_loop, stands) = match grow::<H, D, _>(seed, factory) {
         Ok(grown) => grown,
         Err(error) => {
             let _ = report.send(Err(error)); // nobody listens: another loop has failed first
-            return;
+            return Ok(());
         }
     };
     if report.send(Ok(stands)).is_err() {
-        return;
+        return Ok(());
     }
     drop(report);
-    if let Err(error) = event_loop.run() {
-        tracing::error!(in_loop = number, %error, "the loop's wait has failed; the loop ends");
-        panic!("loop {number}: epoll_wait: {error}");
-    }
+    event_loop.run()
 }
 
-/// However a loop's thread ends, the acceptor learns of it, and posts to it are given back.
-struct Farewell<'a, M> {
-    hub: &'a Hub<M>,
+/// However a loop ends, the acceptor learns of it, and posts to it are given back. Dropped after the
+/// loop.
+pub(super) struct Farewell<M> {
+    hub: Arc<Hub<M>>,
     number: usize,
 }
 
-impl<M> Drop for Farewell<'_, M> {
+impl<M> Farewell<M> {
+    pub(super) fn of(seed: &Seed<M>) -> Self {
+        Self { hub: Arc::clone(&seed.hub), number: seed.number }
+    }
+}
+
+impl<M> Drop for Farewell<M> {
     fn drop(&mut self) {
         let bridge = &self.hub.loops[self.number];
         bridge.mail.close_and_drain(drop);
@@ -197,14 +232,14 @@ pub(super) fn close_arrivals<M>(bridge: &Bridge<M>, stats: &Stats) {
 }
 
 /// Makes the loop, on its own thread.
-fn grow<H, D, F>(
+pub(super) fn grow<H, D, F>(
     seed: Seed<H::Message>,
-    factory: &F,
+    factory: F,
 ) -> Result<(EventLoop<H, D>, Stands), StartError>
 where
     H: Handler,
     D: Driver,
-    F: Fn(&Place<H::Message>) -> H,
+    F: FnOnce(&Place<H::Message>) -> H,
 {
     let Seed { number, core, courier, doors, endpoints, options, limits, hub } = seed;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
@@ -218,11 +253,7 @@ where
             (Some(end), Some(left))
         }
     };
-    if let Some(core) = core
-        && !core_affinity::set_for_current(core)
-    {
-        tracing::warn!(in_loop = number, core = core.id, "cannot pin the loop to its core");
-    }
+    pin(number, core);
     let waker = Arc::clone(hub.loops[number].doorbell.waker());
     let mut driver = D::open(&limits, waker).map_err(|e| fail("make its epoll", e))?;
     let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
@@ -250,4 +281,13 @@ where
         opened.map_err(|e| fail(&format!("receive datagrams at {at}"), e))?;
     }
     Ok((event_loop, Stands { left_behind, addrs }))
+}
+
+/// Keeps the calling thread, which is the loop's, on its core.
+pub(super) fn pin(number: usize, core: Option<core_affinity::CoreId>) {
+    if let Some(core) = core
+        && !core_affinity::set_for_current(core)
+    {
+        tracing::warn!(in_loop = number, core = core.id, "cannot pin the loop to its core");
+    }
 }

@@ -3,6 +3,7 @@
 use super::capacity::Capacity;
 use super::datagrams;
 use super::doors::{self, Door, Doors, open_doors};
+use super::here::OwnLoop;
 use super::loops::{Stand, Team, close_arrivals, start_loops};
 use super::{Accept, Ended, Listens, Place, Running, Server};
 use crate::acceptor::Acceptor;
@@ -20,7 +21,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-type Catch = fn(&Arc<Waker>) -> io::Result<Signals>;
+pub(super) type Catch = fn(&Arc<Waker>) -> io::Result<Signals>;
 
 pub(super) fn start<H, D, F>(
     server: Server,
@@ -31,6 +32,26 @@ where
     H: Handler,
     D: Driver + Send + 'static,
     F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+{
+    type Nobody<H> = fn(&Place<<H as Handler>::Message>) -> H;
+    begin::<H, D, F, Nobody<H>>(server, factory, None, catch).map(|(running, _)| running)
+}
+
+/// A server that runs, and the loop that is to be run on this thread, if one is.
+type Begun<H, D> = (Running<<H as Handler>::Message>, Option<OwnLoop<H, D>>);
+
+/// As `start`; with `here`, the last loop is made by it on this thread, and given back to be run.
+pub(super) fn begin<H, D, F, G>(
+    server: Server,
+    factory: F,
+    here: Option<G>,
+    catch: Option<Catch>,
+) -> Result<Begun<H, D>, StartError>
+where
+    H: Handler,
+    D: Driver + Send + 'static,
+    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+    G: FnOnce(&Place<H::Message>) -> H,
 {
     if cfg!(panic = "abort") {
         tracing::warn!("built with panic=abort: a callback that panics ends the whole process");
@@ -70,8 +91,8 @@ where
     let admin = bind_admin(&server)?;
 
     let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
-    let Stand { couriers, opened } =
-        start_loops::<H, D, F>(&server, &hub, &doors, &endpoints, factory, &mut team)?;
+    let Stand { couriers, opened, own } =
+        start_loops::<H, D, F, G>(&server, &doors, &endpoints, factory, here, &mut team)?;
     drop((held, held_too)); // every loop listens now
     let in_flight_max = (capacity.nofile / 2).max(1);
     let handover = Handover::new(
@@ -107,7 +128,9 @@ where
     }
     let acceptor = Some(acceptor);
     let datagrams = endpoints.into_iter().map(Addr::from).collect();
-    Ok(Running { remote: Remote(hub), addrs, datagrams, admin: admin_at, acceptor, threads: ids })
+    let running =
+        Running { remote: Remote(hub), addrs, datagrams, admin: admin_at, acceptor, threads: ids };
+    Ok((running, own))
 }
 
 /// Takes the admin endpoint's address, if it has one: whatever can be refused is refused before a
@@ -155,8 +178,9 @@ fn supervise<M: Send + 'static, D: Driver>(
     // Not before all is over: until then a second signal must not kill the process.
     drop(signals);
     let (signals, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
-    if let Some(number) = died.first() {
-        return Err(StartError::plain(format!("loop {number} died: see the log")));
+    died.iter().for_each(|error| tracing::error!("{error}"));
+    if let Some(error) = died.into_iter().next() {
+        return Err(error);
     }
     let counts = team.hub.snapshot();
     tracing::info!("ended: {counts}");

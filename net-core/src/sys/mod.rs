@@ -4,6 +4,7 @@
 //! says what the kernel said, as values, and leaves the deciding to the floors above.
 #![allow(unsafe_code)]
 
+pub(crate) mod affinity;
 mod datagrams;
 pub(crate) mod descriptors;
 pub(crate) mod epoll;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
+mod here;
+
 use net_core::{
     Accept, Addr, Closed, Conn, FdTable, Handler, Input, Loop, Loops, Peer, PrivateTables, Server,
 };
@@ -10,6 +12,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::MutexGuard;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +24,10 @@ const OWN_ADDRESS: &str = "127.0.0.91:0";
 
 /// Descriptors and threads are the whole process's: whoever counts them must be alone.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// Echoes.
 struct Echo;
@@ -142,7 +149,7 @@ fn nothing_else_is_left(before: &(usize, Vec<String>), of: &str) {
 /// Half of them are drained, the others dropped, each with clients inside.
 #[test]
 fn a_server_starts_again_at_its_address_and_nothing_of_the_former_is_left() {
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     for mode in modes() {
         let mut at = OWN_ADDRESS.to_owned();
         let before = left();
@@ -179,7 +186,7 @@ fn a_server_starts_again_at_its_address_and_nothing_of_the_former_is_left() {
 /// Servers of two handlers in every mode at once, and a client whose loops dial them all.
 #[test]
 fn servers_and_clients_of_one_process_keep_apart() {
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = alone();
     let before = left();
     let echoes = modes().map(|mode| server(OWN_ADDRESS, mode).start(|_place| Echo).unwrap());
     let counts = modes().map(|mode| server(OWN_ADDRESS, mode).start(|_place| Counts).unwrap());
