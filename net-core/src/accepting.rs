@@ -21,9 +21,9 @@ pub(crate) const BACKLOG_MAX: usize = 4096;
 
 pub(crate) struct Listening {
     at: Addr,
-    socket: Option<Socket>,
-    /// Of a Unix socket that has a path.
+    /// Of a Unix socket that has a path. Before the socket, so that it is dropped while that listens.
     file: Option<SocketFile>,
+    socket: Option<Socket>,
     /// Those who may connect, and say first for whom. `None`: anybody, for themselves.
     proxies: Option<Arc<TrustedProxies>>,
     /// The last batch ended before the kernel said that nobody waits.

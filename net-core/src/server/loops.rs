@@ -28,15 +28,28 @@ pub(super) struct Team<M> {
     pub(super) hub: Arc<Hub<M>>,
     /// In the order of the loops' numbers; all loops, or all but the last.
     pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
+    /// What loops with tables of their own leave in that of the thread that starts them.
+    left_behind: Vec<LeftBehind>,
 }
 
 impl<M> Team<M> {
+    /// Nobody yet.
+    pub(super) fn new(hub: Arc<Hub<M>>) -> Self {
+        Self { hub, threads: Vec::new(), left_behind: Vec::new() }
+    }
+
+    /// When every loop has made its copy of this table, no number can be mistaken.
+    fn close_left_behind(&mut self) {
+        self.left_behind.drain(..).for_each(LeftBehind::close);
+    }
+
     /// Makes the loops end that have not, and waits for all threads. How those ended that did so badly.
     pub(super) fn join(&mut self) -> Vec<StartError> {
         for bridge in &self.hub.loops {
             bridge.arrivals_ended.store(true, Ordering::Release);
         }
         self.hub.order(Order::Stop);
+        self.hub.resolver.end(); // and not waited for: a name server may be silent for long
         let joined = self.threads.drain(..).enumerate();
         joined.filter_map(|(number, thread)| verdict(number, thread.join()).err()).collect()
     }
@@ -63,9 +76,10 @@ pub(super) fn verdict(
 
 impl<M> Drop for Team<M> {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
-            self.join();
+        for error in self.join() {
+            tracing::error!("{error}");
         }
+        self.close_left_behind();
     }
 }
 
@@ -122,7 +136,9 @@ where
                 let (near, far) = courier::pair()
                     .map_err(|e| StartError::new(format!("make loop {number}'s courier"), e))?;
                 couriers.push(near);
-                Some((Traveller::new(far), promise))
+                let (far, left_behind) = Traveller::new(far);
+                team.left_behind.push(left_behind);
+                Some((far, promise))
             }
         };
         let seed = seed(number, courier);
@@ -138,19 +154,18 @@ where
     drop(report);
     let own = here.map(|make| OwnLoop::grow(seed(threads, None), make)).transpose()?;
     let mut opened = own.as_ref().map(|(_, stands)| stands.addrs.clone()).unwrap_or_default();
-    let mut left_behind = Vec::new();
     for _ in 0..threads {
         match reports.recv() {
-            Ok(Ok(stands)) => {
-                left_behind.extend(stands.left_behind);
-                opened = stands.addrs; // the same for each
-            }
+            Ok(Ok(stands)) => opened = stands.addrs, // the same for each
             Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(StartError::plain("a loop's thread ended while it started")),
+            Err(_) => {
+                drop(couriers); // which those that stand wait for
+                let died = team.join().into_iter().next();
+                return Err(died.expect("a loop that says nothing has panicked"));
+            }
         }
     }
-    // Only now, when every loop has made its copy of this table, can no number be mistaken.
-    left_behind.into_iter().for_each(LeftBehind::close);
+    team.close_left_behind();
     Ok(Stand { couriers, opened, own: own.map(|(own, _)| own) })
 }
 
@@ -168,8 +183,6 @@ pub(super) struct Seed<M> {
 
 /// What a loop's thread says once it stands.
 pub(super) struct Stands {
-    /// The copy of its courier's end that it has left.
-    left_behind: Option<LeftBehind>,
     /// Where it listens itself.
     pub(super) addrs: Vec<Addr>,
 }
@@ -243,14 +256,13 @@ where
 {
     let Seed { number, core, courier, doors, endpoints, options, limits, hub } = seed;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
-    let (courier, left_behind) = match courier {
-        None => (None, None),
+    let courier = match courier {
+        None => None,
         Some((far, promise)) => {
             let wakers = hub.loops.iter().map(|bridge| bridge.doorbell.waker());
             let wakers = wakers.chain([&hub.acceptor_waker]).map(Arc::as_ref);
             let settled = far.settle(wakers, promise);
-            let (end, left) = settled.map_err(|e| fail("make a descriptor table of its own", e))?;
-            (Some(end), Some(left))
+            Some(settled.map_err(|e| fail("make a descriptor table of its own", e))?)
         }
     };
     pin(number, core);
@@ -280,7 +292,7 @@ where
         let opened = event_loop.open_datagrams(at);
         opened.map_err(|e| fail(&format!("receive datagrams at {at}"), e))?;
     }
-    Ok((event_loop, Stands { left_behind, addrs }))
+    Ok((event_loop, Stands { addrs }))
 }
 
 /// Keeps the calling thread, which is the loop's, on its core.

@@ -90,7 +90,7 @@ where
     let (held_too, endpoints) = datagrams::hold::<D>(&server)?;
     let admin = bind_admin(&server)?;
 
-    let mut team = Team { hub: Arc::clone(&hub), threads: Vec::new() };
+    let mut team = Team::new(Arc::clone(&hub));
     let Stand { couriers, opened, own } =
         start_loops::<H, D, F, G>(&server, &doors, &endpoints, factory, here, &mut team)?;
     drop((held, held_too)); // every loop listens now
@@ -116,9 +116,10 @@ where
     );
     let admin_at = admin.as_ref().map(Admin::at);
     let admin = admin.map(|admin| admin.serve(Arc::clone(&hub) as _)).transpose()?;
+    let crew = Crew { acceptor, admin, team };
     let acceptor = thread::Builder::new()
         .name("net-acceptor".into())
-        .spawn(move || supervise(team, acceptor, admin))
+        .spawn(move || crew.supervise())
         .map_err(|error| StartError::new("start the acceptor's thread", error))?;
     for at in &addrs {
         tracing::info!(loops, connections_max = max, "listening on {at}");
@@ -156,33 +157,37 @@ fn say_migration(server: &Server) {
     }
 }
 
-/// The acceptor's thread: accepts until all is over, then waits for the loops' threads, and ends the
-/// admin endpoint last. (When something panics, what comes last is dropped first: the couriers
-/// close before the loops are waited for.)
-fn supervise<M: Send + 'static, D: Driver>(
-    mut team: Team<M>,
-    mut acceptor: Acceptor<M, D>,
+/// What the acceptor's thread has in its care. Dropped in this order, should it not start or panic: the
+/// couriers close before the loops are waited for.
+struct Crew<M, D: Driver> {
+    acceptor: Acceptor<M, D>,
     admin: Option<Serving>,
-) -> Result<Ended, StartError> {
-    let ran = acceptor.run();
-    let signals = acceptor.take_signals();
-    drop(acceptor);
-    team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
-    let died = team.join();
-    team.hub.resolver.end(); // and not waited for: a name server may be silent for long
-    for bridge in &team.hub.loops {
-        // What was pushed after a loop had died, before that was known.
-        close_arrivals(bridge, &team.hub.acceptor);
+    team: Team<M>,
+}
+
+impl<M: Send + 'static, D: Driver> Crew<M, D> {
+    /// Accepts until all is over, then waits for the loops' threads, and ends the admin endpoint last.
+    fn supervise(mut self) -> Result<Ended, StartError> {
+        let ran = self.acceptor.run();
+        let Self { mut acceptor, admin, mut team } = self;
+        let signals = acceptor.take_signals();
+        drop(acceptor);
+        team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
+        let died = team.join();
+        for bridge in &team.hub.loops {
+            // What was pushed after a loop had died, before that was known.
+            close_arrivals(bridge, &team.hub.acceptor);
+        }
+        drop(admin);
+        // Not before all is over: until then a second signal must not kill the process.
+        drop(signals);
+        let (signals, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
+        died.iter().for_each(|error| tracing::error!("{error}"));
+        if let Some(error) = died.into_iter().next() {
+            return Err(error);
+        }
+        let counts = team.hub.snapshot();
+        tracing::info!("ended: {counts}");
+        Ok(Ended { counts, cut_by_signal: (signals > 1).then_some(last) })
     }
-    drop(admin);
-    // Not before all is over: until then a second signal must not kill the process.
-    drop(signals);
-    let (signals, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
-    died.iter().for_each(|error| tracing::error!("{error}"));
-    if let Some(error) = died.into_iter().next() {
-        return Err(error);
-    }
-    let counts = team.hub.snapshot();
-    tracing::info!("ended: {counts}");
-    Ok(Ended { counts, cut_by_signal: (signals > 1).then_some(last) })
 }

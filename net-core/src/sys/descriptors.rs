@@ -5,6 +5,8 @@ use crate::addr::Addr;
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
 /// Raises the soft RLIMIT_NOFILE to the hard one and returns the limit that now holds: the
@@ -61,20 +63,28 @@ impl PrivateTables {
 #[derive(Debug)]
 pub(crate) struct Traveller {
     socket: Socket,
-    home: ThreadId,
+    has_left: Arc<AtomicBool>,
 }
 
-/// The copy of a traveller that is still open in its home table, under a number that nothing owns.
+/// The copy of a traveller that is still open in its home table once it has left, under a number that
+/// nothing owns.
 #[derive(Debug)]
 #[must_use = "left open at home, the traveller's end would never be seen"]
 pub(crate) struct LeftBehind {
     number: RawFd,
     home: ThreadId,
+    /// The number is nobody's here any more. Stored (Release) as soon as its owner has another table;
+    /// pairs with the load in `close`, whose caller has heard of that thread since.
+    has_left: Arc<AtomicBool>,
 }
 
 impl Traveller {
-    pub(crate) fn new(socket: Socket) -> Self {
-        Self { socket, home: thread::current().id() }
+    /// With what it will have left behind, should it leave.
+    pub(crate) fn new(socket: Socket) -> (Self, LeftBehind) {
+        let (number, home) = (socket.number(), thread::current().id());
+        let has_left = Arc::new(AtomicBool::new(false));
+        let left_behind = LeftBehind { number, home, has_left: Arc::clone(&has_left) };
+        (Self { socket, has_left }, left_behind)
     }
 
     /// Gives the calling thread a descriptor table of its own, in which nothing stays open but 0,
@@ -83,14 +93,15 @@ impl Traveller {
         self,
         wakers: impl Iterator<Item = &'a Waker>,
         _: PrivateTables,
-    ) -> io::Result<(Socket, LeftBehind)> {
-        let Self { socket, home } = self;
+    ) -> io::Result<Socket> {
+        let Self { socket, has_left } = self;
         // SAFETY: it takes no pointers. What it does to descriptors: every number means the same
         // file as before, until `close_range` below; that nobody uses one of those on this thread
         // afterwards is the promise.
         if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
             return Err(io::Error::last_os_error());
         }
+        has_left.store(true, Ordering::Release);
         // Another server of this process may catch signals too, by a waker that is not kept here.
         super::signals::never_here()?;
         let mut kept: Vec<RawFd> = wakers.map(Waker::number).collect();
@@ -105,18 +116,21 @@ impl Traveller {
             from = from.max(number + 1);
         }
         close_range(from, u32::MAX)?;
-        let left_behind = LeftBehind { number: socket.number(), home };
-        Ok((socket, left_behind))
+        Ok(socket)
     }
 }
 
 impl LeftBehind {
-    /// Closes the copy in the home table.
+    /// Closes the copy in the home table. A traveller that has not left is its owner's to close. To be
+    /// called when the other thread has said that it stands, or has ended.
     ///
     /// # Panics
     /// On any other thread than the one that made the traveller.
     pub(crate) fn close(self) {
         assert_eq!(thread::current().id(), self.home, "a copy is closed in its home table");
+        if !self.has_left.load(Ordering::Acquire) {
+            return;
+        }
         // SAFETY: the number is open in this thread's table, since the traveller's owner never
         // closed it here; and nothing here owns it, since the owner now lives in another table.
         unsafe { libc::close(self.number) };
