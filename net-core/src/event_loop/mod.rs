@@ -358,7 +358,7 @@ fn sooner(a: Option<Tick>, b: Option<Tick>) -> Option<Tick> {
 ///
 /// What it leaves half changed is its own: the loop's state is only ever changed by calls that do
 /// not panic, and user code sees nothing of it but through them.
-fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(body)).map_err(forget).ok()
 }
 

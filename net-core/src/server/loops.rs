@@ -9,11 +9,11 @@ use crate::closed::Closed;
 use crate::courier::{self, CourierEnd};
 use crate::driver::{COURIER, Driver, listener_token};
 use crate::error::StartError;
-use crate::event_loop::{EventLoop, forget};
+use crate::event_loop::{EventLoop, forget, guard};
 use crate::handler::Handler;
 use crate::hub::{Bridge, Hub, Order, Remote};
 use crate::limits::Limits;
-use crate::stats::Stats;
+use crate::stats::{Counter, Stats};
 use crate::sys::descriptors::{LeftBehind, Traveller};
 use crate::sys::{ListenOptions, PrivateTables, Socket};
 use std::io;
@@ -228,7 +228,12 @@ impl<M> Farewell<M> {
 impl<M> Drop for Farewell<M> {
     fn drop(&mut self) {
         let bridge = &self.hub.loops[self.number];
-        bridge.mail.close_and_drain(drop);
+        // Of a loop that has died; any other has done so itself. A message's own drop may panic, which
+        // in a thread that panics already would end the process.
+        bridge.mail.close_and_drain(|mail| {
+            bridge.stats.add(Counter::MailLost, 1);
+            let _ = guard(|| drop(mail));
+        });
         close_arrivals(bridge, &bridge.stats);
         // Release: with it, the acceptor sees the loop's last counts.
         bridge.is_over.store(true, Ordering::Release);

@@ -1,5 +1,7 @@
 //! What only a real kernel does, with a whole server: few tests, each bounded in time.
 
+mod dying;
+
 use super::*;
 use crate::closed::Closed;
 use crate::conn::Conn;

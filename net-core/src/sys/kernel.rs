@@ -147,6 +147,8 @@ impl Kernel for Linux {
 
     #[inline]
     fn wait(&mut self, events: &mut Events, timeout_ms: i32) -> io::Result<()> {
+        #[cfg(test)]
+        fault::meet()?;
         self.epoll.wait(events, timeout_ms)
     }
 
@@ -303,4 +305,26 @@ fn monotonic_time() -> libc::timespec {
     // SAFETY: `time` is a writable timespec. The call cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time
+}
+
+/// A fault of our own in a loop of the real kernel: what the next wait of a thread meets, in tests.
+#[cfg(test)]
+pub(crate) mod fault {
+    use std::cell::Cell;
+    use std::io;
+
+    type Fault = fn() -> io::Result<()>;
+
+    thread_local! {
+        static NEXT: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// The calling thread's next wait meets this.
+    pub(crate) fn at_next_wait(fault: Fault) {
+        NEXT.set(Some(fault));
+    }
+
+    pub(super) fn meet() -> io::Result<()> {
+        NEXT.take().map_or(Ok(()), |fault| fault())
+    }
 }

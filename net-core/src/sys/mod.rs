@@ -28,6 +28,8 @@ pub(crate) use epoll::Event;
 pub(crate) use epoll::Events;
 pub use errno::Errno;
 pub use foreign::Unfit;
+#[cfg(test)]
+pub(crate) use kernel::fault;
 pub(crate) use kernel::{Kernel, Linux};
 pub(crate) use options::ListenOptions;
 pub use options::{Keepalive, SocketOptions};

@@ -1,0 +1,215 @@
+//! A loop that dies of a fault of our own, outside of any callback: what becomes of the others, of who
+//! is connected or comes, and what the server's end says.
+
+use super::*;
+use crate::sys::fault;
+use std::io;
+use std::sync::mpsc::Receiver;
+
+/// Echoes; asked to, it has its loop meet a fault after the callback.
+struct Mortal {
+    /// The loop dies as soon as a connection is told of a drain.
+    dies_in_drain: bool,
+}
+
+impl Handler for Mortal {
+    type Session = ();
+    type Message = Infallible;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        Some(())
+    }
+
+    fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
+        match input.peek() {
+            b"die" => fault::at_next_wait(|| panic!("struck")),
+            b"break" => fault::at_next_wait(|| Err(io::Error::from_raw_os_error(libc::EBADF))),
+            _ => {
+                let _ = conn.echo(input);
+            }
+        }
+    }
+
+    fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
+        conn.close_when_idle();
+        if self.dies_in_drain {
+            fault::at_next_wait(|| panic!("struck"));
+        }
+    }
+}
+
+fn mortal() -> Mortal {
+    Mortal { dies_in_drain: false }
+}
+
+fn modes() -> [(Accept, FdTable); 4] {
+    let private = FdTable::PerLoop(PrivateTables::kept_by_test());
+    [
+        (Accept::Acceptor, FdTable::Shared),
+        (Accept::Acceptor, private),
+        (Accept::ReusePort, FdTable::Shared),
+        (Accept::ReusePort, private),
+    ]
+}
+
+fn server((accept, fd_table): (Accept, FdTable)) -> Server {
+    // Far more than the test's patience: an end that waits for it is a failure.
+    let server = Server::new().listen("127.0.0.1:0").drain_timeout(Duration::from_secs(600));
+    server.accept(accept).fd_table(fd_table).pin(false)
+}
+
+fn connect(at: std::net::SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(at).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+}
+
+/// The server has ended, by FIN or RST, and has not only fallen silent.
+fn meets_the_end(client: &mut TcpStream) {
+    match client.read(&mut [0; 64]) {
+        Ok(0) => {}
+        Ok(_) => meets_the_end(client),
+        Err(error) => assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "left in silence"),
+    }
+}
+
+/// What the server's end says, if that comes at all.
+fn end_of<M: Send + 'static>(server: Running<M>) -> Receiver<Result<Ended, StartError>> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(server.wait()).ok());
+    told
+}
+
+/// Comes as often as it can until nobody listens; everybody who got in meets the end.
+fn crowd(at: std::net::SocketAddr) {
+    let mut inside = Vec::new();
+    while let Ok(client) = TcpStream::connect(at) {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        inside.push(client);
+        if inside.len() > 200 {
+            meets_the_end(&mut inside.remove(0));
+        }
+    }
+    inside.iter_mut().for_each(meets_the_end);
+}
+
+#[test]
+fn a_loop_that_dies_is_named_and_ends_the_server() {
+    for (mode, loops) in modes().into_iter().flat_map(|mode| [(mode, 1), (mode, 2), (mode, 3)]) {
+        for (word, said) in [
+            (&b"die"[..], "died of a panic: struck"),
+            (b"break", "ended: its wait: Bad file descriptor (os error 9)"),
+        ] {
+            let server = server(mode).loops(Loops::Count(loops)).start(|_| mortal()).unwrap();
+            let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+            let mut clients: Vec<_> = (0..3 * loops).map(|_| connect(at)).collect();
+            clients.iter_mut().for_each(is_served);
+            let end = end_of(server);
+            assert!(end.try_recv().is_err(), "it runs");
+            let coming = thread::spawn(move || crowd(at));
+            clients[0].write_all(word).unwrap();
+            let ended = end.recv_timeout(PATIENCE).expect("it ends").unwrap_err().to_string();
+            let names = |k: &usize| ended == format!("loop {k} {said}");
+            let dead = (0..loops).find(names);
+            assert!(dead.is_some(), "{ended}: {mode:?}, {loops} loops");
+            clients.iter_mut().for_each(meets_the_end);
+            coming.join().unwrap();
+            assert!(TcpStream::connect(at).is_err(), "nobody listens");
+            let late = remote.adopt(pair().1).unwrap_err();
+            assert_eq!(late.why(), Unadopted::Ended);
+        }
+    }
+}
+
+/// One loop dies of the drain; the others let their clients go, and the end comes without waiting for
+/// the deadline.
+#[test]
+fn a_loop_that_dies_in_a_drain_holds_it_up_no_longer() {
+    for mode in modes() {
+        let server = server(mode).loops(Loops::Count(3));
+        let made = |place: &Place<_>| Mortal { dies_in_drain: place.number() == 1 };
+        let server = server.start(made).unwrap();
+        let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+        let mut clients = Vec::new();
+        while (0..3).any(|k| remote.open_in(k) == 0) {
+            clients.push(connect(at));
+            is_served(clients.last_mut().unwrap());
+        }
+        let end = end_of(server);
+        remote.drain();
+        let ended = end.recv_timeout(PATIENCE).expect("it ends").unwrap_err().to_string();
+        assert_eq!(ended, "loop 1 died of a panic: struck", "{mode:?}");
+        clients.iter_mut().for_each(meets_the_end);
+    }
+}
+
+/// Of two loops, one on the calling thread, either may die.
+#[test]
+fn a_death_beside_the_callers_loop_is_told_as_its_own_is() {
+    for dying in [0, 1] {
+        let mut client = None;
+        let ended = server(modes()[0]).loops(Loops::Count(2)).run_here(
+            |_| mortal(),
+            |running| {
+                let (at, remote) = (running.addrs()[0].inet().unwrap(), running.remote());
+                client = Some(thread::spawn(move || {
+                    let mut clients = Vec::new();
+                    while remote.open_in(dying) == 0 {
+                        clients.push(connect(at));
+                        is_served(clients.last_mut().unwrap());
+                    }
+                    clients.last_mut().unwrap().write_all(b"die").unwrap();
+                    clients.iter_mut().for_each(meets_the_end);
+                }));
+            },
+        );
+        client.unwrap().join().unwrap();
+        let said = ended.unwrap_err().to_string();
+        assert_eq!(said, format!("loop {dying} died of a panic: struck"));
+    }
+}
+
+/// A message that panics when it is dropped.
+struct Explosive;
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+/// Has mail waiting when its loop dies.
+struct Hoards(Remote<Explosive>);
+
+impl Handler for Hoards {
+    type Session = ();
+    type Message = Explosive;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        Some(())
+    }
+
+    fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {
+        (0..3).for_each(|_| self.0.post(0, Explosive).unwrap());
+        fault::at_next_wait(|| panic!("struck"));
+    }
+
+    fn on_message(&mut self, _here: &mut Loop<'_, Self>, message: Explosive) {
+        std::mem::forget(message);
+    }
+}
+
+#[test]
+fn mail_of_a_dead_loop_is_counted_and_cannot_end_the_process() {
+    let limits = Limits { mail_per_turn: 1, ..Limits::default() };
+    let server = Server::new().listen("127.0.0.1:0").loops(Loops::Count(1)).limits(limits);
+    let server = server.start(|place| Hoards(place.remote())).unwrap();
+    let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+    let mut client = connect(at);
+    let end = end_of(server);
+    client.write_all(b"hoard, and die").unwrap();
+    let ended = end.recv_timeout(PATIENCE).expect("it ends").unwrap_err().to_string();
+    assert_eq!(ended, "loop 0 died of a panic: struck");
+    assert_eq!(remote.snapshot().get(Counter::MailLost), 2);
+    meets_the_end(&mut client);
+}
