@@ -100,6 +100,19 @@ mod tests {
         assert_eq!(filled(&pipe, &a, 9), Ok(0));
     }
 
+    /// (A Rust program ignores SIGPIPE from its start; one in another language may not.)
+    #[test]
+    fn who_has_made_a_pipe_takes_no_sigpipe() {
+        let blocked = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+            u64::from_str_radix(line.trim(), 16).unwrap() >> (libc::SIGPIPE - 1) & 1 == 1
+        };
+        let before_and_after = move || (blocked(), new().map(|_| blocked()).unwrap());
+        let on_a_thread = std::thread::spawn(before_and_after);
+        assert_eq!(on_a_thread.join().unwrap(), (false, true));
+    }
+
     /// What the model kernel's pipe does too: see `driver/sim/pipes.rs`.
     #[test]
     fn a_full_pipe_says_eagain_although_more_has_come() {
