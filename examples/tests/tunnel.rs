@@ -4,8 +4,8 @@
 mod common;
 
 use common::*;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
@@ -112,6 +112,34 @@ fn little_is_copied_and_with_copy_all_is() {
     }
 }
 
+/// The other side's backlog is full, so that the connect takes until there is a place again.
+#[test]
+fn what_a_client_says_before_the_other_side_is_up_arrives_and_its_end() {
+    for args in [&[][..], &["--copy"]] {
+        let upstream = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let upstream = upstream.unwrap();
+        upstream.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        upstream.listen(0).unwrap();
+        let at = upstream.local_addr().unwrap().as_socket().unwrap();
+        let upstream = TcpListener::from(upstream);
+        let server = Start::proxy(Mode::DEFAULT, at).args(args).run();
+        let first = TcpStream::connect(at).unwrap();
+        let mut client = server.connect();
+        client.write_all(b"a word, and the end").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        thread::sleep(Duration::from_millis(200)); // the connect waits, and will be tried after 1 s
+        drop((first, upstream.accept().unwrap()));
+        let mut other = patient(upstream.accept().unwrap().0);
+        let word = b"a word, and the end".to_vec();
+        assert_eq!(read_to_end(&mut other, PATIENCE), (word, End::Fin), "{args:?}");
+        other.write_all(b"an answer").unwrap();
+        drop(other);
+        assert_eq!(read_to_end(&mut client, PATIENCE), (b"an answer".to_vec(), End::Fin));
+        server.has_connections(0);
+        server.finish();
+    }
+}
+
 #[test]
 fn to_a_unix_socket_it_is_spliced_too() {
     let path = std::env::temp_dir().join(format!("tunnel-{}", std::process::id()));
@@ -133,22 +161,25 @@ fn to_a_unix_socket_it_is_spliced_too() {
     assert!(server.finish().get("bytes_spliced") > LEN as u64 / 2);
 }
 
-/// `env --default-signal` makes SIGPIPE deadly again; splice has no flag against it.
 #[test]
-fn a_reader_that_resets_raises_no_deadly_sigpipe() {
-    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
-    let start = Start::proxy(Mode::DEFAULT, upstream.local_addr().unwrap());
-    let server = start.under(&["env", "--default-signal=PIPE"]).run();
-    for seed in 0..30 {
-        let (mut client, other) = through(&server, &upstream);
-        other.shutdown(Shutdown::Write).unwrap(); // so that the reset is EPIPE
-        let _ = client.write_all(&pattern(4 << 20, seed)[..(2 << 20)]);
+fn a_reader_that_resets_while_bytes_wait_for_it_resets_the_writer() {
+    let (server, upstream) = proxy(Mode::DEFAULT, &[]);
+    for seed in 0..3 {
+        let (mut client, mut other) = through(&server, &upstream);
+        other.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&mut client, PATIENCE), (vec![], End::Fin));
+        client.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        client.write_all(&pattern(64 << 20, seed)).unwrap_err(); // until bytes wait in the proxy
+        other.read_exact(&mut [0; 9]).unwrap();
         reset(other);
-        let _ = client.write_all(&pattern(1 << 20, seed));
+        let is_reset = |error: std::io::Error| {
+            matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+        };
+        eventually("it is reset too", PATIENCE, || client.write(&[0]).is_err_and(is_reset));
     }
     let (client, other) = through(&server, &upstream);
     write_all(&client, 100, 5);
-    assert!(read_all(&other, 100, false) == pattern(100, 5), "it lives");
+    assert!(read_all(&other, 100, false) == pattern(100, 5), "others are served");
 }
 
 // --- what it costs ------------------------------------------------------------------------------

@@ -48,32 +48,45 @@ struct Proxy {
     copies: bool,
 }
 
-/// The other side: of a client, once it is dialled, the upstream connection; of that, the client.
-type Other = Option<ConnId>;
+/// What is remembered of each side.
+#[derive(Default)]
+struct Side {
+    /// Of a client, once it is dialled, the upstream connection; of that, the client.
+    other: Option<ConnId>,
+    is_up: bool,
+    /// Its peer has ended before the other side was up, and so could be told.
+    owes_end: bool,
+}
 
 impl Proxy {
     fn other<'a>(conn: &'a mut Conn<'_, Self>) -> Option<Conn<'a, Self>> {
-        let other = (*conn.session())?;
+        let other = conn.session().other?;
         conn.other(other)
     }
 }
 
 impl Handler for Proxy {
-    type Session = Other;
+    type Session = Side;
     type Message = Infallible;
 
-    fn admit(&mut self, _peer: &Peer) -> Option<Other> {
-        Some(None)
+    fn admit(&mut self, _peer: &Peer) -> Option<Side> {
+        Some(Side::default())
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
-        if conn.session().is_some() {
-            return; // the upstream side is up; what the client has said meanwhile goes out now
+        conn.session().is_up = true;
+        if conn.session().other.is_some() {
+            // The upstream side is up; what the client has said meanwhile goes out now.
+            if Self::other(conn).is_some_and(|mut client| client.session().owes_end) {
+                conn.finish();
+            }
+            return;
         }
         let client = conn.id();
-        match conn.here().dial(self.upstream.clone(), Some(client)) {
+        let side = Side { other: Some(client), ..Side::default() };
+        match conn.here().dial(self.upstream.clone(), side) {
             Ok(upstream) => {
-                *conn.session() = Some(upstream);
+                conn.session().other = Some(upstream);
                 if self.copies {
                     conn.pair_with(upstream);
                 } else {
@@ -96,9 +109,12 @@ impl Handler for Proxy {
     }
 
     fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
-        match Self::other(conn) {
-            Some(mut other) => other.finish(),
-            None => conn.close(),
+        let is_up = Self::other(conn).map(|mut other| other.session().is_up);
+        match (is_up, Self::other(conn)) {
+            (Some(true), Some(mut other)) => other.finish(),
+            // To finish what is not up would end it, and with it what waits for it.
+            (Some(false), _) => conn.session().owes_end = true,
+            _ => conn.close(),
         }
     }
 
@@ -107,7 +123,7 @@ impl Handler for Proxy {
     }
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
-        let (id, other) = (conn.id(), *conn.session());
+        let (id, other) = (conn.id(), conn.session().other);
         let is_orderly =
             matches!(why, Closed::PeerEnded | Closed::Local | Closed::Deadline(Which::Idle));
         if !is_orderly && let Some(other) = other {
