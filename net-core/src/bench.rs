@@ -16,7 +16,7 @@ use crate::life::State;
 use crate::limits::Limits;
 use crate::stats::Counter;
 use crate::sys::{
-    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, Waker,
+    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, UdpMessage, Waker,
 };
 use crate::table::Table;
 use net_buffer::{Input, Pipe};
@@ -303,8 +303,8 @@ impl Kernel for Eager {
 
     fn unlisten(&mut self, _listener: Socket) {}
 
-    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<Socket> {
-        Ok(Socket::none())
+    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<(Socket, bool)> {
+        Ok((Socket::none(), true))
     }
 
     fn receive_datagrams(&mut self, _socket: &Socket, _into: &mut Inbound) -> Result<usize, Errno> {
@@ -314,9 +314,10 @@ impl Kernel for Eager {
     fn send_datagrams(
         &mut self,
         _socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        _bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno> {
-        Ok(what.len())
+        Ok(batch.len())
     }
 
     fn peer(_socket: &Socket) -> io::Result<Addr> {

@@ -1,9 +1,15 @@
-//! A received datagram, and those that are to be sent. Pure.
+//! A received datagram, and those that are to be sent.
 
+use crate::sys::{BATCH, UdpMessage};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 
 /// What a queued datagram costs beside its bytes.
 const OVERHEAD: usize = 64;
+
+/// Datagrams that one message carries at most, and their bytes: what every kernel that joins them takes.
+const JOINED_MAX: usize = 64;
+const JOINED_BYTES_MAX: usize = 65_507;
 
 /// A datagram that was received, for the length of one [`on_datagram`].
 ///
@@ -12,7 +18,7 @@ pub struct Datagram<'a> {
     pub(crate) at: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) bytes: &'a [u8],
-    pub(crate) outgoing: &'a mut Outgoing,
+    pub(crate) outgoing: &'a RefCell<Outgoing>,
 }
 
 impl<'a> Datagram<'a> {
@@ -37,14 +43,15 @@ impl<'a> Datagram<'a> {
     }
 
     /// Sends one datagram to `peer`, from the address at which this one came. It is copied, and leaves
-    /// with others in one call, at the end of the batch.
+    /// with others in one call, at the end of the batch. Those that follow each other to one peer, all as
+    /// long as the first but for the last, leave as one message that the kernel cuts up (UDP_SEGMENT).
     ///
     /// Nothing tells whether it arrives. What the kernel refuses (too long, no route) is counted in
     /// `datagrams_failed`. While the socket is full, up to
     /// [`datagram_queue_bytes`](crate::Limits::datagram_queue_bytes) wait; above that this one is
     /// dropped and counted in `datagrams_dropped`, and the answer is false.
     pub fn send_to(&mut self, peer: SocketAddr, bytes: &[u8]) -> bool {
-        self.outgoing.push(peer, bytes)
+        self.outgoing.borrow_mut().push(peer, bytes)
     }
 }
 
@@ -56,16 +63,38 @@ pub(crate) struct Outgoing {
     /// So many of them have left.
     left: usize,
     limit: usize,
+    /// The longest of those that are joined; 0: none are. The kernel refuses longer ones.
+    joins_up_to: usize,
+    /// The last batch. Kept for its memory.
+    batch: Vec<UdpMessage>,
+    /// The socket is full: a signal will come.
+    pub(crate) is_held: bool,
     /// Those for which there was no room, since that was last asked.
     dropped: u64,
 }
 
 impl Outgoing {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), queued: Vec::new(), left: 0, limit, dropped: 0 }
+    pub(crate) fn new(limit: usize, joins: bool) -> Self {
+        Self {
+            bytes: Vec::new(),
+            queued: Vec::new(),
+            left: 0,
+            limit,
+            joins_up_to: if joins { JOINED_BYTES_MAX } else { 0 },
+            batch: Vec::with_capacity(BATCH),
+            is_held: false,
+            dropped: 0,
+        }
     }
 
-    fn push(&mut self, peer: SocketAddr, bytes: &[u8]) -> bool {
+    /// What waits is dropped, and whatever is to be sent from now on: the socket is closed.
+    pub(crate) fn close(&mut self) {
+        self.dropped += self.len() as u64;
+        self.truncate(0);
+        self.limit = 0;
+    }
+
+    pub(crate) fn push(&mut self, peer: SocketAddr, bytes: &[u8]) -> bool {
         if self.size() + bytes.len() + OVERHEAD > self.limit {
             self.dropped += 1;
             return false;
@@ -91,13 +120,44 @@ impl Outgoing {
         self.bytes.truncate(self.queued.last().map_or(0, |(_, end)| *end));
     }
 
-    /// The next of them, at most `most`.
-    pub(crate) fn next(&self, most: usize) -> Vec<(SocketAddr, &[u8])> {
-        let start = |n: usize| if n == 0 { 0 } else { self.queued[n - 1].1 };
-        let end = self.queued.len().min(self.left + most);
-        (self.left..end)
-            .map(|n| (self.queued[n].0, &self.bytes[start(n)..self.queued[n].1]))
-            .collect()
+    /// The next of them, at most a batch of messages, and the bytes in which they lie.
+    pub(crate) fn next(&mut self) -> (&[u8], &[UdpMessage]) {
+        self.batch.clear();
+        let mut at = self.left;
+        while at < self.queued.len() && self.batch.len() < BATCH {
+            let message = self.message_at(at);
+            at += message.datagrams();
+            self.batch.push(message);
+        }
+        (&self.bytes, &self.batch)
+    }
+
+    /// Number `first`, and those behind it that leave with it.
+    fn message_at(&self, first: usize) -> UdpMessage {
+        let from = if first == 0 { 0 } else { self.queued[first - 1].1 };
+        let (to, mut end) = self.queued[first];
+        let longest = end - from;
+        let mut message = UdpMessage { to, from, end, longest };
+        if longest == 0 || longest > self.joins_up_to {
+            return message;
+        }
+        let most = JOINED_MAX.min(JOINED_BYTES_MAX / longest);
+        for &(peer, next) in self.queued[first + 1..].iter().take(most - 1) {
+            let len = next - end;
+            if peer != to || len > longest || len == 0 {
+                break;
+            }
+            (end, message.end) = (next, next);
+            if len < longest {
+                break; // a shorter one is the last
+            }
+        }
+        message
+    }
+
+    /// The kernel has refused to cut up a message of datagrams of this length.
+    pub(crate) fn refuse_joined(&mut self, len: usize) {
+        self.joins_up_to = self.joins_up_to.min(len - 1);
     }
 
     /// The next `n` have left, or never will.
@@ -132,30 +192,84 @@ mod tests {
 
     #[test]
     fn datagrams_leave_in_order_whole_and_empty_ones_too() {
-        let mut outgoing = Outgoing::new(1 << 20);
-        let said: Vec<Vec<u8>> = (0..100).map(|n| vec![n as u8; n % 7]).collect();
-        said.iter().enumerate().for_each(|(n, s)| assert!(outgoing.push(peer(n as u16), s)));
-        let mut left = Vec::new();
-        while outgoing.len() > 0 {
-            let n = outgoing.next(3).len();
-            left.extend(
-                outgoing.next(3).into_iter().map(|(to, bytes)| (to.port(), bytes.to_vec())),
-            );
-            outgoing.remove(n);
+        for joins in [false, true] {
+            let mut outgoing = Outgoing::new(1 << 20, joins);
+            // Some in a row to one peer, of all lengths.
+            let said: Vec<(u16, Vec<u8>)> =
+                (0..1000).map(|n| (n / 5 % 3, vec![n as u8; usize::from(n / 3 % 7)])).collect();
+            said.iter().for_each(|(to, s)| assert!(outgoing.push(peer(*to), s)));
+            let (left, messages) = leave(&mut outgoing, 3);
+            assert_eq!(left, said);
+            assert_eq!(outgoing.size(), 0);
+            assert!(if joins { messages < 800 } else { messages == 1000 }, "{messages}");
         }
-        let wanted: Vec<_> = said.into_iter().enumerate().map(|(n, s)| (n as u16, s)).collect();
-        assert_eq!(left, wanted);
-        assert_eq!(outgoing.size(), 0);
+    }
+
+    /// All that is sent when the kernel takes so many messages a call, and how many they were.
+    fn leave(outgoing: &mut Outgoing, most: usize) -> (Vec<(u16, Vec<u8>)>, usize) {
+        let (mut left, mut messages) = (Vec::new(), 0);
+        while outgoing.len() > 0 {
+            let (bytes, batch) = outgoing.next();
+            let mut taken = 0;
+            for message in batch.iter().take(most) {
+                taken += message.datagrams();
+                messages += 1;
+                let cut = message.cut(bytes);
+                left.extend(cut.map(|one| (message.to.port(), one.to_vec())));
+            }
+            outgoing.remove(taken);
+        }
+        (left, messages)
+    }
+
+    #[test]
+    fn equal_ones_in_a_row_are_joined_within_the_kernel_s_bounds() {
+        let sizes = |lengths: &[usize]| {
+            let mut outgoing = Outgoing::new(1 << 22, true);
+            lengths.iter().for_each(|&len| assert!(outgoing.push(peer(1), &vec![0; len])));
+            outgoing.next().1.iter().map(UdpMessage::datagrams).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[9; 3]), [3]);
+        assert_eq!(sizes(&[9, 9, 4, 9]), [3, 1], "a shorter one is the last");
+        assert_eq!(sizes(&[4, 9, 9]), [1, 2], "and a longer one the next's first");
+        assert_eq!(sizes(&[0, 0, 9, 0]), [1, 1, 1, 1], "an empty one is alone");
+        assert_eq!(sizes(&[1; 130]), [64, 64, 2]);
+        assert_eq!(sizes(&[1400; 100]), [46, 46, 8], "65,507 bytes at most");
+        assert_eq!(sizes(&[40_000; 2]), [1, 1]);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_cut_up_leaves_by_itself() {
+        let mut outgoing = Outgoing::new(1 << 20, true);
+        let say = |outgoing: &mut Outgoing, len: usize| {
+            (0..4).for_each(|_| assert!(outgoing.push(peer(1), &vec![0; len])));
+            leave(outgoing, 1).1
+        };
+        assert_eq!(say(&mut outgoing, 1500), 1);
+        outgoing.refuse_joined(1500);
+        assert_eq!((say(&mut outgoing, 1500), say(&mut outgoing, 1499)), (4, 1));
+        outgoing.refuse_joined(1);
+        assert_eq!(say(&mut outgoing, 1), 4);
+    }
+
+    #[test]
+    fn of_a_closed_one_all_is_dropped_and_counted() {
+        let mut outgoing = Outgoing::new(1 << 20, true);
+        assert!(outgoing.push(peer(1), b"waits"));
+        outgoing.close();
+        assert!(!outgoing.push(peer(1), b"too late"));
+        assert_eq!((outgoing.len(), outgoing.take_dropped()), (0, 2));
     }
 
     #[test]
     fn above_the_limit_they_are_dropped_and_counted() {
-        let mut outgoing = Outgoing::new(2 * (OVERHEAD + 10));
+        let mut outgoing = Outgoing::new(2 * (OVERHEAD + 10), false);
         assert!(outgoing.push(peer(1), &[0; 10]) && outgoing.push(peer(2), &[0; 10]));
         assert!(!outgoing.push(peer(3), &[]));
         assert_eq!((outgoing.len(), outgoing.take_dropped(), outgoing.take_dropped()), (2, 1, 0));
         outgoing.truncate(1);
         assert!(outgoing.push(peer(4), &[1; 10]));
-        assert_eq!(outgoing.next(9), [(peer(1), &[0; 10][..]), (peer(4), &[1; 10][..])]);
+        let left = leave(&mut outgoing, 9).0;
+        assert_eq!(left, [(1, vec![0; 10]), (4, vec![1; 10])]);
     }
 }

@@ -11,6 +11,7 @@ use crate::loop_state::LoopState;
 use crate::runner::Runner;
 use crate::timers::TimerId;
 use net_timer::Tick;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,6 +135,18 @@ impl<'a, H: Handler> Loop<'a, H> {
         session: H::Session,
     ) -> Result<ConnId, NotDialled<H::Session>> {
         self.state.dial(dial.into(), session)
+    }
+
+    /// Sends one datagram to `peer`, from where this loop receives those of the server's address number
+    /// `at`, in the order of [`Server::datagrams`](crate::Server::datagrams). From any callback; in
+    /// `on_datagram`, [`Datagram::reply`](crate::Datagram::reply) knows where. It leaves at the end of the
+    /// turn; else as [`Datagram::send_to`](crate::Datagram::send_to). After the drain has begun it is
+    /// dropped and counted.
+    ///
+    /// # Panics
+    /// If the server receives no datagrams at an address of that number.
+    pub fn send_datagram(&mut self, at: usize, peer: SocketAddr, bytes: &[u8]) -> bool {
+        self.state.datagrams[at].borrow_mut().push(peer, bytes)
     }
 
     /// Gives this loop a connection that was made elsewhere: as [`Remote::adopt`], but it stays on

@@ -199,7 +199,8 @@ pub struct Limits {
     pub slice_time_per_turn: Duration,
     /// Jobs in slices under way on a loop. One more is given back.
     pub jobs_max: usize,
-    /// Datagrams that each endpoint receives in a turn, in whole batches of 32.
+    /// Datagrams that each endpoint receives in a turn, in whole batches of 32 messages: of up to 64
+    /// datagrams each, where the kernel joins them.
     pub datagrams_per_turn: usize,
     /// Bytes of datagrams, and 64 for each, that wait while an endpoint's socket is full; more are
     /// dropped and counted. One batch of the largest takes 2 MiB.

@@ -8,6 +8,7 @@ mod rates;
 use crate::addr::Addr;
 use crate::closed::{Closed, Why};
 use crate::connection::{Connection, Deadlines, Filed, Head, Status};
+use crate::datagram::Outgoing;
 use crate::dial::{Dial, Dialling, Jitter, NotDialled, Target};
 use crate::hub::{Bridge, Hub, Order};
 use crate::id::ConnId;
@@ -23,8 +24,10 @@ use crate::topics::Topics;
 use net_timer::{Slot, Tick, Wheel};
 pub(crate) use rates::{Rates, Way};
 use std::any::Any;
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +46,8 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) dials: VecDeque<ConnId>,
     /// Jobs in slices, the next first: each a `Job` of the handler.
     pub(crate) jobs: VecDeque<Box<dyn Any>>,
+    /// What is to be sent from each endpoint for datagrams. Shared with a datagram's callback.
+    pub(crate) datagrams: Vec<Rc<RefCell<Outgoing>>>,
     pub(crate) jitter: Jitter,
     pub(crate) topics: Topics,
     /// The clock, read once at the start of the turn.
@@ -106,6 +111,7 @@ impl<S, M> LoopState<S, M> {
             dead: Vec::new(),
             dials: VecDeque::new(),
             jobs: VecDeque::new(),
+            datagrams: Vec::new(),
             jitter,
             topics: Topics::new(limits.topics_max, limits.topics_per_connection_max),
             now,

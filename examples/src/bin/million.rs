@@ -110,11 +110,14 @@ struct ServerSize {
     fd_table: FdTableAsked,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 struct AdminFlag {
     /// Where the server shows what it does: /metrics, and a page for the browser
     #[arg(long, value_name = "ADDR")]
     admin: Option<Addr>,
+    /// Time callbacks and connections, to be shown there; costs 16 bytes a connection
+    #[arg(long, requires = "admin")]
+    time_callbacks: bool,
 }
 
 impl AdminFlag {
@@ -178,7 +181,7 @@ fn main() -> ExitCode {
                 fd_table: FdTableAsked::default(),
             };
             let role = Role::Swarm { source_addresses: source_addresses(target, &source) };
-            lead(&asked(&size, &nothing, role), &run, &AdminFlag { admin: None }, target, source)
+            lead(&asked(&size, &nothing, role), &run, &AdminFlag::default(), target, source)
         }
         Some(Part::Serve { listen, max_connections, size, server, admin }) => {
             stand(&asked(&size, &server, Role::Server), listen, max_connections, &admin)
@@ -223,8 +226,15 @@ fn stand(
     let plan = make(&look()?, asked)?;
     let tables = plan.server.expect("a plan whose role serves has the server's tables");
     let (accept, connections) = (plan.accept, max.unwrap_or(plan.connections));
-    let admin = admin.text();
-    let setup = ServerSetup { listen, tables, accept, connections_max: max, connections, admin };
+    let setup = ServerSetup {
+        listen,
+        tables,
+        accept,
+        connections_max: max,
+        connections,
+        admin: admin.text(),
+        time_callbacks: admin.time_callbacks,
+    };
     Ok(serve::by_hand(&setup)?)
 }
 
@@ -246,6 +256,7 @@ fn lead(
         machine,
         server,
         admin: admin.text(),
+        time_callbacks: admin.time_callbacks,
         sources,
         hold: run.hold,
         ping_every: run.ping_every.max(Duration::from_millis(1)),

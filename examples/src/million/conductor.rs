@@ -40,6 +40,8 @@ pub struct Wanted {
     pub server: SocketAddr,
     /// Where the server shows what it does, if it shall.
     pub admin: Option<String>,
+    /// Callbacks are timed, for who looks.
+    pub time_callbacks: bool,
     /// Local addresses of the swarm; see `SwarmSetup::sources`.
     pub sources: Vec<IpAddr>,
     /// How long all connections are held.

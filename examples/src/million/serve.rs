@@ -136,6 +136,7 @@ fn server(setup: &ServerSetup) -> Result<Server, String> {
     let limits = Limits {
         connections_max: setup.connections_max.and_then(|max| usize::try_from(max).ok()),
         idle_timeout: Some(IDLE_TIMEOUT),
+        time_callbacks: setup.time_callbacks,
         ..engine::small_bridges(&setup.tables)
     };
     let mut server = Server::new()

@@ -57,6 +57,8 @@ pub struct ServerSetup {
     pub connections: u64,
     /// Where it shows what it does, if it shall.
     pub admin: Option<String>,
+    /// Callbacks are timed, for who looks.
+    pub time_callbacks: bool,
 }
 
 /// What the server tells.

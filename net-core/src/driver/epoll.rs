@@ -10,7 +10,8 @@ use crate::limits::Limits;
 use crate::readiness::AfterReceive;
 use crate::survey::Moved;
 use crate::sys::{
-    DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket, Waker, epoll,
+    DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket, UdpMessage, Waker,
+    epoll,
 };
 use net_buffer::{Output, Pipe, Pool};
 use net_timer::Tick;
@@ -120,10 +121,10 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.unlisten(listener);
     }
 
-    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<Socket> {
-        let socket = self.kernel.datagrams(at)?;
+    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<(Socket, bool)> {
+        let (socket, joins) = self.kernel.datagrams(at)?;
         self.kernel.watch(&socket, token)?;
-        Ok(socket)
+        Ok((socket, joins))
     }
 
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {
@@ -133,9 +134,10 @@ impl<K: Kernel> Driver for Epoll<K> {
     fn send_datagrams(
         &mut self,
         socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno> {
-        self.kernel.send_datagrams(socket, what)
+        self.kernel.send_datagrams(socket, bytes, batch)
     }
 
     fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket> {

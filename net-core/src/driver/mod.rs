@@ -16,7 +16,7 @@ use crate::addr::Addr;
 use crate::limits::Limits;
 pub(crate) use crate::readiness::{Link, What};
 use crate::survey::Moved;
-use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, Socket, Waker};
+use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, Socket, UdpMessage, Waker};
 pub(crate) use epoll::Epoll;
 use net_buffer::{Output, Pool};
 use net_timer::Tick;
@@ -171,16 +171,18 @@ pub(crate) trait Driver: Sized {
     /// Ends listening, in every descriptor table that has a copy.
     fn unlisten(&mut self, listener: Socket);
     /// Opens a socket for datagrams at an address that is held, and attaches it under `token`. It is
-    /// ended by `detach`.
-    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<Socket>;
-    /// Receives a batch of datagrams; fewer than a batch: no more will come without a new signal.
+    /// ended by `detach`. True: the kernel cuts up messages that carry several.
+    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<(Socket, bool)>;
+    /// Receives a batch of messages with datagrams; fewer than a batch: no more will come without a new
+    /// signal.
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno>;
-    /// Sends a batch of datagrams at most: how many were taken. An error is the first one's; `EAGAIN`:
-    /// a signal will come when there is room.
+    /// Sends a batch at most, whose bytes lie in `bytes`: how many messages were
+    /// taken. An error is the first one's; `EAGAIN`: a signal will come when there is room.
     fn send_datagrams(
         &mut self,
         socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno>;
     /// Begins a connect. The socket is attached by the caller, and signals when it is decided.
     fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket>;

@@ -9,8 +9,10 @@ use crate::here::Loop;
 use crate::hub::Order;
 use crate::listener::{AcceptError, judge};
 use crate::stats::Counter;
-use crate::sys::{BATCH, Errno, Inbound, Socket};
+use crate::sys::{BATCH, Errno, Inbound, Socket, UdpMessage};
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 /// What waits is sent before the end of a batch where it has become so much.
 const MUCH: usize = 256 << 10;
@@ -27,7 +29,7 @@ struct Endpoint {
     socket: Option<Socket>,
     /// Something may be there, although no edge will tell.
     has_more: bool,
-    outgoing: Outgoing,
+    outgoing: Rc<RefCell<Outgoing>>,
 }
 
 impl Endpoints {
@@ -35,6 +37,7 @@ impl Endpoints {
         if let Some(endpoint) = self.all.get_mut(n) {
             // One that is closed may have signalled in the wait before that.
             endpoint.has_more = endpoint.socket.is_some();
+            endpoint.outgoing.borrow_mut().is_held = false; // the signal may be that there is room
         }
     }
 }
@@ -45,8 +48,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let endpoints = self.endpoints.get_or_insert_with(|| {
             Box::new(Endpoints { inbound: Inbound::new(), all: Vec::new() })
         });
-        let socket = self.driver.open_datagrams(endpoint_token(endpoints.all.len()), at)?;
-        let outgoing = Outgoing::new(self.state.limits.datagram_queue_bytes);
+        let token = endpoint_token(endpoints.all.len());
+        let (socket, joins) = self.driver.open_datagrams(token, at)?;
+        let outgoing = Outgoing::new(self.state.limits.datagram_queue_bytes, joins);
+        let outgoing = Rc::new(RefCell::new(outgoing));
+        self.state.datagrams.push(Rc::clone(&outgoing));
         // What came before it was watched is an edge too; to look once more costs nothing.
         endpoints.all.push(Endpoint { at, socket: Some(socket), has_more: true, outgoing });
         Ok(())
@@ -81,9 +87,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         for endpoint in self.endpoints.iter_mut().flat_map(|endpoints| &mut endpoints.all) {
             endpoint.has_more = false;
-            let unsent = endpoint.outgoing.len();
-            self.state.bridge.stats.add(Counter::DatagramsDropped, unsent as u64);
-            endpoint.outgoing.truncate(0);
+            endpoint.outgoing.borrow_mut().close();
             if let Some(socket) = endpoint.socket.take() {
                 self.driver.detach(socket, Ending::Close);
             }
@@ -91,18 +95,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     fn serve_endpoint(&mut self, endpoint: &mut Endpoint, inbound: &mut Inbound) {
-        self.send_datagrams(endpoint); // the signal may have been that there is room
+        self.send_datagrams(endpoint);
         let mut left = self.state.limits.datagrams_per_turn;
         while endpoint.has_more && left > 0 {
             let Some(socket) = &endpoint.socket else { return };
             match self.driver.receive_datagrams(socket, inbound) {
                 Ok(got) => {
                     endpoint.has_more = got == BATCH;
-                    left = left.saturating_sub(got.max(1));
-                    self.state.bridge.stats.add(Counter::DatagramsIn, got as u64);
-                    for n in 0..got {
+                    left = left.saturating_sub(inbound.len().max(1));
+                    self.state.bridge.stats.add(Counter::DatagramsIn, inbound.len() as u64);
+                    for n in 0..inbound.len() {
                         self.datagram(endpoint, inbound.datagram(n));
-                        if endpoint.outgoing.size() > MUCH {
+                        if endpoint.outgoing.borrow().size() > MUCH {
                             self.send_datagrams(endpoint);
                         }
                     }
@@ -119,34 +123,52 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     fn datagram(&mut self, endpoint: &mut Endpoint, (peer, bytes): (SocketAddr, &[u8])) {
         self.runs(Callback::Datagram, None);
-        let before = endpoint.outgoing.len();
+        let before = endpoint.outgoing.borrow().len();
         let (handler, state) = (&mut self.handler, &mut self.state);
-        let datagram = Datagram { at: endpoint.at, peer, bytes, outgoing: &mut endpoint.outgoing };
+        let datagram = Datagram { at: endpoint.at, peer, bytes, outgoing: &endpoint.outgoing };
         if guard(|| handler.on_datagram(&mut Loop::new(state), datagram)).is_none() {
-            endpoint.outgoing.truncate(before);
+            endpoint.outgoing.borrow_mut().truncate(before);
             self.count_panic(Callback::Datagram);
         }
-        self.state.bridge.stats.add(Counter::DatagramsDropped, endpoint.outgoing.take_dropped());
+    }
+
+    /// Sends what other callbacks have left in this turn.
+    #[cold]
+    pub(super) fn flush_datagrams(&mut self) {
+        let Some(mut endpoints) = self.endpoints.take() else { return };
+        endpoints.all.iter_mut().for_each(|endpoint| self.send_datagrams(endpoint));
+        self.endpoints = Some(endpoints);
     }
 
     /// Sends what waits, until the socket is full: then a signal comes when there is room.
     fn send_datagrams(&mut self, endpoint: &mut Endpoint) {
-        let Some(socket) = &endpoint.socket else { return };
         let stats = &self.state.bridge.stats;
-        while endpoint.outgoing.len() > 0 {
-            match self.driver.send_datagrams(socket, &endpoint.outgoing.next(BATCH)) {
-                Ok(sent) => {
-                    stats.add(Counter::DatagramsOut, sent as u64);
-                    endpoint.outgoing.remove(sent);
-                }
-                Err(errno) if errno.raw() == libc::EAGAIN => return,
-                // The first one's fault, or of one that was sent before: it costs the others nothing.
-                Err(_) => {
-                    stats.add(Counter::DatagramsFailed, 1);
-                    endpoint.outgoing.remove(1);
+        let outgoing = &mut *endpoint.outgoing.borrow_mut();
+        if let Some(socket) = &endpoint.socket {
+            while outgoing.len() > 0 && !outgoing.is_held {
+                let (bytes, batch) = outgoing.next();
+                let first = batch[0];
+                let datagrams = |sent: usize| batch[..sent].iter().map(UdpMessage::datagrams).sum();
+                match self.driver.send_datagrams(socket, bytes, batch).map(datagrams) {
+                    Ok(sent) => {
+                        stats.add(Counter::DatagramsOut, sent as u64);
+                        outgoing.remove(sent);
+                    }
+                    Err(errno) if errno.raw() == libc::EAGAIN => outgoing.is_held = true,
+                    // A device that cannot, or a way too narrow: they leave one by one, in this order.
+                    Err(errno) if first.datagrams() > 1 && is_of_joined(errno) => {
+                        tracing::debug!(at = %endpoint.at, %errno, len = first.longest, "not joined");
+                        outgoing.refuse_joined(first.longest);
+                    }
+                    // The first one's fault, or of one that was sent before: it costs the others nothing.
+                    Err(_) => {
+                        stats.add(Counter::DatagramsFailed, 1);
+                        outgoing.remove(1);
+                    }
                 }
             }
         }
+        stats.add(Counter::DatagramsDropped, outgoing.take_dropped());
     }
 
     /// An error that the kernel kept for the socket is taken by the call that told of it.
@@ -161,4 +183,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
         }
     }
+}
+
+/// Whether the kernel may have refused because several datagrams were one message (udp(7)).
+fn is_of_joined(errno: Errno) -> bool {
+    matches!(errno.raw(), libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP)
 }

@@ -166,6 +166,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.serve_ready(waiting);
         self.fire_due();
         self.carry_out();
+        if self.endpoints.is_some() {
+            self.flush_datagrams();
+        }
         self.state.publish();
         Ok(!self.is_over())
     }

@@ -1,8 +1,8 @@
 //! `Kernel`: what the epoll driver asks of the system, so that tests can put a model in its place.
 
 use super::{
-    DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, Waker, descriptors, epoll,
-    pipe,
+    DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, UdpMessage, Waker,
+    descriptors, epoll, pipe,
 };
 use crate::addr::Addr;
 use net_buffer::Pipe;
@@ -89,15 +89,17 @@ pub(crate) trait Kernel: Sized {
     /// Ends listening, by shutdown and then close: a copy in another descriptor table, or in a
     /// forked process, must not go on accepting.
     fn unlisten(&mut self, listener: Socket);
-    /// A socket for datagrams, at an address that is held.
-    fn datagrams(&mut self, at: SocketAddr) -> io::Result<Socket>;
+    /// A socket for datagrams, at an address that is held; and whether messages that carry several are
+    /// cut up.
+    fn datagrams(&mut self, at: SocketAddr) -> io::Result<(Socket, bool)>;
     /// recvmmsg(2), one batch at most; fewer than that: there are no more.
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno>;
     /// sendmmsg(2) of one batch at most; an error is the first one's.
     fn send_datagrams(
         &mut self,
         socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno>;
     /// getpeername(2).
     fn peer(socket: &Socket) -> io::Result<Addr>;
@@ -262,7 +264,7 @@ impl Kernel for Linux {
         listener.shutdown_listener();
     }
 
-    fn datagrams(&mut self, at: SocketAddr) -> io::Result<Socket> {
+    fn datagrams(&mut self, at: SocketAddr) -> io::Result<(Socket, bool)> {
         Socket::datagrams(at)
     }
 
@@ -273,9 +275,10 @@ impl Kernel for Linux {
     fn send_datagrams(
         &mut self,
         socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno> {
-        socket.send_datagrams(what)
+        socket.send_datagrams(bytes, batch)
     }
 
     fn peer(socket: &Socket) -> io::Result<Addr> {

@@ -20,7 +20,7 @@ mod socket;
 mod unix;
 mod waker;
 
-pub(crate) use datagrams::{BATCH, Inbound};
+pub(crate) use datagrams::{BATCH, Inbound, UdpMessage};
 pub use descriptors::PrivateTables;
 use epoll::Epoll;
 #[cfg(any(test, feature = "bench"))]

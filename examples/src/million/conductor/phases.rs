@@ -87,6 +87,7 @@ impl Conductor<'_> {
             connections_max: max,
             connections,
             admin: self.wanted.admin.clone(),
+            time_callbacks: self.wanted.time_callbacks,
         }));
         self.server = Some(server);
         if !self.until(|this| (u64::from(this.server_at.is_some()), 1))? {

@@ -2,7 +2,7 @@
 
 use super::world::{Inner, Item, World};
 use crate::driver::What;
-use crate::sys::{BATCH, Errno, Inbound, SIM_BASE, Socket};
+use crate::sys::{BATCH, Errno, Inbound, SIM_BASE, Socket, UdpMessage};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -12,8 +12,14 @@ pub(crate) struct Endpoint {
     pub(super) token: u64,
     pub(crate) arrived: VecDeque<(SocketAddr, Vec<u8>)>,
     pub(crate) sent: Vec<(SocketAddr, Vec<u8>)>,
+    /// Messages that have carried them.
+    pub(crate) messages: usize,
     /// It takes no more than so many.
     pub(crate) room: Option<usize>,
+    /// It refuses to cut messages into longer datagrams than that.
+    pub(crate) cuts_up_to: Option<usize>,
+    /// Those of one peer that come in a row, as long as each other, come joined.
+    pub(crate) joins: bool,
     /// Errors that the next sends meet.
     pub(crate) send_errors: VecDeque<i32>,
     pub(crate) receive_errors: VecDeque<i32>,
@@ -60,32 +66,60 @@ impl World {
         if let Some(errno) = endpoint.receive_errors.pop_front() {
             return Err(Errno::new(errno));
         }
-        let got = endpoint.arrived.len().min(BATCH);
+        let mut messages = Vec::new();
+        while messages.len() < BATCH
+            && let Some((peer, mut bytes)) = endpoint.arrived.pop_front()
+        {
+            let (len, mut is_last) = (bytes.len(), !endpoint.joins || bytes.is_empty());
+            while !is_last
+                && let Some((next, more)) = endpoint.arrived.front()
+                && *next == peer
+                && (1..=len).contains(&more.len())
+                && bytes.len() + more.len() < 1 << 16
+            {
+                is_last = more.len() < len;
+                bytes.extend_from_slice(more);
+                endpoint.arrived.pop_front();
+            }
+            messages.push((peer, bytes, len));
+        }
+        let got = messages.len();
         if got == 0 {
             return Err(Errno::new(libc::EAGAIN));
         }
-        into.fill(endpoint.arrived.drain(..got));
+        into.fill(messages.into_iter());
         Ok(got)
     }
 
     pub(crate) fn send_datagrams(
         &self,
         socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno> {
-        assert!((1..=BATCH).contains(&what.len()), "one batch");
+        assert!((1..=BATCH).contains(&batch.len()), "one batch");
         let mut world = self.get();
-        let most = world.rng.within(1, what.len());
+        let most = world.rng.within(1, batch.len());
         let endpoint = world.endpoint(socket);
         if let Some(errno) = endpoint.send_errors.pop_front() {
             return Err(Errno::new(errno));
         }
-        let taken = most.min(endpoint.room.unwrap_or(usize::MAX));
-        if taken == 0 {
-            return Err(Errno::new(libc::EAGAIN));
+        let mut taken = 0;
+        for message in &batch[..most] {
+            let (datagrams, is_joined) = (message.datagrams(), message.datagrams() > 1);
+            let refused = endpoint.cuts_up_to.filter(|&most| is_joined && message.longest > most);
+            let is_full = endpoint.room.is_some_and(|room| room < datagrams);
+            match (refused, is_full) {
+                (Some(_), _) if taken == 0 => return Err(Errno::new(libc::EINVAL)),
+                (None, true) if taken == 0 => return Err(Errno::new(libc::EAGAIN)),
+                (None, false) => {}
+                _ => break,
+            }
+            taken += 1;
+            endpoint.messages += 1;
+            endpoint.room = endpoint.room.map(|room| room - datagrams);
+            endpoint.sent.extend(message.cut(bytes).map(|one| (message.to, one.to_vec())));
         }
-        endpoint.room = endpoint.room.map(|room| room - taken);
-        endpoint.sent.extend(what[..taken].iter().map(|(to, bytes)| (*to, bytes.to_vec())));
         Ok(taken)
     }
 }

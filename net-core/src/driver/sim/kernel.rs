@@ -4,7 +4,7 @@
 use super::world::World;
 use crate::addr::Addr;
 use crate::sys::{
-    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, Waker,
+    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, UdpMessage, Waker,
 };
 use net_buffer::Pipe;
 use net_timer::Tick;
@@ -140,8 +140,8 @@ impl Kernel for ModelKernel {
         self.world.unlisten(listener);
     }
 
-    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<Socket> {
-        Ok(self.world.open_datagrams())
+    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<(Socket, bool)> {
+        Ok((self.world.open_datagrams(), true))
     }
 
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {
@@ -151,9 +151,10 @@ impl Kernel for ModelKernel {
     fn send_datagrams(
         &mut self,
         socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno> {
-        self.world.send_datagrams(socket, what)
+        self.world.send_datagrams(socket, bytes, batch)
     }
 
     fn peer(socket: &Socket) -> io::Result<Addr> {

@@ -18,7 +18,7 @@ use super::splice::splice;
 use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
-use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, Waker};
+use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, UdpMessage, Waker};
 pub(crate) use doors::Outcome;
 pub(crate) use kernel::ModelKernel;
 use net_buffer::{Output, Pipe, Pool};
@@ -191,10 +191,10 @@ impl Driver for Sim {
         self.world.unlisten(listener);
     }
 
-    fn open_datagrams(&mut self, token: u64, _at: SocketAddr) -> io::Result<Socket> {
+    fn open_datagrams(&mut self, token: u64, _at: SocketAddr) -> io::Result<(Socket, bool)> {
         let socket = self.world.open_datagrams();
         self.world.watch(&socket, token)?;
-        Ok(socket)
+        Ok((socket, true))
     }
 
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {
@@ -204,9 +204,10 @@ impl Driver for Sim {
     fn send_datagrams(
         &mut self,
         socket: &Socket,
-        what: &[(SocketAddr, &[u8])],
+        bytes: &[u8],
+        batch: &[UdpMessage],
     ) -> Result<usize, Errno> {
-        self.world.send_datagrams(socket, what)
+        self.world.send_datagrams(socket, bytes, batch)
     }
 
     fn dial(&mut self, to: &Addr, _options: &DialOptions) -> io::Result<Socket> {
