@@ -147,24 +147,25 @@ fn a_loop_that_dies_in_a_drain_holds_it_up_no_longer() {
 #[test]
 fn a_death_beside_the_callers_loop_is_told_as_its_own_is() {
     for dying in [0, 1] {
-        let mut client = None;
-        let ended = server(modes()[0]).loops(Loops::Count(2)).run_here(
-            |_| mortal(),
-            |running| {
-                let (at, remote) = (running.addrs()[0].inet().unwrap(), running.remote());
-                client = Some(thread::spawn(move || {
-                    let mut clients = Vec::new();
-                    while remote.open_in(dying) == 0 {
-                        clients.push(connect(at));
-                        is_served(clients.last_mut().unwrap());
-                    }
-                    clients.last_mut().unwrap().write_all(b"die").unwrap();
-                    clients.iter_mut().for_each(meets_the_end);
-                }));
-            },
-        );
-        client.unwrap().join().unwrap();
-        let said = ended.unwrap_err().to_string();
+        let (started, has_started) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        // On a thread of its own, so that an end that never comes is a failure and no silence.
+        thread::spawn(move || {
+            let server = server(modes()[0]).loops(Loops::Count(2));
+            let ready = |running: &Running<_>| {
+                started.send((running.addrs()[0].inet().unwrap(), running.remote())).unwrap();
+            };
+            tell.send(server.run_here(|_| mortal(), ready)).ok()
+        });
+        let (at, remote) = has_started.recv_timeout(PATIENCE).unwrap();
+        let mut clients = Vec::new();
+        while remote.open_in(dying) == 0 {
+            clients.push(connect(at));
+            is_served(clients.last_mut().unwrap());
+        }
+        clients.last_mut().unwrap().write_all(b"die").unwrap();
+        let said = told.recv_timeout(PATIENCE).expect("it ends").unwrap_err().to_string();
+        clients.iter_mut().for_each(meets_the_end);
         assert_eq!(said, format!("loop {dying} died of a panic: struck"));
     }
 }
