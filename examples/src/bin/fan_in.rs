@@ -12,7 +12,7 @@
 use clap::Parser;
 use examples::fan_in::{Ask, FanIn, Outcome, Plan};
 use examples::flags::{self, LogFlag};
-use net_core::{Addr, Loops, Server};
+use net_core::{Addr, Server};
 use std::collections::VecDeque;
 use std::io::Write;
 use std::process::ExitCode;
@@ -72,9 +72,9 @@ fn main() -> ExitCode {
     let (say, outcomes) = mpsc::channel();
     let jobs: VecDeque<Ask> = plan.jobs().collect();
     let asked = jobs.len();
-    // One loop asks them all; it ends the server when the last answer is in.
-    let client = Server::new().loops(Loops::Count(1)).pin(false).run_with(
-        move |_place| FanIn::new(plan.clone(), say.clone()),
+    // One loop asks them all, on this thread, and ends the server when the last answer is in.
+    let client = Server::new().pin(false).run_here_alone(
+        |_place| FanIn::new(plan, say),
         |running| _ = running.remote().post(0, jobs), // a mailbox that is new has room
     );
     if let Err(error) = client {
