@@ -178,7 +178,7 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
 
         (S::Connecting, E::Connected) => call(S::Open, C::Open),
         // Nothing was promised to a peer that was never reached.
-        (S::Connecting, E::Overdue | E::Finish | E::Close | E::Draining) => CLOSED,
+        (S::Connecting, E::Overdue | E::Finish | E::Close | E::Panicked | E::Draining) => CLOSED,
         (S::Connecting, _) => None,
         (_, E::Connected) => None,
 

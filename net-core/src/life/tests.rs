@@ -247,11 +247,9 @@ impl Life {
             E::Flushed => matches!(state, S::Finishing | S::Closing | S::LastBytes) && owed,
             E::Deadline | E::Heartbeat => !state.is_closing() && state != S::Connecting,
             E::Overdue => state.is_closing() || state == S::Connecting,
-            // A callback runs only once it is open.
-            E::Panicked => state != S::Connecting,
             E::InputFull => state.delivers(),
             E::Idle => is_idle,
-            E::Failed | E::Draining | E::Stop => true,
+            E::Failed | E::Panicked | E::Draining | E::Stop => true,
             E::Finish | E::Close | E::Reset | E::OutputFull => true,
         }
     }
@@ -409,8 +407,6 @@ fn whatever_a_callback_leaves_there_is_a_cell_for_it() {
 #[test]
 fn a_panic_closes_exactly_as_the_handler_itself_would() {
     for (state, event, owed, cell) in cells().filter(|(_, event, ..)| *event == E::Panicked) {
-        if state != S::Connecting {
-            assert_eq!(cell, step(state, E::Close, owed), "{event:?} in {state:?}, owed: {owed}");
-        }
+        assert_eq!(cell, step(state, E::Close, owed), "{event:?} in {state:?}, owed: {owed}");
     }
 }

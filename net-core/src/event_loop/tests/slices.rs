@@ -1,7 +1,7 @@
 //! Jobs in slices: in rotation, beside everybody else, to the end or dropped and counted.
 
 use super::actor::Actor;
-use super::{At, Rig, Stage, fail, on_both_rigs, usual};
+use super::{At, Outcome, Rig, Stage, fail, on_both_rigs, somewhere, usual};
 use crate::closed::{Callback, Closed};
 use crate::conn::Conn;
 use crate::here::Loop;
@@ -19,6 +19,7 @@ on_both_rigs! {
     at_least_one_slice_is_done_in_a_turn: 5,
     a_job_ends_with_its_connection_and_is_counted: 20,
     a_panic_costs_the_connection_or_the_job: 20,
+    a_panic_for_a_dial_gives_it_up: 10,
     at_the_bound_a_job_comes_back: 5,
     a_job_may_begin_another: 5,
     a_drain_waits_for_a_job_and_a_stop_drops_it: 20,
@@ -176,6 +177,20 @@ fn a_panic_costs_the_connection_or_the_job<D: Rig>(seed: u64) {
     other.send(b"goes on");
     stage.settle();
     assert_eq!(other.got(), b"goes on");
+    stage.stop();
+}
+
+fn a_panic_for_a_dial_gives_it_up<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let log = stage.log.clone();
+    stage.world.get().dials.push_back(Outcome::Silence);
+    let id = here(&mut stage).dial(somewhere(), log.session(None)).unwrap();
+    here(&mut stage).connection(id).unwrap().in_slices(|_, _| fail()).unwrap();
+    stage.panics_are_counted_by(move || log.get().panics.len() as u64);
+    stage.settle();
+    let record = stage.log.get().records[0].clone();
+    assert_eq!(record.closed, Some(Closed::Panicked(Callback::Job)));
+    assert_eq!((stage.event_loop.state.table.len(), stage.count(Counter::Panics)), (0, 1));
     stage.stop();
 }
 
