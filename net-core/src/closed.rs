@@ -111,7 +111,9 @@ pub enum Callback {
     Datagram,
     /// A slice of a job.
     Job,
-    /// The drop of a session, a message or a job.
+    /// What gets a pool's answer.
+    Answer,
+    /// The drop of a session, a message, a job or an answer.
     Drop,
 }
 
@@ -146,6 +148,7 @@ impl Callback {
         Callback::Timer,
         Callback::Datagram,
         Callback::Job,
+        Callback::Answer,
         Callback::Drop,
     ];
 
@@ -166,6 +169,7 @@ impl Callback {
             Callback::Timer => "on_timer",
             Callback::Datagram => "on_datagram",
             Callback::Job => "job",
+            Callback::Answer => "answer",
             Callback::Drop => "drop",
         }
     }

@@ -92,8 +92,8 @@ pub(crate) enum Mail<M> {
     Resolved(Box<Answer>),
     /// The loop's part of a broadcast. Dropped unread, it says itself that this loop missed it.
     Broadcast(Part),
-    /// A `Work` for the handler of this loop.
-    Work(Box<dyn Any + Send>),
+    /// A `Task` for the handler of this loop.
+    Task(Box<dyn Any + Send>),
 }
 
 /// The bridges into one loop, read each turn in this order: control, arrivals, mail.

@@ -11,10 +11,10 @@
 use crate::conn::Conn;
 use crate::handler::Handler;
 use crate::hub::post_patiently;
-use crate::runner::Work;
+use crate::runner::Task;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::{fmt, io, thread};
 
@@ -149,8 +149,8 @@ impl Pool {
     /// The library does not know that a connection waits for an answer: call
     /// [`busy`](Conn::busy) until it comes, so that a drain waits for it. Deadlines go on.
     ///
-    /// A panic in `work` is counted, and its answer is [`JobPanicked`]. A panic in `then` closes the
-    /// connection as by [`close`](Conn::close), and counts as one of `on_message`.
+    /// `then` is a callback of the connection, [`Callback::Answer`](crate::Callback::Answer): a panic
+    /// in it closes the connection. A panic in `work` is counted, and its answer is [`JobPanicked`].
     pub fn offload<H, A, W, T>(
         &self,
         conn: &mut Conn<'_, H>,
@@ -178,17 +178,13 @@ impl Pool {
             }
             // Counted as dropped unless it is delivered, also where a mailbox is dropped unread.
             let mut outcome = Outcome { shared: counted, is_delivered: false };
-            let tell: Work<H> = Box::new(move |_: &mut H, here| {
-                let Some(mut conn) = here.connection(id) else { return };
+            let tell = move |conn: &mut Conn<'_, H>| {
                 outcome.delivered();
-                let told = catch_unwind(AssertUnwindSafe(|| then(&mut conn, answer)));
-                if let Err(panic) = told {
-                    conn.close();
-                    resume_unwind(panic);
-                }
-            });
+                then(conn, answer);
+            };
             // A loop that is over takes nothing, and what was to run there is dropped.
-            drop(post_patiently(tell, |tell| runner.run_boxed(id.in_loop(), tell)));
+            let task = Task::OfConnection(id, Box::new(tell));
+            drop(post_patiently(task, |task| runner.post(id.in_loop(), task)));
         }));
         drop(inner);
         shared.news.notify_one();

@@ -1,14 +1,26 @@
 //! `Runner`: runs a piece of work once, on a loop, with that loop's handler.
 
+use crate::conn::Conn;
 use crate::handler::Handler;
 use crate::here::Loop;
 use crate::hub::{Mail, Remote};
+use crate::id::ConnId;
 use crate::mailbox::PostError;
 use std::fmt;
 use std::marker::PhantomData;
 
 /// What a [`Runner`] runs.
 pub type Work<H> = Box<dyn FnOnce(&mut H, &mut Loop<'_, H>) + Send>;
+
+/// What a connection gets, as a callback of it.
+pub(crate) type Answer<H> = Box<dyn FnOnce(&mut Conn<'_, H>) + Send>;
+
+/// What a loop gets by mail whose type only its handler knows.
+pub(crate) enum Task<H: Handler> {
+    OfLoop(Work<H>),
+    /// An answer for a connection of that loop. It is dropped if that is over.
+    OfConnection(ConnId, Answer<H>),
+}
 
 /// Runs pieces of work on the loops of one server, from any thread. By [`Loop::runner`].
 ///
@@ -44,9 +56,18 @@ impl<H: Handler> Runner<H> {
     /// # Panics
     /// If there is no such loop.
     pub fn run_boxed(&self, to: usize, work: Work<H>) -> Result<(), PostError<Work<H>>> {
-        self.remote.mail(to, Mail::Work(Box::new(work))).map_err(|error| {
+        self.post(to, Task::OfLoop(work)).map_err(|error| {
+            error.map(|task| match task {
+                Task::OfLoop(work) => work,
+                Task::OfConnection(..) => unreachable!("what was posted comes back"),
+            })
+        })
+    }
+
+    pub(crate) fn post(&self, to: usize, task: Task<H>) -> Result<(), PostError<Task<H>>> {
+        self.remote.mail(to, Mail::Task(Box::new(task))).map_err(|error| {
             error.map(|mail| match mail {
-                Mail::Work(work) => *work.downcast().expect("what was posted comes back"),
+                Mail::Task(task) => *task.downcast().expect("what was posted comes back"),
                 _ => unreachable!("what was posted comes back"),
             })
         })

@@ -15,7 +15,7 @@ use crate::life::State;
 use crate::limits::AtLimit;
 use crate::loop_state::Way;
 use crate::outbox::Queued;
-use crate::runner::Work;
+use crate::runner::Task;
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
 use bytes::Bytes;
@@ -317,14 +317,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Mail::Ask(asked) => self.asked(asked),
             Mail::Resolved(answer) => self.resolved(*answer),
             Mail::Broadcast(part) => self.broadcast(part),
-            Mail::Work(work) => {
-                let work = work.downcast::<Work<H>>().expect("a runner is of its server's handler");
-                self.runs(Callback::Message, None);
-                let (handler, state) = (&mut self.handler, &mut self.state);
-                if guard(|| work(handler, &mut Loop::new(state))).is_none() {
-                    self.state.bridge.stats.add(Counter::MailLost, 1);
-                    self.count_panic(Callback::Message);
-                }
+            Mail::Task(task) => {
+                self.perform(*task.downcast().expect("a runner is of its server's handler"));
             }
             Mail::Close(id) => {
                 self.state.with(id, |outbox, head| {
@@ -332,6 +326,28 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                         outbox.wish(head, id, Status::WISH_CLOSE);
                     }
                 });
+            }
+        }
+    }
+
+    fn perform(&mut self, task: Task<H>) {
+        match task {
+            Task::OfLoop(work) => {
+                self.runs(Callback::Message, None);
+                let (handler, state) = (&mut self.handler, &mut self.state);
+                if guard(|| work(handler, &mut Loop::new(state))).is_none() {
+                    self.state.bridge.stats.add(Counter::MailLost, 1);
+                    self.count_panic(Callback::Message);
+                }
+            }
+            Task::OfConnection(id, answer) if self.lives(id) => {
+                self.call(id, Callback::Answer, |_, conn| answer(conn));
+                self.after(id);
+            }
+            Task::OfConnection(_, answer) => {
+                if guard(|| drop(answer)).is_none() {
+                    self.count_panic(Callback::Drop);
+                }
             }
         }
     }

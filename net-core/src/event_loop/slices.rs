@@ -59,7 +59,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    fn lives(&mut self, id: ConnId) -> bool {
+    pub(super) fn lives(&mut self, id: ConnId) -> bool {
         self.state.head(id).is_some_and(|head| head.status.state() != State::Dead)
     }
 

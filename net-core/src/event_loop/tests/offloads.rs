@@ -2,6 +2,7 @@
 
 use super::actor::Actor;
 use super::{Rig, Stage, on_both_rigs};
+use crate::closed::{Callback, Closed};
 use crate::here::Loop;
 use crate::pool::{JobPanicked, Pool, PoolCounts};
 use crate::runner::Work;
@@ -33,7 +34,10 @@ fn offload<D: Rig>(
     let mut here = Loop::<Actor>::new(&mut stage.event_loop.state);
     let mut conn = here.connection(id).unwrap();
     let taken = pool.offload(&mut conn, work, |conn, answer| match answer {
-        Ok(bytes) if bytes.is_empty() => super::fail(),
+        Ok(bytes) if bytes.is_empty() => {
+            assert!(conn.send(b"taken back").is_taken());
+            super::fail()
+        }
         Ok(bytes) => _ = conn.send(&bytes),
         Err(JobPanicked) => _ = conn.send(b"panicked"),
     });
@@ -141,12 +145,16 @@ fn a_panic_with_the_answer_closes_its_connection<D: Rig>(seed: u64) {
     let pool = Pool::new(1, 4).unwrap();
     let (peer, neighbour) = (stage.open(), stage.open());
     let id = stage.id(&peer);
-    let counted = pool.clone();
-    stage.panics_are_counted_by(move || counted.counts().answered);
+    let log = stage.log.clone();
+    stage.panics_are_counted_by(move || log.get().panics.len() as u64);
     assert!(offload(&mut stage, &pool, id, Vec::new));
-    rest(&mut stage, &pool, 1);
-    let mut here = Loop::<Actor>::new(&mut stage.event_loop.state);
-    assert!(here.connection(id).is_none_or(|mut conn| !conn.is_open()));
+    let counts = rest(&mut stage, &pool, 1);
+    assert_eq!(counts, PoolCounts { answered: 1, ..PoolCounts::default() });
+    assert_eq!(stage.log.get().panics, [Callback::Answer]);
+    peer.finish();
+    stage.settle();
+    assert!(peer.got().is_empty());
+    assert_eq!(stage.record(&peer).closed, Some(Closed::Panicked(Callback::Answer)));
     neighbour.send(b"on");
     stage.settle();
     assert_eq!(neighbour.got(), b"on");
