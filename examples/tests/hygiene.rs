@@ -142,19 +142,6 @@ fn a_peer_that_resets_while_it_is_written_to_kills_nobody(mode: Mode) {
     server.finish();
 }
 
-/// `env --default-signal` makes SIGPIPE deadly again for the process that it starts.
-#[test]
-fn a_deadly_sigpipe_is_never_raised() {
-    let start = Start::echo(Mode::DEFAULT).under(&["env", "--default-signal=PIPE"]);
-    let server = start.run();
-    for _ in 0..30 {
-        let mut client = server.connect();
-        let _ = client.write_all(&vec![1; 1 << 20]); // the server may see the reset first
-        reset(client);
-    }
-    is_served(&server);
-}
-
 fn in_shell(redirection: &str) -> (Command, SocketAddr) {
     // The address must be known without READY, and nobody else may be given it meanwhile: so it is
     // one at which no other test listens.

@@ -1,6 +1,6 @@
 //! Pipes between two sockets, and splice(2).
 
-use super::{Errno, Socket, signals};
+use super::{Errno, Socket};
 use net_buffer::Pipe;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -15,8 +15,6 @@ const SIZE_LEAST: libc::c_int = 64 << 10;
 
 /// An empty pipe, non-blocking and close-on-exec; `ENOSPC` if the user has so many that this one
 /// would be too small.
-///
-/// From then on the calling thread takes no SIGPIPE: unlike send, splice has no flag against it.
 pub(super) fn new() -> Result<Pipe, Errno> {
     let mut ends: [RawFd; 2] = [-1; 2];
     // SAFETY: `ends` is writable room for two descriptors.
@@ -33,7 +31,6 @@ pub(super) fn new() -> Result<Pipe, Errno> {
     if unsafe { libc::fcntl(ends[1], libc::F_GETPIPE_SZ) } < SIZE_LEAST {
         return Err(Errno::new(libc::ENOSPC));
     }
-    signals::no_sigpipe_here().map_err(|error| Errno::of(&error))?;
     let [read_end, write_end] = owned;
     Ok(Pipe::new(read_end, write_end))
 }
@@ -98,19 +95,6 @@ mod tests {
         assert_eq!(&got, b"past this process");
         from.shutdown(Shutdown::Write).unwrap();
         assert_eq!(filled(&pipe, &a, 9), Ok(0));
-    }
-
-    /// (A Rust program ignores SIGPIPE from its start; one in another language may not.)
-    #[test]
-    fn who_has_made_a_pipe_takes_no_sigpipe() {
-        let blocked = || {
-            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
-            u64::from_str_radix(line.trim(), 16).unwrap() >> (libc::SIGPIPE - 1) & 1 == 1
-        };
-        let before_and_after = move || (blocked(), new().map(|_| blocked()).unwrap());
-        let on_a_thread = std::thread::spawn(before_and_after);
-        assert_eq!(on_a_thread.join().unwrap(), (false, true));
     }
 
     /// What the model kernel's pipe does too: see `driver/sim/pipes.rs`.
