@@ -5,6 +5,7 @@ use super::{At, Rig, Stage, fail, on_both_rigs, pattern, usual};
 use crate::here::Loop;
 use crate::hub::Order;
 use crate::stats::Counter;
+use crate::sys::BATCH;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -144,11 +145,15 @@ fn beside_a_flood_of_datagrams_a_connection_is_served<D: Rig>(seed: u64) {
     let client = stage.open();
     (0..20_000).for_each(|n| stage.world.say(peer(n), b"flood"));
     client.send(b"hello");
-    let mut turns = 0;
+    let most = stage.event_loop.state.limits.datagrams_per_turn.next_multiple_of(BATCH) as u64;
+    let (mut turns, mut before) = (0, 0);
     while client.got() != b"hello" {
         stage.turn();
         turns += 1;
-        assert!(turns < 60, "it waits for the flood");
+        let came = stage.count(Counter::DatagramsIn);
+        assert!(came - before <= most, "{} in one turn, whose budget is {most}", came - before);
+        before = came;
+        assert!(turns < 10, "it waits for the flood");
     }
     let waits = stage.world.on_endpoint(|e| e.arrived.len()).unwrap();
     assert!(waits > 0, "the flood was over before");
