@@ -63,8 +63,10 @@ pub(crate) struct Outgoing {
     /// So many of them have left.
     left: usize,
     limit: usize,
-    /// The longest of those that are joined; 0: none are. The kernel refuses longer ones.
-    joins_up_to: usize,
+    /// The kernel cuts up messages that carry several.
+    joins: bool,
+    /// So many of the next leave one by one: the kernel has refused to cut up theirs.
+    alone: usize,
     /// The last batch. Kept for its memory.
     batch: Vec<UdpMessage>,
     /// The socket is full: a signal will come.
@@ -80,7 +82,8 @@ impl Outgoing {
             queued: Vec::new(),
             left: 0,
             limit,
-            joins_up_to: if joins { JOINED_BYTES_MAX } else { 0 },
+            joins,
+            alone: 0,
             batch: Vec::with_capacity(BATCH),
             is_held: false,
             dropped: 0,
@@ -138,7 +141,9 @@ impl Outgoing {
         let (to, mut end) = self.queued[first];
         let longest = end - from;
         let mut message = UdpMessage { to, from, end, longest };
-        if longest == 0 || longest > self.joins_up_to {
+        // A peer that forged its port as 0 is refused in any case, and not for being joined.
+        let is_alone = !self.joins || first - self.left < self.alone || to.port() == 0;
+        if is_alone || !(1..=JOINED_BYTES_MAX).contains(&longest) {
             return message;
         }
         let most = JOINED_MAX.min(JOINED_BYTES_MAX / longest);
@@ -155,14 +160,22 @@ impl Outgoing {
         message
     }
 
-    /// The kernel has refused to cut up a message of datagrams of this length.
-    pub(crate) fn refuse_joined(&mut self, len: usize) {
-        self.joins_up_to = self.joins_up_to.min(len - 1);
+    /// The kernel has refused to cut up the next message, which carries so many: they leave one by one,
+    /// and later ones are tried again. The way to one peer, which he may have made narrow himself, says
+    /// nothing of the others'.
+    pub(crate) fn refuse_joined(&mut self, datagrams: usize) {
+        self.alone = datagrams;
+    }
+
+    /// The device cuts nothing up.
+    pub(crate) fn never_join(&mut self) {
+        self.joins = false;
     }
 
     /// The next `n` have left, or never will.
     pub(crate) fn remove(&mut self, n: usize) {
         self.left += n;
+        self.alone = self.alone.saturating_sub(n);
         let end = self.queued[self.left - 1].1;
         // Not at every step, so that each byte is moved once at the most.
         if self.left == self.queued.len() {
@@ -246,10 +259,17 @@ mod tests {
             leave(outgoing, 1).1
         };
         assert_eq!(say(&mut outgoing, 1500), 1);
-        outgoing.refuse_joined(1500);
-        assert_eq!((say(&mut outgoing, 1500), say(&mut outgoing, 1499)), (4, 1));
-        outgoing.refuse_joined(1);
+        outgoing.refuse_joined(3);
+        assert_eq!((say(&mut outgoing, 1500), say(&mut outgoing, 1500)), (4, 1));
+        outgoing.never_join();
         assert_eq!(say(&mut outgoing, 1), 4);
+    }
+
+    #[test]
+    fn a_forged_port_is_not_joined() {
+        let mut outgoing = Outgoing::new(1 << 20, true);
+        (0..2).for_each(|_| assert!(outgoing.push(peer(0), b"!")));
+        assert_eq!(outgoing.next().1.len(), 2);
     }
 
     #[test]

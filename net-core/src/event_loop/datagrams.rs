@@ -155,10 +155,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                         outgoing.remove(sent);
                     }
                     Err(errno) if errno.raw() == libc::EAGAIN => outgoing.is_held = true,
-                    // A device that cannot, or a way too narrow: they leave one by one, in this order.
+                    Err(errno) if first.datagrams() > 1 && errno.raw() == libc::EIO => {
+                        tracing::debug!(at = %endpoint.at, "the device cuts up no messages (udp(7))");
+                        outgoing.never_join();
+                    }
+                    // The way is too narrow for one of them.
                     Err(errno) if first.datagrams() > 1 && is_of_joined(errno) => {
-                        tracing::debug!(at = %endpoint.at, %errno, len = first.longest, "not joined");
-                        outgoing.refuse_joined(first.longest);
+                        outgoing.refuse_joined(first.datagrams());
                     }
                     // The first one's fault, or of one that was sent before: it costs the others nothing.
                     Err(_) => {
@@ -187,5 +190,5 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
 /// Whether the kernel may have refused because several datagrams were one message (udp(7)).
 fn is_of_joined(errno: Errno) -> bool {
-    matches!(errno.raw(), libc::EINVAL | libc::EIO | libc::EMSGSIZE | libc::EOPNOTSUPP)
+    matches!(errno.raw(), libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
 }
