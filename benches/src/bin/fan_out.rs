@@ -4,8 +4,8 @@ use benches::fan_out::{BROADCAST, CALL, JOIN, PAYLOAD};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
 use net_core::{
-    Broadcast, Bytes, Conn, FdTable, Handler, Input, Loop, Loops, Peer, Place, PrivateTables,
-    Remote, Server,
+    Broadcast, Bytes, Conn, FdTable, Handler, Input, Limits, Loop, Loops, Peer, Place,
+    PrivateTables, Remote, Server,
 };
 use std::error::Error;
 
@@ -20,6 +20,9 @@ struct Flags {
     /// A descriptor table for each loop
     #[arg(long)]
     private_tables: bool,
+    /// Connections of a loop that a broadcast is sent to in a turn. Default: the library's
+    #[arg(long, value_name = "N")]
+    per_turn: Option<usize>,
 }
 
 struct FanOut {
@@ -61,8 +64,12 @@ impl Handler for FanOut {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Flags { rival: RivalFlags { listen, loops }, private_tables } = Flags::parse();
+    let Flags { rival: RivalFlags { listen, loops }, private_tables, per_turn } = Flags::parse();
+    let defaults = Limits::default();
+    let broadcast_per_turn = per_turn.unwrap_or(defaults.broadcast_per_turn);
+    let limits = Limits { broadcast_per_turn, ..defaults };
     let mut server = Server::new().listen(&listen.to_string()).loops(Loops::Count(loops));
+    server = server.limits(limits);
     if private_tables {
         // SAFETY: no other thread of this program makes, passes on or closes descriptors while the
         // server runs.

@@ -4,13 +4,13 @@
 //!     cargo run --release -p benches --bin neighbours -- bulk
 //!     cargo run --release -p benches --bin neighbours -- stall
 //!     cargo run --release -p benches --bin neighbours -- broadcast --members 15000
-//!     cargo run --release -p benches --bin neighbours -- broadcast --members 100000 --loops 8
+//!     cargo run --release -p benches --bin neighbours -- broadcast --members 100000 --loops 8 --per-turn 8
 //!
 //! `bulk`: 99 connections ping, alone, and beside one that sends and receives as much as goes and
 //! another that sends as much as goes and reads 4 KiB every 10 ms. `stall`: the same 99, while a callback
 //! of the other loop sleeps for 200 ms, once a second. `broadcast`: one connection pings a
-//! thousand times a second, while nothing else happens, and while every second 64 bytes go to each of
-//! the members. The two arms take turns; what is told is the ratio of each pair of p99.
+//! thousand times a second, while nothing else happens, and while every second (or `--every`) 64
+//! bytes go to each of the members. The two arms take turns; what is told is the ratio of each pair of p99.
 //!
 //! The server has a core, and the load another. There the pings come first (`SCHED_FIFO`, if
 //! allowed), so that what they wait for is the server, and not the load's own work.
@@ -38,9 +38,6 @@ const MEMBERS_EACH: usize = 15_000;
 /// Those who are disturbed, where it is not one alone.
 const PINGERS: Pace = Pace { pingers: 99, per_second: 5_000.0, has_firehose: false, sleeps: true };
 
-/// Time between two broadcasts.
-const BROADCAST_EVERY: Duration = Duration::from_secs(1);
-
 /// What the two heavy connections move by one call at most.
 const BLOCK_BYTES: usize = 64 << 10;
 
@@ -67,6 +64,12 @@ enum Part {
         /// Loops of the server, on one core; more than one have a descriptor table each
         #[arg(long, value_name = "N", default_value_t = 1)]
         loops: usize,
+        /// Connections of a loop that are sent to in a turn. Default: the library's
+        #[arg(long, value_name = "N")]
+        per_turn: Option<usize>,
+        /// Time between two broadcasts
+        #[arg(long, value_name = "MS", default_value_t = 1000)]
+        every: u64,
     },
     /// Members in a process of their own, until standard input ends
     #[command(hide = true)]
@@ -87,7 +90,9 @@ fn main() -> ExitCode {
     let done = sys::raise_descriptor_limit().and_then(|_| match Flags::parse().part {
         Part::Bulk(rounds) => bulk(&rounds),
         Part::Stall(rounds) => stall(&rounds),
-        Part::Broadcast { rounds, members, loops } => broadcast(&rounds, members, loops),
+        Part::Broadcast { rounds, members, loops, per_turn, every } => {
+            broadcast(&rounds, members, loops, per_turn, Duration::from_millis(every))
+        }
         Part::Members { at, source, count } => hold_members(at, source, count),
     });
     match done {
@@ -160,10 +165,17 @@ fn stall(rounds: &Rounds) -> io::Result<()> {
     })
 }
 
-fn broadcast(rounds: &Rounds, members: usize, loops: usize) -> io::Result<()> {
+fn broadcast(
+    rounds: &Rounds,
+    members: usize,
+    loops: usize,
+    per_turn: Option<usize>,
+    every: Duration,
+) -> io::Result<()> {
     let (server_cores, load_cores) = split_cores(1)?;
-    let count = loops.to_string();
+    let (count, per_turn) = (loops.to_string(), per_turn.map(|n| n.to_string()));
     let mut flags = vec!["--loops", &count];
+    flags.extend(per_turn.iter().flat_map(|n| ["--per-turn", n]));
     if loops > 1 {
         flags.push("--private-tables");
     }
@@ -186,7 +198,7 @@ fn broadcast(rounds: &Rounds, members: usize, loops: usize) -> io::Result<()> {
             caller.write_all(&[BROADCAST])?;
             caller.read_exact(&mut [0])?;
             calls += 1;
-            thread::sleep(BROADCAST_EVERY);
+            thread::sleep(every);
         }
         Ok(format!("{} broadcasts", calls - before))
     })?;
