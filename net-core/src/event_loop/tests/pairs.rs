@@ -29,7 +29,7 @@ on_both_rigs! {
     no_pair_with_oneself_or_nobody: 5,
 }
 
-type Others = Rc<RefCell<HashMap<ConnId, ConnId>>>;
+pub(super) type Others = Rc<RefCell<HashMap<ConnId, ConnId>>>;
 
 fn other<'a>(conn: &'a mut Conn<'_, Actor>, others: &Others) -> Option<Conn<'a, Actor>> {
     let other = *others.borrow().get(&conn.id())?;
@@ -46,11 +46,7 @@ fn proxy<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> (Stage<D>, Othe
     let known = Rc::clone(&others);
     stage.play(move |at| match at {
         At::Open(conn) if !known.borrow().contains_key(&conn.id()) => {
-            let session = conn.session().another();
-            let retry = Retry { attempts: 2, ..Retry::default() };
-            let dial = Dial::to(super::somewhere()).retry(retry);
-            let other = conn.here().dial(dial, session).unwrap();
-            known.borrow_mut().extend([(conn.id(), other), (other, conn.id())]);
+            let other = dial(conn, &known);
             assert!(conn.pair_with(other));
         }
         At::Data(conn, input) => {
@@ -77,8 +73,17 @@ fn proxy<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> (Stage<D>, Othe
     (stage, others)
 }
 
+/// Dials whom a client is to be paired with.
+pub(super) fn dial(conn: &mut Conn<'_, Actor>, known: &Others) -> ConnId {
+    let session = conn.session().another();
+    let retry = Retry { attempts: 2, ..Retry::default() };
+    let other = conn.here().dial(Dial::to(super::somewhere()).retry(retry), session).unwrap();
+    known.borrow_mut().extend([(conn.id(), other), (other, conn.id())]);
+    other
+}
+
 /// A client, and whom the proxy has dialled for it.
-fn open_pair<D: Rig>(stage: &mut Stage<D>) -> (Peer, Peer) {
+pub(super) fn open_pair<D: Rig>(stage: &mut Stage<D>) -> (Peer, Peer) {
     let client = stage.open();
     let upstream = stage.world.get().wires.len() - 1;
     assert_ne!(client.wire, upstream, "the proxy has dialled");
@@ -86,7 +91,7 @@ fn open_pair<D: Rig>(stage: &mut Stage<D>) -> (Peer, Peer) {
 }
 
 /// By the side's peer: how much waits in the loop to be sent to it.
-fn waiting<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> usize {
+pub(super) fn waiting<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> usize {
     let token = peer.wire().last_token.unwrap();
     let id = ConnId::from_token(token).unwrap();
     stage.event_loop.state.with(id, |outbox, head| outbox.pending(head)).unwrap_or(0)
@@ -121,23 +126,26 @@ fn bytes_go_both_ways_at_once_in_bounded_memory<D: Rig>(seed: u64) {
 
 /// netty compared once with < and once with <=; muduo called both marks' callbacks in one turn.
 fn equal_marks_never_stall_a_pair<D: Rig>(seed: u64) {
+    equal_marks_never_stall(|change| proxy::<D>(seed, change).0);
+}
+
+/// Nor whatever else passes on what two sides say at once.
+pub(super) fn equal_marks_never_stall<D: Rig>(proxy: impl Fn(&dyn Fn(&mut Limits)) -> Stage<D>) {
     for (mark, limit) in [(1, 1), (1, 100), (300, 300), (4096, 4096), (4096, 1 << 20)] {
-        let (mut stage, _) = proxy::<D>(seed, |limits| {
+        let mut stage = proxy(&|limits| {
             limits.high_watermark = mark;
             limits.low_watermark = mark;
             limits.output_limit = limit;
         });
         let (client, upstream) = open_pair(&mut stage);
         let len = if limit == 1 { 300 } else { 30_000 };
-        let (mut sent, mut up, mut down) = (0, Vec::new(), Vec::new());
-        while sent < len {
+        let mut said = Vec::new();
+        while said.len() < len {
             let n = stage.rng.within(1, len / 10);
-            let bytes = pattern(sent, n);
-            sent += n;
+            let bytes = pattern(said.len(), n);
             client.send(&bytes);
             upstream.send(&bytes);
-            up.extend_from_slice(&bytes);
-            down.extend_from_slice(&bytes);
+            said.extend_from_slice(&bytes);
             let is_reading = stage.rng.one_in(2);
             upstream.reads(is_reading);
             client.reads(!is_reading);
@@ -146,7 +154,7 @@ fn equal_marks_never_stall_a_pair<D: Rig>(seed: u64) {
         upstream.reads(true);
         client.reads(true);
         stage.settle();
-        assert!(upstream.got() == up && client.got() == down, "{mark} {limit}");
+        assert!(upstream.got() == said && client.got() == said, "{mark} {limit}");
         assert_eq!(stage.state(&client), State::Open);
         stage.stop();
     }

@@ -1,16 +1,14 @@
 //! Tunnels: bytes and ends that pass from one connection to another without a handler.
 
 use super::actor::Actor;
+use super::pairs::{Others, dial, equal_marks_never_stall, open_pair, waiting};
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::{Callback, Closed};
 use crate::conn::Conn;
-use crate::dial::{Dial, Retry};
 use crate::driver::sim::World;
 use crate::id::ConnId;
-use crate::life::State;
 use crate::limits::Limits;
 use crate::stats::Counter;
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,8 +32,6 @@ on_both_rigs! {
     whatever_comes_and_ends_the_books_balance: 60,
 }
 
-type Others = Rc<RefCell<HashMap<ConnId, ConnId>>>;
-
 /// A proxy that only tunnels: nobody may ask its handler for bytes or ends.
 fn proxy<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> (Stage<D>, Others) {
     let mut stage = Stage::<D>::with(seed, |limits| {
@@ -45,7 +41,7 @@ fn proxy<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> (Stage<D>, Othe
     let others = Others::default();
     let known = Rc::clone(&others);
     stage.play(move |at| match at {
-        At::Open(conn) if !known.borrow().contains_key(&conn.id()) => dial(conn, &known),
+        At::Open(conn) if !known.borrow().contains_key(&conn.id()) => tunnel(conn, &known),
         At::Data(..) | At::End(_) => panic!("a tunnel's bytes and ends are not the handler's"),
         At::Room(_) | At::Close(_) => {}
         other => usual(other),
@@ -53,27 +49,9 @@ fn proxy<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> (Stage<D>, Othe
     (stage, others)
 }
 
-fn dial(conn: &mut Conn<'_, Actor>, known: &Others) {
-    let session = conn.session().another();
-    let retry = Retry { attempts: 2, ..Retry::default() };
-    let other = conn.here().dial(Dial::to(super::somewhere()).retry(retry), session).unwrap();
-    known.borrow_mut().extend([(conn.id(), other), (other, conn.id())]);
+fn tunnel(conn: &mut Conn<'_, Actor>, known: &Others) {
+    let other = dial(conn, known);
     assert!(conn.tunnel_with(other));
-}
-
-/// A client, and whom the proxy has dialled for it.
-fn open_pair<D: Rig>(stage: &mut Stage<D>) -> (Peer, Peer) {
-    let client = stage.open();
-    let upstream = stage.world.get().wires.len() - 1;
-    assert_ne!(client.wire, upstream, "the proxy has dialled");
-    (client, stage.world.peer(upstream))
-}
-
-/// By the side's peer: how much waits in the loop to be sent to it.
-fn waiting<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> usize {
-    let token = peer.wire().last_token.unwrap();
-    let id = ConnId::from_token(token).unwrap();
-    stage.event_loop.state.with(id, |outbox, head| outbox.pending(head)).unwrap_or(0)
 }
 
 fn spliced<D: Rig>(stage: &Stage<D>) -> u64 {
@@ -130,34 +108,7 @@ fn much_goes_both_ways_at_once_by_pipes_in_bounded_memory<D: Rig>(seed: u64) {
 }
 
 fn equal_marks_never_stall_a_tunnel<D: Rig>(seed: u64) {
-    for (mark, limit) in [(1, 1), (1, 100), (300, 300), (4096, 4096), (4096, 1 << 20)] {
-        let (mut stage, _) = proxy::<D>(seed, |limits| {
-            limits.high_watermark = mark;
-            limits.low_watermark = mark;
-            limits.output_limit = limit;
-        });
-        let (client, upstream) = open_pair(&mut stage);
-        let len = if limit == 1 { 300 } else { 30_000 };
-        let (mut sent, mut up) = (0, Vec::new());
-        while sent < len {
-            let n = stage.rng.within(1, len / 10);
-            let bytes = pattern(sent, n);
-            sent += n;
-            client.send(&bytes);
-            upstream.send(&bytes);
-            up.extend_from_slice(&bytes);
-            let is_reading = stage.rng.one_in(2);
-            upstream.reads(is_reading);
-            client.reads(!is_reading);
-            stage.turn();
-        }
-        upstream.reads(true);
-        client.reads(true);
-        stage.settle();
-        assert!(upstream.got() == up && client.got() == up, "{mark} {limit}");
-        assert_eq!(stage.state(&client), State::Open);
-        stage.stop();
-    }
+    equal_marks_never_stall(|change| proxy::<D>(seed, change).0);
 }
 
 /// Small segments fill a pipe's places with a few bytes, and it says EAGAIN, while the socket has more
@@ -301,7 +252,7 @@ fn what_was_queued_and_kept_before_goes_first<D: Rig>(seed: u64) {
             }
             let head = input.take(4).unwrap().to_vec();
             let _ = conn.send(b"established");
-            dial(conn, &others);
+            tunnel(conn, &others);
             let other = others.borrow()[&conn.id()];
             let _ = conn.other(other).unwrap().send(&head);
         }
@@ -336,7 +287,7 @@ fn what_is_kept_goes_before_what_a_deadline_finds<D: Rig>(seed: u64) {
     });
     with_room(&stage.world);
     stage.play(move |at| match at {
-        At::Data(conn, input) if input.len() >= 50_000 => dial(conn, &others),
+        At::Data(conn, input) if input.len() >= 50_000 => tunnel(conn, &others),
         At::Data(..) | At::Open(_) | At::Room(_) | At::Close(_) => {}
         other => usual(other),
     });
