@@ -15,6 +15,7 @@ in_every_mode!(
     clients_are_accepted_at_the_rate_and_nobody_is_lost,
     when_full_who_comes_gets_in_and_the_active_stay,
     never_readers_stay_within_the_memory_budget,
+    within_a_budget_what_is_unread_does_not_hide_in_the_kernel,
 );
 
 /// A client at an address of its own in 127.0.0.0/8.
@@ -159,4 +160,20 @@ fn never_readers_stay_within_the_memory_budget(mode: Mode) {
     drop((honest, hostile));
     let counts = server.finish();
     assert!(counts.get("closed(memory_budget)") > 0, "{counts:?}");
+}
+
+/// What a never-reader leaves is kept here, where it counts, and not in megabytes of the kernel's.
+fn within_a_budget_what_is_unread_does_not_hide_in_the_kernel(mode: Mode) {
+    let left_in_kernel = |args: &[&str]| {
+        let server = Start::echo(mode).args(args).run();
+        let mut client = server.connect();
+        client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        let block = vec![1; 1 << 20];
+        while client.write_all(&block).is_ok() {}
+        proc::unacknowledged(server.addr.port())
+    };
+    let within = left_in_kernel(&["--memory-budget", "64m"]);
+    assert!(within < 512 << 10, "{within} bytes are in the kernel");
+    let without = left_in_kernel(&[]);
+    assert!(without > 1 << 20, "only {without} bytes are in the kernel: what bounds them?");
 }

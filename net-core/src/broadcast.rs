@@ -4,7 +4,7 @@
 //! turn, and counts. A part that is lost on any way (a full mailbox, a loop that ends) says so when
 //! it is dropped, so the account always closes.
 
-use crate::limits::AtLimit;
+use crate::policy::AtLimit;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fmt;

@@ -156,7 +156,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::WhenFull;
+    use crate::policy::WhenFull;
     use std::time::Duration;
 
     #[test]

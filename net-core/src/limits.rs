@@ -1,44 +1,12 @@
 //! `Limits`: every bound of the framework, with its default and the reason for it.
 
+use crate::policy::WhenFull;
 use crate::rate::Rate;
 use std::time::Duration;
 
 /// The least that a loop's share of the memory budget may be: so much that an eighth of it is more
 /// than one receive can add.
 const MEMORY_SHARE_LEAST: usize = 4 << 20;
-
-/// Connections that may be in over `connections_max` until their loops have made room for them.
-const REUSED_AT_ONCE: usize = 64;
-
-/// What becomes of a client that comes when `connections_max` are open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum WhenFull {
-    /// It is refused.
-    #[default]
-    Refuse,
-    /// It gets the place of a connection on which nothing has moved for `min_idle`, and with which
-    /// nothing is under way: the longest idle of 16 that its loop looks at. That one is closed, and
-    /// counted as `Closed::Reused`. If there is none, the client is refused.
-    ///
-    /// The kernel is asked how long it is idle, so connections that are in use pay nothing; it knows
-    /// of TCP alone, and a client on a Unix socket keeps its place. Up to 64 clients at once may be in
-    /// over the limit, for a moment, and each descriptor table has that many places fewer. What a
-    /// heartbeat sends moves too: with an interval below `min_idle` nobody is idle for so long.
-    ReuseIdle {
-        /// At the least; zero is any time.
-        min_idle: Duration,
-    },
-}
-
-impl WhenFull {
-    /// Connections that may be in over the limit for a moment.
-    pub(crate) fn spare(self) -> usize {
-        match self {
-            WhenFull::Refuse => 0,
-            WhenFull::ReuseIdle { .. } => REUSED_AT_ONCE,
-        }
-    }
-}
 
 /// What a server may use at most. Everything has a bound, and every bound is here.
 ///
@@ -160,8 +128,9 @@ pub struct Limits {
     /// has anything unsent (its marks are then 0), and keeps no free memory; above seven eighths it
     /// resets connections, those with the most waiting first (`Closed::MemoryBudget`). What a
     /// callback copies beyond the share is refused. Not in it are the blocks of each loop above, what
-    /// is in mailboxes, what handlers keep themselves, and the kernel's buffers. `None`: as much as
-    /// the other limits allow for each connection.
+    /// is in mailboxes, what handlers keep themselves, and the kernel's buffers; but these are kept
+    /// small ([`notsent_lowat`](crate::SocketOptions::notsent_lowat)). `None`: as much as the other
+    /// limits allow for each connection.
     pub memory_budget: Option<usize>,
 
     /// Events taken from the kernel at once.
@@ -222,27 +191,6 @@ pub struct Limits {
     pub time_callbacks: bool,
     /// Least time between two log lines about the same trouble.
     pub log_every: Duration,
-}
-
-/// What becomes of a message for a connection whose unsent bytes would pass
-/// [`output_limit`](Limits::output_limit) with it. A message is what one `send_or` or one
-/// broadcast brings. The peer gets it whole or not at all: one of which a byte has left is never
-/// dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum AtLimit {
-    /// The connection ends, with `Closed::OutputLimit`: as any other send.
-    #[default]
-    Close,
-    /// The new message is dropped.
-    DropNewest,
-    /// The oldest messages that were sent with this policy and wait whole are dropped, until there
-    /// is room. If that would not make room, the new message is dropped.
-    DropOldest,
-    /// A message takes the place of the one with the same key that waits whole, also below the
-    /// limit; so of each key at most one waits, the newest, and one that changes often keeps its
-    /// place in the line. Without such a one, and above the limit, the new message is dropped.
-    /// The key is looked for among all that waits: some nanoseconds for each message.
-    Conflate(u64),
 }
 
 impl Default for Limits {

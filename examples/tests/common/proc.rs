@@ -105,10 +105,26 @@ fn is_connection(line: &str) -> bool {
 
 /// Connections to `port` in a state, by its number in /proc/net/tcp (8: CLOSE_WAIT).
 pub fn count_in_state(port: u16, state: u8) -> usize {
+    let state = format!("{state:02X}");
+    sockets_at(port).iter().filter(|fields| fields[3] == state).count()
+}
+
+/// Bytes that the kernel holds for the peers of the connections to `port`: all that they have not
+/// acknowledged, sent or not.
+pub fn unacknowledged(port: u16) -> u64 {
+    let of = |fields: &Vec<String>| u64::from_str_radix(fields[4].split(':').next()?, 16).ok();
+    sockets_at(port).iter().filter(|fields| fields[3] == "01").filter_map(of).sum()
+}
+
+/// The lines of /proc/net/tcp of sockets whose own port this is, in fields.
+fn sockets_at(port: u16) -> Vec<Vec<String>> {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let (port, state) = (format!(":{port:04X}"), format!("{state:02X}"));
-    let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-    lines.filter(|fields| fields[1].ends_with(&port) && fields[3] == state).count()
+    let port = format!(":{port:04X}");
+    let lines = table.lines().skip(1);
+    lines
+        .map(|line| line.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>())
+        .filter(|fields| fields[1].ends_with(&port))
+        .collect()
 }
 
 /// The one process that `pid` has started.

@@ -12,7 +12,7 @@ use crate::driver::Driver;
 use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::life::{Event, State};
-use crate::limits::WhenFull;
+use crate::policy::WhenFull;
 
 /// Connections that are compared. With so many, the one that goes is among the idlest tenth in four
 /// of five times.

@@ -3,7 +3,7 @@
 use super::{Outbox, Queued};
 use crate::connection::Head;
 use crate::id::ConnId;
-use crate::limits::AtLimit;
+use crate::policy::AtLimit;
 use bytes::Bytes;
 use net_buffer::Replaced;
 use std::collections::HashMap;

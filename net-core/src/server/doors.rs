@@ -11,6 +11,12 @@ use crate::sys::{ListenOptions, Socket};
 use crate::trusted::TrustedProxies;
 use std::sync::Arc;
 
+/// What the kernel takes ahead for each connection of a server with a memory budget. It grows a slow
+/// reader's send buffer to megabytes, which no budget of ours sees: a thousand never-readers had 1.5 GB
+/// there, all that the kernel has for TCP, and everybody else's segments were then dropped. As much as
+/// the high mark: so a fast reader always has something to send while its loop refills.
+const NOTSENT_WITHIN_BUDGET: usize = 64 << 10;
+
 /// Where to listen, and for which proxies, if for such alone.
 #[derive(Clone)]
 pub(super) struct Door {
@@ -65,12 +71,11 @@ pub(super) fn open_doors<H: Handler, D: Driver>(
 
 pub(super) fn listen_options(server: &Server) -> ListenOptions {
     let reuse_port = server.accept == Accept::ReusePort;
-    ListenOptions {
-        backlog: server.backlog,
-        reuse_port,
-        sockets: server.sockets.clone(),
-        ..ListenOptions::default()
+    let mut sockets = server.sockets.clone();
+    if server.limits.memory_budget.is_some() {
+        sockets.notsent_lowat.get_or_insert(NOTSENT_WITHIN_BUDGET);
     }
+    ListenOptions { backlog: server.backlog, reuse_port, sockets, ..ListenOptions::default() }
 }
 
 /// Every address that was asked for, if all of them are ones.

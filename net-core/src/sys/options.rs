@@ -28,6 +28,12 @@ pub struct SocketOptions {
     /// Bytes of the kernel's send buffer (`SO_SNDBUF`), up to `net.core.wmem_max`. `None`: it grows
     /// as needed, by `net.ipv4.tcp_wmem`.
     pub send_buffer: Option<usize>,
+    /// Bytes that the kernel takes ahead of what it may send (`TCP_NOTSENT_LOWAT`), beside those under
+    /// way: more wait in this process, where the marks and the budget see them. Unlike a fixed send
+    /// buffer it costs a fast reader nothing measurable. `None`: 64 KiB where a server has a
+    /// [`memory_budget`](crate::Limits::memory_budget), else as `net.ipv4.tcp_notsent_lowat` says,
+    /// which by default has no bound.
+    pub notsent_lowat: Option<usize>,
     /// `Some(ZERO)`: whatever is closed is reset (`SO_LINGER`), which leaves no TIME_WAIT, and
     /// destroys what the peer has not received yet. No other time is taken: close(2) would hold the
     /// whole loop for as long. The last bytes arrive without it, see
@@ -51,6 +57,7 @@ impl Default for SocketOptions {
             keepalive: None,
             receive_buffer: None,
             send_buffer: None,
+            notsent_lowat: None,
             linger: None,
             device: None,
             defer_accept: None,
@@ -100,6 +107,9 @@ impl SocketOptions {
         }
         if let Some(bytes) = self.send_buffer {
             all.push(("SO_SNDBUF", SOL_SOCKET, libc::SO_SNDBUF, at_most(bytes)));
+        }
+        if let Some(bytes) = self.notsent_lowat {
+            all.push(("TCP_NOTSENT_LOWAT", IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, at_most(bytes)));
         }
         if let Some(time) = self.defer_accept {
             all.push(("TCP_DEFER_ACCEPT", IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds(time)));
@@ -237,6 +247,7 @@ mod tests {
             }),
             receive_buffer: Some(20_000),
             send_buffer: Some(30_000),
+            notsent_lowat: Some(50_000),
             linger: Some(Duration::ZERO),
             device: Some("lo".into()),
             ..SocketOptions::default()
@@ -255,7 +266,20 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
         assert_eq!(socket.recv_buffer_size().unwrap(), 40_000);
         assert_eq!(socket.send_buffer_size().unwrap(), 60_000);
+        assert_eq!(notsent_lowat(&server), 50_000);
         assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+    }
+
+    fn notsent_lowat(socket: &TcpStream) -> u32 {
+        let (mut value, mut len) = (0u32, mem::size_of::<u32>() as libc::socklen_t);
+        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
+        // SAFETY: `value` and `len` are writable, and `len` says how long `value` is.
+        let got = unsafe {
+            let at = (&raw mut value).cast();
+            libc::getsockopt(socket.as_raw_fd(), level, option, at, &mut len)
+        };
+        assert_eq!(got, 0, "{}", io::Error::last_os_error());
+        value
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{Rig, Stage, on_both_rigs};
 use crate::closed::{Closed, Why};
-use crate::limits::WhenFull;
+use crate::policy::WhenFull;
 use crate::stats::Counter;
 use bytes::Bytes;
 use std::time::Duration;

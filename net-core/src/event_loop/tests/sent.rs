@@ -2,7 +2,7 @@
 
 use super::{At, Rig, Rng, Stage, on_both_rigs, pattern, usual};
 use crate::closed::Callback;
-use crate::limits::AtLimit;
+use crate::policy::AtLimit;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
