@@ -2,10 +2,11 @@
 //!
 //!     cargo build --release --workspace && cargo run --release -p benches --bin overload
 //!
-//! A flood of new connections, ten thousand that say nothing and a thousand that never read, against
-//! `echo` with a limit on connections, a first-byte timeout and a memory budget. Exits with 1 if the
-//! honest clients' p99 is, in the median round, more than twice that of the quiet server, if more than
-//! the budget was buffered at any sample, or if the books do not balance to the unit.
+//! New connections as fast as they go, ten thousand that say nothing and a thousand that never read,
+//! against `echo` with a limit on connections, an accept rate, a first-byte timeout and a memory
+//! budget. Exits with 1 if the honest clients' p99 is, in the median round, more than twice that of the
+//! quiet server, if more than the budget was buffered at any sample, or if the books do not balance to
+//! the unit.
 
 use benches::open_loop::{self, Pace};
 use benches::overload::attack::Attack;
@@ -24,9 +25,12 @@ use std::time::Duration;
 /// What honest clients notice of an attack on a server with limits.
 #[derive(Parser)]
 struct Flags {
-    /// New connections a second
+    /// New connections a second; as fast as they go if not given
+    #[arg(long)]
+    flood: Option<u64>,
+    /// Connections a second that the server accepts (0: as many as come)
     #[arg(long, default_value_t = 2_000)]
-    flood: u64,
+    accept_rate: u32,
     /// Connections that say nothing
     #[arg(long, default_value_t = 10_000)]
     silent: usize,
@@ -120,13 +124,17 @@ struct Round {
 
 impl Round {
     fn run(flags: &Flags, connections: usize) -> io::Result<Self> {
-        let target = Target::start(&[
+        let mut server = vec![
             format!("--loops={}", flags.loops),
             format!("--max-connections={connections}"),
             "--first-byte-timeout=5s".to_owned(),
             format!("--memory-budget={}m", flags.budget),
             "--no-pin".to_owned(),
-        ])?;
+        ];
+        if flags.accept_rate > 0 {
+            server.push(format!("--accept-rate={}", flags.accept_rate));
+        }
+        let target = Target::start(&server)?;
         let (quiet, _, _) = measure(flags, &target, None)?;
         let (attacked, most, connects) = measure(flags, &target, Some(&Attack::default()))?;
         Ok(Self { quiet, attacked, most, connects, counts: target.finish()? })
@@ -172,7 +180,7 @@ fn measure(
         let honest = scope.spawn(|| open_loop::run(at, pace, &cores[..1], warm, measured));
         thread::sleep(Duration::from_millis(200)); // so that the honest ones are in
         if let Some(attack) = attack {
-            scope.spawn(|| attack.flood(at, flags.flood));
+            scope.spawn(|| attack.flood(at, flags.flood.unwrap_or(u64::MAX)));
             scope.spawn(|| attack.say_nothing(at, flags.silent));
             scope.spawn(|| attack.never_read(at, flags.never_readers));
         }
