@@ -239,7 +239,7 @@ impl Default for Limits {
             resolver_threads: 4,
             mail_queue: 4096,
             mail_per_turn: 256,
-            broadcast_per_turn: 16,
+            broadcast_per_turn: 4,
             broadcasts_max: 64,
             topics_max: 1 << 16,
             topics_per_connection_max: 64,

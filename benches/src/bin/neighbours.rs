@@ -4,7 +4,7 @@
 //!     cargo run --release -p benches --bin neighbours -- bulk
 //!     cargo run --release -p benches --bin neighbours -- stall
 //!     cargo run --release -p benches --bin neighbours -- broadcast --members 15000
-//!     cargo run --release -p benches --bin neighbours -- broadcast --members 100000 --loops 8 --per-turn 8
+//!     cargo run --release -p benches --bin neighbours -- broadcast --members 100000 --loops 8
 //!
 //! `bulk`: 99 connections ping, alone, and beside one that sends and receives as much as goes and
 //! another that sends as much as goes and reads 4 KiB every 10 ms. `stall`: the same 99, while a callback
