@@ -4,11 +4,12 @@
 mod common;
 
 use common::*;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 in_both_tables!(
     datagrams_of_every_size_come_back_to_their_peers,
+    answers_leave_from_the_address_that_was_asked,
     a_peer_that_is_gone_costs_its_neighbour_nothing,
     beside_a_flood_a_peer_is_answered,
     a_drain_answers_what_is_there_and_exits_with_0,
@@ -56,6 +57,33 @@ fn datagrams_of_every_size_come_back_to_their_peers(mode: Mode) {
         for len in [0, 1, 1472, 1473, 9000, 65_507] {
             let garbage: Vec<u8> = (0..len).map(|n: usize| (n * n) as u8).collect();
             ping(&clients[len % 100], &garbage);
+        }
+        ended(server);
+    }
+}
+
+/// A client that is connected to one of the server's addresses hears no other one.
+fn answers_leave_from_the_address_that_was_asked(mode: Mode) {
+    for (at, asked) in [
+        ("0.0.0.0:0", ["127.0.0.1", "127.0.0.2", "127.1.2.3"]),
+        ("[::]:0", ["::1", "127.0.0.1", "127.0.0.2"]),
+    ] {
+        let server = Start::udp_echo(mode).listen(at).run();
+        for ip in asked {
+            let ip: IpAddr = ip.parse().unwrap();
+            let own = if ip.is_ipv4() { "127.0.0.9:0" } else { "[::1]:0" };
+            let client = UdpSocket::bind(own).unwrap();
+            client.connect((ip, server.addr.port())).unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            for len in [0, 9, 9000] {
+                ping(&client, &vec![7; len]);
+            }
+            // Several that are joined on the way, and again on the way back.
+            (0..20).for_each(|n| assert_eq!(client.send(&[n; 100]).unwrap(), 100));
+            let mut back = [0; 200];
+            for n in 0..20 {
+                assert_eq!((client.recv(&mut back).unwrap(), back[0]), (100, n));
+            }
         }
         ended(server);
     }

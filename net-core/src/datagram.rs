@@ -1,6 +1,6 @@
 //! A received datagram, and those that are to be sent.
 
-use crate::sys::{BATCH, UdpMessage};
+use crate::sys::{BATCH, Ends, UdpMessage};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
@@ -15,8 +15,9 @@ const JOINED_BYTES_MAX: usize = 65_507;
 ///
 /// [`on_datagram`]: crate::Handler::on_datagram
 pub struct Datagram<'a> {
-    pub(crate) at: SocketAddr,
-    pub(crate) peer: SocketAddr,
+    /// Where the socket is bound.
+    pub(crate) bound: SocketAddr,
+    pub(crate) ends: Ends,
     pub(crate) bytes: &'a [u8],
     pub(crate) outgoing: &'a RefCell<Outgoing>,
 }
@@ -24,12 +25,14 @@ pub struct Datagram<'a> {
 impl<'a> Datagram<'a> {
     /// Where it comes from, as it says: anybody can forge that.
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.ends.peer
     }
 
-    /// The address of the server at which it came.
+    /// The address of the server at which it came: one of the machine's, where the server listens at all of
+    /// them.
     pub fn at(&self) -> SocketAddr {
-        self.at
+        let ip = self.ends.own.unwrap_or(self.bound.ip());
+        SocketAddr::new(ip, self.bound.port())
     }
 
     /// What it says: 0 to 65,527 bytes, never cut off.
@@ -39,7 +42,7 @@ impl<'a> Datagram<'a> {
 
     /// Sends one datagram back. See [`send_to`](Self::send_to).
     pub fn reply(&mut self, bytes: &[u8]) -> bool {
-        self.send_to(self.peer, bytes)
+        self.send_to(self.ends.peer, bytes)
     }
 
     /// Sends one datagram to `peer`, from the address at which this one came. It is copied, and leaves
@@ -51,15 +54,15 @@ impl<'a> Datagram<'a> {
     /// [`datagram_queue_bytes`](crate::Limits::datagram_queue_bytes) wait; above that this one is
     /// dropped and counted in `datagrams_dropped`, and the answer is false.
     pub fn send_to(&mut self, peer: SocketAddr, bytes: &[u8]) -> bool {
-        self.outgoing.borrow_mut().push(peer, bytes)
+        self.outgoing.borrow_mut().push(Ends { peer, ..self.ends }, bytes)
     }
 }
 
 /// Datagrams that wait to be sent, in order, in one piece of memory.
 pub(crate) struct Outgoing {
     bytes: Vec<u8>,
-    /// To whom, and where its bytes end.
-    queued: Vec<(SocketAddr, usize)>,
+    /// To whom, from where, and where its bytes end.
+    queued: Vec<(Ends, usize)>,
     /// So many of them have left.
     left: usize,
     limit: usize,
@@ -97,13 +100,13 @@ impl Outgoing {
         self.limit = 0;
     }
 
-    pub(crate) fn push(&mut self, peer: SocketAddr, bytes: &[u8]) -> bool {
+    pub(crate) fn push(&mut self, ends: Ends, bytes: &[u8]) -> bool {
         if self.size() + bytes.len() + OVERHEAD > self.limit {
             self.dropped += 1;
             return false;
         }
         self.bytes.extend_from_slice(bytes);
-        self.queued.push((peer, self.bytes.len()));
+        self.queued.push((ends, self.bytes.len()));
         true
     }
 
@@ -138,18 +141,18 @@ impl Outgoing {
     /// Number `first`, and those behind it that leave with it.
     fn message_at(&self, first: usize) -> UdpMessage {
         let from = if first == 0 { 0 } else { self.queued[first - 1].1 };
-        let (to, mut end) = self.queued[first];
+        let (ends, mut end) = self.queued[first];
         let longest = end - from;
-        let mut message = UdpMessage { to, from, end, longest };
+        let mut message = UdpMessage { ends, from, end, longest };
         // A peer that forged its port as 0 is refused in any case, and not for being joined.
-        let is_alone = !self.joins || first - self.left < self.alone || to.port() == 0;
+        let is_alone = !self.joins || first - self.left < self.alone || ends.peer.port() == 0;
         if is_alone || !(1..=JOINED_BYTES_MAX).contains(&longest) {
             return message;
         }
         let most = JOINED_MAX.min(JOINED_BYTES_MAX / longest);
-        for &(peer, next) in self.queued[first + 1..].iter().take(most - 1) {
+        for &(other, next) in self.queued[first + 1..].iter().take(most - 1) {
             let len = next - end;
-            if peer != to || len > longest || len == 0 {
+            if other != ends || len > longest || len == 0 {
                 break;
             }
             (end, message.end) = (next, next);
@@ -199,8 +202,8 @@ impl Outgoing {
 mod tests {
     use super::*;
 
-    fn peer(port: u16) -> SocketAddr {
-        ([127, 0, 0, 1], port).into()
+    fn peer(port: u16) -> Ends {
+        Ends { peer: ([127, 0, 0, 1], port).into(), own: None }
     }
 
     #[test]
@@ -228,7 +231,7 @@ mod tests {
                 taken += message.datagrams();
                 messages += 1;
                 let cut = message.cut(bytes);
-                left.extend(cut.map(|one| (message.to.port(), one.to_vec())));
+                left.extend(cut.map(|one| (message.ends.peer.port(), one.to_vec())));
             }
             outgoing.remove(taken);
         }

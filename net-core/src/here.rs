@@ -9,6 +9,7 @@ use crate::id::ConnId;
 use crate::life::State;
 use crate::loop_state::LoopState;
 use crate::runner::Runner;
+use crate::sys::Ends;
 use crate::timers::TimerId;
 use net_timer::Tick;
 use std::net::SocketAddr;
@@ -140,13 +141,14 @@ impl<'a, H: Handler> Loop<'a, H> {
     /// Sends one datagram to `peer`, from where this loop receives those of the server's address number
     /// `at`, in the order of [`Server::datagrams`](crate::Server::datagrams). From any callback; in
     /// `on_datagram`, [`Datagram::reply`](crate::Datagram::reply) knows where. It leaves at the end of the
-    /// turn; else as [`Datagram::send_to`](crate::Datagram::send_to). After the drain has begun it is
-    /// dropped and counted.
+    /// turn; else as [`Datagram::send_to`](crate::Datagram::send_to), but where that is all addresses of the
+    /// machine, it leaves from the one that the kernel takes. After the drain has begun it is dropped and
+    /// counted.
     ///
     /// # Panics
     /// If the server receives no datagrams at an address of that number.
     pub fn send_datagram(&mut self, at: usize, peer: SocketAddr, bytes: &[u8]) -> bool {
-        self.state.datagrams[at].borrow_mut().push(peer, bytes)
+        self.state.datagrams[at].borrow_mut().push(Ends { peer, own: None }, bytes)
     }
 
     /// Gives this loop a connection that was made elsewhere: as [`Remote::adopt`], but it stays on

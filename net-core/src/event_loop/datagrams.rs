@@ -9,7 +9,7 @@ use crate::here::Loop;
 use crate::hub::Order;
 use crate::listener::{AcceptError, judge};
 use crate::stats::Counter;
-use crate::sys::{BATCH, Errno, Inbound, Socket, UdpMessage};
+use crate::sys::{BATCH, Ends, Errno, Inbound, Socket, UdpMessage};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -121,11 +121,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    fn datagram(&mut self, endpoint: &mut Endpoint, (peer, bytes): (SocketAddr, &[u8])) {
+    fn datagram(&mut self, endpoint: &mut Endpoint, (ends, bytes): (Ends, &[u8])) {
         self.runs(Callback::Datagram, None);
         let before = endpoint.outgoing.borrow().len();
         let (handler, state) = (&mut self.handler, &mut self.state);
-        let datagram = Datagram { at: endpoint.at, peer, bytes, outgoing: &endpoint.outgoing };
+        let datagram = Datagram { bound: endpoint.at, ends, bytes, outgoing: &endpoint.outgoing };
         if guard(|| handler.on_datagram(&mut Loop::new(state), datagram)).is_none() {
             endpoint.outgoing.borrow_mut().truncate(before);
             self.count_panic(Callback::Datagram);

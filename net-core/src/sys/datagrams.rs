@@ -3,11 +3,12 @@
 //! UDP_SEGMENT): it then takes the way through the kernel once for all of them.
 
 use super::socket::address_of;
+use super::udp_control::{Control, Told};
 use super::{Errno, Socket};
 use socket2::{Domain, Protocol, SockAddr, Type};
 use std::io;
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::ptr;
 
@@ -17,14 +18,18 @@ pub(crate) const BATCH: usize = 32;
 /// Above the largest datagram of IP (65,535 with its headers), so none is ever cut off.
 const SLOT: usize = 64 << 10;
 
-/// CMSG_SPACE of the number that UDP_GRO tells; that of UDP_SEGMENT is shorter.
-// SAFETY: it only computes.
-const CONTROL: usize = unsafe { libc::CMSG_SPACE(mem::size_of::<libc::c_int>() as u32) } as usize;
+/// Whose a datagram is: who sends it or gets it, and at which own address, where the socket has several.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ends {
+    pub(crate) peer: SocketAddr,
+    /// `None`: the address to which the socket is bound, or what the kernel takes.
+    pub(crate) own: Option<IpAddr>,
+}
 
 /// One datagram to be sent, or several to one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct UdpMessage {
-    pub(crate) to: SocketAddr,
+    pub(crate) ends: Ends,
     /// Where its bytes lie.
     pub(crate) from: usize,
     pub(crate) end: usize,
@@ -50,8 +55,8 @@ impl UdpMessage {
 /// only to the pages that it writes: of small datagrams, one a slot.
 pub(crate) struct Inbound {
     block: Box<[u8]>,
-    /// Datagrams: from where, and where they lie.
-    came: Vec<(SocketAddr, Range<usize>)>,
+    /// Datagrams: whose, and where they lie.
+    came: Vec<(Ends, Range<usize>)>,
 }
 
 impl Inbound {
@@ -64,21 +69,21 @@ impl Inbound {
         self.came.len()
     }
 
-    /// Number `n` of the last batch: from where, and what.
-    pub(crate) fn datagram(&self, n: usize) -> (SocketAddr, &[u8]) {
-        let (peer, at) = &self.came[n];
-        (*peer, &self.block[at.clone()])
+    /// Number `n` of the last batch: whose, and what.
+    pub(crate) fn datagram(&self, n: usize) -> (Ends, &[u8]) {
+        let (ends, at) = &self.came[n];
+        (*ends, &self.block[at.clone()])
     }
 
     /// UdpMessage number `n` of a batch, of `len` bytes, was joined from datagrams of this length; 0: it is
     /// one.
-    fn take(&mut self, n: usize, peer: SocketAddr, len: usize, joined: usize) {
+    fn take(&mut self, n: usize, ends: Ends, len: usize, joined: usize) {
         let (start, end) = (n * SLOT, n * SLOT + len);
         if joined == 0 || joined >= len {
-            return self.came.push((peer, start..end));
+            return self.came.push((ends, start..end));
         }
         let starts = (start..end).step_by(joined);
-        self.came.extend(starts.map(|from| (peer, from..end.min(from + joined))));
+        self.came.extend(starts.map(|from| (ends, from..end.min(from + joined))));
     }
 
     /// What a model of the kernel received: messages, and the length of those that they were joined from.
@@ -87,17 +92,9 @@ impl Inbound {
         self.came.clear();
         for (n, (peer, bytes, joined)) in messages.enumerate() {
             self.block[n * SLOT..][..bytes.len()].copy_from_slice(&bytes);
-            self.take(n, peer, bytes.len(), joined);
+            self.take(n, Ends { peer, own: None }, bytes.len(), joined);
         }
     }
-}
-
-/// Room for one control message that carries a number, aligned as the kernel's header is.
-#[derive(Clone, Copy)]
-#[repr(C)]
-union Control {
-    header: libc::cmsghdr,
-    bytes: [u8; CONTROL],
 }
 
 impl Socket {
@@ -118,10 +115,17 @@ impl Socket {
         socket.set_reuse_port(true)?;
         socket.bind(&at.into())?;
         let socket = Self::from_owned(socket.into());
-        let joins = socket.set_udp(libc::UDP_SEGMENT, 0);
-        for (option, known) in
-            [("UDP_SEGMENT", joins), ("UDP_GRO", socket.set_udp(libc::UDP_GRO, 1))]
-        {
+        if at.ip().is_unspecified() {
+            // An answer is to leave from the address that was asked: to a peer that is connected to it,
+            // any other is a stranger's.
+            socket.set_number(libc::SOL_IP, libc::IP_PKTINFO, 1)?;
+            if at.is_ipv6() {
+                socket.set_number(libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+            }
+        }
+        let joins = socket.set_number(libc::SOL_UDP, libc::UDP_SEGMENT, 0);
+        let joined = socket.set_number(libc::SOL_UDP, libc::UDP_GRO, 1);
+        for (option, known) in [("UDP_SEGMENT", joins), ("UDP_GRO", joined)] {
             if let Err(error) = known {
                 tracing::debug!(%at, %error, "the kernel has no {option}: each datagram by itself");
             }
@@ -129,11 +133,11 @@ impl Socket {
         Ok((socket, joins.is_ok()))
     }
 
-    fn set_udp(&self, option: libc::c_int, value: libc::c_int) -> Result<(), Errno> {
+    fn set_number(&self, level: i32, option: i32, value: libc::c_int) -> Result<(), Errno> {
         let len = mem::size_of_val(&value) as libc::socklen_t;
         // SAFETY: the value is readable and as long as is said; the kernel keeps no pointer to it.
         let set = unsafe {
-            libc::setsockopt(self.number(), libc::SOL_UDP, option, (&raw const value).cast(), len)
+            libc::setsockopt(self.number(), level, option, (&raw const value).cast(), len)
         };
         if set < 0 { Err(Errno::last()) } else { Ok(()) }
     }
@@ -145,7 +149,7 @@ impl Socket {
         let mut names: [libc::sockaddr_storage; BATCH] = unsafe { mem::zeroed() };
         // SAFETY: as above.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        let mut controls = [Control { bytes: [0; CONTROL] }; BATCH];
+        let mut controls = [Control::EMPTY; BATCH];
         let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
         let slots = into.block.chunks_exact_mut(SLOT);
         for ((((message, part), name), control), slot) in
@@ -157,8 +161,7 @@ impl Socket {
             header.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as u32;
             header.msg_iov = part;
             header.msg_iovlen = 1;
-            header.msg_control = (&raw mut *control).cast();
-            header.msg_controllen = CONTROL as _;
+            control.listen(header);
         }
         let number = self.number();
         // SAFETY: every header names writable memory of the stated length, which outlives the call:
@@ -176,7 +179,8 @@ impl Socket {
         for (n, (message, name)) in messages.iter().zip(&names).take(got).enumerate() {
             let from = address_of(name, message.msg_hdr.msg_namelen as usize);
             let peer = from.inet().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
-            into.take(n, peer, message.msg_len as usize, joined_from(&message.msg_hdr));
+            let Told { joined, own } = Told::of(&message.msg_hdr);
+            into.take(n, Ends { peer, own }, message.msg_len as usize, joined);
         }
         Ok(got)
     }
@@ -190,10 +194,10 @@ impl Socket {
     ) -> Result<usize, Errno> {
         // SAFETY: plain data for which zero is valid.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        let mut controls = [Control { bytes: [0; CONTROL] }; BATCH];
+        let mut controls = [Control::EMPTY; BATCH];
         let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
         let names: [Option<SockAddr>; BATCH] =
-            std::array::from_fn(|n| batch.get(n).map(|message| message.to.into()));
+            std::array::from_fn(|n| batch.get(n).map(|message| message.ends.peer.into()));
         let count = batch.len().min(BATCH);
         for ((((message, part), name), control), what) in messages
             .iter_mut()
@@ -210,9 +214,9 @@ impl Socket {
             header.msg_namelen = name.len();
             header.msg_iov = part;
             header.msg_iovlen = 1;
-            if bytes.len() > what.longest {
-                cut_up(header, control, what.longest);
-            }
+            let is_joined = bytes.len() > what.longest;
+            let segment = is_joined.then_some(what.longest as u16); // an IP datagram is no longer
+            control.tell(header, what.ends.own, segment);
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let number = self.number();
@@ -222,38 +226,6 @@ impl Socket {
             libc::sendmmsg(number, messages.as_mut_ptr(), count as u32, flags) as isize
         })
     }
-}
-
-/// Has the kernel cut this message into datagrams of that length (UDP_SEGMENT).
-fn cut_up(header: &mut libc::msghdr, control: &mut Control, longest: usize) {
-    let segment = longest as u16; // an IP datagram is no longer
-    let size = mem::size_of_val(&segment) as u32;
-    header.msg_control = (&raw mut *control).cast();
-    // SAFETY: `control` is aligned as a header, and has room for one with a longer number than this.
-    unsafe {
-        header.msg_controllen = libc::CMSG_SPACE(size) as _;
-        let first = libc::CMSG_FIRSTHDR(header);
-        (*first).cmsg_level = libc::SOL_UDP;
-        (*first).cmsg_type = libc::UDP_SEGMENT;
-        (*first).cmsg_len = libc::CMSG_LEN(size) as _;
-        libc::CMSG_DATA(first).cast::<u16>().write_unaligned(segment);
-    }
-}
-
-/// The length of the datagrams that a received message was joined from (UDP_GRO); 0: it is one.
-fn joined_from(header: &libc::msghdr) -> usize {
-    // SAFETY: the kernel has said how long the control messages are that it has written; the only one
-    // that this socket asked for carries an int, and there was room for it.
-    let joined = unsafe {
-        let first = libc::CMSG_FIRSTHDR(header);
-        if first.is_null()
-            || ((*first).cmsg_level, (*first).cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO)
-        {
-            return 0;
-        }
-        libc::CMSG_DATA(first).cast::<libc::c_int>().read_unaligned()
-    };
-    usize::try_from(joined).unwrap_or(0)
 }
 
 fn datagram_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
@@ -288,8 +260,8 @@ mod tests {
             for (count, len) in [(1, 1), (49, 3), (63, 1), (40, 1472), (2, 20_000)] {
                 let bytes = said(count, len);
                 let end = bytes.len();
-                let batch = [at(&to), plain.local_addr().unwrap()].map(|to| UdpMessage {
-                    to,
+                let batch = [at(&to), plain.local_addr().unwrap()].map(|peer| UdpMessage {
+                    ends: Ends { peer, own: None },
                     from: 0,
                     end,
                     longest: len,
@@ -299,7 +271,7 @@ mod tests {
                 assert_eq!(to.receive_datagrams(&mut inbound).unwrap(), 1, "joined here too");
                 let wanted: Vec<&[u8]> = batch[0].cut(&bytes).collect();
                 let came: Vec<_> = (0..inbound.len()).map(|n| inbound.datagram(n)).collect();
-                assert!(came.iter().all(|(peer, _)| *peer == at(&from)));
+                assert!(came.iter().all(|(ends, _)| ends.peer == at(&from)));
                 assert!(came.iter().map(|(_, bytes)| *bytes).eq(wanted.iter().copied()));
                 let mut one = vec![0; SLOT];
                 for wanted in wanted {
@@ -310,14 +282,43 @@ mod tests {
         }
     }
 
+    /// Bound to all addresses: it is known at which one each came, and from there it is answered.
+    #[test]
+    fn of_several_own_addresses_the_one_that_was_asked_answers() {
+        for (bound, asked) in
+            [("0.0.0.0:0", "127.0.0.7"), ("[::]:0", "127.0.0.7"), ("[::]:0", "::1")]
+        {
+            let (server, _) = Socket::datagrams(bound.parse().unwrap()).unwrap();
+            let asked: IpAddr = asked.parse().unwrap();
+            let own = if asked.is_ipv4() { "127.0.0.8:0" } else { "[::1]:0" };
+            let client = UdpSocket::bind(own).unwrap();
+            client.connect((asked, at(&server).port())).unwrap();
+            client.send(b"where?").unwrap();
+            let mut inbound = Inbound::new();
+            assert_eq!(server.receive_datagrams(&mut inbound).unwrap(), 1);
+            let ends = inbound.datagram(0).0;
+            assert_eq!((ends.own, ends.peer), (Some(asked), client.local_addr().unwrap()));
+            let bytes = said(4, 10);
+            let end = bytes.len();
+            let batch = [UdpMessage { ends, from: 0, end, longest: 10 }];
+            assert_eq!(server.send_datagrams(&bytes, &batch).unwrap(), 1);
+            let mut back = [0; 20];
+            for wanted in batch[0].cut(&bytes) {
+                let len = client.recv(&mut back).unwrap();
+                assert_eq!(&back[..len], wanted);
+            }
+        }
+    }
+
     #[test]
     fn single_ones_and_empty_ones_come_as_they_are() {
         let (from, _) = Socket::datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
         let (to, _) = Socket::datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
         let bytes = said(1, 100);
         let ends = [(0, 0), (0, 7), (7, 7), (7, 150)];
+        let peer = Ends { peer: at(&to), own: None };
         let batch =
-            ends.map(|(from, end)| UdpMessage { to: at(&to), from, end, longest: end - from });
+            ends.map(|(from, end)| UdpMessage { ends: peer, from, end, longest: end - from });
         assert_eq!(from.send_datagrams(&bytes, &batch).unwrap(), 4);
         let mut inbound = Inbound::new();
         assert_eq!((to.receive_datagrams(&mut inbound).unwrap(), inbound.len()), (4, 4));

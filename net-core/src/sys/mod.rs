@@ -17,10 +17,11 @@ pub(crate) mod process;
 pub(crate) mod rights;
 pub(crate) mod signals;
 mod socket;
+mod udp_control;
 mod unix;
 mod waker;
 
-pub(crate) use datagrams::{BATCH, Inbound, UdpMessage};
+pub(crate) use datagrams::{BATCH, Ends, Inbound, UdpMessage};
 pub use descriptors::PrivateTables;
 use epoll::Epoll;
 #[cfg(any(test, feature = "bench"))]

@@ -118,7 +118,7 @@ impl World {
             taken += 1;
             endpoint.messages += 1;
             endpoint.room = endpoint.room.map(|room| room - datagrams);
-            endpoint.sent.extend(message.cut(bytes).map(|one| (message.to, one.to_vec())));
+            endpoint.sent.extend(message.cut(bytes).map(|one| (message.ends.peer, one.to_vec())));
         }
         Ok(taken)
     }

@@ -1,0 +1,179 @@
+//! What lies beside a datagram: the control messages of udp(7), ip(7) and ipv6(7) by which the kernel
+//! says, and is told, which own address it is about, and how long the datagrams of a joined one are.
+
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Room for all of them at once.
+// SAFETY: it only computes.
+const ROOM: usize = unsafe {
+    libc::CMSG_SPACE(mem::size_of::<libc::c_int>() as u32)
+        + libc::CMSG_SPACE(mem::size_of::<libc::in_pktinfo>() as u32)
+        + libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as u32)
+} as usize;
+
+/// Room for the control messages of one datagram, aligned as the kernel's headers are.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) union Control {
+    header: libc::cmsghdr,
+    bytes: [u8; ROOM],
+}
+
+impl Control {
+    pub(super) const EMPTY: Self = Self { bytes: [0; ROOM] };
+
+    /// The message that is received with `header` leaves what is said of it here.
+    pub(super) fn listen(&mut self, header: &mut libc::msghdr) {
+        header.msg_control = (&raw mut *self).cast();
+        header.msg_controllen = ROOM as _;
+    }
+
+    /// The message that is sent with `header` leaves from that address, if one is given, and is cut up
+    /// into datagrams of that length (UDP_SEGMENT), if one is given.
+    pub(super) fn tell(
+        &mut self,
+        header: &mut libc::msghdr,
+        from: Option<IpAddr>,
+        segment: Option<u16>,
+    ) {
+        if from.is_none() && segment.is_none() {
+            return;
+        }
+        self.listen(header);
+        let mut used = 0;
+        match from {
+            Some(IpAddr::V4(ip)) => {
+                let spec_dst = libc::in_addr { s_addr: u32::from(ip).to_be() };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: spec_dst,
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                used += self.put(used, libc::SOL_IP, libc::IP_PKTINFO, info);
+            }
+            Some(IpAddr::V6(ip)) => {
+                let addr = libc::in6_addr { s6_addr: ip.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr: addr, ipi6_ifindex: 0 };
+                used += self.put(used, libc::SOL_IPV6, libc::IPV6_PKTINFO, info);
+            }
+            None => {}
+        }
+        if let Some(segment) = segment {
+            used += self.put(used, libc::SOL_UDP, libc::UDP_SEGMENT, segment);
+        }
+        header.msg_controllen = used as _;
+    }
+
+    /// Writes one control message behind `at` bytes of others, and says how long it is.
+    fn put<T: Copy>(&mut self, at: usize, level: i32, kind: i32, value: T) -> usize {
+        let size = mem::size_of::<T>() as u32;
+        // SAFETY: these only compute.
+        let (length, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
+        assert!(at + space as usize <= ROOM, "there is room for each of them once");
+        // SAFETY: `at` is a sum of CMSG_SPACEs, so a header there is aligned, and the whole message is
+        // within the room.
+        unsafe {
+            let header = (&raw mut *self).cast::<u8>().add(at).cast::<libc::cmsghdr>();
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = length as _;
+            libc::CMSG_DATA(header).cast::<T>().write_unaligned(value);
+        }
+        space as usize
+    }
+}
+
+/// What the kernel says of a received message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Told {
+    /// The length of the datagrams from which it was joined (UDP_GRO); 0: it is one.
+    pub(super) joined: usize,
+    /// The own address from which an answer is to leave: that at which it came. `None`: the socket has but
+    /// one, or the kernel knows best, as for what came to a group.
+    pub(super) own: Option<IpAddr>,
+}
+
+impl Told {
+    /// Reads what [`Control::listen`] received.
+    pub(super) fn of(header: &libc::msghdr) -> Self {
+        let mut told = Self::default();
+        // SAFETY: the kernel has said how long the control messages are that it has written.
+        let mut at = unsafe { libc::CMSG_FIRSTHDR(header) };
+        while !at.is_null() {
+            // SAFETY: a header that these macros give is a whole one within the control messages, and its
+            // data follows it: for each of these, as long as the type that is read.
+            unsafe {
+                let data = libc::CMSG_DATA(at);
+                match ((*at).cmsg_level, (*at).cmsg_type) {
+                    (libc::SOL_UDP, libc::UDP_GRO) => {
+                        let joined = data.cast::<libc::c_int>().read_unaligned();
+                        told.joined = usize::try_from(joined).unwrap_or(0);
+                    }
+                    // Not the destination itself, which may be a broadcast.
+                    (libc::SOL_IP, libc::IP_PKTINFO) => {
+                        let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                        let ip = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
+                        told.own = Some(ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4);
+                    }
+                    (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+                        let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                        told.own = told.own.or(answering(info.ipi6_addr.s6_addr.into()));
+                    }
+                    _ => {}
+                }
+                at = libc::CMSG_NXTHDR(header, at);
+            }
+        }
+        told
+    }
+}
+
+/// The address from which to answer what came to that one. A link's own is left to the kernel, which finds
+/// it by the peer's.
+fn answering(came_to: Ipv6Addr) -> Option<IpAddr> {
+    let is_ours = !came_to.is_multicast()
+        && !came_to.is_unicast_link_local()
+        && !came_to.is_unspecified()
+        && came_to.to_ipv4_mapped().is_none();
+    is_ours.then_some(IpAddr::V6(came_to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_told_is_read_again() {
+        let joined = 1472;
+        for own in ["127.0.0.9".parse().unwrap(), "2001:db8::7".parse().unwrap()] {
+            // SAFETY: plain data for which zero is valid.
+            let mut header: libc::msghdr = unsafe { mem::zeroed() };
+            let mut control = Control::EMPTY;
+            control.tell(&mut header, Some(own), Some(joined));
+            let used = header.msg_controllen;
+            // What the kernel says is an int, under a number of its own.
+            control.put(used, libc::SOL_UDP, libc::UDP_GRO, libc::c_int::from(joined));
+            header.msg_controllen = ROOM.min(used + 24) as _;
+            assert_eq!(Told::of(&header), Told { joined: joined.into(), own: Some(own) });
+        }
+    }
+
+    #[test]
+    fn nothing_told_is_no_control_message() {
+        // SAFETY: plain data for which zero is valid.
+        let mut header: libc::msghdr = unsafe { mem::zeroed() };
+        let mut control = Control::EMPTY;
+        control.tell(&mut header, None, None);
+        assert!(header.msg_control.is_null() && header.msg_controllen == 0);
+        assert_eq!(Told::of(&header), Told::default());
+    }
+
+    #[test]
+    fn groups_and_links_are_left_to_the_kernel() {
+        for ip in ["ff02::1", "fe80::1", "::", "::ffff:127.0.0.1"] {
+            assert_eq!(answering(ip.parse().unwrap()), None, "{ip}");
+        }
+        assert_eq!(answering(Ipv6Addr::LOCALHOST), Some(Ipv6Addr::LOCALHOST.into()));
+    }
+}
