@@ -3,13 +3,16 @@
 //!
 //! - `src/bin/*_echo.rs` and `bare_epoll` are servers, and so is what `rivals` has in other
 //!   languages; ours is `echo` in `examples`.
-//! - `fan_out`, `bare_fan_out`, `remote_send` and `sleeper` are servers for one question each.
+//! - `fan_out`, `bare_fan_out`, `remote_send`, `sleeper` and `tokio_datagrams` are servers for one
+//!   question each.
 //! - `guard` checks what can be counted exactly; `compare` measures what can only be timed, and
-//!   `neighbours` what one connection's load costs the others, and `overload` what an attack does.
+//!   `neighbours` what one connection's load costs the others, `overload` what an attack does, and `datagrams`
+//!   what a datagram costs.
 
 pub mod bursts;
 pub mod churn;
 pub mod counted;
+pub mod datagrams;
 pub mod exact;
 pub mod fan_out;
 pub mod folder;

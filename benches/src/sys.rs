@@ -165,6 +165,17 @@ fn be_scheduled(policy: libc::c_int, sched_priority: libc::c_int) -> io::Result<
     Ok(())
 }
 
+/// From now on what this socket sends is cut into datagrams of so many bytes (`UDP_SEGMENT`).
+pub fn segment_datagrams(socket: RawFd, bytes: i32) -> io::Result<()> {
+    let size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `bytes` is readable and of that size, and the kernel keeps no pointer to it.
+    checked(unsafe {
+        let value = (&raw const bytes).cast();
+        libc::setsockopt(socket, libc::SOL_UDP, libc::UDP_SEGMENT, value, size)
+    })?;
+    Ok(())
+}
+
 /// The cores that this thread may use.
 pub fn allowed_cores() -> io::Result<Vec<usize>> {
     // SAFETY: all zeros is the empty set.
