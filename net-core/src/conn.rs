@@ -198,7 +198,8 @@ impl<'a, H: Handler> Conn<'a, H> {
         head.status.state().takes_output() && !head.status.has(ending)
     }
 
-    /// Ends sending: what is queued goes out, then FIN. Reading goes on until the peer ends too.
+    /// Ends sending: what is queued goes out, then FIN. Reading goes on until the peer ends too. On a
+    /// connection that is still dialled, it waits until that is up; nothing more can be sent on it.
     pub fn finish(&mut self) {
         self.wish(Status::WISH_FINISH);
     }

@@ -178,7 +178,9 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
 
         (S::Connecting, E::Connected) => call(S::Open, C::Open),
         // Nothing was promised to a peer that was never reached.
-        (S::Connecting, E::Overdue | E::Finish | E::Close | E::Panicked | E::Draining) => CLOSED,
+        (S::Connecting, E::Overdue | E::Close | E::Panicked | E::Draining) => CLOSED,
+        // The wish is kept until it is up.
+        (S::Connecting, E::Finish) => to(S::Connecting),
         (S::Connecting, _) => None,
         (_, E::Connected) => None,
 

@@ -211,6 +211,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.step(id, Event::OutputFull);
         } else if wished.has(Status::WISH_CLOSE) {
             self.close(id);
+        } else if wished.has(Status::WISH_FINISH) && head.status.state() == State::Connecting {
+            // What waits for it is still to be sent: this comes after it, once it is up.
+            head.status.set(Status::WISH_FINISH);
         } else if wished.has(Status::WISH_FINISH) {
             self.state.because(id, Closed::Local);
             self.step(id, Event::Finish);

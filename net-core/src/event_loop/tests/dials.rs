@@ -27,6 +27,8 @@ on_both_rigs! {
     bytes_for_a_dial_that_fails_are_counted: 10,
     bytes_for_a_dial_wait_until_it_is_up: 20,
     a_connecting_connection_that_is_ended_leaves_nothing: 20,
+    what_is_sent_and_finished_while_it_connects_arrives_whole: 20,
+    a_dial_that_fails_is_told_so_although_it_was_finished: 10,
     a_signal_before_the_decision_decides_nothing: 20,
     a_timeout_and_an_answer_at_once_give_one_outcome: 60,
     each_dial_has_a_timeout_of_its_own: 10,
@@ -288,11 +290,54 @@ fn bytes_for_a_dial_wait_until_it_is_up<D: Rig>(seed: u64) {
     stage.stop();
 }
 
+/// As `eager`, and then ends sending.
+fn hasty<D: Rig>(seed: u64) -> Stage<D> {
+    let mut stage = Stage::<D>::new(seed);
+    let log = stage.log.clone();
+    stage.play(move |at| match at {
+        At::Message(here, _) => {
+            let id = here.dial(somewhere(), log.session(None)).unwrap();
+            let mut conn = here.connection(id).unwrap();
+            assert!(conn.send(&pattern(0, 6000)).is_taken());
+            conn.finish();
+            assert!(!conn.is_open() && !conn.send(b"too late").is_taken());
+        }
+        At::Open(conn) => assert!(!conn.send(b"too late").is_taken()),
+        other => usual(other),
+    });
+    stage
+}
+
+fn what_is_sent_and_finished_while_it_connects_arrives_whole<D: Rig>(seed: u64) {
+    let mut stage = hasty::<D>(seed);
+    let at = stage.world.get().now + 50;
+    dial(&mut stage, Outcome::UpAt(at));
+    stage.advance(60);
+    let peer = stage.world.peer(0);
+    assert!(peer.got() == pattern(0, 6000) && peer.saw_fin() && !peer.saw_reset());
+    peer.send(b"and this is the answer");
+    peer.finish();
+    stage.settle();
+    let record = stage.log.get().records[0].clone();
+    assert_eq!((record.calls.first(), record.data_bytes), (Some(&Callback::Open), 22));
+    assert_eq!(record.closed, Some(Closed::Local));
+    stage.stop();
+}
+
+fn a_dial_that_fails_is_told_so_although_it_was_finished<D: Rig>(seed: u64) {
+    let mut stage = hasty::<D>(seed);
+    let record = dial(&mut stage, Outcome::Refused);
+    assert_eq!(record.calls, [Callback::Close]);
+    assert!(matches!(record.closed, Some(Closed::Machine(_))), "{:?}", record.closed);
+    assert_eq!(stage.count(Counter::BytesDropped), 6000);
+    stage.stop();
+}
+
 /// Closed at once, or later, while the kernel still waits for an answer: the socket goes, too.
 fn a_connecting_connection_that_is_ended_leaves_nothing<D: Rig>(seed: u64) {
     for is_at_once in [true, false] {
         let mut stage = Stage::<D>::new(seed);
-        let (log, ends) = (stage.log.clone(), stage.rng.below(3));
+        let (log, ends) = (stage.log.clone(), stage.rng.below(2));
         let dialled = Rc::new(RefCell::new(None));
         stage.play(move |at| match at {
             At::Message(here, n) => {
@@ -304,7 +349,6 @@ fn a_connecting_connection_that_is_ended_leaves_nothing<D: Rig>(seed: u64) {
                     let mut conn = here.connection(dialled.borrow().unwrap()).unwrap();
                     match ends {
                         0 => conn.close(),
-                        1 => conn.finish(),
                         _ => conn.reset(),
                     }
                 }

@@ -325,7 +325,10 @@ impl<D: Rig> Stage<D> {
             assert!(at != State::Dead, "{id} is dead and was not closed");
             assert!(!wire.is_reset, "{id} {at:?} was not told of a reset: {status:x?} {wire:?}");
             let listed = Status::READY | Status::TO_FLUSH | Status::WISHED | Status::CORKED;
-            assert!(!status.has(listed | Status::WISHES), "{id} {at:?} {status:?}");
+            // The one that waits until a dial is up.
+            let waits = if at == State::Connecting { Status::WISH_FINISH } else { 0 };
+            let granted = listed | Status::WISHES & !waits;
+            assert!(!status.has(granted), "{id} {at:?} {status:?}");
             let is_held = at.delivers() && room == 0;
             if at.reads() && !is_held {
                 let is_read = wire.arrived.is_empty() && !wire.has_fin;
