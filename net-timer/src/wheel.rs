@@ -48,11 +48,12 @@ pub struct Wheel {
     /// Entries filed, those in `due` included.
     len: usize,
 
-    levels: [Level; LEVELS],
+    // Beside it, so that whoever has a wheel is cheap to move.
+    levels: Box<[Level; LEVELS]>,
 }
 
 impl Wheel {
-    /// An empty wheel, 8.3 KiB large, whose time is `now`.
+    /// An empty wheel, whose time is `now`. It takes 8.3 KiB, in a block of its own.
     #[must_use]
     pub fn new(now: Tick) -> Wheel {
         Wheel {
@@ -61,7 +62,7 @@ impl Wheel {
             due: List::EMPTY,
             occupied: 0,
             len: 0,
-            levels: [const { Level::EMPTY }; LEVELS],
+            levels: Box::new([const { Level::EMPTY }; LEVELS]),
         }
     }
 
