@@ -127,7 +127,7 @@ pub struct Limits {
     /// to which they are owed. Above three quarters of its share a loop reads no more from whoever
     /// has anything unsent (its marks are then 0), and keeps no free memory; above seven eighths it
     /// resets connections, those with the most waiting first (`Closed::MemoryBudget`). What a
-    /// callback copies beyond the share is refused. Not in it are the blocks of each loop above, what
+    /// callback queues beyond the share is refused. Not in it are the blocks of each loop above, what
     /// is in mailboxes, what handlers keep themselves, and the kernel's buffers; but these are kept
     /// small ([`notsent_lowat`](crate::SocketOptions::notsent_lowat)). `None`: as much as the other
     /// limits allow for each connection.

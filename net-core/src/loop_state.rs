@@ -423,6 +423,16 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
+    /// As `because`, of one that is not left to end by itself: that its peer had ended before is then not
+    /// the news.
+    pub(crate) fn cut_short_because(&mut self, id: ConnId, why: Closed) {
+        if let Some(head) = self.head(id)
+            && head.why.is_none_or(|before| before == Closed::PeerEnded)
+        {
+            head.why = Some(why);
+        }
+    }
+
     /// To be received from in the next turn, or later in this one.
     pub(crate) fn make_ready(&mut self, id: ConnId) {
         if let Some(head) = self.table.get(id).map(|c| &mut c.head)

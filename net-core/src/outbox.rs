@@ -75,7 +75,7 @@ pub(crate) struct Outbox {
 }
 
 /// Unsent bytes of a connection above which its input is held back, and at which it goes on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Watermarks {
     high: usize,
     low: usize,
@@ -139,7 +139,7 @@ impl Outbox {
             }
             self.spill(head);
         }
-        if self.pool.memory().saturating_add(bytes.len()) > self.memory_max {
+        if !self.has_memory(bytes.len()) {
             return self.out_of_memory(head, id);
         }
         head.cold.get_or_insert_default().output.push(bytes, &mut self.pool);
@@ -153,6 +153,9 @@ impl Outbox {
             return answer;
         }
         self.spill(head);
+        if !self.has_memory(bytes.len()) {
+            return self.out_of_memory(head, id);
+        }
         head.cold.get_or_insert_default().output.push_shared(bytes, &mut self.pool);
         self.list_unsent(head, id);
         self.mark(head)
@@ -171,6 +174,9 @@ impl Outbox {
             return Ok(answer);
         }
         self.spill(head);
+        if !self.has_memory(payload.len().saturating_add(width)) {
+            return Ok(self.out_of_memory(head, id));
+        }
         head.cold.get_or_insert_default().output.push_frame(shape, payload, &mut self.pool)?;
         self.list_unsent(head, id);
         Ok(self.mark(head))
@@ -279,18 +285,27 @@ impl Outbox {
         None
     }
 
+    /// So many bytes more are within what the loop may queue.
+    fn has_memory(&self, bytes: usize) -> bool {
+        self.pool.memory().saturating_add(bytes) <= self.memory_max
+    }
+
     /// The loop has queued all that it may. This connection is what ends, as at its own limit: in the
     /// middle of a callback no other can.
     #[cold]
     fn out_of_memory(&mut self, head: &mut Head, id: ConnId) -> Queued {
-        head.why.get_or_insert(Closed::MemoryBudget);
+        if head.why.is_none_or(|before| before == Closed::PeerEnded) {
+            head.why = Some(Closed::MemoryBudget);
+        }
         self.wish(head, id, Status::WISH_CAP);
         Queued::Refused
     }
 
-    /// While memory is tight, the marks are at 0.
-    pub(crate) fn be_tight(&mut self, is_tight: bool) {
+    /// While memory is tight, the marks are at 0. True: that has changed.
+    pub(crate) fn be_tight(&mut self, is_tight: bool) -> bool {
+        let before = self.watermarks;
         self.watermarks = if is_tight { Watermarks::TIGHT } else { self.usual };
+        before != self.watermarks
     }
 
     pub(crate) fn low_watermark(&self) -> usize {

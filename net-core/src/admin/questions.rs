@@ -10,8 +10,10 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Questions under way at once. Each keeps every loop walking over its table.
+/// Questions after the largest under way at once. Each keeps every loop walking over its table.
 const QUESTIONS_MAX: usize = 4;
+/// Kills under way at once: a step each, which must not wait for any such walk.
+const KILLS_MAX: usize = 64;
 /// How long loops may take: a million connections by bytes are some seconds of walking. Who says
 /// nothing by then is named in the answer.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -51,7 +53,12 @@ impl Questions {
         asker: Asker,
         question: Question,
     ) -> Result<(), Reply> {
-        if self.0.len() >= QUESTIONS_MAX {
+        let is_kill = |question| matches!(question, Question::Kill(_));
+        let (kills, all) =
+            (self.0.iter().filter(|open| is_kill(open.question)).count(), self.0.len());
+        let is_too_much =
+            if is_kill(question) { kills >= KILLS_MAX } else { all - kills >= QUESTIONS_MAX };
+        if is_too_much {
             return Err(Reply::text(Status::Unavailable, "too many questions at once\n"));
         }
         let loops = match question {

@@ -207,7 +207,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.because(id, Closed::Local);
             self.step(id, Event::Reset);
         } else if wished.has(Status::WISH_CAP) {
-            self.state.because(id, Closed::OutputLimit);
+            self.state.cut_short_because(id, Closed::OutputLimit);
             self.step(id, Event::OutputFull);
         } else if wished.has(Status::WISH_CLOSE) {
             self.close(id);

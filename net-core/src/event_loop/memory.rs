@@ -21,12 +21,17 @@ use net_buffer::Unread;
 /// are gone: so of a million connections, each costs a part of a walk only.
 const FOUND: usize = 64;
 
+/// Entries of the table that are looked at in a turn when memory is no longer tight.
+const RELIEVED_PER_TURN: usize = 1024;
+
 /// What a loop may buffer, and where it stands.
 pub(super) struct Share {
     /// Above it, reading is held back.
     soft: usize,
     /// Above it, connections are shed.
     hard: usize,
+    /// Memory was tight: whoever waits since then is looked at again, from this slot on.
+    relieved_from: Option<u32>,
     /// Some of the largest connections, the largest last, and what each had when it was found.
     largest: Vec<(usize, ConnId)>,
 }
@@ -35,7 +40,12 @@ impl Share {
     pub(super) fn of(limits: &Limits, loops: usize) -> Option<Self> {
         limits.memory_budget?;
         let share = limits.memory_share(loops);
-        Some(Self { soft: share / 4 * 3, hard: share / 8 * 7, largest: Vec::new() })
+        Some(Self {
+            soft: share / 4 * 3,
+            hard: share / 8 * 7,
+            relieved_from: None,
+            largest: Vec::new(),
+        })
     }
 }
 
@@ -44,6 +54,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn weigh(&mut self) {
         let Some(Share { soft, hard, .. }) = self.share else { return };
         let pool = &mut self.state.outbox.pool;
+        let most = pool.memory(); // as it has come to, and is exported
         if pool.memory() > soft {
             pool.trim(0);
         }
@@ -51,9 +62,34 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.shed(hard);
         }
         let outbox = &mut self.state.outbox;
-        let memory = outbox.pool.memory();
-        outbox.be_tight(memory > soft);
-        self.state.bridge.stats.set(Counter::Buffered, memory as u64);
+        let is_tight = outbox.pool.memory() > soft;
+        if outbox.be_tight(is_tight) && !is_tight {
+            self.share.as_mut().expect("it is looked at here").relieved_from = Some(0);
+        }
+        self.state.bridge.stats.set(Counter::Buffered, most as u64);
+    }
+
+    /// Memory is no longer tight, and some are still to be looked at again.
+    #[cold]
+    pub(super) fn is_relieving(&self) -> bool {
+        self.share.as_ref().is_some_and(|share| share.relieved_from.is_some())
+    }
+
+    /// Those who are held only because memory was tight go on, some entries of the table in a turn: no
+    /// output of theirs need fall for it, and nothing else would tell of it.
+    pub(super) fn relieve(&mut self) {
+        let Some(share) = &mut self.share else { return };
+        let Some(mut from) = share.relieved_from.take() else { return };
+        for _ in 0..RELIEVED_PER_TURN {
+            let Some(id) = self.state.table.next_live(from) else { return };
+            from = id.slot() + 1;
+            if self.state.head(id).is_some_and(|head| head.status.has(Status::HELD)) {
+                self.list_to_flush(id);
+            }
+        }
+        if let Some(share) = &mut self.share {
+            share.relieved_from = Some(from);
+        }
     }
 
     /// Bytes were kept that could not be passed on: with a budget, perhaps too many.
@@ -69,7 +105,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn shed(&mut self, most: usize) {
         while self.state.outbox.pool.memory() > most {
             let Some(id) = self.most_expensive() else { return };
-            self.state.because(id, Closed::MemoryBudget);
+            self.state.cut_short_because(id, Closed::MemoryBudget);
             self.step(id, Event::OutputFull);
             self.state.outbox.pool.trim(0);
         }

@@ -204,6 +204,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     fn look_around(&mut self) {
         self.weigh();
+        self.relieve();
         if self.is_watched {
             self.watch_rest();
         }
@@ -266,6 +267,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
             || self.listeners.iter().any(Listening::has_more)
             || (self.endpoints.is_some() && self.has_datagrams())
+            || (self.looks_around && self.is_relieving())
     }
 
     /// The clock, and until when to wait.

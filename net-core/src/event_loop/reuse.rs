@@ -29,7 +29,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let WhenFull::ReuseIdle { min_idle } = self.state.limits.when_full else { return false };
         let Some(id) = self.longest_idle(min_idle.as_millis() as u64) else { return false };
-        self.state.because(id, Closed::Reused);
+        self.state.cut_short_because(id, Closed::Reused);
         self.step(id, Event::Idle);
         true
     }

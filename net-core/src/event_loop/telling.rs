@@ -103,11 +103,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.step(id, Event::Draining);
             }
             Order::Cut => {
-                self.state.because(id, Closed::DrainDeadline);
+                self.state.cut_short_because(id, Closed::DrainDeadline);
                 self.step(id, Event::Stop);
             }
             Order::Stop => {
-                self.state.because(id, Closed::Stopped);
+                self.state.cut_short_because(id, Closed::Stopped);
                 self.step(id, Event::Stop);
             }
         }

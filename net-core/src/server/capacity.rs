@@ -24,6 +24,9 @@ impl Capacity {
             .map_err(|error| StartError::new("raise RLIMIT_NOFILE", error))?;
         let loops = loops as u64;
         let listeners = server.listen.len() as u64;
+        // One in each loop, and while the server starts one that holds the address. Pipes are not counted:
+        // where there is no descriptor for one, a tunnel copies.
+        let endpoints = server.datagrams.len() as u64;
         let (used, tables) = match server.fd_table {
             FdTable::Shared => {
                 let open = descriptors::open_now()
@@ -34,10 +37,11 @@ impl Capacity {
                     Listens::EachLoop | Listens::OnlyLoop => (3 + listeners) * loops,
                 };
                 let of_admin = if server.admin.is_some() { admin::DESCRIPTORS } else { 0 };
-                (open as u64 + 3 + listeners + of_loops + of_admin as u64, 1)
+                let of_datagrams = endpoints * (loops + 1);
+                (open as u64 + 3 + listeners + of_loops + of_admin as u64 + of_datagrams, 1)
             }
             // Standard ones, every loop's and the acceptor's waker, courier, epoll, spare.
-            FdTable::PerLoop(_) => (3 + loops + 1 + 3 + listeners, loops),
+            FdTable::PerLoop(_) => (3 + loops + 1 + 3 + listeners + 2 * endpoints, loops),
         };
         let reserve = RESERVE + server.limits.when_full.spare() as u64;
         let per_table = nofile.saturating_sub(used + reserve);

@@ -57,6 +57,9 @@ impl Wall {
             Kind::Descriptors { per_table, tables, used, is_shared } => {
                 let loops = connections.div_ceil(per_table.max(1));
                 let limit = connections.div_ceil(tables).saturating_add(used);
+                if loops > crate::id::LOOPS_MAX as u64 {
+                    return format!("ulimit -n {limit}");
+                }
                 let private = if is_shared { " with private tables" } else { "" };
                 format!("{loops} loops{private}, or ulimit -n {limit}")
             }
@@ -249,6 +252,23 @@ mod tests {
     fn what_the_kernel_does_not_limit_is_no_wall() {
         let machine = Machine { memory_available_bytes: 1 << 40, ..Machine::default() };
         assert_eq!(names(&diagnosis(&machine)), ["RLIMIT_NOFILE", "memory"]);
+    }
+
+    #[test]
+    fn more_loops_than_there_can_be_are_not_advised() {
+        let diagnosis = diagnosis(&machine());
+        let wall = &diagnosis.walls()[0];
+        assert!(wall.way_out(256 * 19_950).starts_with("256 loops"));
+        assert_eq!(wall.way_out(256 * 19_950 + 1), "ulimit -n 5107251");
+    }
+
+    #[test]
+    fn sockets_for_datagrams_are_counted() {
+        let plain = Server::new().loops(crate::Loops::Count(64));
+        let with = (0..3).fold(plain.clone(), |server, _| server.datagrams("127.0.0.1:0"));
+        let (plain, with) = (plain.capacity().unwrap(), with.capacity().unwrap());
+        // Other tests of this process open and close some meanwhile.
+        assert!((150..250).contains(&(plain - with)), "{plain} and {with}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ on_both_rigs! {
     a_paused_connection_meets_a_reset: 20,
     a_held_connection_meets_a_reset: 20,
     a_paused_connection_meets_its_peers_end_after_the_resume: 20,
+    who_pipelines_and_reads_is_answered_in_full: 20,
     a_handler_that_fills_the_kernel_in_on_room_leaves_others_their_turn: 10,
 }
 
@@ -360,4 +361,33 @@ fn a_full_kernel_is_not_asked_again_before_its_edge() {
         assert_eq!(peer.got().len(), 100_000 + 80);
         stage.stop();
     });
+}
+
+/// The handler stops where output is above its mark, and leaves the rest. What it has left comes to it
+/// before more is read behind it: else it would grow to the input limit, however fast the peer reads.
+fn who_pipelines_and_reads_is_answered_in_full<D: Rig>(seed: u64) {
+    const QUESTIONS: usize = 100_000;
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.receive_block_bytes = 4096;
+        (limits.receive_bytes_per_turn, limits.send_bytes_per_turn) = (1 << 20, 1 << 20);
+        (limits.high_watermark, limits.low_watermark) = (4096, 1024);
+        (limits.output_limit, limits.input_bytes_max) = (1 << 20, 64 << 10);
+    });
+    stage.world.get().buffers = (1 << 20, 1 << 20);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            while input.take(1).is_some() {
+                if conn.send(&[7; 100]) != Queued::Queued {
+                    return;
+                }
+            }
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(&vec![1; QUESTIONS]);
+    stage.settle();
+    assert_eq!(stage.snapshot().closed_by(Closed::InputLimit), 0);
+    assert_eq!(peer.got().len(), 100 * QUESTIONS);
+    stage.stop();
 }

@@ -18,6 +18,9 @@ on_both_rigs! {
     one_callback_cannot_queue_more_than_the_share: 20,
     counted_payloads_count_and_are_shed: 10,
     who_is_sent_a_file_is_not_the_most_expensive: 10,
+    a_half_closed_one_that_is_shed_is_told_so: 10,
+    when_memory_is_no_longer_tight_whoever_was_held_goes_on: 20,
+    counted_payloads_of_one_callback_stay_within_the_share: 20,
 }
 
 const BLOCK: usize = 4096;
@@ -256,5 +259,87 @@ fn who_is_sent_a_file_is_not_the_most_expensive<D: Rig>(seed: u64) {
     (0..20).for_each(|_| _ = owed_a_block(&mut stage));
     assert!(stage.snapshot().closed_by(Closed::MemoryBudget) >= 6);
     assert!(!download.saw_reset(), "it owes nothing to memory");
+    stage.stop();
+}
+
+/// That its peer had ended before is not the news: bytes were lost.
+fn a_half_closed_one_that_is_shed_is_told_so<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 16, |_| {});
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            let _ = conn.send(&[7; 3000]);
+        }
+        At::End(conn) => conn.finish(),
+        _ => {}
+    });
+    let mut peers = Vec::new();
+    for _ in 0..30 {
+        let peer = owed_a_block(&mut stage);
+        peer.finish();
+        stage.settle();
+        peers.push(peer);
+    }
+    let shed = peers.iter().filter(|peer| peer.saw_reset()).count() as u64;
+    assert!(shed > 10, "{shed}");
+    assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), shed);
+    stage.stop();
+}
+
+/// Nothing of its own output need fall for it.
+fn when_memory_is_no_longer_tight_whoever_was_held_goes_on<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 32, |limits| {
+        (limits.high_watermark, limits.low_watermark) = (2 * BLOCK, BLOCK);
+    });
+    let heard = Rc::new(Cell::new(0));
+    let hears = Rc::clone(&heard);
+    stage.play(move |at| {
+        if let At::Data(conn, input) = at {
+            let is_question = input.take_all()[0] == b'?';
+            hears.set(hears.get() + u32::from(is_question));
+            let _ = conn.send(&[7; 3000][..if is_question { 1000 } else { 3000 }]);
+        }
+    });
+    let others: Vec<_> = (0..25).map(|_| owed_a_block(&mut stage)).collect();
+    assert!(is_tight(&stage));
+    let slow = stage.open();
+    slow.reads(false);
+    for _ in 0..2 {
+        slow.send(b"?");
+        stage.settle();
+    }
+    assert_eq!(heard.get(), 1, "it owes something, and is held");
+    others.iter().for_each(Peer::reset);
+    stage.settle();
+    assert!(!is_tight(&stage));
+    assert_eq!(heard.get(), 2);
+    slow.send(b"?");
+    stage.settle();
+    assert_eq!(heard.get(), 3);
+    stage.stop();
+}
+
+fn counted_payloads_of_one_callback_stay_within_the_share<D: Rig>(seed: u64) {
+    let mut stage = tight::<D>(seed, 16, |_| {});
+    let peers: Vec<_> = (0..40).map(|_| stage.open()).collect();
+    peers.iter().for_each(|peer| peer.reads(false));
+    stage.settle();
+    let ids: Vec<_> = peers.iter().map(|peer| stage.id(peer)).collect();
+    let most = Rc::new(Cell::new(0));
+    let taken = Rc::clone(&most);
+    stage.play(move |at| {
+        if let At::Data(conn, input) = at {
+            input.take_all();
+            for id in &ids {
+                let payload = vec![7; 5_000].into();
+                let sent = conn.other(*id).map(|mut other| other.send_shared(payload));
+                taken.set(taken.get() + 5_000 * usize::from(sent.is_some_and(|s| s.is_taken())));
+            }
+        }
+    });
+    peers[0].send(b"x");
+    stage.settle();
+    assert!((8 * BLOCK..=16 * BLOCK).contains(&most.get()), "{}", most.get());
+    assert!(stage.snapshot().closed_by(Closed::MemoryBudget) > 0);
     stage.stop();
 }

@@ -341,10 +341,9 @@ impl<D: Rig> Stage<D> {
             assert_eq!(status.has(Status::UNSENT), pending > 0, "{id} {at:?}");
             if status.has(Status::HELD) && at == State::Open {
                 let limits = &state.limits;
-                // With a budget, the marks may have been lower.
-                let is_above = pending > limits.low_watermark
-                    || pending == limits.output_limit
-                    || (limits.memory_budget.is_some() && pending > 0);
+                // With a budget, the marks may be lower.
+                let is_above = pending > state.outbox.low_watermark().min(limits.low_watermark)
+                    || pending == limits.output_limit;
                 assert!(is_above, "{id} is held for nothing");
             }
             let cold_for_nothing = head.cold.as_deref().is_some_and(Cold::is_idle);
