@@ -16,6 +16,9 @@ in_every_mode!(
     a_file_comes_whole_also_to_a_slow_reader,
     nothing_outside_the_folder_is_served,
     a_request_that_is_none_is_the_last,
+    who_pipelines_and_reads_is_answered_in_full,
+    small_files_that_nobody_reads_hold_few_descriptors,
+    a_chunk_that_is_none_ends_an_answer_that_has_begun,
     http_1_0_ends_after_the_answer_unless_asked,
 );
 
@@ -210,6 +213,8 @@ fn a_request_that_is_none_is_the_last(mode: Mode) {
         ("HELO\r\n\r\n".to_owned(), "400"),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), "400"), // no host
         ("GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n".to_owned(), "400"),
+        // A bare line feed ends a head for some, and what follows would be another request.
+        ("GET / HTTP/1.1\nHost: x\n\nGET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "400"),
         ("GET / HTTP/3.0\r\nHost: x\r\n\r\n".to_owned(), "505"),
         (format!("GET / HTTP/1.1\r\nHost: x\r\n{headers}\r\n"), "431"),
         (format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000)), "431"),
@@ -258,5 +263,58 @@ fn http_1_0_ends_after_the_answer_unless_asked(mode: Mode) {
     assert_eq!(answer.body, b"Hello, world!\n");
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut client, Duration::from_secs(20)).1, End::Fin);
+    server.finish();
+}
+
+fn who_pipelines_and_reads_is_answered_in_full(mode: Mode) {
+    const REQUESTS: usize = 20_000;
+    let (_folder, root) = folder_and_root();
+    std::fs::write(root.join("index.html"), "Hello, file!!\n").unwrap();
+    for args in [&[][..], &["--root", root.to_str().unwrap()]] {
+        let server = http(mode, args);
+        let mut client = server.connect();
+        let mut sender = client.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            let hello = "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(REQUESTS);
+            sender.write_all(hello.as_bytes()).unwrap();
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        let (answers, end) = read_to_end(&mut client, PATIENCE);
+        sending.join().unwrap();
+        let begins = answers.windows(12).filter(|bytes| *bytes == b"HTTP/1.1 200").count();
+        assert_eq!((begins, end), (REQUESTS, End::Fin));
+        let counts = server.finish();
+        assert_eq!(counts.get("closed(input_limit)"), 0, "{counts:?}");
+    }
+}
+
+/// However few bytes a file has, it is a descriptor until it was sent.
+fn small_files_that_nobody_reads_hold_few_descriptors(mode: Mode) {
+    let (_folder, root) = folder_and_root();
+    std::fs::write(root.join("one.txt"), "1").unwrap();
+    let server = http(mode, &["--root", root.to_str().unwrap()]);
+    let get = "GET /one.txt HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut clients = server.connect_many(10);
+    let before = proc::descriptor_counts(server.pid);
+    for client in &mut clients {
+        client.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+        let _ = client.write_all(get.repeat(100_000).as_bytes()); // as much as is taken
+    }
+    let after = proc::descriptor_counts(server.pid);
+    for ((name, before), (_, after)) in before.iter().zip(&after) {
+        assert!(*after <= before + 100, "{name}: {before}, then {after}");
+    }
+    assert_eq!(ask(&mut server.connect(), get).body, b"1");
+}
+
+/// It has no status to come: that the chunks do not end is what says so.
+fn a_chunk_that_is_none_ends_an_answer_that_has_begun(mode: Mode) {
+    let server = http(mode, &[]);
+    let mut client = server.connect();
+    let head = "POST /back HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.write_all(format!("{head}5\r\nhello\r\nzz\r\n").as_bytes()).unwrap();
+    assert!(read_head(&mut client).starts_with("HTTP/1.1 200 "));
+    let (rest, end) = read_to_end(&mut client, PATIENCE);
+    assert_eq!((&rest[..], end), (&b"5\r\nhello\r\n"[..], End::Fin));
     server.finish();
 }

@@ -37,6 +37,12 @@ const GREETING: &[u8] = b"Hello, world!\n";
 const HEAD_MAX: usize = 8192;
 const HEADERS_MAX: usize = 64;
 
+/// Files of one connection that are being sent at once: each is a descriptor, however few bytes it has.
+const FILES_MAX: usize = 8;
+
+/// Tells that a file was sent.
+const FILE_SENT: u64 = 1;
+
 /// The largest body that is read to its end.
 const BODY_MAX: u64 = 1 << 30;
 
@@ -51,6 +57,8 @@ struct Session {
     searched: Searched,
     /// The request whose body is on its way.
     request: Option<Request>,
+    /// Files that are being sent.
+    files: usize,
 }
 
 struct Request {
@@ -93,10 +101,11 @@ impl Http {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut headers);
         match parsed.parse(head) {
-            Ok(httparse::Status::Complete(_)) => {}
+            // Its own idea of where a head ends is wider than ours: a bare line feed ends a line too.
+            Ok(httparse::Status::Complete(end)) if end == head.len() => {}
             Err(httparse::Error::TooManyHeaders) => return Err(Status::HeadersTooLarge),
             Err(httparse::Error::Version) => return Err(Status::Version),
-            Ok(httparse::Status::Partial) | Err(_) => return Err(Status::BadRequest),
+            Ok(_) | Err(_) => return Err(Status::BadRequest),
         }
         let is_1_0 = parsed.version == Some(0);
         let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
@@ -137,7 +146,7 @@ impl Http {
 
     /// The head has come. What is answered before the body is begun here.
     fn begin(&mut self, conn: &mut Conn<'_, Self>, request: &Request) {
-        if request.expects && request.body != Body::Over {
+        if request.expects && !request.is_1_0 && request.body != Body::Over {
             let _ = conn.send(b"HTTP/1.1 100 Continue\r\n\r\n"); // refused: the answer is refused too
         }
         if matches!(request.what, What::Back) {
@@ -181,7 +190,17 @@ impl Http {
                         let length = Length::Bytes(range.len());
                         let head = request.head(Status::Ok, kind, length);
                         let queued = conn.send(self.heads.write(head));
-                        if *with_body { conn.send_file(range) } else { queued }
+                        if !*with_body {
+                            return queued;
+                        }
+                        let queued = conn.send_file(range);
+                        conn.notify_sent(FILE_SENT);
+                        conn.session().files += 1;
+                        if conn.session().files == FILES_MAX {
+                            conn.pause(); // until one of them was sent
+                            return Queued::Above;
+                        }
+                        queued
                     }
                 }
             }
@@ -194,6 +213,14 @@ impl Http {
         let head = Head { status, kind, length, is_last: true, is_1_0: false };
         let _ = conn.send(self.heads.write(head)); // refused: it is ending already
         conn.close();
+    }
+
+    /// The body is wrong. Where the answer has begun, that it does not end says so.
+    fn give_up(&mut self, conn: &mut Conn<'_, Self>, request: &Request, status: Status) {
+        match request.what {
+            What::Back => conn.close(),
+            _ => self.refuse(conn, status),
+        }
     }
 }
 
@@ -227,7 +254,7 @@ impl Handler for Http {
                 Part::Bytes(bytes) => {
                     let queued = self.part(conn, &mut request, bytes);
                     if request.came > BODY_MAX {
-                        return self.refuse(conn, Status::ContentTooLarge);
+                        return self.give_up(conn, &request, Status::ContentTooLarge);
                     }
                     let is_over = request.body == Body::Over;
                     conn.session().request = Some(request);
@@ -238,7 +265,7 @@ impl Handler for Http {
                     conn.session().request = Some(request);
                     return;
                 }
-                Part::Bad => return self.refuse(conn, Status::BadRequest),
+                Part::Bad => return self.give_up(conn, &request, Status::BadRequest),
                 Part::End => {
                     let queued = self.answer(conn, &request);
                     if request.is_last {
@@ -252,6 +279,13 @@ impl Handler for Http {
                 return;
             }
         }
+    }
+
+    fn on_sent(&mut self, conn: &mut Conn<'_, Self>, _file: u64) {
+        if conn.session().files == FILES_MAX {
+            conn.resume();
+        }
+        conn.session().files -= 1;
     }
 }
 
