@@ -53,12 +53,7 @@ impl Questions {
         asker: Asker,
         question: Question,
     ) -> Result<(), Reply> {
-        let is_kill = |question| matches!(question, Question::Kill(_));
-        let (kills, all) =
-            (self.0.iter().filter(|open| is_kill(open.question)).count(), self.0.len());
-        let is_too_much =
-            if is_kill(question) { kills >= KILLS_MAX } else { all - kills >= QUESTIONS_MAX };
-        if is_too_much {
+        if !self.has_room(question) {
             return Err(Reply::text(Status::Unavailable, "too many questions at once\n"));
         }
         let loops = match question {
@@ -83,6 +78,15 @@ impl Questions {
         }
         self.0.push(open);
         Ok(())
+    }
+
+    fn has_room(&self, question: Question) -> bool {
+        let is_kill = |question| matches!(question, Question::Kill(_));
+        let kills = self.0.iter().filter(|open| is_kill(open.question)).count();
+        match question {
+            Question::Kill(_) => kills < KILLS_MAX,
+            Question::Top { .. } => self.0.len() - kills < QUESTIONS_MAX,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -162,6 +166,27 @@ pub(super) fn top(query: &str) -> Result<Question, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kill_waits_for_no_walk_and_no_walk_for_a_kill() {
+        let id = ConnId::new(0, 1, std::num::NonZeroU32::MIN);
+        let (walk, kill) = (Question::Top { by: By::Bytes, most: 1 }, Question::Kill(id));
+        let asker = Asker { client: id, keeps_alive: true, is_head: false };
+        let ask = |questions: &mut Questions, question| {
+            let (awaited, silent, rows) = (Vec::new(), Vec::new(), Vec::new());
+            let until = Tick::MAX;
+            let open = Open { asker, question, until, awaited, silent, rows, killed: false };
+            questions.0.push(open);
+        };
+        for (many, most, other) in [(walk, QUESTIONS_MAX, kill), (kill, KILLS_MAX, walk)] {
+            let mut questions = Questions::default();
+            for _ in 0..most {
+                assert!(questions.has_room(many), "{many:?}");
+                ask(&mut questions, many);
+            }
+            assert!(!questions.has_room(many) && questions.has_room(other), "{many:?}");
+        }
+    }
 
     #[test]
     fn a_query_is_read_whole_or_refused() {
