@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 in_every_mode!(
     an_idle_server_ends_at_once_with_0,
+    signals_that_the_parent_had_blocked_end_it_all_the_same,
     idle_connections_are_closed_and_delay_nothing,
     a_stream_in_flow_is_answered_whole,
     a_half_closed_stream_to_a_slow_reader_is_answered_whole,
@@ -34,6 +35,23 @@ fn an_idle_server_ends_at_once_with_0(mode: Mode) {
         assert!(ended.after < Duration::from_secs(3), "idle, it took {:?}", ended.after);
         assert_eq!(ended.lines.len(), 1);
     }
+}
+
+/// As a supervisor leaves it that waits for signals by `sigwait`, and does not think of its children.
+fn signals_that_the_parent_had_blocked_end_it_all_the_same(mode: Mode) {
+    for signal in ["TERM", "INT", "QUIT"] {
+        let server = Start::echo(mode).under(&["env", "--block-signal=TERM,INT,QUIT"]).run();
+        is_served(&server);
+        server.signal(signal);
+        let ended = server.wait(PATIENCE);
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.log);
+    }
+    let server = Start::echo(mode).under(&["env", "--block-signal=TERM,INT,QUIT"]).run();
+    let _stuck = stuck(&server);
+    server.signal("TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    server.signal("TERM");
+    assert_eq!(server.wait(PATIENCE).status.code(), Some(128 + 15));
 }
 
 fn idle_connections_are_closed_and_delay_nothing(mode: Mode) {

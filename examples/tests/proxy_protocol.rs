@@ -146,6 +146,22 @@ fn a_drain_does_not_wait_for_headers(mode: Mode) {
     assert_eq!(counts.get("closed(draining)"), 10);
 }
 
+/// Without any timeout of its own: it would hold one of `--max-connections` for ever.
+#[test]
+fn a_header_that_never_comes_is_not_awaited_for_ever() {
+    let server = Start::echo(Mode::DEFAULT).args(&TRUSTED).args(&["--max-connections", "2"]).run();
+    let mut silent = server.connect_many(2);
+    silent[1].write_all(&LINE[..10]).unwrap();
+    for client in &mut silent {
+        assert_ne!(read_to_end(client, PATIENCE).1, End::Still);
+    }
+    let mut next = server.connect();
+    next.write_all(LINE).unwrap();
+    ping(&mut next, b"there is a place again");
+    drop(next);
+    assert_eq!(server.finish().get("closed(proxy_header)"), 2);
+}
+
 #[test]
 fn over_unix_sockets_the_word_is_unix() {
     let path = std::env::temp_dir().join(format!("proxied-{}", std::process::id()));

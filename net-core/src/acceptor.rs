@@ -72,6 +72,9 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
 
     /// Runs until every loop is over. Returns the last signal and how many came.
     pub(crate) fn run(&mut self) -> io::Result<(u32, i32)> {
+        if let Some(signals) = &self.signals {
+            signals.hear_here()?;
+        }
         let mut now = self.driver.now();
         while !self.is_over() {
             self.obey(now);

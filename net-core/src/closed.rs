@@ -90,6 +90,8 @@ pub enum BadHeader {
     Malformed,
     /// It has more than 107 bytes in version 1, or announces more than 4,096 in version 2.
     TooLong,
+    /// It was not whole within [`proxy_header_timeout`](crate::Limits::proxy_header_timeout).
+    Late,
 }
 
 /// The callbacks of a [`Handler`](crate::Handler).

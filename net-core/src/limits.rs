@@ -45,6 +45,10 @@ pub struct Limits {
     /// How long a new connection may take to send its first byte. `None`, or longer than the idle
     /// timeout: like any idle one.
     pub first_byte_timeout: Option<Duration>,
+    /// How long a PROXY header may take to come whole, from accept, if no other deadline of a new
+    /// connection is sooner. The protocol's own text asks for at least 3 s, in which a lost segment is
+    /// sent again.
+    pub proxy_header_timeout: Duration,
     /// How long a message may take to come whole: from the moment at which `on_data` left bytes in
     /// `input` to that at which it took some. However busily the rest trickles in, which is what
     /// the idle timeout does not notice. Not counted while the handler has paused the connection,
@@ -205,6 +209,7 @@ impl Default for Limits {
             accept_burst: 1000,
             idle_timeout: None,
             first_byte_timeout: None,
+            proxy_header_timeout: Duration::from_secs(5),
             message_timeout: None,
             stuck_timeout: None,
             lifetime_max: None,
@@ -319,6 +324,7 @@ impl Limits {
         for (name, timeout) in [
             ("idle timeout", self.idle_timeout),
             ("first-byte timeout", self.first_byte_timeout),
+            ("timeout of a PROXY header", Some(self.proxy_header_timeout)),
             ("message timeout", self.message_timeout),
             ("stuck timeout", self.stuck_timeout),
             ("longest lifetime", self.lifetime_max),

@@ -200,7 +200,8 @@ impl Server {
     ///
     /// Whoever is not trusted is closed at accept, since it could say anything (`Refused(Untrusted)`).
     /// A header must be whole within
-    /// [`first_byte_timeout`](crate::Limits::first_byte_timeout), else the idle timeout; until then
+    /// [`proxy_header_timeout`](crate::Limits::proxy_header_timeout) (5 s), or sooner: the first-byte
+    /// and idle timeouts and the longest lifetime hold here too, and begin anew behind it. Until then
     /// the handler hears nothing. Without one, or with a bad one, the connection is closed and
     /// counted as [`Closed::ProxyHeader`]; it has no `on_close`, as no session was made for it.
     ///
@@ -318,7 +319,8 @@ impl Server {
     }
 
     /// Runs it until it has ended. SIGTERM, SIGINT and SIGQUIT drain it: it stops listening,
-    /// finishes what is under way, and ends; a second signal ends it at once.
+    /// finishes what is under way, and ends; a second signal ends it at once. So they do also where
+    /// whoever started the process had them blocked or ignored.
     pub fn run<H, F>(self, factory: F) -> Result<Ended, StartError>
     where
         H: Handler,

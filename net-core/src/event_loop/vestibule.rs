@@ -7,7 +7,7 @@
 
 use super::{EventLoop, Telling, sooner};
 use crate::arrival::Arrival;
-use crate::closed::{Closed, Which, Why};
+use crate::closed::{BadHeader, Closed, Which, Why};
 use crate::driver::{Driver, Link, Received, waiting_token};
 use crate::handler::Handler;
 use crate::hub::Order;
@@ -26,8 +26,8 @@ struct Waiting {
     link: Link,
     /// What has come: the beginning of a header, and never more than the longest.
     heard: Vec<u8>,
-    /// Until when it must be whole, and what it is called if it is not. `MAX`: for ever.
-    until: (Tick, Which),
+    /// Until when it must be whole, and what it is called if it is not.
+    until: (Tick, Closed),
     /// Its place in the wheel.
     links: Links,
     slot: Slot,
@@ -51,9 +51,7 @@ impl Vestibule {
     fn enter(&mut self, waiting: Waiting) -> u32 {
         let (until, _) = waiting.until;
         let n = self.waiting.insert(waiting) as u32;
-        if until < Tick::MAX {
-            self.wheel.insert(&mut Filed(&mut self.waiting), n, until);
-        }
+        self.wheel.insert(&mut Filed(&mut self.waiting), n, until);
         n
     }
 
@@ -63,12 +61,12 @@ impl Vestibule {
     }
 
     /// One whose time is over, and what that is called.
-    fn pop_due(&mut self, now: Tick) -> Option<(u32, Which)> {
+    fn pop_due(&mut self, now: Tick) -> Option<(u32, Closed)> {
         loop {
             let n = self.wheel.pop_due(&mut Filed(&mut self.waiting), now)?;
-            let (until, which) = self.waiting[n as usize].until;
+            let (until, why) = self.waiting[n as usize].until;
             if until <= now {
-                return Some((n, which));
+                return Some((n, why));
             }
             // Only brought closer: it was filed coarsely.
             self.wheel.insert(&mut Filed(&mut self.waiting), n, until);
@@ -114,14 +112,23 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.set_next_look();
     }
 
-    /// Until when a header that is begun now must be whole, and what it is then called: as a first
-    /// byte, or as any bytes of an idle connection.
-    fn header_timeout(&self) -> (Tick, Which) {
-        let idle = (self.state.idle_end(), Which::Idle);
-        match self.state.limits.first_byte_timeout.map(|timeout| self.state.now.after(timeout)) {
-            Some(first_byte) if first_byte <= idle.0 => (first_byte, Which::FirstByte),
-            _ => idle,
+    /// Until when the header of a connection that comes now must be whole, and what it is called if it
+    /// is not: by the soonest deadline that the connection has.
+    fn header_timeout(&self) -> (Tick, Closed) {
+        let limits = &self.state.limits;
+        let deadlines = [
+            (limits.lifetime_max, Closed::Deadline(Which::Lifetime)),
+            (limits.idle_timeout, Closed::Deadline(Which::Idle)),
+            (limits.first_byte_timeout, Closed::Deadline(Which::FirstByte)),
+        ];
+        let mut soonest = (limits.proxy_header_timeout, Closed::ProxyHeader(BadHeader::Late));
+        for (timeout, why) in deadlines {
+            // Of equal ones the last, which says most.
+            if let Some(timeout) = timeout.filter(|timeout| *timeout <= soonest.0) {
+                soonest = (timeout, why);
+            }
         }
+        (self.state.now.after(soonest.0), soonest.1)
     }
 
     /// Something has come for number `n`, or for one that had this number before.
@@ -220,11 +227,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let now = self.state.now;
         for _ in 0..self.state.limits.timers_per_turn {
             let due = self.vestibule.as_mut().and_then(|vestibule| vestibule.pop_due(now));
-            let Some((n, which)) = due else { break };
+            let Some((n, why)) = due else { break };
             self.state.tally.fired += 1;
             // The kernel may hold bytes that came in time, when this loop was late to look.
             let heard = match self.hear_again(n) {
-                Some(Heard::Part) | None => Heard::Never(Closed::Deadline(which)),
+                Some(Heard::Part) | None => Heard::Never(why),
                 Some(decided) => decided,
             };
             self.leave(n, heard);

@@ -48,6 +48,12 @@ impl Signals {
         Ok(signals)
     }
 
+    /// Lets the calling thread run the handlers, whatever mask it was born with: a server whose parent
+    /// had these signals blocked could otherwise be ended by SIGKILL only.
+    pub(crate) fn hear_here(&self) -> io::Result<()> {
+        mask_here(libc::SIG_UNBLOCK, &CAUGHT)
+    }
+
     /// How many came so far, and the last one's number.
     pub(crate) fn seen(&self) -> (u32, i32) {
         let count = self.caught.count.load(Ordering::Acquire);
@@ -68,16 +74,16 @@ impl Drop for Signals {
 
 /// Keeps the calling thread from running handlers of these signals: other threads do.
 pub(super) fn never_here() -> io::Result<()> {
-    block_here(&CAUGHT)
+    mask_here(libc::SIG_BLOCK, &CAUGHT)
 }
 
 /// The calling thread is not interrupted, nor the process ended, when it writes to a peer that is gone
 /// by a call that has no `MSG_NOSIGNAL`.
 pub(super) fn no_sigpipe_here() -> io::Result<()> {
-    block_here(&[libc::SIGPIPE])
+    mask_here(libc::SIG_BLOCK, &[libc::SIGPIPE])
 }
 
-fn block_here(signals: &[i32]) -> io::Result<()> {
+fn mask_here(how: i32, signals: &[i32]) -> io::Result<()> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: `set` is a writable sigset_t, which sigemptyset makes valid; the numbers are.
     unsafe {
@@ -86,8 +92,8 @@ fn block_here(signals: &[i32]) -> io::Result<()> {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
     }
-    // SAFETY: the set is valid, and the old one is not asked for.
-    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) } {
+    // SAFETY: the set is valid, `how` is one of the call's own, and the old one is not asked for.
+    match unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) } {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }

@@ -3,6 +3,7 @@
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::{BadHeader, Callback, Closed, Which};
 use crate::hub::Order;
+use crate::limits::Limits;
 use crate::stats::Counter;
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
@@ -198,22 +199,29 @@ fn who_ends_before_the_header_does_is_counted<D: Rig>(seed: u64) {
 }
 
 fn a_header_that_trickles_is_ended_in_time<D: Rig>(seed: u64) {
-    for (first_byte_ms, idle_ms, which) in
-        [(Some(100), None, Which::FirstByte), (None, Some(100), Which::Idle)]
-    {
-        let mut stage = Stage::<D>::with(seed, |limits| {
-            limits.first_byte_timeout = first_byte_ms.map(MS);
-            limits.idle_timeout = idle_ms.map(MS);
-        });
+    let soon = Some(MS(100));
+    type Bound = fn(&mut Limits, Option<Duration>);
+    let bounds: [(Bound, Closed); 4] = [
+        (|limits, soon| limits.first_byte_timeout = soon, Closed::Deadline(Which::FirstByte)),
+        (|limits, soon| limits.idle_timeout = soon, Closed::Deadline(Which::Idle)),
+        (|limits, soon| limits.lifetime_max = soon, Closed::Deadline(Which::Lifetime)),
+        (
+            |limits, soon| limits.proxy_header_timeout = soon.unwrap(),
+            Closed::ProxyHeader(BadHeader::Late),
+        ),
+    ];
+    for (bound, why) in bounds {
+        let mut stage = Stage::<D>::with(seed, |limits| bound(limits, soon));
         stage.are_announced = true;
         let peer = stage.arrive();
         for byte in &header_of(&peer, true)[..9] {
             peer.send(&[*byte]);
             stage.advance(11);
         }
-        assert_eq!(stage.snapshot().closed_by(Closed::Deadline(which)), 0);
+        assert_eq!(stage.snapshot().closed_by(why), 0);
         stage.advance(4);
-        assert_eq!(stage.snapshot().closed_by(Closed::Deadline(which)), 1, "no byte puts it off");
+        assert_eq!(stage.snapshot().closed_by(why), 1, "no byte puts it off");
+        assert_eq!(stage.count(Counter::Open), 0);
         stage.stop();
     }
 }
