@@ -6,8 +6,10 @@ use net_core::{
     TrustedProxies, WhenFull,
 };
 use std::io::Write;
+use std::panic;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
@@ -345,12 +347,17 @@ pub fn start_log(level: LogFlag) -> Option<WorkerGuard> {
         LogFlag::Debug => tracing::Level::DEBUG,
         LogFlag::Trace => tracing::Level::TRACE,
     };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
     // By default its queue takes 5 MB before the first line.
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(LINES_QUEUED).finish(std::io::stderr());
-    let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false).with_writer(writer);
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES_QUEUED);
+    // It panics where its thread cannot start. The server's will not either, and that is what is said.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let started = panic::catch_unwind(|| builder.finish(std::io::stderr()));
+    panic::set_hook(hook);
+    let (writer, guard) = started.ok()?;
     // Somebody else's subscriber is as good.
-    let _ = log.try_init();
+    let _ = log.with_writer(writer).try_init();
     Some(guard)
 }
 
@@ -378,16 +385,20 @@ where
 }
 
 /// The one line on standard output. Nobody may be there to read it, or somebody who never does:
-/// so a thread of its own writes it, which the program's end does not wait for.
+/// so a thread of its own writes it, which the program's end does not wait for. Where none can start,
+/// this one does: whoever started the server waits for the line.
 pub fn say_ready(at: &str) {
-    let line = format!("READY {at}\n");
-    let write = move || {
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-    };
-    if let Err(error) = std::thread::Builder::new().name("say-ready".into()).spawn(write) {
-        tracing::warn!(%error, "cannot say READY");
+    let line: Arc<str> = format!("READY {at}\n").into();
+    let shared = Arc::clone(&line);
+    let named = std::thread::Builder::new().name("say-ready".into());
+    if named.spawn(move || write_out(&shared)).is_err() {
+        write_out(&line);
     }
+}
+
+fn write_out(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Says on standard error what is wrong, and with which exit code the program ends.

@@ -4,7 +4,8 @@
 mod common;
 
 use common::*;
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 
 /// Ends by itself, soon.
 fn run(args: &[&str]) -> Output {
@@ -223,6 +224,73 @@ fn a_limit_too_low_for_the_server_itself_is_said() {
             assert!(said.starts_with("error: "), "{nofile} {table}: {said}");
         }
     }
+}
+
+/// Below what it needs it says what is missing; with just enough it is READY, and never silent.
+#[test]
+fn with_too_few_threads_it_is_ready_or_says_why_not() {
+    if !has("setpriv") || !has("prlimit") || !is_root() {
+        return;
+    }
+    // Not counted for root; so as a user who has no other process.
+    let user = ["setpriv", "--reuid=64123", "--regid=64123", "--clear-groups"];
+    let (mut refused, mut ready) = (0, 0);
+    for threads in 1..=8 {
+        let nproc = format!("--nproc={threads}:{threads}");
+        let start = Start::echo(Mode::DEFAULT).under(&user).under(&["prlimit", &nproc]);
+        let output = start
+            .under(&["timeout", "--foreground", "--preserve-status", "1"])
+            .command()
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("ermission denied") {
+            println!("skipped: another user cannot run the binary here: {said}");
+            return;
+        }
+        assert!(!said.contains("panicked"), "{threads} threads: {said}");
+        if output.stdout.starts_with(b"READY ") {
+            assert_eq!(output.status.code(), Some(0), "{threads} threads: {said}");
+            ready += 1;
+        } else {
+            assert_eq!(output.status.code(), Some(1), "{threads} threads: {said}");
+            assert!(said.contains("error: start the "), "{threads} threads: {said}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0 && ready > 0, "{refused} refused, {ready} ready");
+}
+
+/// What the first client needs is there when it is READY; with less it ends before that.
+#[test]
+fn with_too_little_address_space_it_serves_or_does_not_start() {
+    if !has("prlimit") {
+        return;
+    }
+    let (mut refused, mut served) = (0, 0);
+    for mib in (8..48).step_by(2) {
+        let space = format!("--as={}", mib << 20);
+        let start = Start::echo(Mode::DEFAULT).under(&["prlimit", &space]).loops(1);
+        let mut command = start.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut server = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        match line.strip_prefix("READY ") {
+            None => refused += 1,
+            Some(at) => {
+                let mut client = connect(at.trim().parse().unwrap());
+                ping(&mut client, b"the first one");
+                let pid = server.id().to_string();
+                assert!(Command::new("kill").arg(pid).status().unwrap().success());
+                served += 1;
+            }
+        }
+        let ended = server.wait_with_output().unwrap();
+        assert_eq!(ended.status.success(), !line.is_empty(), "{mib} MiB");
+        assert!(!ended.stderr.is_empty(), "{mib} MiB: it ended and did not say why");
+    }
+    assert!(refused > 0 && served > 0, "{refused} refused, {served} served");
 }
 
 #[test]

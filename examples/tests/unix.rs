@@ -203,7 +203,8 @@ fn a_file_that_is_no_socket_stays_and_is_named() {
 
 fn the_example_serves_by_a_path_and_by_an_abstract_name(mode: Mode) {
     let place = Place::new();
-    let name = format!("unix-echo-{}-{mode:?}", std::process::id());
+    // The longest that there may be.
+    let name = format!("{:x<107}", format!("unix-echo-{}-{mode:?}", std::process::id()));
     let abstract_name = format!("unix:@{name}");
     let server =
         Start::unix_echo(mode).listen(&place.at()).args(&["--listen", &abstract_name]).run();

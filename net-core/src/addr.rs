@@ -63,7 +63,8 @@ pub struct UnixName(
 );
 
 impl UnixName {
-    /// The longest name: what `sun_path` holds, and the zero that ends a path.
+    /// The longest name: what `sun_path` holds but for a zero, which ends a path and begins an abstract
+    /// name.
     pub const BYTES_MAX: usize = 107;
 
     /// The name in `sun_path`, of which so many bytes were given.
@@ -97,15 +98,15 @@ impl UnixName {
     }
 
     fn parse(text: &str) -> Result<Self, AddrProblem> {
-        let bytes = match text.strip_prefix('@') {
-            Some(name) => [b"\0", name.as_bytes()].concat(),
-            None => text.as_bytes().to_vec(),
+        let (before, name) = match text.strip_prefix('@') {
+            Some(name) => (&b"\0"[..], name),
+            None => (&b""[..], text),
         };
-        match bytes.as_slice() {
-            [] | [0] => Err(AddrProblem::NoName),
-            _ if text.contains(char::is_control) => Err(AddrProblem::BadName),
-            long if long.len() > Self::BYTES_MAX => Err(AddrProblem::LongName),
-            bytes => Ok(Self(Some(bytes.into()))),
+        match name.len() {
+            0 => Err(AddrProblem::NoName),
+            _ if name.contains(char::is_control) => Err(AddrProblem::BadName),
+            1..=Self::BYTES_MAX => Ok(Self(Some([before, name.as_bytes()].concat().into()))),
+            _ => Err(AddrProblem::LongName),
         }
     }
 }
@@ -188,7 +189,9 @@ impl fmt::Display for AddrError {
             AddrProblem::Unknown => "no address is known for this host",
             AddrProblem::NoName => "no name: write unix:PATH or unix:@NAME",
             AddrProblem::BadName => "there is a control character in the name",
-            AddrProblem::LongName => "a Unix socket's name has 107 bytes at most",
+            AddrProblem::LongName => {
+                "a Unix socket's name has 107 bytes at most, the @ not counted"
+            }
         };
         write!(f, "address `{}`: {what}", self.text)
     }
@@ -216,7 +219,7 @@ mod tests {
         assert_eq!(abstract_one.unix().unwrap().abstract_name(), Some(&b"name"[..]));
         assert_eq!(abstract_one.unix().unwrap().path(), None);
         assert_eq!(abstract_one.to_string(), "unix:@name");
-        for longest in ["x".repeat(107), format!("@{}", "x".repeat(106))] {
+        for longest in ["x".repeat(107), format!("@{}", "x".repeat(107))] {
             assert!(format!("unix:{longest}").parse::<Addr>().is_ok());
         }
     }
@@ -244,7 +247,7 @@ mod tests {
             ("unix:@", "no name"),
             ("unix:/tmp/a\nREADY", "control character"),
             (&format!("unix:{}", "x".repeat(108)), "107 bytes"),
-            (&format!("unix:@{}", "x".repeat(107)), "107 bytes"),
+            (&format!("unix:@{}", "x".repeat(108)), "107 bytes"),
         ] {
             let said = text.parse::<Addr>().unwrap_err().to_string();
             assert!(said.contains(part) && said.contains(text), "{said}");

@@ -98,7 +98,8 @@ pub struct Limits {
     pub high_watermark: usize,
     /// ...no more than so many are left. Then `on_room` is called and reading goes on.
     pub low_watermark: usize,
-    /// Unsent bytes of one connection at which it is closed: the hard cap.
+    /// Unsent bytes of one connection at which it is closed: the hard cap. No receive brings more than
+    /// has room below it, so that a handler that answers with as much as it gets never meets it.
     pub output_limit: usize,
     /// Unread bytes of one connection, that is the longest frame: more closes it.
     pub input_bytes_max: usize,
@@ -264,6 +265,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The most that one receive takes, which is the size of the block for it.
+    pub(crate) fn receive_max(&self) -> usize {
+        self.receive_block_bytes.min(self.receive_bytes_per_turn).min(self.output_limit)
+    }
+
     /// Says in one sentence which limits contradict each other, if any do.
     pub fn check(&self) -> Result<(), String> {
         let refuse = |what: String| Err(what);

@@ -6,7 +6,7 @@
 mod rates;
 
 use crate::addr::Addr;
-use crate::closed::{Closed, Why};
+use crate::closed::Closed;
 use crate::connection::{Connection, Deadlines, Filed, Head, Status};
 use crate::datagram::Outgoing;
 use crate::dial::{Dial, Dialling, Jitter, NotDialled, Target};
@@ -167,8 +167,7 @@ impl<S, M> LoopState<S, M> {
             _ => return Err(NotDialled { why: Closed::Draining, session }),
         }
         let entered = self.table.insert(Socket::none(), State::Connecting, session);
-        let id = entered
-            .map_err(|(_, session)| NotDialled { why: Closed::Refused(Why::Full), session })?;
+        let id = entered.map_err(|(_, session, why)| NotDialled { why, session })?;
         self.hub.gate.enter_anyway();
         self.bridge.stats.add(Counter::Dialled, 1);
         if let Target::Name(name) = &dial.to {
@@ -281,20 +280,28 @@ impl<S, M> LoopState<S, M> {
     /// Bytes that may be received for the handler now. Zero: it is paused, or held back until there
     /// is room for what it brings: in its own output, or in its partner's; or it is above its rate.
     pub(crate) fn input_room(&mut self, id: ConnId) -> usize {
+        const BOUNDED: u32 =
+            Status::PAUSED | Status::HELD | Status::PAIRED | Status::RATED | Status::UNSENT;
         let Some(head) = self.head(id) else { return 0 };
         let status = head.status;
-        if !status.has(Status::PAUSED | Status::HELD | Status::PAIRED | Status::RATED) {
+        if !status.has(BOUNDED) {
             return usize::MAX;
         }
         if status.has(Status::PAUSED) {
             return 0;
         }
         let tokens = if status.has(Status::RATED) { self.tokens(id, Way::In) } else { usize::MAX };
-        if !status.has(Status::HELD | Status::PAIRED) {
-            return tokens;
-        }
-        let Some(partner) = self.partner_of(id) else { return 0 };
-        let room = self.with(partner, |outbox, head| {
+        let filled = if status.has(Status::PAIRED) {
+            self.partner_of(id)
+        } else if status.has(Status::HELD) {
+            return 0;
+        } else {
+            // What is answered with as much as was asked always finds room, so that whoever reads
+            // slowly is held back and not closed.
+            Some(id).filter(|_| status.has(Status::UNSENT))
+        };
+        let Some(filled) = filled else { return tokens };
+        let room = self.with(filled, |outbox, head| {
             // One that ends refuses whatever comes, and that is the handler's to see.
             if head.status.state().takes_output() { outbox.room(head) } else { usize::MAX }
         });

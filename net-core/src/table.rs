@@ -5,11 +5,13 @@
 //! back when there is another empty one: one stays, against flapping at the border. Generations
 //! outlive their chunk, so that a stale id finds nothing, for ever.
 
+use crate::closed::{Closed, Why};
 use crate::connection::{Connection, Head, Heads};
 use crate::id::{ConnId, SLOTS_MAX};
 use crate::life::State;
-use crate::sys::Socket;
+use crate::sys::{Errno, Socket};
 use slab::Slab;
+use std::collections::TryReserveError;
 use std::num::NonZeroU32;
 
 /// Slots of one chunk: 3 MiB of entries for a session of no size.
@@ -73,15 +75,22 @@ impl<S> Table<S> {
         self.live -= 1;
     }
 
-    /// Takes a connection in, or gives its parts back when all slots are used.
+    /// Takes the memory of the first connections, so that a machine that has none says so at the start.
+    pub(crate) fn begin(&mut self) -> Result<(), TryReserveError> {
+        self.add_chunk()
+    }
+
+    /// Takes a connection in, or gives its parts back and says why: all slots are used, or there is no
+    /// memory for more.
     pub(crate) fn insert(
         &mut self,
         socket: Socket,
         state: State,
         session: S,
-    ) -> Result<ConnId, (Socket, S)> {
-        let Some(at) = self.chunk_with_room() else {
-            return Err((socket, session));
+    ) -> Result<ConnId, (Socket, S, Closed)> {
+        let at = match self.chunk_with_room() {
+            Ok(at) => at,
+            Err(why) => return Err((socket, session, why)),
         };
         let chunk = &mut self.chunks[at];
         let place = chunk.places.vacant_entry();
@@ -96,10 +105,10 @@ impl<S> Table<S> {
         Ok(ConnId::new(self.in_loop, (at * CHUNK + key) as u32, generation))
     }
 
-    fn chunk_with_room(&mut self) -> Option<usize> {
+    fn chunk_with_room(&mut self) -> Result<usize, Closed> {
         #[cfg(test)]
         if self.is_full {
-            return None;
+            return Err(Closed::Refused(Why::Full));
         }
         while let Some(chunk) = self.chunks.get(self.lowest) {
             if chunk.places.len() < CHUNK {
@@ -108,19 +117,22 @@ impl<S> Table<S> {
             self.lowest += 1;
         }
         let at = self.lowest;
-        if at == self.chunks.len() {
-            if at * CHUNK == SLOTS_MAX {
-                return None;
-            }
-            let generations = Vec::with_capacity(CHUNK);
-            self.chunks.push(Chunk { places: Slab::new(), generations, retired: 0 });
-        }
-        let places = &mut self.chunks[at].places;
-        if places.capacity() == 0 {
-            // Address space only: the kernel gives a page when its first slot is used.
-            places.reserve_exact(CHUNK);
-        }
-        Some(at)
+        let added = match self.chunks.get_mut(at) {
+            None if at * CHUNK == SLOTS_MAX => return Err(Closed::Refused(Why::Full)),
+            None => self.add_chunk(),
+            Some(chunk) if chunk.places.capacity() == 0 => places().map(|new| chunk.places = new),
+            Some(_) => Ok(()),
+        };
+        added.map_err(|_| Closed::Machine(Errno::new(libc::ENOMEM)))?;
+        Ok(at)
+    }
+
+    /// Puts one behind the others.
+    fn add_chunk(&mut self) -> Result<(), TryReserveError> {
+        let mut generations = Vec::new();
+        generations.try_reserve_exact(CHUNK)?;
+        self.chunks.push(Chunk { places: places()?, generations, retired: 0 });
+        Ok(())
     }
 
     /// The connection of that id, if it still lives.
@@ -196,6 +208,13 @@ impl<S> Table<S> {
     }
 }
 
+/// A chunk's places. Address space only: the kernel gives a page when its first slot is used.
+fn places<S>() -> Result<Slab<Place<S>>, TryReserveError> {
+    // A slab that cannot have its memory ends the process. So the same amount is tried before.
+    Vec::<Place<S>>::new().try_reserve_exact(CHUNK)?;
+    Ok(Slab::with_capacity(CHUNK))
+}
+
 impl<S> Heads for Table<S> {
     #[inline]
     fn head_at(&mut self, slot: u32) -> &mut Head {
@@ -227,6 +246,16 @@ mod tests {
         slots.insert(Place::Retired);
         let second: *const _ = &raw const slots[1];
         assert_eq!(second.addr() - first.addr(), 48);
+    }
+
+    #[test]
+    fn a_chunk_for_which_there_is_no_memory_is_refused_and_ends_nothing() {
+        // More than there are addresses.
+        let mut table = Table::<[u8; 1 << 50]>::new(0);
+        assert!(table.begin().is_err());
+        let enomem = Closed::Machine(Errno::new(libc::ENOMEM));
+        assert_eq!(table.chunk_with_room(), Err(enomem));
+        assert_eq!((table.len(), table.slots()), (0, 0));
     }
 
     #[test]

@@ -63,8 +63,7 @@ impl<K: Kernel> Driver for Epoll<K> {
             position: 0,
             // No larger than what one connection may receive in a turn, which the straight path
             // then need not look at.
-            block: vec![0; limits.receive_block_bytes.min(limits.receive_bytes_per_turn)]
-                .into_boxed_slice(),
+            block: vec![0; limits.receive_max()].into_boxed_slice(),
         })
     }
 

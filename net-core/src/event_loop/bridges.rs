@@ -175,7 +175,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return self.refuse(socket, Closed::Refused(Why::Handler));
         };
         if permit.is_over() && !self.make_room() {
-            return self.refuse_with(socket, session);
+            return self.refuse_with(socket, session, Closed::Refused(Why::Full));
         }
         let Some(id) = self.enter(socket, State::Open, session) else { return };
         if let Some(source) = permit.keep() {
@@ -211,16 +211,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn enter(&mut self, socket: Socket, state: State, session: H::Session) -> Option<ConnId> {
         match self.state.table.insert(socket, state, session) {
             Ok(id) => Some(id),
-            Err((socket, session)) => {
-                self.refuse_with(socket, session);
+            Err((socket, session, why)) => {
+                if let Closed::Machine(errno) = why {
+                    tracing::warn!(%errno, "there is no memory for a new connection's entry");
+                }
+                self.refuse_with(socket, session, why);
                 None
             }
         }
     }
 
     /// There is no place for it after all.
-    fn refuse_with(&mut self, socket: Socket, session: H::Session) {
-        self.refuse(socket, Closed::Refused(Why::Full));
+    fn refuse_with(&mut self, socket: Socket, session: H::Session, why: Closed) {
+        self.refuse(socket, why);
         if guard(|| drop(session)).is_none() {
             self.count_panic(Callback::Drop);
         }

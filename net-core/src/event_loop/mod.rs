@@ -134,6 +134,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    /// Takes the memory of the first connections' entries, which would else be missed only when the
+    /// first client comes.
+    pub(crate) fn begin_table(&mut self) -> io::Result<()> {
+        self.state.table.begin().map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))
+    }
+
     /// Turns until the loop is over. An error is a fault of our own or of the machine's, in the
     /// wait itself.
     pub(crate) fn run(&mut self) -> io::Result<()> {

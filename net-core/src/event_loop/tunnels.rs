@@ -101,8 +101,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     fn bulk_bytes(&self) -> usize {
-        let limits = &self.state.limits;
-        BULK_BYTES.min(limits.receive_block_bytes).min(limits.receive_bytes_per_turn)
+        BULK_BYTES.min(self.state.limits.receive_max())
     }
 
     /// One end's peer sends no more, and so the other end is to send no more than what it has.

@@ -293,6 +293,7 @@ where
     let handler = catch_unwind(AssertUnwindSafe(|| factory(&place)))
         .map_err(|_| StartError::plain(format!("loop {number}: the handler's factory panicked")))?;
     let mut event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
+    event_loop.begin_table().map_err(|e| fail("take memory for its connections", e))?;
     for at in endpoints {
         let opened = event_loop.open_datagrams(at);
         opened.map_err(|e| fail(&format!("receive datagrams at {at}"), e))?;

@@ -116,7 +116,7 @@ impl Driver for Sim {
     fn open(limits: &Limits, _waker: Arc<Waker>) -> io::Result<Self> {
         let world = World::new();
         world.get().faults.short_sends = true;
-        let block = vec![0; limits.receive_block_bytes];
+        let block = vec![0; limits.receive_max()];
         Ok(Self { world, late: Vec::new(), batch: VecDeque::new(), block })
     }
 

@@ -14,6 +14,7 @@ on_both_rigs! {
     room_comes_once_below_the_low_mark: 40,
     equal_marks_never_stall: 6,
     output_at_the_hard_cap_closes_and_nothing_is_skipped: 20,
+    however_low_the_hard_cap_an_echo_to_a_slow_reader_is_held_and_not_closed: 20,
     input_at_its_limit_is_kept_and_above_it_closes: 20,
     a_pause_leaves_bytes_and_a_resume_needs_no_edge: 30,
     what_was_left_unread_comes_again_after_a_resume: 20,
@@ -44,6 +45,32 @@ fn above_the_high_mark_the_own_input_waits<D: Rig>(seed: u64) {
     stage.settle();
     assert!(peer.got() == sent);
     stage.stop();
+}
+
+fn however_low_the_hard_cap_an_echo_to_a_slow_reader_is_held_and_not_closed<D: Rig>(seed: u64) {
+    for (high, cap) in [(1, 1), (4096, 4096), (4096, 5000), (65_536, 65_536), (65_536, 98_304)] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            (limits.low_watermark, limits.high_watermark) = (high / 4, high);
+            limits.output_limit = cap;
+        });
+        let peer = stage.open();
+        let sent = pattern(0, if cap == 1 { 500 } else { 1 << 18 });
+        let mut from = 0;
+        while from < sent.len() {
+            let some = stage.rng.within(1, sent.len() - from);
+            peer.send(&sent[from..from + some]);
+            from += some;
+            let reads = stage.rng.one_in(2);
+            peer.reads(reads);
+            stage.settle();
+            let pending = stage.pending(&peer);
+            assert!(pending <= cap, "{pending} B wait in the loop, of {cap}");
+        }
+        peer.reads(true);
+        stage.settle();
+        assert!(peer.got() == sent, "{} of {} B, cap {cap}", peer.got().len(), sent.len());
+        stage.stop();
+    }
 }
 
 fn room_comes_once_below_the_low_mark<D: Rig>(seed: u64) {
