@@ -403,6 +403,31 @@ fn a_connection_is_killed_by_its_id_and_no_other(mode: Mode) {
     assert_eq!(server.finish().get("closed(local)"), 1);
 }
 
+/// Each on a connection of its own, which ends with its answer and may linger when others come.
+#[test]
+fn as_many_new_clients_as_are_served_at_once_are_all_answered_at_first_try() {
+    let server = Start::echo(Mode::DEFAULT).args(&ADMIN).run();
+    let at = server.admin();
+    let _clients = server.connect_many(1000);
+    std::thread::scope(|scope| {
+        for _ in 0..14 {
+            scope.spawn(|| {
+                for n in 0..60 {
+                    let mut client = connect(at);
+                    let page = "/connections?top=1000";
+                    write!(client, "GET {page} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                        .unwrap();
+                    let mut answer = Vec::new();
+                    client.read_to_end(&mut answer).unwrap_or_else(|e| panic!("answer {n}: {e}"));
+                    let status = Answer::of(&answer).status;
+                    assert!(status == 200 || status == 503, "answer {n}: {status}");
+                }
+            });
+        }
+    });
+    server.finish();
+}
+
 /// Requests behind one that the loops must answer wait for their turn.
 #[test]
 fn questions_to_the_loops_keep_the_order_of_a_client_and_are_bounded() {

@@ -19,8 +19,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Clients that are served at once. One more takes the place of the one that has been silent
-/// longest: clients that only hold places keep nobody out.
+/// Clients that are served at once. One more takes the place of the one that would miss least, and of
+/// equals of the one that has been silent longest: clients that only hold places keep nobody out.
 pub(super) const CLIENTS_MAX: usize = 16;
 
 /// From a connect, or a request's first byte, to its last.
@@ -38,7 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 pub(super) struct Desk {
     server: Arc<dyn Watched>,
     process: Process,
-    /// Who is connected; who has been silent longest comes first.
+    /// Who is connected and not sent away; who has been silent longest comes first.
     clients: VecDeque<ConnId>,
     questions: Questions,
     /// A timer is armed to look for answers.
@@ -50,6 +50,19 @@ enum Outcome {
     Reply(Reply),
     /// The loops must be asked.
     Ask(Question),
+}
+
+/// What a client would miss that is sent away.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Misses {
+    /// It has read its last answer, or will: only its FIN is awaited.
+    Nothing,
+    /// It may ask.
+    Place,
+    /// It has been answered, and reads slowly or not at all.
+    Bytes,
+    /// It has asked what the loops have not answered yet.
+    Answer,
 }
 
 /// What is remembered of a client.
@@ -118,6 +131,30 @@ impl Desk {
         }
     }
 
+    /// Sends one away for `newcomer`.
+    fn make_room_for(&mut self, newcomer: &mut Conn<'_, Self>) {
+        let own = newcomer.id();
+        let others = self.clients.iter().copied().filter(|id| *id != own);
+        let misses = |id: &ConnId| newcomer.other(*id).map(|other| self.misses(other));
+        let Some(id) = others.min_by_key(misses) else { return };
+        self.clients.retain(|client| *client != id);
+        if let Some(mut other) = newcomer.other(id) {
+            other.reset();
+        }
+    }
+
+    fn misses(&self, mut client: Conn<'_, Self>) -> Misses {
+        if client.unsent() > 0 {
+            Misses::Bytes
+        } else if self.questions.has_from(client.id()) {
+            Misses::Answer
+        } else if client.is_open() {
+            Misses::Place
+        } else {
+            Misses::Nothing
+        }
+    }
+
     /// It has just asked something: it is the last to be sent away.
     fn has_spoken(&mut self, id: ConnId) {
         self.clients.retain(|client| *client != id);
@@ -136,11 +173,8 @@ impl Handler for Desk {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
         conn.set_deadline(Some(REQUEST_TIME));
         self.clients.push_back(conn.id());
-        if self.clients.len() > CLIENTS_MAX
-            && let Some(silent) = self.clients.pop_front()
-            && let Some(mut silent) = conn.other(silent)
-        {
-            silent.reset();
+        if self.clients.len() > CLIENTS_MAX {
+            self.make_room_for(conn);
         }
     }
 

@@ -93,6 +93,11 @@ impl Questions {
         self.0.is_empty()
     }
 
+    /// Somebody waits there.
+    pub(super) fn has_from(&self, client: ConnId) -> bool {
+        self.0.iter().any(|open| open.asker.client == client)
+    }
+
     /// Nobody waits there any more.
     pub(super) fn forget(&mut self, client: ConnId) {
         self.0.retain(|open| open.asker.client != client);
