@@ -269,6 +269,19 @@ impl Head {
         self.cold.as_deref().map_or_else(Deadlines::default, |cold| cold.deadlines)
     }
 
+    /// It ends, and this is why, unless that is decided already.
+    pub(crate) fn because(&mut self, why: Closed) {
+        self.why.get_or_insert(why);
+    }
+
+    /// As `because`, of one that is not left to end by itself: that its peer had ended before is then not
+    /// the news.
+    pub(crate) fn cut_short(&mut self, why: Closed) {
+        if self.why.is_none_or(|before| before == Closed::PeerEnded) {
+            self.why = Some(why);
+        }
+    }
+
     /// Bytes queued in the cold box.
     pub(crate) fn unsent(&self) -> usize {
         self.cold.as_deref().map_or(0, |cold| cold.output.len())

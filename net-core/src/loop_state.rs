@@ -426,17 +426,14 @@ impl<S, M> LoopState<S, M> {
     /// Notes why it ends, unless that is decided already.
     pub(crate) fn because(&mut self, id: ConnId, why: Closed) {
         if let Some(head) = self.head(id) {
-            head.why.get_or_insert(why);
+            head.because(why);
         }
     }
 
-    /// As `because`, of one that is not left to end by itself: that its peer had ended before is then not
-    /// the news.
+    /// Notes why it is cut short.
     pub(crate) fn cut_short_because(&mut self, id: ConnId, why: Closed) {
-        if let Some(head) = self.head(id)
-            && head.why.is_none_or(|before| before == Closed::PeerEnded)
-        {
-            head.why = Some(why);
+        if let Some(head) = self.head(id) {
+            head.cut_short(why);
         }
     }
 

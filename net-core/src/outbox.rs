@@ -294,9 +294,7 @@ impl Outbox {
     /// middle of a callback no other can.
     #[cold]
     fn out_of_memory(&mut self, head: &mut Head, id: ConnId) -> Queued {
-        if head.why.is_none_or(|before| before == Closed::PeerEnded) {
-            head.why = Some(Closed::MemoryBudget);
-        }
+        head.cut_short(Closed::MemoryBudget);
         self.wish(head, id, Status::WISH_CAP);
         Queued::Refused
     }

@@ -3,17 +3,19 @@
 //! Tuned as far as its safe interface allows: it receives and sends until there is nothing left to
 //! do, and only then waits.
 
-use benches::rival::{RivalFlags, say_ready};
+use benches::rival::say_ready;
 use clap::Parser;
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 use tokio::runtime::Builder;
 
 /// Sends datagrams back over tokio.
 #[derive(Parser)]
 struct Flags {
-    #[command(flatten)]
-    rival: RivalFlags,
+    /// Where to receive: IP:PORT
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    listen: SocketAddr,
 }
 
 async fn serve(socket: std::net::UdpSocket) -> io::Result<()> {
@@ -32,8 +34,7 @@ async fn serve(socket: std::net::UdpSocket) -> io::Result<()> {
 }
 
 fn main() -> io::Result<()> {
-    let RivalFlags { listen, .. } = Flags::parse().rival;
-    let socket = std::net::UdpSocket::bind(listen)?;
+    let socket = std::net::UdpSocket::bind(Flags::parse().listen)?;
     socket.set_nonblocking(true)?;
     say_ready(socket.local_addr()?)?;
     Builder::new_current_thread().enable_io().build()?.block_on(serve(socket))

@@ -139,7 +139,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.cut_off(id, Closed::FileEnded, Event::Reset);
     }
 
-    /// What is owed cannot be sent any more, which is the news even if the peer has ended before.
+    /// If anything is owed it cannot be sent any more, which is the news even if the peer has ended before.
     fn cut_off(&mut self, id: ConnId, why: Closed, event: Event) {
         let Some((state, owed)) =
             self.state.with(id, |outbox, head| (head.status.state(), outbox.pending(head) > 0))
@@ -149,10 +149,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if state == State::Dead {
             return;
         }
-        if let Some(head) = self.state.head(id)
-            && (head.why.is_none() || (owed && head.why == Some(Closed::PeerEnded)))
-        {
-            head.why = Some(why);
+        if owed {
+            self.state.cut_short_because(id, why);
+        } else {
+            self.state.because(id, why);
         }
         self.step(id, event);
     }

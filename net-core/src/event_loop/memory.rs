@@ -55,7 +55,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(Share { soft, hard, .. }) = self.share else { return };
         let pool = &mut self.state.outbox.pool;
         let most = pool.memory(); // as it has come to, and is exported
-        if pool.memory() > soft {
+        if most > soft {
             pool.trim(0);
         }
         if pool.memory() > hard {
@@ -63,8 +63,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let outbox = &mut self.state.outbox;
         let is_tight = outbox.pool.memory() > soft;
-        if outbox.be_tight(is_tight) && !is_tight {
-            self.share.as_mut().expect("it is looked at here").relieved_from = Some(0);
+        if outbox.be_tight(is_tight)
+            && !is_tight
+            && let Some(share) = &mut self.share
+        {
+            share.relieved_from = Some(0);
         }
         self.state.bridge.stats.set(Counter::Buffered, most as u64);
     }

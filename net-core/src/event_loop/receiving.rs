@@ -182,13 +182,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         loop {
             let Some(head) = self.state.head(id) else { return };
             let (state, is_bulk) = (head.status.state(), head.status.has(Status::BULK));
+            // What is kept comes to the handler before more is put behind it.
+            let is_owed = state.delivers() && head.status.has(Status::AGAIN);
             let room = if state.delivers() { self.state.input_room(id) } else { usize::MAX };
-            let Some(head) = self.state.head(id) else { return };
             if !state.reads() || room == 0 {
                 return self.fail_if_gone(id);
             }
-            // What is kept comes to the handler before more is put behind it.
-            let is_owed = state.delivers() && head.status.has(Status::AGAIN);
             if left == 0 || is_owed {
                 return self.state.make_ready(id);
             }

@@ -2,6 +2,7 @@
 //! can, one message carries several datagrams of one peer, as long as each other (udp(7), UDP_GRO and
 //! UDP_SEGMENT): it then takes the way through the kernel once for all of them.
 
+use super::options::set_number;
 use super::socket::address_of;
 use super::udp_control::{Control, Told};
 use super::{Errno, Socket};
@@ -114,32 +115,22 @@ impl Socket {
         let socket = datagram_socket(at)?;
         socket.set_reuse_port(true)?;
         socket.bind(&at.into())?;
-        let socket = Self::from_owned(socket.into());
         if at.ip().is_unspecified() {
             // An answer is to leave from the address that was asked: to a peer that is connected to it,
             // any other is a stranger's.
-            socket.set_number(libc::SOL_IP, libc::IP_PKTINFO, 1)?;
+            set_number(&socket, libc::SOL_IP, libc::IP_PKTINFO, 1)?;
             if at.is_ipv6() {
-                socket.set_number(libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+                set_number(&socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             }
         }
-        let joins = socket.set_number(libc::SOL_UDP, libc::UDP_SEGMENT, 0);
-        let joined = socket.set_number(libc::SOL_UDP, libc::UDP_GRO, 1);
-        for (option, known) in [("UDP_SEGMENT", joins), ("UDP_GRO", joined)] {
+        let joins = set_number(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
+        let joined = set_number(&socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+        for (option, known) in [("UDP_SEGMENT", &joins), ("UDP_GRO", &joined)] {
             if let Err(error) = known {
                 tracing::debug!(%at, %error, "the kernel has no {option}: each datagram by itself");
             }
         }
-        Ok((socket, joins.is_ok()))
-    }
-
-    fn set_number(&self, level: i32, option: i32, value: libc::c_int) -> Result<(), Errno> {
-        let len = mem::size_of_val(&value) as libc::socklen_t;
-        // SAFETY: the value is readable and as long as is said; the kernel keeps no pointer to it.
-        let set = unsafe {
-            libc::setsockopt(self.number(), level, option, (&raw const value).cast(), len)
-        };
-        if set < 0 { Err(Errno::last()) } else { Ok(()) }
+        Ok((Self::from_owned(socket.into()), joins.is_ok()))
     }
 
     /// recvmmsg(2): what is there, at most a batch of messages, and how many they are. Fewer than that:

@@ -187,7 +187,12 @@ pub(super) fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<Socke
     Ok(socket)
 }
 
-fn set_number(socket: &Socket, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set_number(
+    socket: &Socket,
+    level: i32,
+    option: i32,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: `value` is a readable int of the stated length.
     let done = unsafe {
         libc::setsockopt(
@@ -266,20 +271,8 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
         assert_eq!(socket.recv_buffer_size().unwrap(), 40_000);
         assert_eq!(socket.send_buffer_size().unwrap(), 60_000);
-        assert_eq!(notsent_lowat(&server), 50_000);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 50_000);
         assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
-    }
-
-    fn notsent_lowat(socket: &TcpStream) -> u32 {
-        let (mut value, mut len) = (0u32, mem::size_of::<u32>() as libc::socklen_t);
-        let (level, option) = (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT);
-        // SAFETY: `value` and `len` are writable, and `len` says how long `value` is.
-        let got = unsafe {
-            let at = (&raw mut value).cast();
-            libc::getsockopt(socket.as_raw_fd(), level, option, at, &mut len)
-        };
-        assert_eq!(got, 0, "{}", io::Error::last_os_error());
-        value
     }
 
     #[test]
