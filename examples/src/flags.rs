@@ -46,7 +46,7 @@ pub struct ServerFlags {
     /// The most connections; one more is accepted and closed. Default: what the tables hold
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
-    /// When full, close the longest idle of some, if idle for so long, for who comes. Default: refuse
+    /// When full, close the longest idle of some of its loop, if idle for so long, for who comes. Default: refuse
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub reuse_idle: Option<Duration>,
     /// The most connections of one source (an IPv4 address, 64 bits of an IPv6 one, unless

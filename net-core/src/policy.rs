@@ -13,7 +13,10 @@ pub enum WhenFull {
     Refuse,
     /// It gets the place of a connection on which nothing has moved for `min_idle`, and with which
     /// nothing is under way: the longest idle of 16 that its loop looks at. That one is closed, and
-    /// counted as `Closed::Reused`. If there is none, the client is refused.
+    /// counted as `Closed::Reused`. If there is none, the client is refused, although another loop may
+    /// have one: loops ask each other nothing. The acceptor's rotation keeps them alike; where the
+    /// kernel spreads by a hash ([`ReusePort`](crate::Accept::ReusePort)), and a loop has few
+    /// connections, it may have none to give.
     ///
     /// The kernel is asked how long it is idle, so connections that are in use pay nothing; it knows
     /// of TCP alone, and a client on a Unix socket keeps its place. Up to 64 clients at once may be in
