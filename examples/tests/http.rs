@@ -242,7 +242,12 @@ fn a_request_that_is_none_is_the_last(mode: Mode) {
     let mut client = server.connect();
     let answer = ask(&mut client, "PUT / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!((answer.status(), answer.field("Allow")), ("405", Some("GET, HEAD, POST")));
-    assert_eq!(ask(&mut client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").status(), "200");
+    for target in ["/", "http://x/", "HTTP://x:80/", "http://x"] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_eq!(ask(&mut client, &request).status(), "200", "{target}");
+    }
+    let elsewhere = "GET http://x/elsewhere HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(ask(&mut client, elsewhere).status(), "404");
     server.finish();
 }
 

@@ -287,7 +287,12 @@ impl Outbox {
 
     /// So many bytes more are within what the loop may queue.
     fn has_memory(&self, bytes: usize) -> bool {
-        self.pool.memory().saturating_add(bytes) <= self.memory_max
+        self.beyond_share(bytes) == 0
+    }
+
+    /// With so many bytes more, what would be queued beyond what the loop may.
+    fn beyond_share(&self, bytes: usize) -> usize {
+        self.pool.memory().saturating_add(bytes).saturating_sub(self.memory_max)
     }
 
     /// The loop has queued all that it may. This connection is what ends, as at its own limit: in the

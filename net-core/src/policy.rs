@@ -39,7 +39,8 @@ impl WhenFull {
 }
 
 /// What becomes of a message for a connection whose unsent bytes would pass
-/// [`output_limit`](crate::Limits::output_limit) with it. A message is what one `send_or` or one
+/// [`output_limit`](crate::Limits::output_limit) with it, or whose loop would pass its share of the
+/// [`memory_budget`](crate::Limits::memory_budget). A message is what one `send_or` or one
 /// broadcast brings. The peer gets it whole or not at all: one of which a byte has left is never
 /// dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -111,6 +111,7 @@ impl Http {
         let (Some(method), Some(target)) = (parsed.method, parsed.path) else {
             return Err(Status::BadRequest);
         };
+        let target = of_this_server(target);
         let named = |name: &'static str| {
             parsed.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name))
         };
@@ -286,6 +287,18 @@ impl Handler for Http {
             conn.resume();
         }
         conn.session().files -= 1;
+    }
+}
+
+/// A target as most clients write it: without the scheme and the server's name, which any may write before
+/// it, RFC 9112, 3.2.2.
+fn of_this_server(target: &str) -> &str {
+    let scheme = "http://";
+    match target.split_at_checked(scheme.len()) {
+        Some((before, rest)) if before.eq_ignore_ascii_case(scheme) => {
+            rest.find('/').map_or("/", |path| &rest[path..])
+        }
+        _ => target,
     }
 }
 

@@ -16,8 +16,8 @@ pub enum Body {
     Chunk(u64),
     /// The line's end behind a chunk.
     ChunkEnd,
-    /// Lines up to an empty one.
-    Trailers,
+    /// Lines up to an empty one, of so many bytes at most.
+    Trailers(usize),
 }
 
 /// The next part of a body.
@@ -35,6 +35,8 @@ pub enum Part<'a> {
 
 /// A longer line between chunks is no honest one.
 const LINE_MAX: usize = 1024;
+/// Bytes of all trailers together: as many as a head may have.
+const TRAILERS_MAX: usize = 8192;
 
 impl Body {
     /// The body that a request's headers announce; an error says what is wrong with them.
@@ -85,7 +87,7 @@ impl Body {
                     };
                     return Part::Bytes(bytes);
                 }
-                Body::ChunkSize | Body::ChunkEnd | Body::Trailers => {
+                Body::ChunkSize | Body::ChunkEnd | Body::Trailers(_) => {
                     let line =
                         match input.take_frame(net_core::Lines::new(LINE_MAX).after(searched)) {
                             Ok(Some(line)) => line,
@@ -105,14 +107,15 @@ impl Body {
     fn line(&self, line: &[u8]) -> Option<Body> {
         match self {
             Body::ChunkEnd => line.is_empty().then_some(Body::ChunkSize),
-            Body::Trailers => Some(if line.is_empty() { Body::Over } else { Body::Trailers }),
+            Body::Trailers(_) if line.is_empty() => Some(Body::Over),
+            Body::Trailers(left) => left.checked_sub(line.len()).map(Body::Trailers),
             _ => {
                 // An extension, behind a semicolon, says nothing to us.
                 let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
                 let is_hex = !digits.is_empty() && digits.iter().all(u8::is_ascii_hexdigit);
                 let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
                 match u64::from_str_radix(digits, 16).ok()? {
-                    0 => Some(Body::Trailers),
+                    0 => Some(Body::Trailers(TRAILERS_MAX)),
                     size => Some(Body::Chunk(size)),
                 }
             }
@@ -194,6 +197,16 @@ mod tests {
             let (body, _) = read(Body::Bytes(5), b"hello, world", size).unwrap();
             assert_eq!(body, b"hello");
         }
+    }
+
+    #[test]
+    fn trailers_come_to_an_end() {
+        let ending_in = |lines: usize| {
+            let trailers = format!("{}\r\n", "x".repeat(100)).repeat(lines);
+            format!("0\r\n{trailers}\r\n").into_bytes()
+        };
+        assert!(read(Body::ChunkSize, &ending_in(TRAILERS_MAX / 100), 50).is_ok());
+        assert_eq!(read(Body::ChunkSize, &ending_in(TRAILERS_MAX / 100 + 1), 50), Err(()));
     }
 
     #[test]

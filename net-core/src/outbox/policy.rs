@@ -83,15 +83,17 @@ impl Outbox {
         }
         let excess =
             self.in_memory(head).saturating_add(bytes.len()).saturating_sub(self.output_limit);
+        let excess = excess.max(self.beyond_share(bytes.len()));
         let mut cost = 0;
         if excess > 0 {
             let made_room = at_limit == AtLimit::DropOldest && {
                 self.spill(head);
                 self.drop_oldest(head, id, excess, &mut cost)
             };
-            if !made_room {
+            // Who has dropped enough of his own may still have freed less: blocks go back whole.
+            if !made_room || !self.has_memory(bytes.len()) {
                 self.drops.dropped(id, 0);
-                return (Queued::Dropped, 0);
+                return (Queued::Dropped, cost);
             }
         }
         self.spill(head);
@@ -113,8 +115,10 @@ impl Outbox {
         key: u64,
         bytes: &Bytes,
     ) -> Option<(Queued, u64)> {
+        let spare = self.memory_max.saturating_sub(self.pool.memory());
         let output = &mut head.cold.as_deref_mut()?.output;
         let len_max = self.output_limit.saturating_add(output.in_files());
+        let len_max = len_max.min(output.len().saturating_add(spare));
         match output.replace_message(key, bytes.clone(), len_max, &mut self.pool) {
             Replaced::Nothing => None,
             Replaced::TooLong => {

@@ -1,9 +1,10 @@
 //! The memory budget: below its marks, at them, and above; and who pays for it.
 
-use super::{At, Peer, Rig, Stage, on_both_rigs, pattern};
+use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::Closed;
 use crate::limits::Limits;
 use crate::outbox::Queued;
+use crate::policy::AtLimit;
 use crate::stats::Counter;
 use net_buffer::FileRange;
 use std::cell::Cell;
@@ -21,6 +22,7 @@ on_both_rigs! {
     a_half_closed_one_that_is_shed_is_told_so: 10,
     when_memory_is_no_longer_tight_whoever_was_held_goes_on: 20,
     counted_payloads_of_one_callback_stay_within_the_share: 20,
+    what_the_share_has_no_room_for_is_dropped_where_a_policy_says_so: 20,
 }
 
 const BLOCK: usize = 4096;
@@ -342,4 +344,38 @@ fn counted_payloads_of_one_callback_stay_within_the_share<D: Rig>(seed: u64) {
     assert!((8 * BLOCK..=16 * BLOCK).contains(&most.get()), "{}", most.get());
     assert!(stage.snapshot().closed_by(Closed::MemoryBudget) > 0);
     stage.stop();
+}
+
+fn what_the_share_has_no_room_for_is_dropped_where_a_policy_says_so<D: Rig>(seed: u64) {
+    let blocks = 64;
+    for policy in [AtLimit::DropNewest, AtLimit::DropOldest, AtLimit::Conflate(7)] {
+        let mut stage = tight::<D>(seed, blocks, |limits| {
+            limits.high_watermark = 1 << 20;
+            limits.output_limit = 10 << 20;
+        });
+        let dropped = Rc::new(Cell::new(0));
+        let drops = Rc::clone(&dropped);
+        stage.play(move |at| {
+            let At::Data(conn, input) = at else { return usual(at) };
+            input.take_all();
+            for n in 0..100u8 {
+                // With one key for all of them, each longer one takes the place of the last.
+                let len = if policy == AtLimit::Conflate(7) { 8000 * usize::from(n) } else { 8000 };
+                let queued = conn.send_or(vec![n; len.max(1)], policy);
+                assert_ne!(queued, Queued::Refused, "message {n}");
+                drops.set(drops.get() + u32::from(queued == Queued::Dropped));
+            }
+        });
+        owed_a_block(&mut stage);
+        let fit = (blocks * BLOCK / 8000) as u32;
+        let expected = match policy {
+            AtLimit::DropOldest => 0, // older ones go for each
+            // Before it there is what it replaces.
+            AtLimit::Conflate(_) => 100 - 1 - fit,
+            _ => 100 - fit,
+        };
+        assert_eq!(dropped.get(), expected, "{policy:?}");
+        assert!(memory(&stage) <= blocks * BLOCK, "{policy:?}: {} bytes", memory(&stage));
+        stage.stop();
+    }
 }
