@@ -21,6 +21,7 @@ in_every_mode!(
     a_peer_that_never_closes_holds_it_no_longer_than_the_deadline,
     a_second_signal_cuts_and_tells_which,
     clients_who_never_stop_asking_are_let_go_between_two_answers,
+    who_looks_for_the_end_before_each_question_loses_none,
     a_storm_of_connects_does_not_keep_it,
     those_not_yet_let_go_are_served_meanwhile,
     what_was_asked_before_the_drain_is_answered_in_full,
@@ -231,6 +232,33 @@ fn clients_who_never_stop_asking_are_let_go_between_two_answers(mode: Mode) {
     });
     assert_eq!(server.wait(PATIENCE).status.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(30), "half of the deadline");
+}
+
+/// FIN comes with the last answer: between two system calls a client would ask once more.
+fn who_looks_for_the_end_before_each_question_loses_none(mode: Mode) {
+    fn has_ended(client: &TcpStream) -> bool {
+        client.set_nonblocking(true).unwrap();
+        let ended = !matches!(client.peek(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock);
+        client.set_nonblocking(false).unwrap();
+        ended
+    }
+    for _ in 0..8 {
+        let server = Start::echo(mode).args(&["--drain-timeout", "60s"]).run();
+        let at = server.addr;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(move || {
+                    let mut client = connect(at);
+                    while !has_ended(&client) {
+                        ping(&mut client, b"once more");
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            server.signal("TERM");
+        });
+        assert_eq!(server.wait(PATIENCE).status.code(), Some(0));
+    }
 }
 
 fn a_storm_of_connects_does_not_keep_it(mode: Mode) {

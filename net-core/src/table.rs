@@ -10,6 +10,7 @@ use crate::connection::{Connection, Head, Heads};
 use crate::id::{ConnId, SLOTS_MAX};
 use crate::life::State;
 use crate::sys::{Errno, Socket};
+use parking_lot::Mutex;
 use slab::Slab;
 use std::collections::TryReserveError;
 use std::num::NonZeroU32;
@@ -210,7 +211,10 @@ impl<S> Table<S> {
 
 /// A chunk's places. Address space only: the kernel gives a page when its first slot is used.
 fn places<S>() -> Result<Slab<Place<S>>, TryReserveError> {
-    // A slab that cannot have its memory ends the process. So the same amount is tried before.
+    // A slab that cannot have its memory ends the process. So the same amount is tried before, by one
+    // loop at a time, or another might take what this one has tried.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
     Vec::<Place<S>>::new().try_reserve_exact(CHUNK)?;
     Ok(Slab::with_capacity(CHUNK))
 }

@@ -242,6 +242,7 @@ impl<K: Kernel> Driver for Epoll<K> {
         output: &mut Output,
         pool: &mut Pool,
         budget: usize,
+        more: bool,
     ) -> Sent {
         let mut sent = 0;
         while !output.is_empty() {
@@ -268,7 +269,7 @@ impl<K: Kernel> Driver for Epoll<K> {
             } else {
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 let (used, offered) = output.slices(&mut slices, budget - sent);
-                let more = offered < output.len().min(budget - sent);
+                let more = more || offered < output.len().min(budget - sent);
                 let result = self.kernel.send_slices(socket, &slices[..used], more);
                 Self::sent(link, offered, result)
             };

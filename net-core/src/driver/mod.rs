@@ -226,7 +226,7 @@ pub(crate) trait Driver: Sized {
     /// Sends borrowed parts, at most 1,024. What is not taken stays the caller's.
     fn offer(&mut self, socket: &Socket, link: &mut Link, parts: &[IoSlice<'_>]) -> Sent;
     /// Sends from `output`, at most `budget` bytes, and takes out what was sent. Files and pipes in it
-    /// are read on the way.
+    /// are read on the way. `more`: what follows at once may leave in one segment with the last bytes.
     fn send(
         &mut self,
         socket: &Socket,
@@ -234,6 +234,7 @@ pub(crate) trait Driver: Sized {
         output: &mut Output,
         pool: &mut Pool,
         budget: usize,
+        more: bool,
     ) -> Sent;
 
     /// FIN after what was sent.

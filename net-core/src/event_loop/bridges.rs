@@ -97,11 +97,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 for _ in 0..brought.lost {
                     stats.closed(Closed::Machine(Errno::new(libc::EMFILE)));
                 }
-                tracing::error!(
-                    in_loop = self.state.number,
-                    lost = brought.lost,
-                    "connections found no descriptor here and were closed on their way"
-                );
+                if let Some(held_back) = self.trouble.may_speak(self.state.now) {
+                    tracing::error!(
+                        in_loop = self.state.number,
+                        lost = brought.lost,
+                        held_back,
+                        "connections found no descriptor here and were closed on their way"
+                    );
+                }
             }
         }
         self.saw_the_end = brought.is_the_end || self.saw_the_end;
@@ -212,8 +215,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match self.state.table.insert(socket, state, session) {
             Ok(id) => Some(id),
             Err((socket, session, why)) => {
-                if let Closed::Machine(errno) = why {
-                    tracing::warn!(%errno, "there is no memory for a new connection's entry");
+                if let Closed::Machine(errno) = why
+                    && let Some(held_back) = self.trouble.may_speak(self.state.now)
+                {
+                    tracing::warn!(%errno, held_back, "no memory for a new connection's entry");
                 }
                 self.refuse_with(socket, session, why);
                 None
@@ -246,7 +251,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match self.driver.attach(id.token(), &head.socket) {
             Ok(()) => true,
             Err(errno) => {
-                tracing::warn!(%id, %errno, "the kernel does not watch a new connection");
+                if let Some(held_back) = self.trouble.may_speak(self.state.now) {
+                    let what = "the kernel does not watch a new connection";
+                    tracing::warn!(%id, %errno, held_back, what);
+                }
                 self.failed(id, errno);
                 false
             }

@@ -34,6 +34,7 @@ use crate::hub::{Hub, Order};
 use crate::id::ConnId;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
+use crate::listener::Seldom;
 use crate::loop_state::LoopState;
 use broadcasts::FanOut;
 use datagrams::Endpoints;
@@ -87,6 +88,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     share: Option<Share>,
     /// It is watched, or memory is: there is something to do before each wait.
     looks_around: bool,
+    /// Troubles with newcomers, each of which would else be a line of the log.
+    trouble: Seldom,
     /// Bytes that the first of the ready may still receive before the next of them is served.
     row_left: usize,
 }
@@ -107,6 +110,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let ledger = limits.time_callbacks.then(|| Box::new(Ledger::new()));
         let share = Share::of(limits, hub.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
+        let trouble = Seldom::new(limits.log_every);
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
             state: LoopState::new(number, now, jitter, limits, Arc::clone(&hub), D::peer),
@@ -130,6 +134,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             ledger,
             looks_around: is_watched || share.is_some(),
             share,
+            trouble,
             row_left,
         }
     }

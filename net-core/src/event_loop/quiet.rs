@@ -133,7 +133,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if flows_on {
                 self.flows(id);
             } else {
-                self.let_go(id);
+                // FIN follows, unless something has come meanwhile: it leaves with the last answer, so
+                // that a client which looks for it before it asks again asks nothing in between.
+                if self.end_hold(id) {
+                    self.flush_and(id, true);
+                }
                 self.look_again(id);
             }
         }

@@ -41,6 +41,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Offers what waits for one connection, unless the kernel is known to be full.
     pub(super) fn flush(&mut self, id: ConnId) {
+        self.flush_and(id, false);
+    }
+
+    /// As `flush`. `more`: something follows that is to leave with the last of it.
+    pub(super) fn flush_and(&mut self, id: ConnId, more: bool) {
         let Some(status) = self.state.head(id).map(|head| head.status) else { return };
         if status.has(Status::HOLDS) {
             self.state.with(id, |outbox, head| outbox.spill(head));
@@ -87,7 +92,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 budget = budget.min(FILE_BYTES).min(outbox.files_left);
             }
             let (socket, link) = (&head.socket, &mut head.link);
-            taken = self.driver.send(socket, link, &mut cold.output, &mut outbox.pool, budget);
+            let (output, pool) = (&mut cold.output, &mut outbox.pool);
+            taken = self.driver.send(socket, link, output, pool, budget, more);
             if has_file {
                 outbox.files_left -= taken.bytes;
                 self.file_moved(id, taken);

@@ -106,7 +106,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.driver.attach(waiting_token(n), &vestibule.waiting[n as usize].arrival.socket);
         self.state.table.count_in();
         if let Err(errno) = attached {
-            tracing::warn!(%errno, "the kernel does not watch a connection from a proxy");
+            if let Some(held_back) = self.trouble.may_speak(now) {
+                let what = "the kernel does not watch a connection from a proxy";
+                tracing::warn!(%errno, held_back, what);
+            }
             return self.leave(n, Heard::Never(Closed::Machine(errno)));
         }
         self.set_next_look();

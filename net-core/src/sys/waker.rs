@@ -4,6 +4,7 @@
 //! it open under that same number. So one `Waker` rings from every thread of the process, and
 //! also from a signal handler, whichever thread the signal lands on.
 
+use super::Errno;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -30,7 +31,10 @@ impl Waker {
     pub(crate) fn ring(&self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: `one` is eight readable bytes, which is what an eventfd takes.
-        let _ = unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        let ring = || unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        // The kernel itself is never interrupted here, but what stands between may say so (a tracer, a
+        // sandbox); and a ring that is lost is never made up for.
+        let _ = Errno::uninterrupted(ring);
     }
 
     /// Sets the counter back to zero. Only the waiting thread calls this.

@@ -321,6 +321,7 @@ impl Driver for Sim {
         output: &mut Output,
         pool: &mut Pool,
         budget: usize,
+        _more: bool, // the world knows no segments
     ) -> Sent {
         let mut sent = 0;
         while !output.is_empty() {
