@@ -129,12 +129,14 @@ fn interrupted_calls_are_made_again(mode: Mode) {
     if !can_trace() {
         return;
     }
-    for call in ["epoll_pwait,epoll_wait", "recvfrom", "sendto,sendmsg"] {
+    for call in ["epoll_pwait,epoll_wait", "recvfrom", "sendto,sendmsg", "write"] {
         let server = injected(mode, &format!("{call}:error=EINTR:when=2+3"));
         let mut client = server.connect();
         for n in 0..20 {
             ping(&mut client, &pattern(10_000, n));
         }
+        // Each is a ring for the loop that gets it.
+        (0..8).for_each(|_| is_served(&server));
     }
 }
 

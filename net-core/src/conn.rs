@@ -198,6 +198,11 @@ impl<'a, H: Handler> Conn<'a, H> {
         head.status.state().takes_output() && !head.status.has(ending)
     }
 
+    /// It is ending, and the peer's kernel has all that was sent: a reset takes nothing from it.
+    pub(crate) fn has_arrived(&mut self) -> bool {
+        !self.is_open() && self.unsent() == 0 && self.parts().0.socket.unacknowledged() == 0
+    }
+
     /// Ends sending: what is queued goes out, then FIN. Reading goes on until the peer ends too. On a
     /// connection that is still dialled, it waits until that is up; nothing more can be sent on it.
     pub fn finish(&mut self) {

@@ -282,6 +282,12 @@ impl Head {
         }
     }
 
+    /// Bytes that its handler has left for later.
+    pub(crate) fn kept(&self) -> usize {
+        let unread = self.cold.as_deref().and_then(|cold| cold.unread.as_ref());
+        unread.map_or(0, Unread::len)
+    }
+
     /// Bytes queued in the cold box.
     pub(crate) fn unsent(&self) -> usize {
         self.cold.as_deref().map_or(0, |cold| cold.output.len())

@@ -170,7 +170,7 @@ impl Retry {
 /// A dial that could not even begin, and its session, given back.
 pub struct NotDialled<S> {
     /// `Draining` or `Stopped`: a server that ends dials no more. `Refused(Full)`: every slot of
-    /// this loop's table is taken.
+    /// this loop's table is taken. `Machine(ENOMEM)`: there is no memory for more.
     pub why: Closed,
     /// The session that it was asked with.
     pub session: S,

@@ -74,7 +74,8 @@ pub trait Handler: Sized + 'static {
     /// The connection is up: admitted, or dialled.
     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) {}
 
-    /// After `send` had answered `Above`: the unsent bytes have fallen to the low mark.
+    /// The connection was held back, and the unsent bytes have fallen to the low mark. So it is after
+    /// `send` has answered `Above`, and may be after `echo`, or what others sent to it.
     fn on_room(&mut self, _conn: &mut Conn<'_, Self>) {}
 
     /// The peer will send no more. It may still be reading, so what is owed is sent first.

@@ -99,13 +99,14 @@ pub struct Limits {
     /// ...no more than so many are left. Then `on_room` is called and reading goes on.
     pub low_watermark: usize,
     /// Unsent bytes of one connection at which it is closed: the hard cap. No receive brings more than
-    /// has room below it, so that a handler that answers with as much as it gets never meets it.
+    /// has room below it, so that a handler that answers with as much as it gets never meets it, unless
+    /// one message is longer.
     pub output_limit: usize,
     /// Unread bytes of one connection, that is the longest frame: more closes it.
     pub input_bytes_max: usize,
 
     /// The block of a loop into which all its connections receive. Large enough for a burst in
-    /// one call, small enough for a core's second-level cache.
+    /// one call, small enough for a core's second-level cache. No larger than `output_limit`.
     pub receive_block_bytes: usize,
     /// Bytes that one connection may receive in a turn: all that have more than that share the
     /// next turn's, after whoever has something new.

@@ -280,13 +280,14 @@ impl<S, M> LoopState<S, M> {
     /// Bytes that may be received for the handler now. Zero: it is paused, or held back until there
     /// is room for what it brings: in its own output, or in its partner's; or it is above its rate.
     pub(crate) fn input_room(&mut self, id: ConnId) -> usize {
-        const BOUNDED: u32 =
-            Status::PAUSED | Status::HELD | Status::PAIRED | Status::RATED | Status::UNSENT;
+        const OWES: u32 = Status::UNSENT | Status::CORKED;
+        const BOUNDED: u32 = Status::PAUSED | Status::HELD | Status::PAIRED | Status::RATED | OWES;
         let Some(head) = self.head(id) else { return 0 };
         let status = head.status;
         if !status.has(BOUNDED) {
             return usize::MAX;
         }
+        let kept = head.kept();
         if status.has(Status::PAUSED) {
             return 0;
         }
@@ -298,12 +299,13 @@ impl<S, M> LoopState<S, M> {
         } else {
             // What is answered with as much as was asked always finds room, so that whoever reads
             // slowly is held back and not closed.
-            Some(id).filter(|_| status.has(Status::UNSENT))
+            Some(id).filter(|_| status.has(OWES))
         };
         let Some(filled) = filled else { return tokens };
         let room = self.with(filled, |outbox, head| {
             // One that ends refuses whatever comes, and that is the handler's to see.
-            if head.status.state().takes_output() { outbox.room(head) } else { usize::MAX }
+            let takes_output = head.status.state().takes_output();
+            if takes_output { outbox.room_for_input(head, filled, kept) } else { usize::MAX }
         });
         room.unwrap_or(usize::MAX).min(tokens)
     }

@@ -7,6 +7,7 @@
 mod marks;
 mod piped;
 mod policy;
+mod room;
 
 use crate::closed::Closed;
 use crate::connection::{Head, Status};
@@ -17,6 +18,7 @@ use bytes::Bytes;
 pub(crate) use marks::Marks;
 use net_buffer::{FileRange, FrameError, LengthPrefix, Pool};
 pub(crate) use policy::Drops;
+use room::Watermarks;
 
 /// What became of bytes that were given to `send`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,18 +76,6 @@ pub(crate) struct Outbox {
     memory_max: usize,
 }
 
-/// Unsent bytes of a connection above which its input is held back, and at which it goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Watermarks {
-    high: usize,
-    low: usize,
-}
-
-impl Watermarks {
-    /// Whoever has anything unsent is held back.
-    const TIGHT: Watermarks = Watermarks { high: 0, low: 0 };
-}
-
 /// A stretch of the running callback's input. Empty: `from == to`.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Direct {
@@ -105,7 +95,7 @@ impl Outbox {
     pub(crate) fn new(limits: &Limits, memory_max: usize) -> Self {
         let mut pool = Pool::new(limits.pool_retain_bytes);
         pool.allow_pipes(limits.pipes_max);
-        let usual = Watermarks { high: limits.high_watermark, low: limits.low_watermark };
+        let usual = Watermarks::of(limits);
         Self {
             cork: Cork::new(limits.cork_bytes),
             pool,
@@ -304,21 +294,6 @@ impl Outbox {
         Queued::Refused
     }
 
-    /// While memory is tight, the marks are at 0. True: that has changed.
-    pub(crate) fn be_tight(&mut self, is_tight: bool) -> bool {
-        let before = self.watermarks;
-        self.watermarks = if is_tight { Watermarks::TIGHT } else { self.usual };
-        before != self.watermarks
-    }
-
-    pub(crate) fn low_watermark(&self) -> usize {
-        self.watermarks.low
-    }
-
-    pub(crate) fn would_pass_high_mark(&self, pending: usize) -> bool {
-        pending > self.watermarks.high
-    }
-
     /// Bytes of this connection that wait to be sent.
     pub(crate) fn pending(&self, head: &Head) -> usize {
         if head.status.has(Status::CORKED) { self.cork.len(head.corked) } else { head.unsent() }
@@ -327,32 +302,6 @@ impl Outbox {
     /// Those of them that are in memory, and not in a file.
     fn in_memory(&self, head: &Head) -> usize {
         self.pending(head) - head.cold.as_deref().map_or(0, |cold| cold.output.in_files())
-    }
-
-    fn mark(&self, head: &mut Head) -> Queued {
-        if self.pending(head) > self.watermarks.high {
-            head.status.set(Status::HELD);
-            return Queued::Above;
-        }
-        Queued::Queued
-    }
-
-    /// Bytes that a connection takes before it refuses: none above its high mark.
-    pub(crate) fn room(&self, head: &mut Head) -> usize {
-        if head.status.has(Status::HELD) {
-            return 0;
-        }
-        let room = self.output_limit.saturating_sub(self.in_memory(head));
-        if room == 0 {
-            // Full, though not above the mark: who waits for room must be told of it.
-            head.status.set(Status::HELD);
-        }
-        room
-    }
-
-    /// Above its high mark it is held until the low one.
-    pub(crate) fn hold_if_above(&self, head: &mut Head) {
-        let _ = self.mark(head);
     }
 
     fn owner_of(&self, head: &Head) -> u16 {

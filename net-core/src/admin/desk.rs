@@ -19,8 +19,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Clients that are served at once. One more takes the place of the one that would miss least, and of
-/// equals of the one that has been silent longest: clients that only hold places keep nobody out.
+/// Clients that are served at once. One more takes the place of one that has its last answer, or else of
+/// the one that has been silent longest, but for those who wait for the loops' answer: clients that only
+/// hold places keep nobody out.
 pub(super) const CLIENTS_MAX: usize = 16;
 
 /// From a connect, or a request's first byte, to its last.
@@ -50,19 +51,6 @@ enum Outcome {
     Reply(Reply),
     /// The loops must be asked.
     Ask(Question),
-}
-
-/// What a client would miss that is sent away.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Misses {
-    /// It has read its last answer, or will: only its FIN is awaited.
-    Nothing,
-    /// It may ask.
-    Place,
-    /// It has been answered, and reads slowly or not at all.
-    Bytes,
-    /// It has asked what the loops have not answered yet.
-    Answer,
 }
 
 /// What is remembered of a client.
@@ -131,27 +119,16 @@ impl Desk {
         }
     }
 
-    /// Sends one away for `newcomer`.
+    /// Sends one away for `newcomer`, who is the last of them.
     fn make_room_for(&mut self, newcomer: &mut Conn<'_, Self>) {
-        let own = newcomer.id();
-        let others = self.clients.iter().copied().filter(|id| *id != own);
-        let misses = |id: &ConnId| newcomer.other(*id).map(|other| self.misses(other));
-        let Some(id) = others.min_by_key(misses) else { return };
-        self.clients.retain(|client| *client != id);
-        if let Some(mut other) = newcomer.other(id) {
+        let others = || self.clients.iter().take(CLIENTS_MAX);
+        let is_done = |id: &ConnId| newcomer.other(*id).is_none_or(|mut conn| conn.has_arrived());
+        let at = others().position(is_done);
+        let at = at.or_else(|| others().position(|id| !self.questions.has_from(*id)));
+        if let Some(id) = at.and_then(|at| self.clients.remove(at))
+            && let Some(mut other) = newcomer.other(id)
+        {
             other.reset();
-        }
-    }
-
-    fn misses(&self, mut client: Conn<'_, Self>) -> Misses {
-        if client.unsent() > 0 {
-            Misses::Bytes
-        } else if self.questions.has_from(client.id()) {
-            Misses::Answer
-        } else if client.is_open() {
-            Misses::Place
-        } else {
-            Misses::Nothing
         }
     }
 

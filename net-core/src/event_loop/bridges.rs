@@ -33,7 +33,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.begin_telling();
             self.end_listening();
             self.end_datagrams();
-            self.end_waiting();
         }
         if self.telling.is_some() {
             self.tell_more();

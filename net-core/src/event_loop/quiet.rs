@@ -122,10 +122,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Looks at those that have had time to be quiet.
     pub(super) fn end_quiet_times(&mut self) {
-        while let Some(&(until, id)) = self.flowing.front() {
-            if until > self.state.now {
-                return;
-            }
+        for _ in 0..self.state.limits.timers_per_turn {
+            let due = self.flowing.front().filter(|(until, _)| *until <= self.state.now);
+            let Some(&(_, id)) = due else { return };
             self.flowing.pop_front();
             let Some(head) = self.state.head(id) else { continue };
             let flows_on = head.status.has(Status::FLOWS_ON);

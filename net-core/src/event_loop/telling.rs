@@ -66,17 +66,22 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Some are due by now.
     #[cold]
     pub(super) fn tells_now(&self) -> bool {
-        self.telling.as_ref().is_some_and(|telling| telling.next() <= self.state.now)
+        let is_due = |telling: &Telling| telling.next() <= self.state.now;
+        self.telling.as_ref().is_some_and(is_due) || self.has_waiting()
     }
 
-    /// Carries the order out for some more connections.
+    /// Carries the order out for some more connections, those in the vestibule among them.
     #[cold]
     #[inline(never)]
     pub(super) fn tell_more(&mut self) {
         let Some(mut telling) = self.telling.take() else { return };
+        self.end_waiting();
         let some = telling.due(self.state.now).min(self.state.limits.drained_per_turn as u64);
         for _ in 0..some {
-            let Some(id) = self.state.table.next_live(telling.from) else { return };
+            let Some(id) = self.state.table.next_live(telling.from) else {
+                self.telling = Some(telling).filter(|_| self.has_waiting());
+                return;
+            };
             telling.from = id.slot() + 1;
             telling.told += 1;
             self.tell(id);

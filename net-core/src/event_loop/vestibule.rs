@@ -205,14 +205,20 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    /// Some wait for a proxy to announce them.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.vestibule.as_deref().is_some_and(|vestibule| !vestibule.waiting.is_empty())
+    }
+
     /// The server ends, and nothing is under way for those who wait: who is not announced now is not
-    /// let in.
+    /// let in. Some in each turn.
     #[cold]
     #[inline(never)]
     pub(super) fn end_waiting(&mut self) {
         let Some(vestibule) = &self.vestibule else { return };
-        let all: Vec<u32> = vestibule.waiting.iter().map(|(n, _)| n as u32).collect();
-        for n in all {
+        let waiting = vestibule.waiting.iter().map(|(n, _)| n as u32);
+        let some: Vec<u32> = waiting.take(self.state.limits.drained_per_turn).collect();
+        for n in some {
             let heard = match self.order {
                 Order::Cut => Heard::Never(Closed::DrainDeadline),
                 Order::Stop => Heard::Never(Closed::Stopped),

@@ -46,12 +46,17 @@ impl<S, M> LoopState<S, M> {
             return;
         }
         let rates = self.rates.entry(id).or_default();
+        // It waits for a token of the former limit: what it is offered now is looked at anew.
+        let write_by = rates.write_by.take();
         let bucket = &mut rates.ways[way as usize];
         let was_limited = bucket.is_some();
         *bucket = rate.map(|rate| Bucket::new(rate, now, bucket.take()));
         let is_limited = rates.ways.iter().any(Option::is_some);
         if !is_limited {
             self.rates.remove(&id);
+        }
+        if let Some(write_by) = write_by {
+            self.file(id, write_by);
         }
         self.set_deadlines(id, |deadlines| deadlines.refill = Tick::MAX);
         self.with(id, |outbox, head| {
@@ -112,7 +117,7 @@ impl<S, M> LoopState<S, M> {
             let write_by = head.deadline;
             if next < write_by {
                 if let Some(rates) = self.rates(id) {
-                    rates.write_by = Some(write_by);
+                    rates.write_by.get_or_insert(write_by);
                 }
                 self.file(id, next);
             }

@@ -22,6 +22,7 @@ on_both_rigs! {
     a_header_that_trickles_is_ended_in_time: 20,
     a_header_that_came_in_time_counts_though_the_loop_is_late: 10,
     at_the_drain_who_is_not_announced_goes_and_who_is_gets_in: 20,
+    at_the_drain_those_who_wait_go_some_in_each_turn: 10,
     a_stop_leaves_nobody_waiting: 10,
     a_refused_watch_costs_only_itself: 10,
     a_thousand_wait_and_each_is_served: 3,
@@ -255,6 +256,22 @@ fn at_the_drain_who_is_not_announced_goes_and_who_is_gets_in<D: Rig>(seed: u64) 
     assert_eq!((whole.got(), last.got()), (b"hello".to_vec(), b"too".to_vec()));
     assert!(half.saw_fin() && late.saw_fin());
     assert_eq!(stage.snapshot().closed_by(Closed::Draining), 4);
+    stage.stop();
+}
+
+fn at_the_drain_those_who_wait_go_some_in_each_turn<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.drained_per_turn = 3);
+    stage.are_announced = true;
+    (0..20).for_each(|_| drop(stage.arrive()));
+    stage.settle();
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Drain);
+    while !stage.is_over {
+        let before = stage.count(Counter::Open);
+        stage.turn();
+        assert!(stage.count(Counter::Open) + 3 >= before, "too many at once");
+    }
+    assert_eq!(stage.snapshot().closed_by(Closed::Draining), 20);
     stage.stop();
 }
 

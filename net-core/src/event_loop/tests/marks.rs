@@ -1,7 +1,7 @@
 //! Marks, caps and pauses: nobody's slowness costs memory without bound, and nobody waits for ever.
 
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{Callback, Closed};
+use crate::closed::{Callback, Closed, Which};
 use crate::life::State;
 use crate::outbox::Queued;
 use bytes::Bytes;
@@ -15,6 +15,8 @@ on_both_rigs! {
     equal_marks_never_stall: 6,
     output_at_the_hard_cap_closes_and_nothing_is_skipped: 20,
     however_low_the_hard_cap_an_echo_to_a_slow_reader_is_held_and_not_closed: 20,
+    at_the_hard_cap_messages_in_parts_are_answered_in_full: 20,
+    at_the_hard_cap_who_never_reads_is_ended_in_time: 10,
     input_at_its_limit_is_kept_and_above_it_closes: 20,
     a_pause_leaves_bytes_and_a_resume_needs_no_edge: 30,
     what_was_left_unread_comes_again_after_a_resume: 20,
@@ -69,6 +71,60 @@ fn however_low_the_hard_cap_an_echo_to_a_slow_reader_is_held_and_not_closed<D: R
         peer.reads(true);
         stage.settle();
         assert!(peer.got() == sent, "{} of {} B, cap {cap}", peer.got().len(), sent.len());
+        stage.stop();
+    }
+}
+
+/// What the handler has left of a message comes back with the rest of it, in one answer.
+fn at_the_hard_cap_messages_in_parts_are_answered_in_full<D: Rig>(seed: u64) {
+    for (low, cap) in [(0, 8192), (8192, 8192), (2000, 9000)] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            (limits.low_watermark, limits.high_watermark) = (low, 8192);
+            limits.output_limit = cap;
+        });
+        stage.play(move |at| {
+            let At::Data(conn, input) = at else { return usual(at) };
+            while let Some(end) = input.peek().iter().position(|byte| *byte == b'\n') {
+                let line = input.take(end + 1).unwrap();
+                assert!(conn.send(line).is_taken(), "cap {cap}");
+            }
+        });
+        let peer = stage.open();
+        let mut sent = Vec::new();
+        for _ in 0..60 {
+            let mut line = vec![b'x'; stage.rng.within(1, 3000)];
+            line.push(b'\n');
+            for part in line.chunks(stage.rng.within(1, 3000)) {
+                peer.send(part);
+                let reads = stage.rng.one_in(2);
+                peer.reads(reads);
+                stage.settle();
+            }
+            sent.extend(line);
+        }
+        peer.reads(true);
+        stage.settle();
+        assert!(peer.got() == sent, "{} of {} B, cap {cap}", peer.got().len(), sent.len());
+        stage.stop();
+    }
+}
+
+fn at_the_hard_cap_who_never_reads_is_ended_in_time<D: Rig>(seed: u64) {
+    for (low, high) in [(0, 4096), (4096, 4096), (1, 2000)] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            (limits.low_watermark, limits.high_watermark) = (low, high);
+            limits.output_limit = 4096;
+            limits.stuck_timeout = Some(Duration::from_millis(100));
+        });
+        let peer = stage.open();
+        peer.reads(false);
+        peer.send(&pattern(0, 1 << 18));
+        stage.settle();
+        assert_eq!(stage.record(&peer).closed, None);
+        // With equal marks each byte that the kernel still takes begins its time anew.
+        stage.advance(1000);
+        let closed = stage.record(&peer).closed;
+        assert_eq!(closed, Some(Closed::Deadline(Which::Stuck)), "{low} {high}");
         stage.stop();
     }
 }

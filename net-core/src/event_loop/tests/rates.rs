@@ -17,6 +17,7 @@ on_both_rigs! {
     after_a_pause_one_burst_is_free_and_no_more: 10,
     a_limit_that_is_lifted_holds_no_more: 20,
     a_rest_goes_out_at_the_rate_after_close: 20,
+    a_rest_whose_limit_is_set_anew_is_not_given_up: 40,
     a_peer_that_reads_nothing_of_a_rated_rest_is_given_up: 10,
     what_is_held_meets_a_reset_and_an_end: 20,
     the_longest_rates_and_the_shortest_do_not_wrap: 5,
@@ -204,6 +205,45 @@ fn a_rest_goes_out_at_the_rate_after_close<D: Rig>(seed: u64) {
         assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
         stage.stop();
     }
+}
+
+/// While it waits for a token, its bound on closing is not what is filed.
+fn a_rest_whose_limit_is_set_anew_is_not_given_up<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        roomy(limits);
+        limits.send_rate = Some(Rate::per_second(500).burst(1));
+        limits.write_timeout = Duration::from_secs(5);
+    });
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    stage.play(move |at| match at {
+        At::Message(here, rate) => {
+            if let Some(mut conn) = here.connection(id) {
+                conn.limit_send(Some(Rate::per_second(rate).burst(1)));
+            }
+        }
+        At::Data(conn, input) => {
+            input.take_all();
+            assert!(conn.send(&pattern(0, 300)).is_taken());
+            conn.close();
+        }
+        other => usual(other),
+    });
+    peer.send(b"x");
+    stage.settle();
+    for _ in 0..40 {
+        let rate = stage.rng.within(200, 900);
+        stage.remote().post(0, rate as _).unwrap();
+        let ms = stage.rng.within(1, 30);
+        stage.advance(ms as u64);
+        assert!(!peer.saw_reset(), "given up after {} B", peer.got().len());
+    }
+    stage.advance(2000);
+    assert_eq!(peer.got(), pattern(0, 300));
+    peer.finish();
+    stage.settle();
+    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    stage.stop();
 }
 
 fn a_peer_that_reads_nothing_of_a_rated_rest_is_given_up<D: Rig>(seed: u64) {

@@ -316,12 +316,15 @@ impl<D: Rig> Stage<D> {
                 live += 1;
                 continue;
             };
+            // As it stands: where memory has become tight, to ask for room is what holds it back.
+            let status = state.head(id).map(|head| head.status);
+            let status = status.unwrap_or_else(|| panic!("{id} has left its socket"));
             let room = state.input_room(id);
-            let Some(connection) = state.table.get(id) else { panic!("{id} has left its socket") };
+            let Some(connection) = state.table.get(id) else { unreachable!("it was there") };
             live += 1;
             let pending = state.outbox.pending(&connection.head);
             let head = &connection.head;
-            let (status, at) = (head.status, head.status.state());
+            let at = status.state();
             assert!(at != State::Dead, "{id} is dead and was not closed");
             assert!(!wire.is_reset, "{id} {at:?} was not told of a reset: {status:x?} {wire:?}");
             let listed = Status::READY | Status::TO_FLUSH | Status::WISHED | Status::CORKED;
