@@ -251,8 +251,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Ok(()) => true,
             Err(errno) => {
                 if let Some(held_back) = self.trouble.may_speak(self.state.now) {
-                    let what = "the kernel does not watch a new connection";
-                    tracing::warn!(%id, %errno, held_back, what);
+                    tracing::warn!(%id, %errno, held_back, "a new connection is not watched");
                 }
                 self.failed(id, errno);
                 false

@@ -107,8 +107,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.table.count_in();
         if let Err(errno) = attached {
             if let Some(held_back) = self.trouble.may_speak(now) {
-                let what = "the kernel does not watch a connection from a proxy";
-                tracing::warn!(%errno, held_back, what);
+                tracing::warn!(%errno, held_back, "a connection from a proxy is not watched");
             }
             return self.leave(n, Heard::Never(Closed::Machine(errno)));
         }

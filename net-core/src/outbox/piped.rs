@@ -8,7 +8,7 @@ use net_buffer::Unread;
 impl Outbox {
     /// How many of `len` bytes are to be queued now, that its partner has brought: no more than there
     /// is room for below the hard cap. `None`: it takes no more, ever.
-    pub(crate) fn room_for(&self, head: &mut Head, len: usize) -> Option<usize> {
+    pub(crate) fn room_for(&self, head: &Head, len: usize) -> Option<usize> {
         let takes = head.status.state().takes_output() && !head.status.has(ENDING);
         takes.then(|| self.room(head).min(len))
     }

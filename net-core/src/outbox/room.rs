@@ -49,16 +49,11 @@ impl Outbox {
     }
 
     /// Bytes that a connection takes before it refuses: none above its high mark.
-    pub(crate) fn room(&self, head: &mut Head) -> usize {
+    pub(crate) fn room(&self, head: &Head) -> usize {
         if head.status.has(Status::HELD) {
             return 0;
         }
-        let room = self.output_limit.saturating_sub(self.in_memory(head));
-        if room == 0 {
-            // Full, though not above the mark: who waits for room must be told of it.
-            head.status.set(Status::HELD);
-        }
-        room
+        self.output_limit.saturating_sub(self.in_memory(head))
     }
 
     /// Bytes that a connection may receive whose handler answers with as much as it gets, and which has
@@ -68,8 +63,7 @@ impl Outbox {
             return 0;
         }
         let Watermarks { high, low } = self.watermarks;
-        let pending = self.pending(head);
-        let room = self.output_limit.saturating_sub(self.in_memory(head));
+        let (pending, room) = (self.pending(head), self.room(head));
         if pending > high || (pending > low && room <= kept) {
             head.status.set(Status::HELD);
             self.list_to_flush(head, id); // where the time begins in which it may be stuck
