@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
@@ -125,8 +126,11 @@ fn is_reset(server: &Server) {
 }
 
 fn a_failed_connect_resets_the_client(mode: Mode) {
-    let nobody: SocketAddr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let server = Start::proxy(mode, nobody).run();
+    // Bound, so that nobody else is given this port meanwhile, and listening to nobody.
+    let nobody = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    nobody.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let at = nobody.local_addr().unwrap().as_socket().unwrap();
+    let server = Start::proxy(mode, at).run();
     for _ in 0..20 {
         is_reset(&server);
     }
