@@ -151,7 +151,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
 
     /// Takes connections that were made elsewhere, as many as there is room for on the ways.
     fn take_adoptions(&mut self, arrivals: &mut Vec<Arrival>) {
-        let most = self.limits.arrivals_per_turn.min(self.handover.room());
+        let most = self.limits.accepts_per_turn.min(self.handover.room());
         while arrivals.len() < most
             && let Some(arrival) = self.hub.adoptions.take()
         {

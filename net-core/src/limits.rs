@@ -141,12 +141,14 @@ pub struct Limits {
 
     /// Events taken from the kernel at once.
     pub events_per_wait: usize,
-    /// Connections accepted in one batch, by the acceptor or a loop.
+    /// Connections accepted in one batch, for each loop by the acceptor. A loop that accepts for itself
+    /// accepts no more than `arrivals_per_turn`.
     pub accepts_per_turn: usize,
     /// Handed-over connections that wait for a loop, or are on their way to it by courier. Full: the
     /// acceptor passes the loop over; so a bound below one batch makes accepting slow.
     pub arrivals_queue: usize,
-    /// New connections that a loop takes in a turn.
+    /// New connections that a loop takes in a turn, from its queue or its listeners; by courier, those of
+    /// four messages.
     pub arrivals_per_turn: usize,
     /// Connects that a loop begins in a turn: each takes several system calls.
     pub dials_per_turn: usize,
@@ -182,6 +184,10 @@ pub struct Limits {
     pub datagram_queue_bytes: usize,
     /// Connections that a loop tells of the drain, or resets at its end, in a turn.
     pub drained_per_turn: usize,
+    /// Connections that a loop ends in a turn: so many whose deadline has come, and so many that are
+    /// closed, with an eighth of those that wait for it. Each is a callback and some of the dearest
+    /// system calls of a connection's life.
+    pub endings_per_turn: usize,
 
     /// How long a listener rests when descriptors or memory have run out, before it tries again.
     pub starved_pause: Duration,
@@ -240,8 +246,8 @@ impl Default for Limits {
             events_per_wait: 256,
             accepts_per_turn: 64,
             arrivals_queue: 1024,
-            arrivals_per_turn: 256,
-            dials_per_turn: 256,
+            arrivals_per_turn: 4,
+            dials_per_turn: 4,
             names_queue: 1024,
             resolver_threads: 4,
             mail_queue: 4096,
@@ -256,6 +262,7 @@ impl Default for Limits {
             datagrams_per_turn: 128,
             datagram_queue_bytes: 4 << 20,
             drained_per_turn: 256,
+            endings_per_turn: 4,
             starved_pause: Duration::from_millis(50),
             shed_per_pause: 64,
             stall_threshold: None,
@@ -321,6 +328,7 @@ impl Limits {
             ("broadcasts_max", self.broadcasts_max),
             ("timers_per_turn", self.timers_per_turn),
             ("drained_per_turn", self.drained_per_turn),
+            ("endings_per_turn", self.endings_per_turn),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(format!("{name} is 0: nothing would ever move"));

@@ -41,7 +41,7 @@ pub(crate) struct LoopState<S, M> {
     /// Connections to receive from although no edge will come for them.
     pub(crate) ready: VecDeque<ConnId>,
     /// Connections that are over; `on_close` is due.
-    pub(crate) dead: Vec<ConnId>,
+    pub(crate) dead: VecDeque<ConnId>,
     /// Connections whose next attempt is due.
     pub(crate) dials: VecDeque<ConnId>,
     /// Jobs in slices, the next first: each a `Job` of the handler.
@@ -108,7 +108,7 @@ impl<S, M> LoopState<S, M> {
             wheel: Wheel::new(now),
             timers: Timers::new(now),
             ready: VecDeque::new(),
-            dead: Vec::new(),
+            dead: VecDeque::new(),
             dials: VecDeque::new(),
             jobs: VecDeque::new(),
             datagrams: Vec::new(),

@@ -20,7 +20,7 @@ struct Flags {
     #[arg(long)]
     receive_bytes_in_a_row: Option<usize>,
     #[arg(long)]
-    accepts_per_turn: Option<usize>,
+    arrivals_per_turn: Option<usize>,
     #[arg(long)]
     cork_bytes: Option<usize>,
     /// Every two connections exchange their answers: each is sent what the other has asked.
@@ -42,7 +42,7 @@ impl Flags {
             receive_bytes_in_a_row: self
                 .receive_bytes_in_a_row
                 .unwrap_or(default.receive_bytes_in_a_row),
-            accepts_per_turn: self.accepts_per_turn.unwrap_or(default.accepts_per_turn),
+            arrivals_per_turn: self.arrivals_per_turn.unwrap_or(default.arrivals_per_turn),
             cork_bytes: self.cork_bytes.unwrap_or(default.cork_bytes),
             ..default
         }

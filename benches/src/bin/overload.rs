@@ -13,7 +13,7 @@ use benches::overload::attack::Attack;
 use benches::overload::target::Target;
 use benches::overload::watch::{Most, watch};
 use benches::stats::Spread;
-use benches::sys::{allowed_cores, raise_descriptor_limit};
+use benches::sys::{self, allowed_cores, raise_descriptor_limit};
 use clap::Parser;
 use std::collections::BTreeMap;
 use std::io;
@@ -52,6 +52,9 @@ struct Flags {
     /// The server's loops
     #[arg(long, default_value_t = 2)]
     loops: usize,
+    /// The attack has the last core for itself; the server and the honest clients have the others
+    #[arg(long)]
+    apart: bool,
     /// Mebibytes of the server's memory budget
     #[arg(long, default_value_t = 64)]
     budget: usize,
@@ -76,10 +79,17 @@ fn run(flags: &Flags) -> io::Result<bool> {
         let what = format!("{connections} connections do not fit in {limit} descriptors");
         return Err(io::Error::other(what));
     }
+    let cores = allowed_cores()?;
+    let (ours, theirs) = match cores.len() {
+        n if flags.apart && n > 1 => cores.split_at(n - 1),
+        _ if flags.apart => return Err(io::Error::other("one core is not enough for --apart")),
+        _ => (&cores[..], &cores[..]),
+    };
+    sys::pin(ours)?;
     let rounds = (1..=flags.rounds.max(1)).map(|round| {
         let (rounds, seconds) = (flags.rounds, flags.seconds);
         println!("\nround {round} of {rounds}: {seconds} s quiet, {seconds} s under attack");
-        let round = Round::run(flags, connections)?;
+        let round = Round::run(flags, connections, ours, theirs)?;
         round.say(flags, connections);
         Ok(round)
     });
@@ -123,7 +133,12 @@ struct Round {
 }
 
 impl Round {
-    fn run(flags: &Flags, connections: usize) -> io::Result<Self> {
+    fn run(
+        flags: &Flags,
+        connections: usize,
+        ours: &[usize],
+        theirs: &[usize],
+    ) -> io::Result<Self> {
         let mut server = vec![
             format!("--loops={}", flags.loops),
             format!("--max-connections={connections}"),
@@ -135,8 +150,9 @@ impl Round {
             server.push(format!("--accept-rate={}", flags.accept_rate));
         }
         let target = Target::start(&server)?;
-        let (quiet, _, _) = measure(flags, &target, None)?;
-        let (attacked, most, connects) = measure(flags, &target, Some(&Attack::default()))?;
+        let (quiet, _, _) = measure(flags, &target, ours, None)?;
+        let (attacked, most, connects) =
+            measure(flags, &target, ours, Some(&Attack::from_cores(theirs)))?;
         Ok(Self { quiet, attacked, most, connects, counts: target.finish()? })
     }
 
@@ -169,11 +185,11 @@ type Latencies = hdrhistogram::Histogram<u64>;
 fn measure(
     flags: &Flags,
     target: &Target,
+    cores: &[usize],
     attack: Option<&Attack>,
 ) -> io::Result<(Latencies, Most, u64)> {
     let pace =
         Pace { pingers: flags.honest, per_second: flags.rate, has_firehose: false, sleeps: true };
-    let cores = allowed_cores()?;
     let (warm, measured) = (Duration::from_secs(2), Duration::from_secs(flags.seconds));
     let (at, is_over) = (target.at, AtomicBool::new(false));
     thread::scope(|scope| {

@@ -22,14 +22,26 @@ const SEND_BUFFER: usize = 64 << 10;
 /// Connections of the flood that are open at once.
 const FLOOD_OPEN: usize = 100;
 
-/// Until when, and how many connects there were.
-#[derive(Default)]
+/// From where, until when, and how many connects there were.
 pub struct Attack {
+    cores: Vec<usize>,
     is_over: AtomicBool,
     connects: AtomicU64,
 }
 
 impl Attack {
+    /// Its threads are to run on these cores.
+    pub fn from_cores(cores: &[usize]) -> Self {
+        let (is_over, connects) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { cores: cores.to_vec(), is_over, connects }
+    }
+
+    /// What each thread begins with. Where it is not allowed, it takes more from the others.
+    fn take_place(&self) {
+        let _ = sys::pin(&self.cores);
+        let _ = sys::come_last();
+    }
+
     /// Ends it: the threads return soon.
     pub fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
@@ -55,7 +67,7 @@ impl Attack {
 
     /// New connections at a rate, each dropped soon after.
     pub fn flood(&self, to: SocketAddr, per_second: u64) {
-        let _ = sys::come_last(); // where it is not allowed, it takes more from the others
+        self.take_place();
         let (start, mut due) = (Instant::now(), 0);
         let mut open = VecDeque::new();
         while self.goes_on() {
@@ -73,7 +85,7 @@ impl Attack {
 
     /// So many connections that say nothing; when the server has closed one, another one comes, soon.
     pub fn say_nothing(&self, to: SocketAddr, connections: usize) {
-        let _ = sys::come_last();
+        self.take_place();
         let mut open = VecDeque::new();
         while self.goes_on() && open.len() < connections {
             open.extend(self.connect(to));
@@ -89,7 +101,7 @@ impl Attack {
     /// So many connections that send whatever is taken, and read nothing. For those that the server
     /// resets others come, a few in a second.
     pub fn never_read(&self, to: SocketAddr, connections: usize) {
-        let _ = sys::come_last();
+        self.take_place();
         let block = vec![b'x'; 256 << 10];
         let connect = || {
             let stream = self.connect(to)?;

@@ -89,7 +89,7 @@ const CURVES: [Curve; 7] = [
         default: 64 << 10,
         work: RELAY,
     },
-    Curve { knob: "accepts_per_turn", values: &[1, 8, 64, 256], default: 64, work: CHURN },
+    Curve { knob: "arrivals_per_turn", values: &[1, 4, 16, 64], default: 4, work: CHURN },
 ];
 
 /// One value of one knob.

@@ -125,7 +125,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let now = self.state.now;
         let (limits, gate) = (&self.state.limits, &self.hub.gate);
         let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
-        self.listeners[n].accept(driver, now, limits, usize::MAX, stats, gate, &mut accepted);
+        let most = limits.arrivals_per_turn;
+        self.listeners[n].accept(driver, now, limits, most, stats, gate, &mut accepted);
         for arrival in accepted.drain(..) {
             self.adopt(arrival);
         }
@@ -137,7 +138,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for n in 0..self.listeners.len() {
             self.listeners[n].last_call();
             // No more than a full backlog: a flood must not keep us here.
-            let batches = BACKLOG_MAX / self.state.limits.accepts_per_turn + 1;
+            let limits = &self.state.limits;
+            let a_batch = limits.accepts_per_turn.min(limits.arrivals_per_turn);
+            let batches = BACKLOG_MAX / a_batch + 1;
             for _ in 0..batches {
                 if self.listeners[n].has_more() {
                     self.accept_own_batch(n);
@@ -393,7 +396,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.count_panic(Callback::Timer);
             }
         }
-        for _ in 0..budget {
+        let mut left = budget;
+        while left > 0 {
+            left -= 1;
             let entries = &mut Filed(&mut self.state.table);
             let Some(slot) = self.state.wheel.pop_due(entries, now) else { break };
             let Some(id) = self.state.table.id_of(slot) else { continue };
@@ -405,6 +410,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.state.wheel.insert(&mut Filed(&mut self.state.table), slot, deadline);
                 }
             } else {
+                // So many looks that `endings_per_turn` of them are the whole budget.
+                left = left.saturating_sub(budget / self.state.limits.endings_per_turn);
                 self.deadline(id);
             }
         }

@@ -382,13 +382,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.outbox.drop_all(head);
         head.deadline = Tick::MAX;
         self.state.wheel.cancel(&mut Filed(&mut self.state.table), id.slot());
-        self.state.dead.push(id);
+        self.state.dead.push_back(id);
     }
 
     /// Says good-bye to the dead: `on_close`, then the slot is free, then the socket is closed, and
-    /// only then can its number name another.
-    pub(super) fn reap(&mut self) {
-        while let Some(id) = self.state.dead.pop() {
+    /// only then can its number name another. `left`: how many of them may still be closed in this turn.
+    pub(super) fn reap(&mut self, left: &mut usize) {
+        while *left > 0
+            && let Some(id) = self.state.dead.pop_front()
+        {
+            *left -= 1;
             let why = self.state.head(id).and_then(|head| head.why).unwrap_or(Closed::Local);
             self.call(id, Callback::Close, |handler, conn| handler.on_close(conn, &why));
             if !self.state.topics.is_empty() {

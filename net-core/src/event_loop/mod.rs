@@ -174,7 +174,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if !self.state.jobs.is_empty() {
             self.run_slices();
         }
-        self.serve_ready(waiting);
+        if waiting > 0 {
+            self.serve_ready(waiting);
+        }
         self.fire_due();
         self.carry_out();
         if self.endpoints.is_some() {
@@ -254,9 +256,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     fn carry_out_some(&mut self) {
         self.start_dials();
+        // More where many wait: else those who die faster than that would be ever more.
+        let mut closes = self.state.limits.endings_per_turn + self.state.dead.len() / 8;
         for _ in 0..3 {
             self.grant_wishes();
-            self.reap();
+            self.reap(&mut closes);
             self.flush_all();
             if self.state.outbox.wishes.is_empty() && self.state.dead.is_empty() {
                 break;

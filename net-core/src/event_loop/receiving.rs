@@ -15,6 +15,10 @@ use crate::stats::Counter;
 use net_buffer::{Input, Unread};
 use std::io::IoSlice;
 
+/// Connections of the list of the ready that are served in a turn: each is a system call, though it
+/// may bring nothing.
+const READY_PER_TURN: usize = 64;
+
 /// Where the bytes of one `on_data` lie.
 pub(super) enum Source {
     Lease(Lease),
@@ -421,7 +425,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// peer's answers, and the memory of both, are still warm.
     pub(super) fn serve_ready(&mut self, waiting: usize) {
         let mut left = self.state.limits.receive_bytes_per_turn;
-        for _ in 0..waiting {
+        for _ in 0..waiting.min(READY_PER_TURN) {
             if left == 0 {
                 return;
             }

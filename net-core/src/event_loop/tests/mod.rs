@@ -7,6 +7,7 @@ mod accepts;
 mod actor;
 mod announced;
 mod broadcasts;
+mod crowds;
 mod datagrams;
 mod deadlines;
 mod dials;
