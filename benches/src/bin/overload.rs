@@ -150,9 +150,9 @@ impl Round {
             server.push(format!("--accept-rate={}", flags.accept_rate));
         }
         let target = Target::start(&server)?;
-        let (quiet, _, _) = measure(flags, &target, ours, None)?;
+        let (quiet, _, _) = measure(flags, &target, ours, theirs, None)?;
         let (attacked, most, connects) =
-            measure(flags, &target, ours, Some(&Attack::from_cores(theirs)))?;
+            measure(flags, &target, ours, theirs, Some(&Attack::from_cores(theirs)))?;
         Ok(Self { quiet, attacked, most, connects, counts: target.finish()? })
     }
 
@@ -185,7 +185,8 @@ type Latencies = hdrhistogram::Histogram<u64>;
 fn measure(
     flags: &Flags,
     target: &Target,
-    cores: &[usize],
+    ours: &[usize],
+    theirs: &[usize],
     attack: Option<&Attack>,
 ) -> io::Result<(Latencies, Most, u64)> {
     let pace =
@@ -193,7 +194,7 @@ fn measure(
     let (warm, measured) = (Duration::from_secs(2), Duration::from_secs(flags.seconds));
     let (at, is_over) = (target.at, AtomicBool::new(false));
     thread::scope(|scope| {
-        let honest = scope.spawn(|| open_loop::run(at, pace, &cores[..1], warm, measured));
+        let honest = scope.spawn(|| open_loop::run(at, pace, &ours[..1], warm, measured));
         thread::sleep(Duration::from_millis(200)); // so that the honest ones are in
         if let Some(attack) = attack {
             scope.spawn(|| attack.flood(at, flags.flood.unwrap_or(u64::MAX)));
@@ -201,7 +202,11 @@ fn measure(
             scope.spawn(|| attack.never_read(at, flags.never_readers));
         }
         // Whether there is an attack or not: what looking costs is in both.
-        let watched = scope.spawn(|| watch(target.admin, &is_over));
+        let watched = scope.spawn(|| {
+            sys::pin(theirs)?;
+            let _ = sys::come_last();
+            watch(target.admin, &is_over)
+        });
         let latencies = honest.join().expect("the honest do not panic");
         if let Some(attack) = attack {
             attack.end();
