@@ -147,8 +147,8 @@ pub struct Limits {
     /// Handed-over connections that wait for a loop, or are on their way to it by courier. Full: the
     /// acceptor passes the loop over; so a bound below one batch makes accepting slow.
     pub arrivals_queue: usize,
-    /// New connections that a loop takes in a turn, from its queue or its listeners; by courier, those of
-    /// four messages.
+    /// New connections that a loop takes in a turn, from its queue or its listeners, and one more for every
+    /// eight messages that it has received in it; by courier, those of four messages.
     pub arrivals_per_turn: usize,
     /// Connects that a loop begins in a turn: each takes several system calls.
     pub dials_per_turn: usize,
@@ -185,7 +185,8 @@ pub struct Limits {
     /// Connections that a loop tells of the drain, or resets at its end, in a turn.
     pub drained_per_turn: usize,
     /// Connections that a loop ends in a turn: so many whose deadline has come, and so many that are
-    /// closed, with an eighth of those that wait for it. Each is a callback and some of the dearest
+    /// closed, with an eighth of those that wait for it; and of both, one more for every eight messages that
+    /// it has received in the turn. Each is a callback and some of the dearest
     /// system calls of a connection's life.
     pub endings_per_turn: usize,
 

@@ -439,6 +439,12 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
+    /// How many may come or go in this turn: few, and one for every eight messages, so that those who come
+    /// have their share of a loop that is busy with others.
+    pub(crate) fn a_few(&self, few: usize) -> usize {
+        few + self.tally.receives as usize / 8
+    }
+
     /// To be received from in the next turn, or later in this one.
     pub(crate) fn make_ready(&mut self, id: ConnId) {
         if let Some(head) = self.table.get(id).map(|c| &mut c.head)

@@ -52,8 +52,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             // The end is stored after the last arrival: looked at first, it holds for the queue.
             let ended = self.state.bridge.arrivals_ended.load(Ordering::Acquire);
+            let most = self.state.a_few(self.state.limits.arrivals_per_turn);
             let mut taken = 0;
-            while taken < self.state.limits.arrivals_per_turn {
+            while taken < most {
                 let Some(arrival) = self.state.bridge.arrivals.pop() else {
                     self.saw_the_end = ended;
                     break;
@@ -125,7 +126,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let now = self.state.now;
         let (limits, gate) = (&self.state.limits, &self.hub.gate);
         let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
-        let most = limits.arrivals_per_turn;
+        let most = self.state.a_few(limits.arrivals_per_turn);
         self.listeners[n].accept(driver, now, limits, most, stats, gate, &mut accepted);
         for arrival in accepted.drain(..) {
             self.adopt(arrival);
@@ -410,8 +411,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.state.wheel.insert(&mut Filed(&mut self.state.table), slot, deadline);
                 }
             } else {
-                // So many looks that `endings_per_turn` of them are the whole budget.
-                left = left.saturating_sub(budget / self.state.limits.endings_per_turn);
+                // So many looks that a few of them are the whole budget.
+                let few = self.state.a_few(self.state.limits.endings_per_turn);
+                left = left.saturating_sub(budget / few);
                 self.deadline(id);
             }
         }

@@ -257,7 +257,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn carry_out_some(&mut self) {
         self.start_dials();
         // More where many wait: else those who die faster than that would be ever more.
-        let mut closes = self.state.limits.endings_per_turn + self.state.dead.len() / 8;
+        let few = self.state.a_few(self.state.limits.endings_per_turn);
+        let mut closes = few + self.state.dead.len() / 8;
         for _ in 0..3 {
             self.grant_wishes();
             self.reap(&mut closes);
