@@ -150,7 +150,8 @@ pub struct Limits {
     /// New connections that a loop takes in a turn, from its queue or its listeners, and one more for every
     /// eight messages that it has received in it; by courier, those of four messages.
     pub arrivals_per_turn: usize,
-    /// Connects that a loop begins in a turn: each takes several system calls.
+    /// Connects that a loop begins in a turn, and one more for every eight messages that it has received in
+    /// it: each takes several system calls.
     pub dials_per_turn: usize,
     /// Names that wait to be looked up, over all loops. Full: one more dial is `Unresolved`.
     pub names_queue: usize,
@@ -186,8 +187,8 @@ pub struct Limits {
     pub drained_per_turn: usize,
     /// Connections that a loop ends in a turn: so many whose deadline has come, and so many that are
     /// closed, with an eighth of those that wait for it; and of both, one more for every eight messages that
-    /// it has received in the turn. Each is a callback and some of the dearest
-    /// system calls of a connection's life.
+    /// it has received in the turn. Each is a callback and some of the dearest system calls of a
+    /// connection's life.
     pub endings_per_turn: usize,
 
     /// How long a listener rests when descriptors or memory have run out, before it tries again.

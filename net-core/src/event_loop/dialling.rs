@@ -26,7 +26,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.dials.clear(); // each is told of the order, in the table
             return;
         }
-        let due = self.state.dials.len().min(self.state.limits.dials_per_turn);
+        let most = self.state.a_few(self.state.limits.dials_per_turn);
+        let due = self.state.dials.len().min(most);
         for _ in 0..due {
             let Some(id) = self.state.dials.pop_front() else { return };
             self.attempt(id);
