@@ -8,6 +8,7 @@ use std::time::Duration;
 
 on_both_rigs! {
     deadlines_of_a_crowd_are_met_over_turns: 10,
+    the_busier_a_loop_the_more_of_a_crowd_end_in_a_turn: 5,
     a_crowd_that_is_reset_is_closed_over_turns: 10,
     a_crowd_that_has_nothing_more_to_say_is_heard_over_turns: 5,
 }
@@ -29,39 +30,61 @@ fn with_crowd<D: Rig>(seed: u64) -> (Stage<D>, Vec<Peer>, Peer) {
     (stage, crowd, guest)
 }
 
-/// Turns until `did` says that all of the crowd are done with, while the guest goes on speaking. No turn
-/// may do more than `most` of them, and when the last one is done with, the guest has been answered.
+/// Turns until `did` says that all of the crowd are done with, while the guest goes on speaking: how many. No
+/// turn may do more than `most` of them, and when the last is done with, the guest has been answered.
 fn turns<D: Rig>(
     stage: &mut Stage<D>,
     guest: &Peer,
     most: usize,
     did: impl Fn(&mut Stage<D>) -> usize,
-) {
+) -> usize {
     let start = did(stage);
-    let mut before = start;
+    let (mut before, mut turns) = (start, 0);
     while before < start + CROWD {
         guest.send(b"y");
         stage.turn();
+        turns += 1;
         stage.world.get().flow();
         let now = did(stage);
         assert!(now - before <= most, "{} in a turn, and {most} at most", now - before);
         before = now;
     }
     assert!(guest.got().len() > 1, "the guest has waited for the crowd");
+    turns
+}
+
+/// It is later than all deadlines of the crowd, before any of them is met.
+fn all_are_late<D: Rig>(stage: &mut Stage<D>) {
+    let late = stage.world.get().now + 25;
+    stage.world.get().now = late;
+    stage.world.get().limit = Some(late);
+}
+
+fn met<D: Rig>(stage: &mut Stage<D>, crowd: &[Peer]) -> usize {
+    crowd.iter().filter(|peer| stage.state(peer) != State::Open).count()
 }
 
 fn deadlines_of_a_crowd_are_met_over_turns<D: Rig>(seed: u64) {
     let (mut stage, crowd, guest) = with_crowd::<D>(seed);
-    // Later than all their deadlines, before any of them is met.
-    let late = stage.world.get().now + 25;
-    stage.world.get().now = late;
-    stage.world.get().limit = Some(late);
-    turns(&mut stage, &guest, A_TURN, |stage| {
-        crowd.iter().filter(|peer| stage.state(peer) != State::Open).count()
-    });
+    all_are_late(&mut stage);
+    turns(&mut stage, &guest, A_TURN, |stage| met(stage, &crowd));
     stage.advance(5_000);
     let why = Closed::Deadline(Which::FirstByte);
     assert_eq!(stage.snapshot().closed_by(why), CROWD as u64);
+    stage.stop();
+}
+
+/// Else those who come and go would have ever less of a loop whose turns get longer.
+fn the_busier_a_loop_the_more_of_a_crowd_end_in_a_turn<D: Rig>(seed: u64) {
+    const GUESTS: usize = 80;
+    let (mut stage, crowd, guest) = with_crowd::<D>(seed);
+    let guests: Vec<Peer> = (1..GUESTS).map(|_| stage.open()).collect();
+    all_are_late(&mut stage);
+    let turns = turns(&mut stage, &guest, A_TURN + GUESTS / 8, |stage| {
+        guests.iter().for_each(|guest| guest.send(b"z"));
+        met(stage, &crowd)
+    });
+    assert!(turns < CROWD / A_TURN, "{turns} turns: no more in each than in those of a quiet loop");
     stage.stop();
 }
 
