@@ -335,10 +335,12 @@ impl ServerFlags {
 }
 
 /// Sends the log to standard error for as long as the guard lives. A closed or stuck one hurts
-/// nobody: a thread of its own writes, and what it cannot keep up with is dropped. Call it before
-/// the server starts.
+/// nobody: a thread of its own writes, and what it cannot keep up with is dropped. Nor does a file that
+/// has come to its size limit, whose signal would end the program. Call it before the server starts.
 #[must_use = "the last lines are written when the guard is dropped"]
 pub fn start_log(level: LogFlag) -> Option<WorkerGuard> {
+    // Caught, so that the write fails instead. Nobody looks at the flag.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let level = match level {
         LogFlag::Off => return None,
         LogFlag::Error => tracing::Level::ERROR,

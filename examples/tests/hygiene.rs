@@ -143,13 +143,17 @@ fn a_peer_that_resets_while_it_is_written_to_kills_nobody(mode: Mode) {
 }
 
 fn in_shell(redirection: &str) -> (Command, SocketAddr) {
+    in_shell_after("", redirection)
+}
+
+fn in_shell_after(first: &str, redirection: &str) -> (Command, SocketAddr) {
     // The address must be known without READY, and nobody else may be given it meanwhile: so it is
     // one at which no other test listens.
     static CALLS: AtomicU8 = AtomicU8::new(1);
     let own = [127, 77, CALLS.fetch_add(1, Ordering::Relaxed), 1];
     let free = TcpListener::bind(SocketAddr::from((own, 0))).unwrap().local_addr().unwrap();
     let mut command = Command::new("sh");
-    let script = format!("exec \"$0\" \"$@\" {redirection}");
+    let script = format!("{first} exec \"$0\" \"$@\" {redirection}");
     let at = free.to_string();
     command.args(["-c", &script, env!("CARGO_BIN_EXE_echo")]);
     command.args(["--listen", &at, "--loops", "2", "--log", "trace"]).stdin(Stdio::null());
@@ -179,6 +183,17 @@ fn closed_standard_streams_hurt_nobody() {
         let (command, at) = in_shell(redirection);
         serves_unheard(command, at);
     }
+}
+
+/// Writing on would end the process by SIGXFSZ.
+#[test]
+fn files_at_their_size_limit_hurt_nobody() {
+    let full = std::env::temp_dir().join(format!("full-{}", std::process::id()));
+    let path = full.to_str().unwrap();
+    let (command, at) = in_shell_after("ulimit -f 0;", &format!(">{path} 2>{path}"));
+    serves_unheard(command, at);
+    assert_eq!(std::fs::metadata(&full).unwrap().len(), 0);
+    std::fs::remove_file(full).unwrap();
 }
 
 /// Pipes that nobody reads: the kernel takes 64 KiB, then nothing.

@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// default of `Server::backlog`.
 pub(crate) const BACKLOG_MAX: usize = 4096;
 
+/// Accepts that may fail in a row for their clients' own reasons before the listener rests.
+const SKIPS_MAX: u32 = 16;
+
 pub(crate) struct Listening {
     at: Addr,
     /// Of a Unix socket that has a path. Before the socket, so that it is dropped while that listens.
@@ -32,15 +35,19 @@ pub(crate) struct Listening {
     rests_until: Option<Tick>,
     /// The last accept found no descriptor.
     was_starved: bool,
+    /// Accepts in a row that failed for the client's own reasons.
+    skipped: u32,
     /// It is about to be shut, and who waits is let in at whatever rate.
     is_last_call: bool,
     trouble: Seldom,
+    /// Apart, so that a lost client's line does not hold back the one that nobody gets in.
+    persistent: Seldom,
 }
 
 impl Listening {
     /// Takes a listener over. Clients may wait already, so it begins as if signalled.
     pub(crate) fn new(at: Addr, socket: Socket, limits: &Limits) -> Self {
-        let trouble = Seldom::new(limits.log_every);
+        let (trouble, persistent) = (Seldom::new(limits.log_every), Seldom::new(limits.log_every));
         Self {
             file: SocketFile::of(&at),
             at,
@@ -49,8 +56,10 @@ impl Listening {
             has_more: true,
             rests_until: None,
             was_starved: false,
+            skipped: 0,
             is_last_call: false,
             trouble,
+            persistent,
         }
     }
 
@@ -110,7 +119,7 @@ impl Listening {
             let errno = match driver.accept(listener) {
                 Ok((socket, peer)) => {
                     stats.add(Counter::Accepted, 1);
-                    self.was_starved = false;
+                    (self.was_starved, self.skipped) = (false, 0);
                     let is_announced = self.proxies.is_some();
                     let entered =
                         if self.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(&peer)) {
@@ -135,11 +144,15 @@ impl Listening {
             }
             match judge(errno) {
                 AcceptError::Nothing => {
-                    self.has_more = false;
+                    (self.has_more, self.skipped) = (false, 0);
                     return;
                 }
                 AcceptError::Skip => {
                     stats.add(Counter::AcceptSkipped, 1);
+                    self.skipped += 1;
+                    if self.skipped >= SKIPS_MAX {
+                        return self.skipped_too_many(now, errno, limits);
+                    }
                     if let Some(held_back) = self.trouble.may_speak(now) {
                         tracing::info!(at = %self.at, %errno, held_back, "a client was lost at accept");
                     }
@@ -148,7 +161,7 @@ impl Listening {
                 // the want is real.
                 AcceptError::Starved if !self.was_starved => self.was_starved = true,
                 AcceptError::Starved => return self.starved(driver, now, errno, limits, stats),
-                AcceptError::Broken => return self.broken(driver, errno),
+                AcceptError::Broken => return self.broken(driver, errno, stats),
             }
         }
     }
@@ -181,9 +194,21 @@ impl Listening {
         self.rests_until = Some(now.after(limits.starved_pause));
     }
 
+    /// Whoever refuses these clients, a filter or a security module, may leave them in the backlog, where
+    /// the next accept meets them again: so rests, instead of asking for them without end.
+    #[cold]
+    fn skipped_too_many(&mut self, now: Tick, errno: Errno, limits: &Limits) {
+        if let Some(held_back) = self.persistent.may_speak(now) {
+            tracing::warn!(at = %self.at, %errno, held_back, "accept fails again and again; resting");
+        }
+        self.skipped = 0;
+        self.rests_until = Some(now.after(limits.starved_pause));
+    }
+
     /// This listener will never accept again. The others go on.
     #[cold]
-    fn broken<D: Driver>(&mut self, driver: &mut D, errno: Errno) {
+    fn broken<D: Driver>(&mut self, driver: &mut D, errno: Errno, stats: &Stats) {
+        stats.add(Counter::ListenersBroken, 1);
         tracing::error!(at = %self.at, %errno, "this listener is broken and ends");
         self.file = None;
         if let Some(listener) = self.socket.take() {

@@ -39,7 +39,15 @@ impl Addr {
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(error(AddrProblem::NoPort));
         };
-        port.parse::<u16>().map_err(|_| error(AddrProblem::BadPort))?;
+        // A number as SocketAddr has it: `parse` alone takes a sign, too.
+        let is_port = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+        if !is_port {
+            return Err(error(if port.is_empty() {
+                AddrProblem::NoPort
+            } else {
+                AddrProblem::BadPort
+            }));
+        }
         if host.is_empty() || host.contains([':', '[', ']']) {
             return Err(error(AddrProblem::BadHost));
         }
@@ -239,7 +247,8 @@ mod tests {
         for (text, part) in [
             ("127.0.0.1", "no port"),
             ("127.0.0.1:65536", "0 to 65535"),
-            ("1.2.3.4:", "0 to 65535"),
+            ("127.0.0.1:+5", "0 to 65535"),
+            ("1.2.3.4:", "no port"),
             (":80", "host"),
             ("::1:80", "brackets"),
             ("no.such.host.invalid:80", "no address is known"),

@@ -10,7 +10,7 @@ pub(crate) enum AcceptError {
     /// Nobody waits. An edge will come.
     Nothing,
     /// That one client is lost, or was only a network error that Linux passes through accept
-    /// (accept(2), "Error handling"). The next may be fine.
+    /// (accept(2), "Error handling"). The next may be fine; if many in a row are not, the listener rests.
     Skip,
     /// Descriptors or memory have run out. Clients wait, and no new edge will come for them: shed
     /// a few, rest, try again by a timer.

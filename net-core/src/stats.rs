@@ -111,6 +111,8 @@ counters! {
     MessagesReplaced = "messages_replaced",
     /// Accepts that failed for the connection's own reasons.
     AcceptSkipped = "accept_skipped",
+    /// Listeners that ended because they could never accept again.
+    ListenersBroken = "listeners_broken",
     /// Times that descriptors or memory ran out at accept.
     Starved = "accept_starved",
     /// Clients accepted and closed at once because descriptors had run out.

@@ -9,6 +9,7 @@ use crate::handler::{Handler, Peer};
 use crate::here::Loop;
 use crate::id::ConnId;
 use crate::outbox::Queued;
+use crate::stats::Counter;
 use crate::survey::Question;
 use crate::sys::process::Process;
 use bytes::Bytes;
@@ -104,10 +105,19 @@ impl Desk {
     }
 
     fn health(&self) -> Reply {
-        match self.server.is_ending() {
-            false => Reply::text(Status::Ok, "ok\n"),
-            true => Reply::text(Status::Unavailable, "draining\n"),
+        if self.server.is_ending() {
+            Reply::text(Status::Unavailable, "draining\n")
+        } else if self.has_broken_listener() {
+            Reply::text(Status::Unavailable, "a listener is broken\n")
+        } else {
+            Reply::text(Status::Ok, "ok\n")
         }
+    }
+
+    fn has_broken_listener(&self) -> bool {
+        let of_loops = (0..self.server.loops()).map(|n| self.server.of_loop(n).0);
+        let mut all = of_loops.chain([self.server.of_acceptor()]);
+        all.any(|counts| counts.get(Counter::ListenersBroken) > 0)
     }
 
     /// The loops were asked: until they answer, this client's next request waits.

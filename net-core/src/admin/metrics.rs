@@ -10,9 +10,10 @@ use std::fmt::{Display, Write};
 pub(super) const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What only the thread that accepts counts, in a server with an acceptor.
-const OF_THE_ACCEPTOR: [Counter; 6] = [
+const OF_THE_ACCEPTOR: [Counter; 7] = [
     Counter::Accepted,
     Counter::AcceptSkipped,
+    Counter::ListenersBroken,
     Counter::Starved,
     Counter::Shed,
     Counter::AcceptPaused,

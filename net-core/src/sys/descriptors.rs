@@ -3,6 +3,7 @@
 use super::{Errno, Socket, Waker};
 use crate::addr::Addr;
 use std::fs::File;
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -95,6 +96,9 @@ impl Traveller {
         _: PrivateTables,
     ) -> io::Result<Socket> {
         let Self { socket, has_left } = self;
+        // The standard library asks for randomness once in a thread. Where the kernel has no getrandom it
+        // reads a file that it keeps open, and which this thread is about to close.
+        let _ = RandomState::new();
         // SAFETY: it takes no pointers. What it does to descriptors: every number means the same
         // file as before, until `close_range` below; that nobody uses one of those on this thread
         // afterwards is the promise.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 on_both_rigs! {
     who_knocks_is_let_in: 10,
+    clients_who_cannot_be_accepted_are_not_asked_for_without_end: 10,
     an_error_of_one_client_costs_the_next_nothing: 10,
     without_descriptors_it_rests_and_recovers_without_a_new_client: 20,
     a_passing_want_sheds_nobody: 10,
@@ -60,11 +61,29 @@ fn an_error_of_one_client_costs_the_next_nothing<D: Rig>(seed: u64) {
         assert_eq!(peer.got(), b"x", "errno {errno}");
     }
     assert_eq!(stage.count(Counter::AcceptSkipped), PASSING.len() as u64);
-    // Very many at once, more than a batch.
-    stage.world.get().faults.accept.extend(vec![libc::ECONNABORTED; 1000]);
+    // Several at once.
+    stage.world.get().faults.accept.extend(vec![libc::ECONNABORTED; 15]);
     let peer = stage.knock();
     peer.send(b"x");
     stage.settle();
+    assert_eq!(peer.got(), b"x");
+    stage.stop();
+}
+
+/// Who refuses them, as a security module does, may leave them where the next accept finds them again.
+fn clients_who_cannot_be_accepted_are_not_asked_for_without_end<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.listen();
+    stage.settle();
+    stage.world.get().faults.accept.extend(vec![libc::EPERM; 100_000]);
+    let peer = stage.knock();
+    peer.send(b"x");
+    let before = stage.world.get().counts.accepts;
+    stage.advance(1000);
+    let tries = stage.world.get().counts.accepts - before;
+    assert!((16 * 15..=16 * 21).contains(&tries), "{tries} tries in a second");
+    stage.world.get().faults.accept.clear();
+    stage.advance(52);
     assert_eq!(peer.got(), b"x");
     stage.stop();
 }
@@ -157,6 +176,7 @@ fn a_broken_listener_ends_alone<D: Rig>(seed: u64) {
         stage.settle();
         assert_eq!(guest.got(), b"x");
         assert!(stage.knock().saw_reset(), "nobody listens any more");
+        assert_eq!(stage.count(Counter::ListenersBroken), 1);
         stage.stop();
     }
 }
