@@ -39,14 +39,13 @@ impl Addr {
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(error(AddrProblem::NoPort));
         };
+        if port.is_empty() {
+            return Err(error(AddrProblem::NoPort));
+        }
         // A number as SocketAddr has it: `parse` alone takes a sign, too.
         let is_port = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
         if !is_port {
-            return Err(error(if port.is_empty() {
-                AddrProblem::NoPort
-            } else {
-                AddrProblem::BadPort
-            }));
+            return Err(error(AddrProblem::BadPort));
         }
         if host.is_empty() || host.contains([':', '[', ']']) {
             return Err(error(AddrProblem::BadHost));

@@ -67,6 +67,12 @@ fn an_error_of_one_client_costs_the_next_nothing<D: Rig>(seed: u64) {
     peer.send(b"x");
     stage.settle();
     assert_eq!(peer.got(), b"x");
+    // Very many at once: it rests between them, and comes to their end.
+    stage.world.get().faults.accept.extend(vec![libc::ECONNABORTED; 1000]);
+    let peer = stage.knock();
+    peer.send(b"x");
+    stage.advance(4000);
+    assert_eq!(peer.got(), b"x");
     stage.stop();
 }
 
