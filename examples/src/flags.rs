@@ -165,6 +165,15 @@ pub enum LogFlag {
     Trace,
 }
 
+/// Says so if the system refuses them; then the one table has to do, and the server says for how many.
+fn has_private_tables() -> bool {
+    let probed = PrivateTables::probe();
+    if let Err(error) = &probed {
+        tracing::warn!(%error, "--fd-table auto: no private tables here (unshare, close_range)");
+    }
+    probed.is_ok()
+}
+
 fn parse_listen(text: &str) -> Result<Addr, String> {
     Addr::from_str(text).map_err(|error| error.to_string())
 }
@@ -285,7 +294,10 @@ impl ServerFlags {
             FdTableFlag::Shared => false,
             FdTableFlag::PerLoop => true,
             FdTableFlag::Auto => match self.max_connections {
-                Some(max) => server.capacity().map_err(|e| e.to_string())? < max as usize,
+                Some(max) => {
+                    let one_holds = server.capacity().map_err(|error| error.to_string())?;
+                    max as usize > one_holds && has_private_tables()
+                }
                 None => false,
             },
         };

@@ -5,6 +5,8 @@ mod common;
 
 use common::*;
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// Every error that accept(2) lists but those of a broken listener.
@@ -45,6 +47,7 @@ fn injected_with(mode: Mode, loops: usize, injection: &str) -> Server {
 in_every_mode!(
     no_error_of_accept_keeps_later_clients_out,
     accept_that_fails_always_is_not_tried_without_end,
+    without_a_listener_left_the_server_drains_and_says_so,
     a_connection_that_epoll_refuses_costs_only_itself,
     interrupted_calls_are_made_again,
 );
@@ -190,11 +193,109 @@ fn getsockname_and_friends_may_fail_for_a_client() {
     }
 }
 
+/// Containers refuse unshare, old kernels have no close_range, and a filter may refuse even to say the limit.
 #[test]
-fn a_broken_listener_is_said_loudly() {
+fn without_calls_that_it_can_do_without_it_starts_and_says_so() {
     if !can_trace() {
         return;
     }
-    let server = injected(Mode::DEFAULT, "accept4:error=EINVAL:when=1");
-    eventually("it is logged", PATIENCE, || server.log().contains("broken"));
+    let mode = Mode { fd_table: "auto", ..Mode::DEFAULT };
+    // More than one table holds.
+    let most = ["--max-connections", "30000"];
+    let limited = ["prlimit", "--nofile=20000:20000"];
+    for call in ["unshare:error=EPERM", "close_range:error=ENOSYS", "prlimit64:error=EPERM"] {
+        let name = call.split(':').next().unwrap();
+        let trace = [format!("trace={name}"), format!("inject={call}")];
+        let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace[0], "-e", &trace[1]];
+        let server = Start::echo(mode).args(&most).under(&strace).under(&limited).run();
+        is_served(&server);
+        if name != "prlimit64" {
+            let log = server.log();
+            assert!(log.contains("--fd-table auto: no private tables here"), "{log}");
+            assert!(log.contains("20000: one descriptor table holds"), "{log}");
+        }
+        server.finish();
+    }
+}
+
+/// The next such call of each of these threads fails with EINVAL. Ends with the server.
+fn break_next(call: &str, server: &Server, of: impl Fn(&str) -> bool) -> Child {
+    let threads = || proc::threads(server.pid).into_iter().filter(|(name, _)| of(name));
+    let mut strace = Command::new("strace");
+    strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    strace.args(["-e", &format!("inject={call}:error=EINVAL:when=1")]);
+    threads().for_each(|(_, tid)| _ = strace.args(["-p", &tid.to_string()]));
+    let strace = strace.spawn().unwrap();
+    eventually("they are traced", PATIENCE, || {
+        threads().all(|(_, tid)| proc::thread_status(server.pid, tid, "TracerPid") != "0")
+    });
+    strace
+}
+
+fn without_a_listener_left_the_server_drains_and_says_so(mode: Mode) {
+    if !can_trace() {
+        return;
+    }
+    for loops in [1, 2] {
+        let mut server = Start::echo(mode).loops(loops).run();
+        let mut client = server.connect();
+        ping(&mut client, b"before");
+        let mut strace = break_next("accept4", &server, |name| name.starts_with("net-"));
+        // Of each loop's own listener, by the kernel's choice.
+        eventually("all are broken", PATIENCE, || {
+            let _ = TcpStream::connect(server.addr); // refused when all are
+            server.log().contains("the last listener is broken") || !server.is_running()
+        });
+        assert_eq!(read_to_end(&mut client, PATIENCE).1, End::Fin, "those inside are drained");
+        let at = server.addr;
+        let ended = server.wait(PATIENCE);
+        assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+        let why = format!("the last listener, on {at}, broke: Invalid argument");
+        assert!(ended.log.contains(&why), "{}", ended.log);
+        Counts::of(&ended.log);
+        strace.wait().unwrap();
+    }
+}
+
+#[test]
+fn without_an_endpoint_left_the_server_drains_and_says_so() {
+    if !can_trace() {
+        return;
+    }
+    let mut server = Start::udp_echo(Mode::DEFAULT).run();
+    let mut strace = break_next("recvmmsg", &server, |name| name.starts_with("net-loop"));
+    eventually("both are broken", PATIENCE, || {
+        // From another port each time: so the kernel comes to choose each loop.
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let _ = client.send_to(b"lost", server.addr);
+        !server.is_running()
+    });
+    let at = server.addr;
+    let ended = server.wait(PATIENCE);
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
+    assert!(ended.log.contains(&format!("the last listener, on {at}, broke")), "{}", ended.log);
+    strace.wait().unwrap();
+}
+
+#[test]
+fn one_broken_listener_of_two_is_told_and_the_other_serves() {
+    if !can_trace() {
+        return;
+    }
+    let server = Start::echo(Mode::DEFAULT)
+        .args(&["--listen", "127.0.0.2:0", "--admin", "127.0.0.1:0"])
+        .run();
+    let health = || admin::get(server.admin(), "/healthz");
+    assert_eq!(health().status, 200);
+    let mut strace = break_next("accept4", &server, |name| name == "net-acceptor");
+    let _lost = server.connect();
+    eventually("it is told", PATIENCE, || health().status == 503);
+    assert_eq!(health().body, "a listener is broken\n");
+    assert!(server.log().contains("this listener is broken and ends"), "{}", server.log());
+    assert!(TcpStream::connect(server.addr).is_err(), "nobody listens there any more");
+    let is_other = |port: &u16| *port != server.addr.port() && *port != server.admin().port();
+    let other = proc::listening(server.pid, "tcp").into_iter().find(is_other).unwrap();
+    ping(&mut connect(SocketAddr::from(([127, 0, 0, 2], other))), b"the other serves");
+    server.finish();
+    strace.wait().unwrap();
 }

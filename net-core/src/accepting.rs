@@ -5,6 +5,7 @@ use crate::addr::Addr;
 use crate::arrival::Arrival;
 use crate::closed::{Closed, Why};
 use crate::driver::{Driver, Ending, Link, Received};
+use crate::entrances::Entrances;
 use crate::gate::Gate;
 use crate::limits::Limits;
 use crate::listener::{AcceptError, Seldom, judge};
@@ -39,6 +40,8 @@ pub(crate) struct Listening {
     skipped: u32,
     /// It is about to be shut, and who waits is let in at whatever rate.
     is_last_call: bool,
+    /// Where it counts for as long as it is not broken.
+    entrances: Arc<Entrances>,
     trouble: Seldom,
     /// Apart, so that a lost client's line does not hold back the one that nobody gets in.
     persistent: Seldom,
@@ -46,7 +49,13 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// Takes a listener over. Clients may wait already, so it begins as if signalled.
-    pub(crate) fn new(at: Addr, socket: Socket, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        at: Addr,
+        socket: Socket,
+        limits: &Limits,
+        entrances: &Arc<Entrances>,
+    ) -> Self {
+        entrances.opened();
         let (trouble, persistent) = (Seldom::new(limits.log_every), Seldom::new(limits.log_every));
         Self {
             file: SocketFile::of(&at),
@@ -58,6 +67,7 @@ impl Listening {
             was_starved: false,
             skipped: 0,
             is_last_call: false,
+            entrances: Arc::clone(entrances),
             trouble,
             persistent,
         }
@@ -213,6 +223,10 @@ impl Listening {
         self.file = None;
         if let Some(listener) = self.socket.take() {
             driver.unlisten(listener);
+        }
+        // A server that ends anyway does not end for want of it.
+        if !self.is_last_call {
+            self.entrances.broke(&self.at, errno);
         }
     }
 

@@ -236,6 +236,13 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             tracing::error!("a loop has ended by itself; the server stops");
             asked = Order::Stop;
         }
+        if self.order == Order::Run
+            && asked == Order::Run
+            && let Some((at, errno)) = self.hub.entrances.all_broken()
+        {
+            tracing::error!(%at, %errno, "the last listener is broken; the server drains");
+            asked = Order::Drain;
+        }
         if asked <= self.order {
             return;
         }

@@ -4,6 +4,7 @@ use crate::arrival::Arrival;
 use crate::broadcast::{Broadcast, Delivery, Part};
 use crate::closed::Why;
 use crate::doorbell::Doorbell;
+use crate::entrances::Entrances;
 use crate::error::{AdoptError, Unadopted};
 use crate::gate::Gate;
 use crate::id::ConnId;
@@ -132,6 +133,7 @@ pub(crate) struct Hub<M> {
     pub(crate) loops: Box<[Arc<Bridge<M>>]>,
     pub(crate) acceptor: Stats,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) entrances: Arc<Entrances>,
     /// What its loops may buffer.
     pub(crate) memory_budget: Option<usize>,
     pub(crate) times_callbacks: bool,
@@ -159,16 +161,18 @@ impl<M> Hub<M> {
                 is_over: AtomicBool::new(false),
             }))
         };
+        let acceptor_waker = Arc::new(Waker::new()?);
         Ok(Arc::new(Self {
             loops: (0..loops).map(bridge).collect::<std::io::Result<_>>()?,
             acceptor: Stats::default(),
             gate: Arc::new(gate),
+            entrances: Arc::new(Entrances::new(Arc::clone(&acceptor_waker))),
             memory_budget: limits.memory_budget,
             times_callbacks: limits.time_callbacks,
             asked: Control::new(),
             adoptions: Mailbox::new(limits.arrivals_queue),
             resolver: Resolver::new(limits.names_queue, limits.resolver_threads),
-            acceptor_waker: Arc::new(Waker::new()?),
+            acceptor_waker,
         }))
     }
 

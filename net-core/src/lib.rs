@@ -28,6 +28,7 @@ mod datagram;
 mod dial;
 mod doorbell;
 mod driver;
+mod entrances;
 mod error;
 mod event_loop;
 mod gate;

@@ -432,7 +432,9 @@ impl<M: Send> Running<M> {
         self.remote.clone()
     }
 
-    /// Waits until it has ended: by a signal, or by [`Remote::drain`] or [`Remote::stop`].
+    /// Waits until it has ended: by a signal, or by [`Remote::drain`] or [`Remote::stop`]. An error names
+    /// what ended it otherwise: a loop that died, which stops the server, or its last listener that
+    /// broke, which drains it.
     pub fn wait(mut self) -> Result<Ended, StartError> {
         self.join()
     }

@@ -111,7 +111,8 @@ counters! {
     MessagesReplaced = "messages_replaced",
     /// Accepts that failed for the connection's own reasons.
     AcceptSkipped = "accept_skipped",
-    /// Listeners that ended because they could never accept again.
+    /// Listeners that ended because they could never accept again, and endpoints that could never
+    /// receive again.
     ListenersBroken = "listeners_broken",
     /// Times that descriptors or memory ran out at accept.
     Starved = "accept_starved",

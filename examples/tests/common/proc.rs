@@ -50,10 +50,15 @@ pub fn thread_status(pid: u32, tid: u32, name: &str) -> String {
     line.trim_start_matches(':').trim().to_owned()
 }
 
-/// What the descriptors of one thread's table are: by number.
+/// What the descriptors of one thread's table are: by number. None of a thread that has ended: one
+/// that started the others may do so at any time.
 pub fn descriptors(pid: u32, tid: u32) -> BTreeMap<u32, String> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task/{tid}/fd")).unwrap().flatten();
+    let entries = match fs::read_dir(format!("/proc/{pid}/task/{tid}/fd")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return BTreeMap::new(),
+        entries => entries.unwrap(),
+    };
     entries
+        .flatten()
         .filter_map(|entry| {
             let number = entry.file_name().to_str()?.parse().ok()?;
             let target = fs::read_link(entry.path()).ok()?;

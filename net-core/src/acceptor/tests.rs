@@ -28,7 +28,7 @@ impl<D: Rig> House<D> {
         world.get().rng = crate::driver::sim::Rng::new(seed);
         let at = "127.0.0.1:9000".parse().unwrap();
         let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
-        let listeners = vec![Listening::new(at, socket, limits)];
+        let listeners = vec![Listening::new(at, socket, limits, &hub.entrances)];
         let handover = Handover::new(Arc::clone(&hub), balance, Vec::new(), u64::MAX, u64::MAX);
         let drain_timeout = Duration::from_millis(500);
         let acceptor = Acceptor::new(
@@ -87,6 +87,7 @@ on_both! {
     a_drain_lets_in_who_waits_and_ends_arrivals,
     a_drain_that_takes_too_long_is_cut,
     a_loop_that_ends_by_itself_stops_the_server,
+    a_server_whose_every_listener_is_broken_drains,
     the_fewest_get_the_next_also_after_uneven_closes,
 }
 
@@ -179,6 +180,31 @@ fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
     });
     house.acceptor.run().unwrap();
     assert_eq!(house.hub.loops[0].control.order(), Order::Stop);
+}
+
+fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    // One that a loop has; no order of these two is special.
+    house.hub.entrances.opened();
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_030, 1_100, &taken);
+    let orders = Rc::new(RefCell::new(Vec::new()));
+    house.world.get().faults.accept.push_back(libc::EINVAL);
+    house.world.at(1_000, |world| _ = world.knock());
+    let at: crate::addr::Addr = "127.0.0.1:9001".parse().unwrap();
+    for ms in [1_010, 1_020] {
+        let (hub, orders, at) = (Arc::clone(&house.hub), Rc::clone(&orders), at.clone());
+        house.world.at(ms, move |world| {
+            orders.borrow_mut().push(hub.loops[0].control.order());
+            if ms == 1_010 {
+                hub.entrances.broke(&at, crate::sys::Errno::new(libc::EBADF));
+                world.ring();
+            }
+        });
+    }
+    house.acceptor.run().unwrap();
+    assert_eq!(*orders.borrow(), [Order::Run, Order::Drain]);
+    assert_eq!(house.hub.entrances.all_broken(), Some(&(at, crate::sys::Errno::new(libc::EBADF))));
 }
 
 /// Three loops of which one closes all it has, one half, and one nothing.

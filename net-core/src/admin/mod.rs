@@ -110,7 +110,7 @@ impl Admin {
         let in_thread = Arc::clone(&hub);
         let run = move || {
             let _over = over; // dropped at the end, however that comes
-            let listeners = vec![Listening::new(at, listener, &limits)];
+            let listeners = vec![Listening::new(at, listener, &limits, &in_thread.entrances)];
             let desk = Desk::new(server, process);
             let mut event_loop =
                 EventLoop::new(0, driver, desk, &limits, in_thread, listeners, None);

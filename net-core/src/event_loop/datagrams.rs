@@ -50,6 +50,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         });
         let token = endpoint_token(endpoints.all.len());
         let (socket, joins) = self.driver.open_datagrams(token, at)?;
+        self.hub.entrances.opened();
         let outgoing = Outgoing::new(self.state.limits.datagram_queue_bytes, joins);
         let outgoing = Rc::new(RefCell::new(outgoing));
         self.state.datagrams.push(Rc::clone(&outgoing));
@@ -179,10 +180,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn datagram_trouble(&mut self, endpoint: &mut Endpoint, errno: Errno) {
         self.state.bridge.stats.add(Counter::DatagramErrors, 1);
         if judge(errno) == AcceptError::Broken {
+            self.state.bridge.stats.add(Counter::ListenersBroken, 1);
             tracing::error!(at = %endpoint.at, %errno, "this endpoint is broken and ends");
             endpoint.has_more = false;
             if let Some(socket) = endpoint.socket.take() {
                 self.driver.detach(socket, Ending::Close);
+            }
+            // A server that ends anyway does not end for want of it.
+            if self.order == Order::Run {
+                self.hub.entrances.broke(&endpoint.at.into(), errno);
             }
         }
     }

@@ -60,7 +60,7 @@ pub(super) fn open_doors<H: Handler, D: Driver>(
         addrs.push(at.clone());
         match shared {
             None => {
-                let listening = Listening::new(at, socket, &server.limits);
+                let listening = Listening::new(at, socket, &server.limits, &hub.entrances);
                 listeners.push(listening.behind(proxies.clone()));
             }
             Some(_) => held.push(socket),

@@ -267,7 +267,9 @@ where
             let wakers = hub.loops.iter().map(|bridge| bridge.doorbell.waker());
             let wakers = wakers.chain([&hub.acceptor_waker]).map(Arc::as_ref);
             let settled = far.settle(wakers, promise);
-            Some(settled.map_err(|e| fail("make a descriptor table of its own", e))?)
+            Some(settled.map_err(|e| {
+                fail("make a descriptor table of its own by unshare and close_range", e)
+            })?)
         }
     };
     pin(number, core);
@@ -280,7 +282,7 @@ where
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
         let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
         addrs.push(at.clone());
-        listeners.push(Listening::new(at, socket, &limits).behind(proxies));
+        listeners.push(Listening::new(at, socket, &limits, &hub.entrances).behind(proxies));
     }
     let courier = match courier {
         None => None,

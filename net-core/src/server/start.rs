@@ -188,6 +188,10 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
         }
         let counts = team.hub.snapshot();
         tracing::info!("ended: {counts}");
+        if let Some((at, errno)) = team.hub.entrances.all_broken() {
+            let what = format!("the last listener, on {at}, broke");
+            return Err(StartError::new(what, (*errno).into()));
+        }
         Ok(Ended { counts, cut_by_signal: (signals > 1).then_some(last) })
     }
 }

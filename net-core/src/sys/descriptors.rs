@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
 /// Raises the soft RLIMIT_NOFILE to the hard one and returns the limit that now holds: the
-/// number of descriptors that *each* table may have. A refusal leaves the limit as it was.
+/// number of descriptors that *each* table may have. A refusal leaves the limit as it was. Where a
+/// filter refuses even to say what it is, `/proc` says it.
 pub(crate) fn raise_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a writable rlimit.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
+        let refused = io::Error::last_os_error();
+        return limit_in(&std::fs::read_to_string("/proc/self/limits")?).ok_or(refused);
     }
     if limit.rlim_cur < limit.rlim_max {
         let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
@@ -26,6 +28,12 @@ pub(crate) fn raise_limit() -> io::Result<u64> {
         }
     }
     Ok(limit.rlim_cur)
+}
+
+/// The soft limit in such a page: `Max open files            1024                 4096      files`.
+fn limit_in(page: &str) -> Option<u64> {
+    let line = page.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// How many descriptors this process has open now, counted in `/proc/self/fd`.
@@ -51,6 +59,18 @@ impl PrivateTables {
     /// input, output and error are the exception: 0, 1 and 2 stay what they are in every table.
     pub const unsafe fn promise() -> Self {
         Self(())
+    }
+
+    /// Whether this system lets a thread have a table of its own, and if not, why: tried on a thread
+    /// that ends at once. Containers often refuse `unshare`. Any thread; blocks until that one has
+    /// ended.
+    pub fn probe() -> io::Result<()> {
+        let tried = thread::Builder::new().name("net-probe".into()).spawn(|| {
+            unshare()?;
+            // Empty, since no number is that high; but refused where the call is.
+            close_range(u32::MAX, u32::MAX)
+        })?;
+        tried.join().unwrap_or_else(|_| Err(io::Error::other("the thread that tried it panicked")))
     }
 
     /// Of tests whose handlers hold memory only.
@@ -99,12 +119,7 @@ impl Traveller {
         // The standard library asks for randomness once in a thread. Where the kernel has no getrandom it
         // reads a file that it keeps open, and which this thread is about to close.
         let _ = RandomState::new();
-        // SAFETY: it takes no pointers. What it does to descriptors: every number means the same
-        // file as before, until `close_range` below; that nobody uses one of those on this thread
-        // afterwards is the promise.
-        if unsafe { libc::unshare(libc::CLONE_FILES) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        unshare()?;
         has_left.store(true, Ordering::Release);
         // Another server of this process may catch signals too, by a waker that is not kept here.
         super::signals::never_here()?;
@@ -141,8 +156,17 @@ impl LeftBehind {
     }
 }
 
+/// Makes the calling thread's table its own: a copy, in which every number means the same file as before.
+fn unshare() -> io::Result<()> {
+    // SAFETY: it takes no pointers, and changes what no number means.
+    let done = unsafe { libc::unshare(libc::CLONE_FILES) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Closes all of these numbers that are open, on a thread that has a table of its own: who else would use
+/// them there has promised not to, or never lives.
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: takes no pointers; nobody uses these numbers on this thread, by the promise.
+    // SAFETY: takes no pointers; nobody uses these numbers on this thread.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -235,6 +259,25 @@ mod tests {
     use super::*;
     use crate::sys::ListenOptions;
     use std::net::TcpStream;
+
+    #[test]
+    fn a_limit_is_read_from_its_page() {
+        let page = std::fs::read_to_string("/proc/self/limits").unwrap();
+        assert!(limit_in(&page).is_some_and(|limit| limit >= 3), "{page}");
+        let page = "Max processes             7       8       processes\n\
+                    Max open files            1024                 4096                 files     \n";
+        assert_eq!(limit_in(page), Some(1024));
+        for page in ["", "Max open files\n", "Max open files  unlimited  unlimited  files"] {
+            assert_eq!(limit_in(page), None, "{page:?}");
+        }
+    }
+
+    #[test]
+    fn a_probe_leaves_the_callers_table_as_it_was() {
+        let file = File::open("/dev/null").unwrap();
+        PrivateTables::probe().unwrap();
+        assert!(file.metadata().is_ok());
+    }
 
     #[test]
     fn a_reserve_serves_as_many_as_it_holds_and_is_whole_again_after() {

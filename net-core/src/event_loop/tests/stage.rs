@@ -165,7 +165,7 @@ impl<D: Rig> Stage<D> {
         let at = "127.0.0.1:9000".parse().unwrap();
         let options = ListenOptions::default();
         let socket = self.event_loop.driver.listen(listener_token(0), &at, &options).unwrap();
-        let listening = Listening::new(at, socket, &self.limits());
+        let listening = Listening::new(at, socket, &self.limits(), &self.hub.entrances);
         self.event_loop.listeners.push(listening);
     }
 
