@@ -206,6 +206,20 @@ fn a_port_that_needs_a_right_is_an_error_of_the_start() {
 }
 
 #[test]
+fn an_address_that_is_named_twice_is_said() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let at = format!("127.0.0.1:{port}");
+    for (accept, why) in
+        [("acceptor", "Address already in use"), ("reuseport", "it is named twice")]
+    {
+        let output = run(&["--accept", accept, "--listen", &at, "--listen", &at]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("listen on {at}: {why}")), "{said}");
+    }
+}
+
+#[test]
 fn a_limit_too_low_for_the_server_itself_is_said() {
     if !has("prlimit") {
         return;

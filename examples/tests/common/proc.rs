@@ -50,8 +50,8 @@ pub fn thread_status(pid: u32, tid: u32, name: &str) -> String {
     line.trim_start_matches(':').trim().to_owned()
 }
 
-/// What the descriptors of one thread's table are: by number. None of a thread that has ended: one
-/// that started the others may do so at any time.
+/// What the descriptors of one thread's table are: by number. None of a thread that has ended,
+/// such as one that has written its line.
 pub fn descriptors(pid: u32, tid: u32) -> BTreeMap<u32, String> {
     let entries = match fs::read_dir(format!("/proc/{pid}/task/{tid}/fd")) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return BTreeMap::new(),

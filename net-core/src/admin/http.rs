@@ -118,6 +118,8 @@ fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Statu
             let asks =
                 |word: &str| value.split(|b| *b == b',').any(|w| is_word(w.trim_ascii(), word));
             keeps_alive = !asks("close") && (keeps_alive || asks("keep-alive"));
+        } else if is("content-length") && !value.iter().all(u8::is_ascii_digit) {
+            return Err(Status::BadRequest);
         } else if is("transfer-encoding") || is("content-length") && value != b"0" {
             // No request here has a body, and what is not read must not be taken for the next.
             return Err(Status::HasBody);
@@ -321,9 +323,15 @@ mod tests {
         assert_eq!(noise("GET / HTTP/1.1\r\n\r\n"), Status::BadRequest);
         assert_eq!(noise("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), Status::BadRequest);
         assert_eq!(noise("GET / HTTP/3.0\r\n\r\n"), Status::WrongVersion);
-        for field in ["Content-Length: 1", "Content-Length: x", "Transfer-Encoding: chunked"] {
+        for (field, status) in [
+            ("Content-Length: 1", Status::HasBody),
+            ("Transfer-Encoding: chunked", Status::HasBody),
+            ("Content-Length: x", Status::BadRequest),
+            ("Content-Length: -1", Status::BadRequest),
+            ("Content-Length: +0", Status::BadRequest),
+        ] {
             let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
-            assert_eq!(noise(&text), Status::HasBody, "{field}");
+            assert_eq!(noise(&text), status, "{field}");
         }
         assert!(request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").keeps_alive);
     }

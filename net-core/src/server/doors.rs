@@ -57,6 +57,10 @@ pub(super) fn open_doors<H: Handler, D: Driver>(
         .map_err(|error| StartError::new(format!("listen on {at}"), error))?;
         let at =
             D::local(&socket).map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
+        // Where sockets share their address the kernel does not mind, and each loop would have two.
+        if addrs.contains(&at) {
+            return Err(StartError::plain(format!("listen on {at}: it is named twice")));
+        }
         addrs.push(at.clone());
         match shared {
             None => {

@@ -176,7 +176,9 @@ impl Default for ListenOptions {
 pub(super) fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     let socket = super::socket::stream_socket(at)?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(options.reuse_port)?;
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
     options.sockets.set(&socket, at)?;
     if let Some(core) = options.core {
         let core = core as i32;
