@@ -155,6 +155,12 @@ pub fn come_last() -> io::Result<()> {
 /// From now on the calling thread takes its core from whoever has it as soon as it is woken
 /// (`SCHED_FIFO`). Needs root or CAP_SYS_NICE.
 pub fn come_first() -> io::Result<()> {
+    be_scheduled(libc::SCHED_FIFO, 2)
+}
+
+/// From now on the calling thread, and the processes it starts, take their cores from whoever has them but
+/// [those that come first](come_first). Needs the same.
+pub fn come_second() -> io::Result<()> {
     be_scheduled(libc::SCHED_FIFO, 1)
 }
 

@@ -17,6 +17,9 @@ const LOOK: Duration = Duration::from_micros(400);
 const SWEEP: Duration = Duration::from_millis(100);
 /// Never-readers that come again after each sweep.
 const AGAIN_PER_SWEEP: usize = 5;
+/// What a send of a never-reader has. Small, for its thread gives the core to nobody while the kernel
+/// copies, and on the way over loopback delivers, what it sends.
+const BLOCK: usize = 8 << 10;
 /// The kernel's send buffer of each that never reads: theirs would be the memory of other machines.
 const SEND_BUFFER: usize = 64 << 10;
 /// Connections of the flood that are open at once.
@@ -102,7 +105,7 @@ impl Attack {
     /// resets others come, a few in a second.
     pub fn never_read(&self, to: SocketAddr, connections: usize) {
         self.take_place();
-        let block = vec![b'x'; 256 << 10];
+        let block = vec![b'x'; BLOCK];
         let connect = || {
             let stream = self.connect(to)?;
             SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER).ok()?;
@@ -113,15 +116,24 @@ impl Attack {
             open.extend(connect());
         }
         while self.goes_on() {
-            open.retain(|mut stream| match stream.write(&block) {
-                Ok(_) => true,
-                Err(error) => error.kind() == ErrorKind::WouldBlock,
-            });
+            open.retain(|stream| fill(stream, &block));
             let missing = connections - open.len();
             open.extend((0..missing.min(AGAIN_PER_SWEEP)).filter_map(|_| connect()));
             std::thread::sleep(SWEEP);
         }
     }
+}
+
+/// Sends until nothing more is taken. False if it is over.
+fn fill(stream: &TcpStream, block: &[u8]) -> bool {
+    let mut stream = stream;
+    let ended = loop {
+        // How much it took does not matter: all of it is the same.
+        if let Err(error) = stream.write(block).map(drop) {
+            break error;
+        }
+    };
+    ended.kind() == ErrorKind::WouldBlock
 }
 
 fn is_open(stream: &TcpStream) -> bool {

@@ -24,14 +24,23 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts it with these flags.
-    pub fn start(flags: &[String]) -> io::Result<Self> {
-        let mut child = Command::new(sibling_path("echo")?)
+    /// Starts it with these flags; if asked, with precedence over all other processes, so that it waits
+    /// for none of them.
+    pub fn start(flags: &[String], has_precedence: bool) -> io::Result<Self> {
+        let mut command = Command::new(sibling_path("echo")?);
+        command
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "info"])
             .args(flags)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+            .stderr(Stdio::piped());
+        // By a thread of its own, since this one keeps its place.
+        let start = move || {
+            if has_precedence && let Err(error) = sys::come_second() {
+                println!("(the server has no precedence over other processes: {error})");
+            }
+            command.spawn()
+        };
+        let mut child = thread::spawn(start).join().expect("a start does not panic")?;
         let (tell, told) = mpsc::channel();
         let stderr = child.stderr.take().expect("standard error is a pipe");
         let log = thread::spawn(move || {
