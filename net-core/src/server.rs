@@ -178,7 +178,7 @@ impl Server {
     }
 
     /// Listens on `HOST:PORT`, `[V6]:PORT`, `unix:PATH` or `unix:@NAME` too; port 0 is chosen by
-    /// the kernel. What is wrong with the address is said at start.
+    /// the kernel. What is wrong with the address, or that it is named twice, is said at start.
     ///
     /// A Unix socket's file that nobody listens at any more is replaced, any other is an error; who
     /// may connect is up to the umask. The file is removed when listening ends.

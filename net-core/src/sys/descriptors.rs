@@ -163,8 +163,8 @@ fn unshare() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Closes all of these numbers that are open, on a thread that has a table of its own: who else would use
-/// them there has promised not to, or never lives.
+/// Closes all of these numbers that are open. For a thread whose table is its own, and on which nobody
+/// uses them any more.
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: takes no pointers; nobody uses these numbers on this thread.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
