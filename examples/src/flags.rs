@@ -1,6 +1,6 @@
 //! The command line that every example server shares.
 
-use clap::{Args, ValueEnum};
+use clap::{Arg, Args, ValueEnum};
 use net_core::{
     Addr, Balance, Bytes, FdTable, Handler, Limits, Loops, Place, PrivateTables, Rate, Server,
     TrustedProxies, WhenFull,
@@ -18,6 +18,7 @@ const LINES_QUEUED: usize = 1024;
 
 /// The flags of a server. `--help` shows them with their defaults.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(takes_a_dash))]
 pub struct ServerFlags {
     /// Where to listen.
     #[arg(long, help = "Where to listen: HOST:PORT, [V6]:PORT, unix:PATH or unix:@NAME (repeatable)", value_name = "ADDR", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
@@ -147,7 +148,7 @@ pub enum FdTableFlag {
     Shared,
     /// One for each loop.
     PerLoop,
-    /// One for each loop if `--max-connections` asks for more than one holds.
+    /// One for each loop if `--max-connections` asks for more than one holds, and the system allows it.
     #[default]
     Auto,
 }
@@ -163,6 +164,12 @@ pub enum LogFlag {
     Info,
     Debug,
     Trace,
+}
+
+/// So that `-1` is refused as a value of its flag, and not as a flag; and `--refusal '-ERR full'` is one.
+fn takes_a_dash(arg: Arg) -> Arg {
+    let takes_values = arg.get_action().takes_values();
+    arg.allow_hyphen_values(takes_values)
 }
 
 /// Says so if the system refuses them; then the one table has to do, and the server says for how many.

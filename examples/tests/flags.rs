@@ -33,6 +33,10 @@ fn unknown_and_wrong_values_are_named() {
     is_refused(&["--log", "loud"], "loud");
     is_refused(&["--balance", "fair"], "fair");
     is_refused(&["--listen"], "--listen");
+    is_refused(&["--loops", "-1"], "--loops");
+    is_refused(&["--idle-timeout", "-1s"], "--idle-timeout");
+    is_refused(&["--rate-limit", "-1"], "--rate-limit");
+    is_refused(&["--admin", "--no-pin"], "--admin");
     for loops in ["0", "257", "x", "", "1.5", "99999999999999999999"] {
         is_refused(&[&format!("--loops={loops}")], "--loops");
     }
@@ -207,8 +211,8 @@ fn a_port_that_needs_a_right_is_an_error_of_the_start() {
 
 #[test]
 fn an_address_that_is_named_twice_is_said() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let at = format!("127.0.0.1:{port}");
+    // Free again at once, and nobody else's: no other test is at this address.
+    let at = std::net::TcpListener::bind("127.0.0.9:0").unwrap().local_addr().unwrap().to_string();
     for (accept, why) in
         [("acceptor", "Address already in use"), ("reuseport", "it is named twice")]
     {

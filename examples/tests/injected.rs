@@ -196,13 +196,13 @@ fn getsockname_and_friends_may_fail_for_a_client() {
 /// Containers refuse unshare, old kernels have no close_range, and a filter may refuse even to say the limit.
 #[test]
 fn without_calls_that_it_can_do_without_it_starts_and_says_so() {
-    if !can_trace() {
+    if !can_trace() || !has("prlimit") {
         return;
     }
     let mode = Mode { fd_table: "auto", ..Mode::DEFAULT };
-    // More than one table holds.
-    let most = ["--max-connections", "30000"];
-    let limited = ["prlimit", "--nofile=20000:20000"];
+    // Three times what one table holds, however low the limit is.
+    let most = ["--max-connections", "3000"];
+    let limited = ["prlimit", "--nofile=1000:1000"];
     for call in ["unshare:error=EPERM", "close_range:error=ENOSYS", "prlimit64:error=EPERM"] {
         let name = call.split(':').next().unwrap();
         let trace = [format!("trace={name}"), format!("inject={call}")];
@@ -210,12 +210,28 @@ fn without_calls_that_it_can_do_without_it_starts_and_says_so() {
         let server = Start::echo(mode).args(&most).under(&strace).under(&limited).run();
         is_served(&server);
         if name != "prlimit64" {
-            let log = server.log();
-            assert!(log.contains("--fd-table auto: no private tables here"), "{log}");
-            assert!(log.contains("20000: one descriptor table holds"), "{log}");
+            let says = |what| eventually(what, PATIENCE, || server.log().contains(what));
+            says("--fd-table auto: no private tables here");
+            says("RLIMIT_NOFILE 1000: one descriptor table holds");
         }
         server.finish();
     }
+}
+
+/// Whether strace may attach to a process that it has not started (Yama may forbid it).
+fn can_attach() -> bool {
+    if !can_trace() {
+        return false;
+    }
+    let mut sleeper = Command::new("sleep").arg("0.5").spawn().unwrap();
+    let pid = sleeper.id().to_string();
+    let strace = Command::new("strace").args(["-qq", "-o", "/dev/null", "-p", &pid]).output();
+    sleeper.wait().unwrap();
+    let attached = strace.unwrap().status.success();
+    if !attached {
+        println!("skipped: strace may not attach here");
+    }
+    attached
 }
 
 /// The next such call of each of these threads fails with EINVAL. Ends with the server.
@@ -233,7 +249,7 @@ fn break_next(call: &str, server: &Server, of: impl Fn(&str) -> bool) -> Child {
 }
 
 fn without_a_listener_left_the_server_drains_and_says_so(mode: Mode) {
-    if !can_trace() {
+    if !can_attach() {
         return;
     }
     for loops in [1, 2] {
@@ -244,7 +260,7 @@ fn without_a_listener_left_the_server_drains_and_says_so(mode: Mode) {
         // Of each loop's own listener, by the kernel's choice.
         eventually("all are broken", PATIENCE, || {
             let _ = TcpStream::connect(server.addr); // refused when all are
-            server.log().contains("the last listener is broken") || !server.is_running()
+            server.log().contains("no listener is left") || !server.is_running()
         });
         assert_eq!(read_to_end(&mut client, PATIENCE).1, End::Fin, "those inside are drained");
         let at = server.addr;
@@ -259,7 +275,7 @@ fn without_a_listener_left_the_server_drains_and_says_so(mode: Mode) {
 
 #[test]
 fn without_an_endpoint_left_the_server_drains_and_says_so() {
-    if !can_trace() {
+    if !can_attach() {
         return;
     }
     let mut server = Start::udp_echo(Mode::DEFAULT).run();
@@ -279,7 +295,7 @@ fn without_an_endpoint_left_the_server_drains_and_says_so() {
 
 #[test]
 fn one_broken_listener_of_two_is_told_and_the_other_serves() {
-    if !can_trace() {
+    if !can_attach() {
         return;
     }
     let server = Start::echo(Mode::DEFAULT)
@@ -291,8 +307,12 @@ fn one_broken_listener_of_two_is_told_and_the_other_serves() {
     let _lost = server.connect();
     eventually("it is told", PATIENCE, || health().status == 503);
     assert_eq!(health().body, "a listener is broken\n");
-    assert!(server.log().contains("this listener is broken and ends"), "{}", server.log());
-    assert!(TcpStream::connect(server.addr).is_err(), "nobody listens there any more");
+    eventually("it is logged", PATIENCE, || {
+        server.log().contains("this listener is broken and ends")
+    });
+    eventually("nobody listens there any more", PATIENCE, || {
+        TcpStream::connect(server.addr).is_err()
+    });
     let is_other = |port: &u16| *port != server.addr.port() && *port != server.admin().port();
     let other = proc::listening(server.pid, "tcp").into_iter().find(is_other).unwrap();
     ping(&mut connect(SocketAddr::from(([127, 0, 0, 2], other))), b"the other serves");

@@ -2,6 +2,7 @@
 //! is asked to do.
 
 use crate::accepting::{BACKLOG_MAX, Listening};
+use crate::addr::Addr;
 use crate::arrival::Arrival;
 use crate::closed::Closed;
 use crate::driver::{Driver, WAKER, listener_number};
@@ -11,6 +12,7 @@ use crate::limits::Limits;
 use crate::resolver::{self, Answer, Question};
 use crate::stalls::Stalls;
 use crate::stats::Counter;
+use crate::sys::Errno;
 use crate::sys::signals::Signals;
 use net_timer::Tick;
 use std::io;
@@ -31,6 +33,8 @@ pub(crate) struct Acceptor<M, D: Driver> {
     drain_timeout: Duration,
     signals: Option<Signals>,
     order: Order,
+    /// The last listener, and why it broke, if the server drains for that.
+    deaf: Option<(Addr, Errno)>,
     /// When the drain is cut short.
     deadline: Option<Tick>,
     arrivals_ended: bool,
@@ -58,6 +62,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             drain_timeout,
             signals,
             order: Order::Run,
+            deaf: None,
             deadline: None,
             arrivals_ended: false,
             retry_at: None,
@@ -68,6 +73,11 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     /// The handling of signals, to be ended last.
     pub(crate) fn take_signals(&mut self) -> Option<Signals> {
         self.signals.take()
+    }
+
+    /// The last listener, and why it broke, if that is what ended the server.
+    pub(crate) fn take_deaf(&mut self) -> Option<(Addr, Errno)> {
+        self.deaf.take()
     }
 
     /// Runs until every loop is over. Returns the last signal and how many came.
@@ -240,7 +250,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             && asked == Order::Run
             && let Some((at, errno)) = self.hub.entrances.all_broken()
         {
-            tracing::error!(%at, %errno, "the last listener is broken; the server drains");
+            tracing::error!(%at, %errno, "no listener is left; the server drains");
+            self.deaf = Some((at, errno));
             asked = Order::Drain;
         }
         if asked <= self.order {

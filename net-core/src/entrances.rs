@@ -2,23 +2,24 @@
 
 use crate::addr::Addr;
 use crate::sys::{Errno, Waker};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
-/// Counted over all threads. A server that had some and whose every one has broken serves nobody new
-/// for ever, however well it does otherwise: so whoever supervises it must hear of it.
+/// Counted over all threads. Where all that there were have broken, the server is deaf for ever, and may
+/// look well otherwise: so it ends, and whoever supervises it hears of it.
 #[derive(Debug)]
 pub(crate) struct Entrances {
     open: AtomicUsize,
-    /// The one whose end left none open, and why.
-    last: OnceLock<(Addr, Errno)>,
-    /// Of who ends the server.
+    /// The last one that broke, and why.
+    last: Mutex<Option<(Addr, Errno)>>,
+    /// Wakes who ends the server.
     acceptor: Arc<Waker>,
 }
 
 impl Entrances {
     pub(crate) fn new(acceptor: Arc<Waker>) -> Self {
-        Self { open: AtomicUsize::new(0), last: OnceLock::new(), acceptor }
+        Self { open: AtomicUsize::new(0), last: Mutex::new(None), acceptor }
     }
 
     /// One more takes whoever comes.
@@ -29,18 +30,19 @@ impl Entrances {
     /// One has ended by itself. Not to be called of those that are shut.
     #[cold]
     pub(crate) fn broke(&self, at: &Addr, errno: Errno) {
+        *self.last.lock() = Some((at.clone(), errno));
         if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // A loop that is slow to start may have opened none yet; then this is not the last after
-            // all, and stays on record as one that broke.
-            let _ = self.last.set((at.clone(), errno));
             self.acceptor.ring();
         }
     }
 
-    /// The last one and why it broke, if there were some and none is left. To be asked when all that
-    /// there will be have been opened.
-    pub(crate) fn all_broken(&self) -> Option<&(Addr, Errno)> {
-        self.last.get().filter(|_| self.open.load(Ordering::Relaxed) == 0)
+    /// The last one and why it broke, if there were some and none is left. True only once every loop
+    /// stands: one that is slow to start may have opened none yet.
+    pub(crate) fn all_broken(&self) -> Option<(Addr, Errno)> {
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        self.last.lock().clone()
     }
 }
 
@@ -70,7 +72,7 @@ mod tests {
             assert_eq!(entrances.all_broken(), None);
         }
         entrances.broke(&at(3), Errno::new(libc::EBADF));
-        assert_eq!(entrances.all_broken(), Some(&(at(3), Errno::new(libc::EBADF))));
+        assert_eq!(entrances.all_broken(), Some((at(3), Errno::new(libc::EBADF))));
     }
 
     #[test]
@@ -80,5 +82,7 @@ mod tests {
         entrances.broke(&at(1), Errno::new(libc::EINVAL));
         entrances.opened();
         assert_eq!(entrances.all_broken(), None);
+        entrances.broke(&at(2), Errno::new(libc::EBADF));
+        assert_eq!(entrances.all_broken(), Some((at(2), Errno::new(libc::EBADF))));
     }
 }

@@ -182,6 +182,10 @@ impl Server {
     ///
     /// A Unix socket's file that nobody listens at any more is replaced, any other is an error; who
     /// may connect is up to the umask. The file is removed when listening ends.
+    ///
+    /// A listener that the kernel has broken (accept says EBADF, EINVAL or the like) ends alone. With the
+    /// last one, counting endpoints for [datagrams](Self::datagrams), the server drains and its end is an
+    /// error: also one that dials or adopts, since nobody can come to it by the way that was asked for.
     pub fn listen(mut self, at: &str) -> Self {
         self.listen.push(Wanted { at: at.parse(), proxies: None });
         self

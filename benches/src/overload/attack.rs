@@ -17,8 +17,8 @@ const LOOK: Duration = Duration::from_micros(400);
 const SWEEP: Duration = Duration::from_millis(100);
 /// Never-readers that come again after each sweep.
 const AGAIN_PER_SWEEP: usize = 5;
-/// What a send of a never-reader has. Small, for its thread gives the core to nobody while the kernel
-/// copies, and on the way over loopback delivers, what it sends.
+/// What a send of a never-reader has. Small, for a kernel that is not preemptible gives the core to nobody
+/// else while it copies, and on the way over loopback delivers, what is sent.
 const BLOCK: usize = 8 << 10;
 /// The kernel's send buffer of each that never reads: theirs would be the memory of other machines.
 const SEND_BUFFER: usize = 64 << 10;

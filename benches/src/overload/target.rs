@@ -24,8 +24,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// Starts it with these flags; if asked, with precedence over all other processes, so that it waits
-    /// for none of them.
+    /// Starts it with these flags; if asked, with precedence over the other processes of the machine, which
+    /// needs root or CAP_SYS_NICE.
     pub fn start(flags: &[String], has_precedence: bool) -> io::Result<Self> {
         let mut command = Command::new(sibling_path("echo")?);
         command
@@ -35,8 +35,14 @@ impl Target {
             .stderr(Stdio::piped());
         // By a thread of its own, since this one keeps its place.
         let start = move || {
-            if has_precedence && let Err(error) = sys::come_second() {
-                println!("(the server has no precedence over other processes: {error})");
+            if has_precedence {
+                let given = sys::come_second();
+                given.map_err(|e| {
+                    io::Error::new(
+                        e.kind(),
+                        format!("give echo precedence (--no-precedence does without): {e}"),
+                    )
+                })?;
             }
             command.spawn()
         };

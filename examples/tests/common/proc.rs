@@ -50,8 +50,8 @@ pub fn thread_status(pid: u32, tid: u32, name: &str) -> String {
     line.trim_start_matches(':').trim().to_owned()
 }
 
-/// What the descriptors of one thread's table are: by number. None of a thread that has ended,
-/// such as one that has written its line.
+/// What the descriptors of one thread's table are: by number. Empty if the thread has ended,
+/// as the one does that says READY.
 pub fn descriptors(pid: u32, tid: u32) -> BTreeMap<u32, String> {
     let entries = match fs::read_dir(format!("/proc/{pid}/task/{tid}/fd")) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return BTreeMap::new(),

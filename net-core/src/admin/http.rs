@@ -118,7 +118,7 @@ fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Statu
             let asks =
                 |word: &str| value.split(|b| *b == b',').any(|w| is_word(w.trim_ascii(), word));
             keeps_alive = !asks("close") && (keeps_alive || asks("keep-alive"));
-        } else if is("content-length") && !value.iter().all(u8::is_ascii_digit) {
+        } else if is("content-length") && !is_number(value) {
             return Err(Status::BadRequest);
         } else if is("transfer-encoding") || is("content-length") && value != b"0" {
             // No request here has a body, and what is not read must not be taken for the next.
@@ -134,6 +134,10 @@ fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Statu
         of_host.is_some_and(|origin| origin.eq_ignore_ascii_case(host)) && is_address(host)
     };
     Ok(Fields { keeps_alive, is_foreign: origin.is_some_and(|origin| !is_own(origin)) })
+}
+
+fn is_number(value: &[u8]) -> bool {
+    !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
 /// The host is written as an address, or is `localhost`. Any other name may be one that its owner
@@ -327,6 +331,7 @@ mod tests {
             ("Content-Length: 1", Status::HasBody),
             ("Transfer-Encoding: chunked", Status::HasBody),
             ("Content-Length: x", Status::BadRequest),
+            ("Content-Length:", Status::BadRequest),
             ("Content-Length: -1", Status::BadRequest),
             ("Content-Length: +0", Status::BadRequest),
         ] {

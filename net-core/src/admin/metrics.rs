@@ -124,7 +124,7 @@ fn of_the_server(page: &mut Page, server: &dyn Watched) {
             "Bytes that all loops may buffer; 0: as many as they like.",
             server.memory_budget(),
         ),
-        ("draining", "1 once the server was told to end.", usize::from(server.is_ending())),
+        ("draining", "1 once the server drains or stops.", usize::from(server.is_ending())),
     ] {
         let family = page.family(name, Kind::Gauge, what);
         page.sample(&family, &[], value);

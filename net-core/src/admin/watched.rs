@@ -29,7 +29,7 @@ pub(crate) trait Watched: Send + Sync + 'static {
     fn connections(&self) -> (usize, usize);
     /// Bytes that its loops may buffer; 0: as many as they like.
     fn memory_budget(&self) -> usize;
-    /// It was told to end.
+    /// It ends: it drains, or stops.
     fn is_ending(&self) -> bool;
 }
 

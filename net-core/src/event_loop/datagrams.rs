@@ -10,9 +10,13 @@ use crate::hub::Order;
 use crate::listener::{AcceptError, judge};
 use crate::stats::Counter;
 use crate::sys::{BATCH, Ends, Errno, Inbound, Socket, UdpMessage};
+use net_timer::Tick;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+
+/// Receives that may fail in a row before the endpoint rests.
+const FAILURES_MAX: u32 = 16;
 
 /// What waits is sent before the end of a batch where it has become so much.
 const MUCH: usize = 256 << 10;
@@ -29,6 +33,10 @@ struct Endpoint {
     socket: Option<Socket>,
     /// Something may be there, although no edge will tell.
     has_more: bool,
+    /// Receives in a row that have failed.
+    failed: u32,
+    /// Too many have: nothing is received before this.
+    rests_until: Option<Tick>,
     outgoing: Rc<RefCell<Outgoing>>,
 }
 
@@ -36,9 +44,24 @@ impl Endpoints {
     pub(super) fn signalled(&mut self, n: usize) {
         if let Some(endpoint) = self.all.get_mut(n) {
             // One that is closed may have signalled in the wait before that.
-            endpoint.has_more = endpoint.socket.is_some();
+            endpoint.has_more = endpoint.socket.is_some() && endpoint.rests_until.is_none();
             endpoint.outgoing.borrow_mut().is_held = false; // the signal may be that there is room
         }
+    }
+
+    /// Those whose rest is over may have more: no new edge comes for what waited meanwhile.
+    pub(super) fn end_rests(&mut self, now: Tick) {
+        for endpoint in &mut self.all {
+            if endpoint.rests_until.is_some_and(|until| now >= until) {
+                endpoint.rests_until = None;
+                endpoint.has_more = endpoint.socket.is_some();
+            }
+        }
+    }
+
+    /// When the first rest is over.
+    pub(super) fn first_rested(&self) -> Option<Tick> {
+        self.all.iter().filter_map(|endpoint| endpoint.rests_until).min()
     }
 }
 
@@ -55,7 +78,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let outgoing = Rc::new(RefCell::new(outgoing));
         self.state.datagrams.push(Rc::clone(&outgoing));
         // What came before it was watched is an edge too; to look once more costs nothing.
-        endpoints.all.push(Endpoint { at, socket: Some(socket), has_more: true, outgoing });
+        endpoints.all.push(Endpoint {
+            at,
+            socket: Some(socket),
+            has_more: true,
+            failed: 0,
+            rests_until: None,
+            outgoing,
+        });
         Ok(())
     }
 
@@ -82,7 +112,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn end_datagrams(&mut self) {
         if self.order < Order::Stop {
             if let Some(endpoints) = &mut self.endpoints {
-                endpoints.all.iter_mut().for_each(|endpoint| endpoint.has_more = true);
+                for endpoint in &mut endpoints.all {
+                    (endpoint.has_more, endpoint.rests_until) = (true, None);
+                }
             }
             self.serve_datagrams();
         }
@@ -102,7 +134,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let Some(socket) = &endpoint.socket else { return };
             match self.driver.receive_datagrams(socket, inbound) {
                 Ok(got) => {
-                    endpoint.has_more = got == BATCH;
+                    (endpoint.has_more, endpoint.failed) = (got == BATCH, 0);
                     left = left.saturating_sub(inbound.len().max(1));
                     self.state.bridge.stats.add(Counter::DatagramsIn, inbound.len() as u64);
                     for n in 0..inbound.len() {
@@ -113,7 +145,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     }
                     self.send_datagrams(endpoint);
                 }
-                Err(errno) if errno.raw() == libc::EAGAIN => endpoint.has_more = false,
+                Err(errno) if errno.raw() == libc::EAGAIN => {
+                    (endpoint.has_more, endpoint.failed) = (false, 0);
+                }
                 Err(errno) => {
                     left -= 1;
                     self.datagram_trouble(endpoint, errno);
@@ -180,16 +214,41 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn datagram_trouble(&mut self, endpoint: &mut Endpoint, errno: Errno) {
         self.state.bridge.stats.add(Counter::DatagramErrors, 1);
         if judge(errno) == AcceptError::Broken {
-            self.state.bridge.stats.add(Counter::ListenersBroken, 1);
-            tracing::error!(at = %endpoint.at, %errno, "this endpoint is broken and ends");
-            endpoint.has_more = false;
-            if let Some(socket) = endpoint.socket.take() {
-                self.driver.detach(socket, Ending::Close);
-            }
-            // A server that ends anyway does not end for want of it.
-            if self.order == Order::Run {
-                self.hub.entrances.broke(&endpoint.at.into(), errno);
-            }
+            return self.endpoint_broken(endpoint, errno);
+        }
+        endpoint.failed += 1;
+        if endpoint.failed >= FAILURES_MAX {
+            self.rest_endpoint(endpoint, errno);
+        }
+    }
+
+    /// Whoever refuses the call, a filter or a security module, would be asked without end.
+    #[cold]
+    fn rest_endpoint(&mut self, endpoint: &mut Endpoint, errno: Errno) {
+        let now = self.state.now;
+        if let Some(held_back) = self.trouble.may_speak(now) {
+            let at = endpoint.at;
+            tracing::warn!(%at, %errno, held_back, "receive fails again and again; resting");
+        }
+        let until = now.after(self.state.limits.starved_pause);
+        (endpoint.has_more, endpoint.failed) = (false, 0);
+        endpoint.rests_until = Some(until);
+        self.next_look = self.next_look.min(until);
+    }
+
+    /// This endpoint will never receive again. The others go on.
+    #[cold]
+    fn endpoint_broken(&mut self, endpoint: &mut Endpoint, errno: Errno) {
+        self.state.bridge.stats.add(Counter::ListenersBroken, 1);
+        tracing::error!(at = %endpoint.at, %errno, "this endpoint is broken and ends");
+        endpoint.has_more = false;
+        endpoint.outgoing.borrow_mut().close();
+        if let Some(socket) = endpoint.socket.take() {
+            self.driver.detach(socket, Ending::Close);
+        }
+        // A server that ends anyway does not end for want of it.
+        if self.order == Order::Run {
+            self.hub.entrances.broke(&endpoint.at.into(), errno);
         }
     }
 }

@@ -72,8 +72,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     flowing: VecDeque<(Tick, ConnId)>,
     /// There once a proxy has let a connection wait for its header.
     vestibule: Option<Box<Vestibule>>,
-    /// When the first of those that flow, wait in the vestibule, or are to be told of a drain is to be
-    /// looked at. `MAX`: never.
+    /// When the first of those that flow, wait in the vestibule, or are to be told of a drain, or of the
+    /// endpoints that rest, is to be looked at. `MAX`: never.
     next_look: Tick,
     /// Questions whose answer takes a walk over the table, the oldest first. Few: whoever asks by
     /// mail bounds them.
@@ -88,7 +88,7 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     share: Option<Share>,
     /// It is watched, or memory is: there is something to do before each wait.
     looks_around: bool,
-    /// Troubles with newcomers, each of which would else be a line of the log.
+    /// Troubles with newcomers and endpoints, each of which would else be a line of the log.
     trouble: Seldom,
     /// Bytes that the first of the ready may still receive before the next of them is served.
     row_left: usize,

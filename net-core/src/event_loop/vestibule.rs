@@ -233,6 +233,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn look(&mut self) {
         self.end_quiet_times();
         let now = self.state.now;
+        if let Some(endpoints) = &mut self.endpoints {
+            endpoints.end_rests(now);
+        }
         for _ in 0..self.state.limits.timers_per_turn {
             let due = self.vestibule.as_mut().and_then(|vestibule| vestibule.pop_due(now));
             let Some((n, why)) = due else { break };
@@ -251,6 +254,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let flowing = self.flowing.front().map(|&(until, _)| until);
         let waiting = self.vestibule.as_ref().and_then(|vestibule| vestibule.wheel.next_due());
         let told = self.telling.as_ref().map(Telling::next);
-        self.next_look = sooner(sooner(flowing, waiting), told).unwrap_or(Tick::MAX);
+        let rested = self.endpoints.as_ref().and_then(|endpoints| endpoints.first_rested());
+        let soonest = sooner(sooner(flowing, waiting), sooner(told, rested));
+        self.next_look = soonest.unwrap_or(Tick::MAX);
     }
 }

@@ -170,7 +170,7 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
     fn supervise(mut self) -> Result<Ended, StartError> {
         let ran = self.acceptor.run();
         let Self { mut acceptor, admin, mut team } = self;
-        let signals = acceptor.take_signals();
+        let (signals, deaf) = (acceptor.take_signals(), acceptor.take_deaf());
         drop(acceptor);
         team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
         let died = team.join();
@@ -188,9 +188,11 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
         }
         let counts = team.hub.snapshot();
         tracing::info!("ended: {counts}");
-        if let Some((at, errno)) = team.hub.entrances.all_broken() {
-            let what = format!("the last listener, on {at}, broke");
-            return Err(StartError::new(what, (*errno).into()));
+        if let Some((at, errno)) = deaf {
+            return Err(StartError::new(
+                format!("the last listener, on {at}, broke"),
+                errno.into(),
+            ));
         }
         Ok(Ended { counts, cut_by_signal: (signals > 1).then_some(last) })
     }

@@ -11,15 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
 /// Raises the soft RLIMIT_NOFILE to the hard one and returns the limit that now holds: the
-/// number of descriptors that *each* table may have. A refusal leaves the limit as it was. Where a
-/// filter refuses even to say what it is, `/proc` says it.
+/// number of descriptors that *each* table may have. A refusal leaves the limit as it was.
 pub(crate) fn raise_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a writable rlimit.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        let refused = io::Error::last_os_error();
-        return limit_in(&std::fs::read_to_string("/proc/self/limits")?).ok_or(refused);
-    }
+    let limit = limit()?;
     if limit.rlim_cur < limit.rlim_max {
         let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
         // SAFETY: `raised` is a readable rlimit.
@@ -30,10 +24,23 @@ pub(crate) fn raise_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// The soft limit in such a page: `Max open files            1024                 4096      files`.
-fn limit_in(page: &str) -> Option<u64> {
+/// RLIMIT_NOFILE. Where a filter refuses to say it, `/proc` does.
+pub(super) fn limit() -> io::Result<libc::rlimit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a writable rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 {
+        return Ok(limit);
+    }
+    let refused = io::Error::last_os_error();
+    let page = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    limit_in(&page).ok_or(refused)
+}
+
+/// The limits in such a page: `Max open files            1024                 4096      files`.
+fn limit_in(page: &str) -> Option<libc::rlimit> {
     let line = page.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+    let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
+    Some(libc::rlimit { rlim_cur: numbers.next()??, rlim_max: numbers.next()?? })
 }
 
 /// How many descriptors this process has open now, counted in `/proc/self/fd`.
@@ -63,7 +70,7 @@ impl PrivateTables {
 
     /// Whether this system lets a thread have a table of its own, and if not, why: tried on a thread
     /// that ends at once. Containers often refuse `unshare`. Any thread; blocks until that one has
-    /// ended.
+    /// tried. Its copy of the caller's table may outlive this for a moment.
     pub fn probe() -> io::Result<()> {
         let tried = thread::Builder::new().name("net-probe".into()).spawn(|| {
             unshare()?;
@@ -263,12 +270,15 @@ mod tests {
     #[test]
     fn a_limit_is_read_from_its_page() {
         let page = std::fs::read_to_string("/proc/self/limits").unwrap();
-        assert!(limit_in(&page).is_some_and(|limit| limit >= 3), "{page}");
+        assert_eq!(limit_in(&page).unwrap().rlim_max, limit().unwrap().rlim_max);
         let page = "Max processes             7       8       processes\n\
                     Max open files            1024                 4096                 files     \n";
-        assert_eq!(limit_in(page), Some(1024));
-        for page in ["", "Max open files\n", "Max open files  unlimited  unlimited  files"] {
-            assert_eq!(limit_in(page), None, "{page:?}");
+        assert_eq!(
+            limit_in(page).map(|limit| (limit.rlim_cur, limit.rlim_max)),
+            Some((1024, 4096))
+        );
+        for page in ["", "Max open files\n", "Max open files  1024", "Max open files  many  4096"] {
+            assert!(limit_in(page).is_none(), "{page:?}");
         }
     }
 

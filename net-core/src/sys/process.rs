@@ -1,6 +1,7 @@
 //! What this process uses of the machine, asked without a descriptor, so that it can be told also
 //! when there is none left.
 
+use super::descriptors;
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
@@ -81,10 +82,7 @@ fn open_descriptors() -> Option<u64> {
 }
 
 fn descriptors_max() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a writable rlimit.
-    let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-    (done == 0).then_some(limit.rlim_cur)
+    descriptors::limit().ok().map(|limit| limit.rlim_cur)
 }
 
 fn cpu() -> Option<Duration> {

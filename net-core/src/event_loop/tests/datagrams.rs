@@ -19,6 +19,8 @@ on_both_rigs! {
     beside_a_flood_of_datagrams_a_connection_is_served: 10,
     what_a_full_socket_cannot_take_waits_and_above_the_limit_is_dropped_and_counted: 20,
     an_error_of_one_datagram_costs_the_others_nothing: 20,
+    an_endpoint_that_fails_again_and_again_rests_and_goes_on: 10,
+    a_broken_endpoint_ends_alone_and_takes_nothing_more: 10,
     a_panic_in_on_datagram_costs_that_datagram: 10,
     a_drain_answers_the_datagrams_that_are_there_and_closes: 10,
     a_stop_closes_and_counts_the_unsent: 10,
@@ -196,6 +198,45 @@ fn an_error_of_one_datagram_costs_the_others_nothing<D: Rig>(seed: u64) {
     assert_eq!(stage.count(Counter::DatagramsFailed), 4);
     assert_eq!(stage.count(Counter::DatagramErrors), 4);
     stage.stop();
+}
+
+fn an_endpoint_that_fails_again_and_again_rests_and_goes_on<D: Rig>(seed: u64) {
+    let mut stage = stage::<D>(seed, 4 << 20);
+    stage.world.on_endpoint(|e| e.receive_errors.extend(vec![libc::EPERM; 1_000]));
+    stage.world.say(peer(1), b"kept");
+    stage.advance(190);
+    let failed = stage.count(Counter::DatagramErrors);
+    assert!((48..=80).contains(&failed), "{failed} in four rests of 50 ms, 16 in a row each");
+    // No new datagram comes, and so no edge.
+    stage.world.on_endpoint(|e| e.receive_errors.clear());
+    stage.advance(60);
+    let sent = stage.world.on_endpoint(|e| std::mem::take(&mut e.sent)).unwrap();
+    assert_eq!(sent, [(peer(1), b"kept".to_vec())]);
+    assert_eq!(stage.count(Counter::ListenersBroken), 0);
+    stage.stop();
+}
+
+fn a_broken_endpoint_ends_alone_and_takes_nothing_more<D: Rig>(seed: u64) {
+    for errno in [libc::EBADF, libc::EINVAL, libc::ENOTSOCK] {
+        let mut stage = stage::<D>(seed, 4 << 20);
+        let client = stage.open();
+        stage.play(|at| match at {
+            At::Data(conn, input) => {
+                assert!(!conn.here().send_datagram(0, peer(1), b"too late"));
+                usual(At::Data(conn, input));
+            }
+            other => usual(other),
+        });
+        stage.world.on_endpoint(|e| e.receive_errors.push_back(errno));
+        stage.settle();
+        assert_eq!(stage.count(Counter::ListenersBroken), 1);
+        client.send(b"x");
+        stage.settle();
+        assert_eq!(client.got(), b"x");
+        assert_eq!(stage.count(Counter::DatagramsDropped), 1);
+        assert!(stage.hub.entrances.all_broken().is_some());
+        stage.stop();
+    }
 }
 
 fn a_panic_in_on_datagram_costs_that_datagram<D: Rig>(seed: u64) {
