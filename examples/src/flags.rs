@@ -390,6 +390,8 @@ where
     F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
 {
     let _log = start_log(flags.log);
+    // Where the C library has no such setting, it does what it does.
+    let _ = net_core::return_large_blocks();
     let server = match flags.server() {
         Ok(server) => server,
         Err(what) => return fail(2, &what),

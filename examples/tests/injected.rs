@@ -193,6 +193,18 @@ fn getsockname_and_friends_may_fail_for_a_client() {
     }
 }
 
+/// What could not be received for want of memory is received a moment later.
+#[test]
+fn a_courier_that_fails_once_in_a_while_loses_nobody() {
+    if !can_trace() {
+        return;
+    }
+    let mode = Mode { fd_table: "per-loop", ..Mode::DEFAULT };
+    let server = injected_with(mode, 2, "recvmsg:error=ENOMEM:when=2+3");
+    (0..20).for_each(|_| is_served(&server));
+    assert!(!server.log().contains("broken"), "{}", server.log());
+}
+
 /// Containers refuse unshare, old kernels have no close_range, and a filter may refuse even to say the limit.
 #[test]
 fn without_calls_that_it_can_do_without_it_starts_and_says_so() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 in_every_mode!(
     the_connection_limit_is_exact_and_does_not_drift,
     never_readers_cost_bounded_memory_and_hurt_nobody,
+    what_never_readers_needed_goes_back_when_they_have_gone,
     stuck_connections_are_closed_by_the_idle_timeout,
     a_silent_client_is_closed_in_time_and_not_before,
     an_idle_client_is_closed_in_time_and_not_before,
@@ -78,6 +79,28 @@ fn never_readers_cost_bounded_memory_and_hurt_nobody(mode: Mode) {
     assert!(grown < 60 * 256 + 4096, "{grown} KiB for 60 connections");
     drop(hostile);
     server.has_connections(4);
+}
+
+fn what_never_readers_needed_goes_back_when_they_have_gone(mode: Mode) {
+    if cfg!(not(target_env = "gnu")) {
+        return; // another allocator, with rules of its own
+    }
+    let server = Start::echo(mode).run();
+    let before = proc::rss_kib(server.pid);
+    let grown = || proc::rss_kib(server.pid).saturating_sub(before);
+    let hostile = server.connect_many(200);
+    let block = vec![1; 1 << 20];
+    eventually("much is unsent", PATIENCE, || {
+        for client in &hostile {
+            client.set_nonblocking(true).unwrap();
+            while (&*client).write(&block).is_ok() {}
+        }
+        grown() > 8 << 10
+    });
+    let most = grown();
+    drop(hostile);
+    server.has_connections(0);
+    eventually("it has gone back", PATIENCE, || grown() < most / 3);
 }
 
 /// Its input is held back and its output stuck: nothing moves, so it is idle.

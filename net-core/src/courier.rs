@@ -24,6 +24,8 @@ const UNIX: [u8; ADDRESS] = [0; ADDRESS];
 const MESSAGE_MAX: usize = RIGHTS_MAX * ENTRY;
 /// Messages that a loop takes in one turn.
 const MESSAGES_PER_TURN: usize = 4;
+/// Receives that may fail in a row before the courier counts as broken.
+const FAILURES_MAX: u32 = 16;
 
 /// Two ends: the acceptor's, and the loop's.
 pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
@@ -52,6 +54,8 @@ pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errn
 pub(crate) struct CourierEnd {
     end: Socket,
     has_more: bool,
+    /// Receives in a row that have failed.
+    failed: u32,
 }
 
 /// What one look at the courier brought.
@@ -67,7 +71,7 @@ pub(crate) struct Brought {
 
 impl CourierEnd {
     pub(crate) fn new(end: Socket) -> Self {
-        Self { end, has_more: true }
+        Self { end, has_more: true, failed: 0 }
     }
 
     pub(crate) fn signalled(&mut self) {
@@ -95,15 +99,22 @@ impl CourierEnd {
         let mut sockets = Vec::new();
         let message = match rights::receive(&self.end, &mut payload, &mut sockets) {
             Ok(message) => message,
+            Err(errno) if errno.raw() == libc::EAGAIN => {
+                (self.has_more, self.failed) = (false, 0);
+                return;
+            }
+            // A want of memory may pass, and no edge comes for who waits: so it is tried again.
             Err(errno) => {
-                self.has_more = false;
-                if errno.raw() != libc::EAGAIN {
+                self.failed += 1;
+                if self.failed >= FAILURES_MAX {
+                    self.has_more = false;
                     tracing::error!(%errno, "the courier is broken");
                     brought.is_the_end = true;
                 }
                 return;
             }
         };
+        self.failed = 0;
         if message.bytes == 0 {
             self.has_more = false;
             brought.is_the_end = true;

@@ -208,17 +208,33 @@ impl Spare {
         Self(File::open("/dev/null").ok())
     }
 
+    /// Takes it back if another thread was faster when it was given up. To be called before whatever takes
+    /// the next free descriptor, or a full table would never have one again.
+    pub(crate) fn refill(&mut self) {
+        if self.0.is_none() {
+            *self = Self::new();
+        }
+    }
+
+    /// As it is when another thread has been faster.
+    #[cfg(test)]
+    pub(super) fn lost() -> Self {
+        Self(None)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_there(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Accepts one client and closes it. False if there was none, or no descriptor for it.
     ///
     /// Another thread may take the freed number first; then this fails, and the caller's pause
     /// keeps it from trying without end.
     pub(crate) fn shed(&mut self, listener: &Socket) -> bool {
+        self.refill();
         if self.0.take().is_none() {
-            // The reserve was lost to another thread earlier; perhaps it can be had again.
-            *self = Self::new();
-            if self.0.take().is_none() {
-                return false;
-            }
+            return false;
         }
         let shed = listener.accept().is_ok();
         *self = Self::new();

@@ -263,6 +263,9 @@ impl Kernel for Linux {
     }
 
     fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
+        if let Some(spare) = &mut self.spare {
+            spare.refill();
+        }
         let accepted = listener.accept();
         match (&accepted, &mut self.reserve) {
             (Err(errno), Some(reserve)) if matches!(errno.raw(), libc::EMFILE | libc::ENFILE) => {
@@ -324,6 +327,27 @@ fn monotonic_time() -> libc::timespec {
     // SAFETY: `time` is a writable timespec. The call cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::ListenOptions;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_spare_that_was_lost_is_had_again_before_the_next_client_is() {
+        let waker = Waker::new().unwrap();
+        let mut kernel = Linux::open(&waker, 0).unwrap();
+        let at = "127.0.0.1:0".parse().unwrap();
+        let listener = kernel.listen(&at, &ListenOptions::default()).unwrap();
+        let to = listener.local().unwrap().inet().unwrap();
+        kernel.spare = Some(descriptors::Spare::lost());
+        assert_eq!(kernel.accept(&listener).unwrap_err().raw(), libc::EAGAIN);
+        assert!(kernel.spare.as_ref().unwrap().is_there());
+        let _client = TcpStream::connect(to).unwrap();
+        assert!(kernel.shed(&listener));
+    }
 }
 
 /// A fault of our own in a loop of the real kernel: what the next wait of a thread meets, in tests.

@@ -11,6 +11,7 @@ pub(crate) mod epoll;
 mod errno;
 pub(crate) mod foreign;
 mod kernel;
+mod malloc;
 mod options;
 mod pipe;
 pub(crate) mod process;
@@ -32,6 +33,7 @@ pub use foreign::Unfit;
 #[cfg(test)]
 pub(crate) use kernel::fault;
 pub(crate) use kernel::{Kernel, Linux};
+pub use malloc::return_large_blocks;
 pub(crate) use options::ListenOptions;
 pub use options::{Keepalive, SocketOptions};
 #[cfg(test)]
