@@ -81,9 +81,10 @@ pub fn descriptors(root: &Path, pid: u32) -> Option<u64> {
     let mut own = Vec::new();
     for task in std::fs::read_dir(tasks).ok()? {
         let id = task.ok()?.file_name().into_string().ok()?;
-        let name = root.text(&format!("/proc/{pid}/task/{id}/comm")).ok()??;
+        // A thread that has ended since it was listed holds none.
+        let Ok(Some(name)) = root.text(&format!("/proc/{pid}/task/{id}/comm")) else { continue };
         if name.starts_with("net-loop-") {
-            own.push(size(&format!("/proc/{pid}/task/{id}/fd"))?);
+            own.extend(size(&format!("/proc/{pid}/task/{id}/fd")));
         }
     }
     // A private table lacks the listener and the acceptor's epoll, so equal sizes of all loops
