@@ -224,10 +224,7 @@ impl Listening {
         if let Some(listener) = self.socket.take() {
             driver.unlisten(listener);
         }
-        // A server that ends anyway does not end for want of it.
-        if !self.is_last_call {
-            self.entrances.broke(&self.at, errno);
-        }
+        self.entrances.broke(&self.at, errno);
     }
 
     /// It is about to be shut: as if signalled, also while it rests. Nobody new finds a Unix socket

@@ -246,6 +246,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             tracing::error!("a loop has ended by itself; the server stops");
             asked = Order::Stop;
         }
+        // A server that ends anyway does not end for want of them.
         if self.order == Order::Run
             && asked == Order::Run
             && let Some((at, errno)) = self.hub.entrances.all_broken()

@@ -246,10 +246,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if let Some(socket) = endpoint.socket.take() {
             self.driver.detach(socket, Ending::Close);
         }
-        // A server that ends anyway does not end for want of it.
-        if self.order == Order::Run {
-            self.hub.entrances.broke(&endpoint.at.into(), errno);
-        }
+        self.hub.entrances.broke(&endpoint.at.into(), errno);
     }
 }
 
