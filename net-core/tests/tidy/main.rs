@@ -75,11 +75,6 @@ fn every_unsafe_says_why_it_is_sound() {
 }
 
 #[test]
-fn no_library_file_is_long() {
-    nothing_found(libraries().iter().flat_map(rules::too_long).collect());
-}
-
-#[test]
 fn nothing_is_left_for_later_in_the_text() {
     nothing_found(everything().iter().flat_map(rules::left_for_later).collect());
 }

@@ -3,8 +3,6 @@
 use crate::source::Source;
 use std::collections::HashSet;
 
-/// Longer than that, something wants to leave.
-const LINES_MAX: usize = 500;
 const COLUMNS_MAX: usize = 110;
 
 fn at(source: &Source, line: usize, what: &str) -> String {
@@ -48,13 +46,6 @@ pub(crate) fn unsafe_without_reason(source: &Source) -> Vec<String> {
     lines.dedup();
     lines.retain(|line| !has_reason(line - 1));
     lines.into_iter().map(|line| at(source, line, "unsafe without a SAFETY comment")).collect()
-}
-
-pub(crate) fn too_long(source: &Source) -> Vec<String> {
-    let lines = source.text.lines().count();
-    let is_test = source.path.contains("/tests/") || source.path.ends_with("/tests.rs");
-    let is_long = lines > LINES_MAX && !is_test;
-    is_long.then(|| at(source, lines, "the file is too long")).into_iter().collect()
 }
 
 pub(crate) fn left_for_later(source: &Source) -> Vec<String> {
@@ -180,16 +171,6 @@ fn unsafe_without_a_reason_right_above_is_found() {
     assert_eq!(found("// SAFETY: so.\n\nlet b = unsafe { x() };\n"), 1);
     assert_eq!(found("// SAFETY: so.\na(unsafe { x() });\na(unsafe { y() });\n"), 1);
     assert_eq!(found("let what = \"// SAFETY: so.\";\nunsafe { x() }\n"), 1);
-}
-
-#[test]
-fn a_long_file_is_found_unless_it_is_a_test() {
-    let text = "x\n".repeat(LINES_MAX);
-    assert!(too_long(&file("net-core/src/a.rs", &text)).is_empty());
-    let text = "x\n".repeat(LINES_MAX + 1);
-    assert_eq!(too_long(&file("net-core/src/a.rs", &text)).len(), 1);
-    assert!(too_long(&file("net-core/tests/a.rs", &text)).is_empty());
-    assert!(too_long(&file("net-core/src/a/tests.rs", &text)).is_empty());
 }
 
 #[test]
