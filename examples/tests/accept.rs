@@ -193,7 +193,7 @@ fn a_second_server_on_the_address_is_an_error_that_names_it(mode: Mode) {
 fn a_second_server_names_the_address(mode: Mode, loops: usize) {
     let server = Start::echo(mode).loops(loops).run();
     let at = server.addr.to_string();
-    let second = Start::echo(mode).loops(loops).listen(&at).log("off").command().output().unwrap();
+    let second = Start::echo(mode).loops(loops).listen(&at).log("off").output();
     assert_eq!(second.status.code(), Some(1));
     assert!(second.stdout.is_empty(), "it must not say READY");
     let said = String::from_utf8(second.stderr).unwrap();
@@ -202,7 +202,7 @@ fn a_second_server_names_the_address(mode: Mode, loops: usize) {
     // A stranger's listener, too.
     let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let at = stranger.local_addr().unwrap().to_string();
-    let third = Start::echo(mode).loops(loops).listen(&at).log("off").command().output().unwrap();
+    let third = Start::echo(mode).loops(loops).listen(&at).log("off").output();
     assert_eq!(third.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&third.stderr).contains(&at));
 }
@@ -300,7 +300,7 @@ fn two_servers_share_a_port_only_when_both_ask_for_it() {
     let other = Start::echo(mode).listen(&at).run();
     is_served(&one);
     drop(other);
-    let alone = Start::echo(Mode::DEFAULT).listen(&at).log("off").command().output().unwrap();
+    let alone = Start::echo(Mode::DEFAULT).listen(&at).log("off").output();
     assert_eq!(alone.status.code(), Some(1));
     is_served(&one);
 }

@@ -328,7 +328,7 @@ fn its_descriptors_are_set_aside() {
 fn an_address_that_cannot_be_had_is_an_error_of_the_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = taken.local_addr().unwrap().to_string();
-    let output = Start::echo(Mode::DEFAULT).args(&["--admin", &at]).command().output().unwrap();
+    let output = Start::echo(Mode::DEFAULT).args(&["--admin", &at]).output();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&format!("listen on {at} for the admin endpoint")), "{said}");

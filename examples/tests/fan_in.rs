@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 
 fn fan_in(args: &[&str]) -> (Output, String) {
     let program = env!("CARGO_BIN_EXE_fan_in");
-    let output = Command::new("timeout").args(["60", program]).args(args).output().unwrap();
+    let output = child::output(Command::new(program).args(args), 3 * PATIENCE);
     let table = String::from_utf8(output.stdout.clone()).unwrap();
     (output, table)
 }
@@ -84,7 +84,7 @@ fn a_question_whose_connection_ends_is_asked_again() {
     let server = std::thread::spawn(move || {
         let mut asked = Vec::new();
         for answers in [false, true] {
-            let (mut client, _) = listener.accept().unwrap();
+            let mut client = accept(&listener);
             let mut line = String::new();
             BufReader::new(client.try_clone().unwrap()).read_line(&mut line).unwrap();
             asked.push(line);

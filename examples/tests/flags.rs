@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 /// Ends by itself, soon.
 fn run(args: &[&str]) -> Output {
     let binary = env!("CARGO_BIN_EXE_echo");
-    Command::new("timeout").arg("20").arg(binary).args(args).output().unwrap()
+    child::output(Command::new(binary).args(args), PATIENCE)
 }
 
 /// Refused, with 2, and a first line that says `what`. Nothing on standard output.
@@ -195,13 +195,11 @@ fn a_port_that_needs_a_right_is_an_error_of_the_start() {
     }
     let binary = env!("CARGO_BIN_EXE_echo");
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
-    let output = Command::new("setpriv")
-        .args(nobody)
-        .args(["--bounding-set=-all", "timeout", "20", binary, "--listen", "127.0.0.1:81"])
-        .output()
-        .unwrap();
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(nobody).args(["--bounding-set=-all", binary, "--listen", "127.0.0.1:81"]);
+    let output = child::output(&mut setpriv, PATIENCE);
     let said = String::from_utf8(output.stderr).unwrap();
-    if said.contains("setpriv") || said.contains("timeout:") {
+    if said.contains("setpriv") {
         println!("skipped: another user cannot run the binary here: {said}");
         return;
     }
@@ -231,11 +229,16 @@ fn a_limit_too_low_for_the_server_itself_is_said() {
     let binary = env!("CARGO_BIN_EXE_echo");
     for nofile in [4, 8, 12, 20, 24] {
         for table in ["shared", "per-loop"] {
-            let output = Command::new("timeout")
-                .args(["20", "prlimit", &format!("--nofile={nofile}:{nofile}"), binary])
-                .args(["--listen", "127.0.0.1:0", "--loops", "2", "--fd-table", table])
-                .output()
-                .unwrap();
+            let mut prlimit = Command::new("prlimit");
+            prlimit.args([&format!("--nofile={nofile}:{nofile}"), binary]).args([
+                "--listen",
+                "127.0.0.1:0",
+                "--loops",
+                "2",
+                "--fd-table",
+                table,
+            ]);
+            let output = child::output(&mut prlimit, PATIENCE);
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{nofile} {table}: {said}");
             assert!(!said.contains("panicked"), "{nofile} {table}: {said}");
@@ -256,11 +259,7 @@ fn with_too_few_threads_it_is_ready_or_says_why_not() {
     for threads in 1..=8 {
         let nproc = format!("--nproc={threads}:{threads}");
         let start = Start::echo(Mode::DEFAULT).under(&user).under(&["prlimit", &nproc]);
-        let output = start
-            .under(&["timeout", "--foreground", "--preserve-status", "1"])
-            .command()
-            .output()
-            .unwrap();
+        let output = start.under(&["timeout", "--foreground", "--preserve-status", "1"]).output();
         let said = String::from_utf8_lossy(&output.stderr);
         if said.contains("ermission denied") {
             println!("skipped: another user cannot run the binary here: {said}");
@@ -291,7 +290,7 @@ fn with_too_little_address_space_it_serves_or_does_not_start() {
         let start = Start::echo(Mode::DEFAULT).under(&["prlimit", &space]).loops(1);
         let mut command = start.command();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut server = command.spawn().unwrap();
+        let mut server = child::spawn(&mut command, PATIENCE);
         let mut line = String::new();
         BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         match line.strip_prefix("READY ") {
@@ -300,11 +299,11 @@ fn with_too_little_address_space_it_serves_or_does_not_start() {
                 let mut client = connect(at.trim().parse().unwrap());
                 ping(&mut client, b"the first one");
                 let pid = server.id().to_string();
-                assert!(Command::new("kill").arg(pid).status().unwrap().success());
+                assert!(child::succeeds(Command::new("kill").arg(pid)));
                 served += 1;
             }
         }
-        let ended = server.wait_with_output().unwrap();
+        let ended = server.output();
         assert_eq!(ended.status.success(), !line.is_empty(), "{mib} MiB");
         assert!(!ended.stderr.is_empty(), "{mib} MiB: it ended and did not say why");
     }

@@ -44,14 +44,11 @@ fn netcat_gets_its_answer_after_its_fin(mode: Mode) {
     let server = Start::echo(mode).run();
     let (host, port) = (server.addr.ip().to_string(), server.addr.port().to_string());
     for _ in 0..10 {
-        let netcat = Command::new("timeout")
-            .args(["20", "nc", "-N", &host, &port])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut netcat = netcat.unwrap();
+        let mut netcat = Command::new("nc");
+        netcat.args(["-N", &host, &port]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut netcat = child::spawn(&mut netcat, PATIENCE);
         netcat.stdin.take().unwrap().write_all(b"x").unwrap();
-        let output = netcat.wait_with_output().unwrap();
+        let output = netcat.output();
         assert_eq!(output.stdout, b"x");
         assert!(output.status.success());
     }

@@ -58,7 +58,7 @@ fn a_storm_of_signals_disturbs_no_conversation(mode: Mode) {
     let storm = format!(
         "for i in $(seq 300); do kill -s WINCH {pid}; kill -s URG {pid}; kill -s CONT {pid}; done"
     );
-    let mut storm = Command::new("sh").args(["-c", &storm]).spawn().unwrap();
+    let mut storm = child::spawn(Command::new("sh").args(["-c", &storm]), child::LIFE);
     let mut n = 0;
     while storm.try_wait().unwrap().is_none() {
         ping(&mut client, &pattern(1000, n));
@@ -162,16 +162,16 @@ fn in_shell_after(first: &str, redirection: &str) -> (Command, SocketAddr) {
 
 /// Serves although nobody hears it, and ends when told.
 fn serves_unheard(mut command: Command, at: SocketAddr) {
-    let mut child = command.spawn().unwrap();
+    let mut server = child::spawn(&mut command, child::LIFE);
     eventually("it listens", PATIENCE, || std::net::TcpStream::connect(at).is_ok());
     for n in 0..300 {
         ping(&mut connect(at), &pattern(100, n)); // each is some lines of log
     }
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    let pid = server.id().to_string();
+    assert!(child::succeeds(Command::new("kill").args(["-s", "TERM", &pid])));
     let start = Instant::now();
-    eventually("it ends", PATIENCE, || child.try_wait().unwrap().is_some());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    eventually("it ends", PATIENCE, || server.try_wait().unwrap().is_some());
+    assert_eq!(server.end().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
 }
 

@@ -3,10 +3,11 @@
 
 mod common;
 
+use common::child::Bounded;
 use common::*;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Every error that accept(2) lists but those of a broken listener.
@@ -235,11 +236,12 @@ fn can_attach() -> bool {
     if !can_trace() {
         return false;
     }
-    let mut sleeper = Command::new("sleep").arg("0.5").spawn().unwrap();
+    let mut sleeper = child::spawn(Command::new("sleep").arg("0.5"), PATIENCE);
     let pid = sleeper.id().to_string();
-    let strace = Command::new("strace").args(["-qq", "-o", "/dev/null", "-p", &pid]).output();
-    sleeper.wait().unwrap();
-    let attached = strace.unwrap().status.success();
+    let mut strace = Command::new("strace");
+    let strace = child::output(strace.args(["-qq", "-o", "/dev/null", "-p", &pid]), PATIENCE);
+    sleeper.end();
+    let attached = strace.status.success();
     if !attached {
         println!("skipped: strace may not attach here");
     }
@@ -247,13 +249,13 @@ fn can_attach() -> bool {
 }
 
 /// The next such call of each of these threads fails with EINVAL. Ends with the server.
-fn break_next(call: &str, server: &Server, of: impl Fn(&str) -> bool) -> Child {
+fn break_next(call: &str, server: &Server, of: impl Fn(&str) -> bool) -> Bounded {
     let threads = || proc::threads(server.pid).into_iter().filter(|(name, _)| of(name));
     let mut strace = Command::new("strace");
     strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     strace.args(["-e", &format!("inject={call}:error=EINVAL:when=1")]);
     threads().for_each(|(_, tid)| _ = strace.args(["-p", &tid.to_string()]));
-    let strace = strace.spawn().unwrap();
+    let strace = child::spawn(&mut strace, child::LIFE);
     eventually("they are traced", PATIENCE, || {
         threads().all(|(_, tid)| proc::thread_status(server.pid, tid, "TracerPid") != "0")
     });
@@ -281,7 +283,7 @@ fn without_a_listener_left_the_server_drains_and_says_so(mode: Mode) {
         let why = format!("the last listener, on {at}, broke: Invalid argument");
         assert!(ended.log.contains(&why), "{}", ended.log);
         Counts::of(&ended.log);
-        strace.wait().unwrap();
+        strace.end();
     }
 }
 
@@ -302,7 +304,7 @@ fn without_an_endpoint_left_the_server_drains_and_says_so() {
     let ended = server.wait(PATIENCE);
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
     assert!(ended.log.contains(&format!("the last listener, on {at}, broke")), "{}", ended.log);
-    strace.wait().unwrap();
+    strace.end();
 }
 
 #[test]
@@ -329,5 +331,5 @@ fn one_broken_listener_of_two_is_told_and_the_other_serves() {
     let other = proc::listening(server.pid, "tcp").into_iter().find(is_other).unwrap();
     ping(&mut connect(SocketAddr::from(([127, 0, 0, 2], other))), b"the other serves");
     server.finish();
-    strace.wait().unwrap();
+    strace.end();
 }

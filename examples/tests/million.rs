@@ -2,13 +2,16 @@
 //! when something is wrong.
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+#[path = "common/child.rs"]
+mod child;
 #[path = "million/run.rs"]
 mod run;
 
+use child::Bounded;
 use run::*;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 /// A whole run of 2,000 connections; its report.
 fn proves_all(name: &str, nofile: u32, flags: &str) -> serde_json::Value {
@@ -184,9 +187,10 @@ fn a_half_that_dies_is_one_clear_sentence() {
 }
 
 /// `million serve` by hand, and where it listens.
-fn serve() -> (Child, String) {
+fn serve() -> (Bounded, String) {
     let mut command = million(20_000, "serve --listen 127.0.0.1:0 --connections 2000");
-    let mut server = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut server = child::spawn(&mut command, child::LIFE);
     let mut ready = String::new();
     BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
     (server, ready.trim().strip_prefix("READY ").unwrap().to_owned())
@@ -194,7 +198,7 @@ fn serve() -> (Child, String) {
 
 #[test]
 fn halves_work_by_hand_too() {
-    let (server, at) = serve();
+    let (mut server, at) = serve();
     let directory = Directory::new("by-hand");
     let json = directory.json();
     let flags = format!("swarm --target {at} --connections 1500 --hold 1s --json {json}");
@@ -204,7 +208,7 @@ fn halves_work_by_hand_too() {
     let report = directory.report();
     assert_eq!((&report["verified"], &report["lost"]), (&1_500.into(), &0.into()), "{said}");
     kill("-TERM", server.id());
-    let output = server.wait_with_output().unwrap();
+    let output = server.output();
     let said = text(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(
@@ -222,7 +226,7 @@ fn a_server_that_is_lost_makes_the_swarm_fail() {
     let mut swarm = Started::new(&format!("{flags} --patience 2s"));
     swarm.wait_for("all are held");
     server.kill().unwrap();
-    server.wait().unwrap();
+    server.end();
     let (code, said) = swarm.end();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("error: of 500 connections: 500 lost"), "{said}");

@@ -4,15 +4,17 @@
 mod common;
 
 use common::admin::{ask, get, metrics, sum};
+use common::child::Bounded;
 use common::*;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// A browser of this test's own. Dropped, it ends.
 struct Browser {
-    driver: Child,
+    /// Held until the session has ended.
+    _driver: Bounded,
     at: SocketAddr,
     /// The session's path.
     session: String,
@@ -24,12 +26,9 @@ impl Browser {
         if !has("chromedriver") || !has("chromium") {
             return None;
         }
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut driver = Command::new("chromedriver");
+        driver.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = child::spawn(&mut driver, child::LIFE);
         let mut said = BufReader::new(driver.stdout.take().unwrap()).lines();
         let port = said.find_map(|line| {
             let line = line.unwrap();
@@ -38,7 +37,7 @@ impl Browser {
         // What it says later must not block it.
         std::thread::spawn(move || said.for_each(drop));
         let at = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
-        let mut browser = Self { driver, at, session: String::new() };
+        let mut browser = Self { _driver: driver, at, session: String::new() };
         // Without a sandbox, since tests may run as root: it opens nothing but our own page.
         let flags =
             json!(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
@@ -90,8 +89,6 @@ impl Drop for Browser {
             let _ = driver.set_read_timeout(Some(PATIENCE));
             let _ = driver.read(&mut [0; 100]);
         }
-        let _ = self.driver.kill(); // it may have ended already
-        let _ = self.driver.wait();
     }
 }
 

@@ -24,13 +24,6 @@ fn proxy(mode: Mode) -> (Server, TcpListener) {
     (Start::proxy(mode, upstream.local_addr().unwrap()).run(), upstream)
 }
 
-fn accept(upstream: &TcpListener) -> TcpStream {
-    let (accepted, _) = upstream.accept().unwrap();
-    accepted.set_read_timeout(Some(PATIENCE)).unwrap();
-    accepted.set_write_timeout(Some(PATIENCE)).unwrap();
-    accepted
-}
-
 /// A client and its counterpart at the other server.
 fn through(server: &Server, upstream: &TcpListener) -> (TcpStream, TcpStream) {
     let client = server.connect();

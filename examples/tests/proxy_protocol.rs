@@ -183,9 +183,7 @@ fn over_unix_sockets_the_word_is_unix() {
 #[test]
 fn what_is_wrong_with_the_flag_is_said() {
     for (prefixes, what) in [("10.0.0.1/8", "behind the prefix"), ("everyone", "no IP address")] {
-        let mut command =
-            Start::echo(Mode::DEFAULT).args(&["--proxy-protocol", prefixes]).command();
-        let output = command.output().unwrap();
+        let output = Start::echo(Mode::DEFAULT).args(&["--proxy-protocol", prefixes]).output();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(what), "{said}");

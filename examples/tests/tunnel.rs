@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
@@ -23,16 +24,10 @@ fn proxy(mode: Mode, args: &[&str]) -> (Server, TcpListener) {
     (Start::proxy(mode, upstream.local_addr().unwrap()).args(args).run(), upstream)
 }
 
-fn patient(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
-
 /// A client and its counterpart at the other server.
 fn through(server: &Server, upstream: &TcpListener) -> (TcpStream, TcpStream) {
     let client = server.connect();
-    (client, patient(upstream.accept().unwrap().0))
+    (client, accept(upstream))
 }
 
 fn write_all(mut to: impl Write, len: usize, seed: u64) {
@@ -128,8 +123,8 @@ fn what_a_client_says_before_the_other_side_is_up_arrives_and_its_end() {
         client.write_all(b"a word, and the end").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         thread::sleep(Duration::from_millis(200)); // the connect waits, and will be tried after 1 s
-        drop((first, upstream.accept().unwrap()));
-        let mut other = patient(upstream.accept().unwrap().0);
+        drop((first, accept(&upstream)));
+        let mut other = accept(&upstream);
         let word = b"a word, and the end".to_vec();
         assert_eq!(read_to_end(&mut other, PATIENCE), (word, End::Fin), "{args:?}");
         other.write_all(b"an answer").unwrap();
@@ -146,6 +141,7 @@ fn to_a_unix_socket_it_is_spliced_too() {
     let upstream = UnixListener::bind(&path).unwrap();
     let server = Start::proxy(Mode::DEFAULT, format!("unix:{}", path.display())).run();
     let client = server.connect();
+    SockRef::from(&upstream).set_read_timeout(Some(PATIENCE)).unwrap(); // bounds accept(2) too
     let (other, _) = upstream.accept().unwrap();
     std::fs::remove_file(&path).unwrap();
     other.set_read_timeout(Some(PATIENCE)).unwrap();

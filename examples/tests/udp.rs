@@ -136,7 +136,7 @@ fn a_drain_answers_what_is_there_and_exits_with_0(mode: Mode) {
 #[test]
 fn a_proxys_headers_are_for_connections() {
     let proxied = Start::udp_echo(Mode::DEFAULT).args(&["--proxy-protocol", "127.0.0.1/32"]);
-    let output = proxied.command().output().unwrap();
+    let output = proxied.output();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.starts_with("error: --proxy-protocol: "), "{said}");
@@ -146,7 +146,7 @@ fn a_proxys_headers_are_for_connections() {
 fn an_address_in_use_is_an_error_that_names_it() {
     let server = Start::udp_echo(Mode::DEFAULT).run();
     let at = server.addr.to_string();
-    let second = Start::udp_echo(Mode::DEFAULT).listen(&at).command().output().unwrap();
+    let second = Start::udp_echo(Mode::DEFAULT).listen(&at).output();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(said.contains(&at) && said.contains("in use"), "{said}");

@@ -119,7 +119,7 @@ fn the_file_comes_with_the_server_and_goes_with_it(mode: Mode) {
         let mut talker = dial(&place.path());
         ping(&mut talker, b"a word");
         // Somebody who listens is not pushed aside.
-        let second = Start::echo(mode).listen(&place.at()).log("off").command().output().unwrap();
+        let second = Start::echo(mode).listen(&place.at()).log("off").output();
         assert_eq!(second.status.code(), Some(1));
         let said = String::from_utf8(second.stderr).unwrap();
         assert!(said.contains(&place.at()) && said.contains("in use"), "{said}");
@@ -189,14 +189,14 @@ fn a_file_that_is_no_socket_stays_and_is_named() {
     let place = Place::new();
     fs::write(place.path(), "a letter").unwrap();
     let start = Start::echo(Mode::DEFAULT).listen(&place.at()).log("off");
-    let output = start.command().output().unwrap();
+    let output = start.output();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&place.at()) && said.contains("no socket"), "{said}");
     assert_eq!(fs::read(place.path()).unwrap(), b"a letter");
     let nowhere = format!("{}/no/such/directory", place.at());
     let start = Start::echo(Mode::DEFAULT).listen(&nowhere).log("off");
-    let output = start.command().output().unwrap();
+    let output = start.output();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().contains(&nowhere));
 }
@@ -218,7 +218,7 @@ fn the_example_serves_by_a_path_and_by_an_abstract_name(mode: Mode) {
 
 #[test]
 fn the_example_names_an_address_that_is_none_of_unix() {
-    let output = Start::unix_echo(Mode::DEFAULT).listen("127.0.0.1:0").command().output().unwrap();
+    let output = Start::unix_echo(Mode::DEFAULT).listen("127.0.0.1:0").output();
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("127.0.0.1:0: not a Unix socket"), "{said}");

@@ -18,6 +18,9 @@ mod arrival;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+#[cfg(test)]
+#[path = "../tests/bound/mod.rs"]
+mod bound;
 mod broadcast;
 mod closed;
 mod conn;

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
+mod bound;
+
 use net_core::{Conn, Handler, Input, Limits, Loops, Peer, Place, Server};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -129,6 +131,7 @@ fn allocations(answer: Answer) -> u64 {
 /// One test, since the count is the process's.
 #[test]
 fn echo_and_its_deadlines_allocate_nothing() {
+    let _bound = bound::bound();
     assert_eq!(allocations(Answer::Echo), 0, "echo");
     assert_eq!(allocations(Answer::Copy), 0, "send");
     assert_eq!(allocations(Answer::Timer), 0, "a timer for each message");

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
+mod bound;
+
 use net_core::{Closed, Conn, Dial, Errno, Handler, Input, Loop, Loops, Peer, Retry, Server};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -58,6 +60,7 @@ fn closed_port() -> SocketAddr {
 
 #[test]
 fn a_closed_port_and_a_foreign_source_are_named() {
+    let _bound = bound::bound();
     let (running, said) = client();
     let machine = |errno| Outcome::Over(Closed::Machine(Errno::new(errno)));
     running.remote().post(0, Dial::from(closed_port())).unwrap();
@@ -73,6 +76,7 @@ fn a_closed_port_and_a_foreign_source_are_named() {
 
 #[test]
 fn a_dial_comes_from_the_address_it_is_given_and_speaks() {
+    let _bound = bound::bound();
     let (running, said) = client();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
@@ -92,6 +96,7 @@ fn a_dial_comes_from_the_address_it_is_given_and_speaks() {
 
 #[test]
 fn a_dial_is_tried_again_until_somebody_listens() {
+    let _bound = bound::bound();
     let (running, said) = client();
     let to = closed_port();
     let pause = Duration::from_millis(20);
@@ -107,6 +112,7 @@ fn a_dial_is_tried_again_until_somebody_listens() {
 /// the same, and then TCP connects the socket to itself (tokio#3405, ktor#2237, OpenDJ#728).
 #[test]
 fn a_dial_into_the_own_port_range_never_meets_itself() {
+    let _bound = bound::bound();
     let (running, said) = client();
     let remote = running.remote();
     const AT_ONCE: usize = 200;

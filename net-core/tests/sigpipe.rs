@@ -2,6 +2,8 @@
 //! is gone do not raise it. In a process of its own, which a failure ends.
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+mod bound;
+
 use net_core::{Closed, Conn, FileRange, Handler, Input, Loops, Peer, Server};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -44,6 +46,7 @@ fn say_and_go(at: SocketAddr, way: u8) {
 
 #[test]
 fn a_deadly_sigpipe_is_never_raised() {
+    let _bound = bound::bound();
     // SAFETY: the default handling is a valid one, and nobody else in this process sets another.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let file = Arc::new(File::open("/proc/self/exe").unwrap());

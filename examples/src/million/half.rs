@@ -59,6 +59,7 @@ impl Half {
     ///
     /// # Errors
     /// One sentence on why it cannot be started.
+    #[expect(clippy::disallowed_methods, reason = "`wait` has a bound, and a drop kills it")]
     pub fn start(who: Who, events: Sender<Event>) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
         let mut child = Command::new(program)
@@ -118,6 +119,7 @@ impl Half {
 }
 
 impl Drop for Half {
+    #[expect(clippy::disallowed_methods, reason = "it was killed")]
     fn drop(&mut self) {
         if self.wait(Duration::ZERO).is_none() {
             let _ = self.child.kill(); // it ended by itself a moment ago

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub)] // each test file is a crate and uses a part
 
 pub mod admin;
+pub mod child;
 pub mod proc;
 pub mod server;
 
@@ -11,7 +12,7 @@ pub use server::{Counts, Mode, Server, Start};
 
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -86,6 +87,16 @@ pub fn connect(to: SocketAddr) -> TcpStream {
             Err(error) => panic!("connect to {to}: {error}"),
         }
     }
+}
+
+/// The next client of a listener of the test's own, whose reads and writes do not hang.
+pub fn accept(listener: &TcpListener) -> TcpStream {
+    // SO_RCVTIMEO bounds accept(2) too.
+    SockRef::from(listener).set_read_timeout(Some(PATIENCE)).unwrap();
+    let (client, _) = listener.accept().expect("somebody comes in time");
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_write_timeout(Some(PATIENCE)).unwrap();
+    client
 }
 
 /// Sends `message` and gets exactly it back.
@@ -216,7 +227,7 @@ pub fn eventually(what: &str, within: Duration, mut is_so: impl FnMut() -> bool)
 
 /// Whether a program is installed; prints a note if a test must do without it.
 pub fn has(program: &str) -> bool {
-    let is_here = Command::new("which").arg(program).output().is_ok_and(|o| o.status.success());
+    let is_here = child::output(Command::new("which").arg(program), PATIENCE).status.success();
     if !is_here {
         println!("skipped: {program} is not installed");
     }
@@ -226,8 +237,9 @@ pub fn has(program: &str) -> bool {
 /// Whether strace is here and may trace.
 pub fn can_trace() -> bool {
     has("strace") && {
-        let works = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).output();
-        let works = works.is_ok_and(|o| o.status.success());
+        let mut strace = Command::new("strace");
+        let works = child::output(strace.args(["-qq", "-o", "/dev/null", "true"]), PATIENCE);
+        let works = works.status.success();
         if !works {
             println!("skipped: strace may not trace here");
         }
@@ -236,7 +248,7 @@ pub fn can_trace() -> bool {
 }
 
 pub fn is_root() -> bool {
-    let output = Command::new("id").arg("-u").output().unwrap();
+    let output = child::output(Command::new("id").arg("-u"), PATIENCE);
     let is_root = output.stdout == b"0\n";
     if !is_root {
         println!("skipped: needs root");

@@ -1,6 +1,6 @@
 //! What /proc says of a process.
 
-use super::eventually;
+use super::{PATIENCE, child, eventually};
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
@@ -162,17 +162,18 @@ pub fn listening(pid: u32, file: &str) -> Vec<u16> {
 /// Sets the limit of open descriptors of a running process.
 pub fn limit_descriptors(pid: u32, limit: usize) {
     let limit = format!("--nofile={limit}:");
-    let status = Command::new("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
-    assert!(status.unwrap().success(), "prlimit --pid {pid} {limit}");
+    let mut prlimit = Command::new("prlimit");
+    let is_set = child::succeeds(prlimit.args(["--pid", &pid.to_string(), &limit]));
+    assert!(is_set, "prlimit --pid {pid} {limit}");
 }
 
 /// Raises this test's own limit of open descriptors to the hard one, and returns it.
 pub fn raise_own_limit() -> usize {
     let pid = std::process::id().to_string();
-    let hard = Command::new("prlimit")
-        .args(["--pid", &pid, "--nofile", "--output=HARD", "--noheadings"])
-        .output();
-    let hard = hard.ok().and_then(|o| String::from_utf8(o.stdout).ok()?.trim().parse().ok());
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--pid", &pid, "--nofile", "--output=HARD", "--noheadings"]);
+    let hard = child::output(&mut prlimit, PATIENCE).stdout;
+    let hard = String::from_utf8(hard).ok().and_then(|hard| hard.trim().parse().ok());
     let Some(hard) = hard else { return 1024 };
     limit_descriptors(std::process::id(), hard);
     hard

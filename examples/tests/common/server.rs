@@ -1,10 +1,11 @@
 //! A server process: started, asked, watched, and killed on drop.
 
+use super::child::{self, Bounded};
 use super::{PATIENCE, connect, eventually, proc};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -116,12 +117,17 @@ impl Start {
         command
     }
 
+    /// Runs it to its end, which is to come soon: the start is refused.
+    pub fn output(&self) -> Output {
+        child::output(&mut self.command(), PATIENCE)
+    }
+
     /// Starts it and waits until it listens.
     pub fn run(self) -> Server {
         let is_traced = self.under.iter().any(|word| word == "strace");
         let mut command = self.command();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = child::spawn(&mut command, child::LIFE);
         let said = Arc::new(Mutex::new(String::new()));
         let log = collect(child.stderr.take().unwrap(), &said);
         let (tell, ready) = mpsc::channel();
@@ -186,7 +192,7 @@ type Reading = (std::thread::JoinHandle<()>, std::thread::JoinHandle<Vec<String>
 
 /// A running server.
 pub struct Server {
-    child: Child,
+    child: Bounded,
     /// Of the server itself, also where another program runs it.
     pub pid: u32,
     /// What it said after READY.
@@ -235,8 +241,8 @@ impl Server {
     }
 
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status();
-        assert!(status.unwrap().success(), "kill -s {name}");
+        let mut kill = Command::new("kill");
+        assert!(child::succeeds(kill.args(["-s", name, &self.pid.to_string()])), "kill -s {name}");
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -290,14 +296,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            // A traced server is a process beside its tracer.
-            if self.pid != self.child.id() {
-                let _ = Command::new("kill").args(["-9", &self.pid.to_string()]).status();
-            }
-            let _ = self.child.kill(); // it has ended meanwhile: as good
-            let _ = self.child.wait();
-        }
         if std::thread::panicking() {
             println!("--- the server's log:\n{}", self.log());
         }

@@ -1,9 +1,10 @@
 //! Runs of the real program: whole, or in the background with a hand on them.
 #![allow(unreachable_pub)] // each test file is a crate
 
+use crate::child::{self, Bounded};
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_million");
@@ -42,7 +43,7 @@ pub fn million(nofile: u32, flags: &str) -> Command {
 }
 
 pub fn run(nofile: u32, flags: &str) -> Output {
-    million(nofile, flags).output().unwrap()
+    child::output(&mut million(nofile, flags), child::LIFE)
 }
 
 pub fn text(bytes: &[u8]) -> String {
@@ -60,7 +61,7 @@ pub fn sentence(output: &Output, code: i32) -> String {
 
 /// A run in the background, with what it says on standard error.
 pub struct Started {
-    pub child: Child,
+    pub child: Bounded,
     said: BufReader<ChildStderr>,
 }
 
@@ -68,7 +69,7 @@ impl Started {
     pub fn new(flags: &str) -> Self {
         let mut command = million(20_000, flags);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = child::spawn(&mut command, child::LIFE);
         let said = BufReader::new(child.stderr.take().unwrap());
         Self { child, said }
     }
@@ -119,7 +120,7 @@ impl Started {
             }
         };
         let mut rest = String::new();
-        // A half that is left behind would keep this open: then the test hangs, and so fails.
+        // A half that is left behind keeps this open, until the bound kills it: `are_gone` finds it before.
         self.said.read_to_string(&mut rest).unwrap();
         (status.code(), rest)
     }
@@ -130,8 +131,8 @@ pub fn command_line(pid: u32) -> String {
 }
 
 pub fn kill(signal: &str, pid: u32) {
-    let sent = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
-    assert!(sent.success(), "kill {signal} {pid}");
+    let is_sent = child::succeeds(Command::new("kill").args([signal, &pid.to_string()]));
+    assert!(is_sent, "kill {signal} {pid}");
 }
 
 pub fn are_gone(halves: [u32; 2]) {

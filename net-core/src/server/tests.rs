@@ -3,6 +3,7 @@
 mod dying;
 
 use super::*;
+use crate::bound::bound;
 use crate::closed::Closed;
 use crate::conn::Conn;
 use crate::dial::Dial;
@@ -53,6 +54,7 @@ fn dial(at: &Addr) -> UnixStream {
 /// Descriptors that nobody asked for stop a receive in the middle, and are closed by the kernel.
 #[test]
 fn bytes_with_descriptors_come_back_like_any_others() {
+    let _bound = bound();
     let server = Server::new().listen(&name("rights")).loops(Loops::Count(1));
     let server = server.start(|_| Echo).unwrap();
     let mut client = dial(&server.addrs()[0]);
@@ -103,6 +105,7 @@ impl Handler for Dialler {
 
 #[test]
 fn a_unix_socket_is_dialled_like_any_other() {
+    let _bound = bound();
     let server = Server::new().listen(&name("dialled")).loops(Loops::Count(1));
     let server = server.start(|_| Echo).unwrap();
     let (report, reports) = mpsc::channel();
@@ -151,6 +154,7 @@ fn pair() -> (UnixStream, OwnedFd) {
 
 #[test]
 fn adopted_connections_are_placed_and_served_in_every_mode() {
+    let _bound = bound();
     let private = FdTable::PerLoop(PrivateTables::kept_by_test());
     for (accept, fd_table) in [
         (Accept::Acceptor, FdTable::Shared),
@@ -187,6 +191,7 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
 
 #[test]
 fn a_loop_adopts_for_itself() {
+    let _bound = bound();
     let server = Server::new().loops(Loops::Count(2)).start(|_| Adopter).unwrap();
     let remote = server.remote();
     let mut clients: Vec<_> = (0..10)
@@ -206,6 +211,7 @@ fn a_loop_adopts_for_itself() {
 
 #[test]
 fn what_is_not_adopted_comes_back_with_the_reason() {
+    let _bound = bound();
     let limits = Limits { connections_max: Some(2), ..Limits::default() };
     let server = Server::new().loops(Loops::Count(1)).limits(limits).start(|_| Echo).unwrap();
     let remote = server.remote();
@@ -233,6 +239,7 @@ fn what_is_not_adopted_comes_back_with_the_reason() {
 /// client sends.
 #[test]
 fn a_steered_connection_is_on_the_loop_of_its_core() {
+    let _bound = bound();
     let cores = core_affinity::get_core_ids().unwrap();
     if cores.len() < 2 {
         return; // there is no other core
@@ -261,6 +268,7 @@ fn a_steered_connection_is_on_the_loop_of_its_core() {
 
 #[test]
 fn settings_that_contradict_each_other_are_named() {
+    let _bound = bound();
     let linger = Some(Duration::from_secs(1));
     for (server, what) in [
         (Server::new().steer(true), "steer"),
@@ -310,6 +318,7 @@ impl Handler for ByName {
 
 #[test]
 fn a_name_is_dialled_and_one_that_is_none_is_named() {
+    let _bound = bound();
     let private = FdTable::PerLoop(PrivateTables::kept_by_test());
     for fd_table in [FdTable::Shared, private] {
         // On IPv4 alone: the name may have another address first.

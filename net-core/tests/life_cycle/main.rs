@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
+#[path = "../bound/mod.rs"]
+mod bound;
 mod failed_starts;
 mod here;
 
+use bound::{Bound, bound};
 use net_core::{
     Accept, Addr, Closed, Conn, FdTable, Handler, Input, Loop, Loops, Peer, PrivateTables, Server,
 };
@@ -26,8 +29,9 @@ const OWN_ADDRESS: &str = "127.0.0.91:0";
 /// Descriptors and threads are the whole process's: whoever counts them must be alone.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+fn alone() -> (MutexGuard<'static, ()>, Bound) {
+    let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    (alone, bound())
 }
 
 /// Echoes.

@@ -37,6 +37,7 @@ mod swarm;
 mod times;
 mod tunnels;
 
+use crate::bound::bound;
 use crate::driver::sim::{Outcome, Peer, Rig, Rng, Sim};
 use actor::{At, usual};
 use stage::Stage;
@@ -46,6 +47,7 @@ type ModelEpoll = crate::driver::Epoll<crate::driver::sim::ModelKernel>;
 
 /// Runs `test` with `count` seeds, and says which one failed.
 fn seeds(count: u64, test: impl Fn(u64)) {
+    let _bound = bound();
     struct Seed(u64);
     impl Drop for Seed {
         fn drop(&mut self) {
