@@ -12,8 +12,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// What is to be sent, and to whom: by default to every open connection of the server, but to
-/// those that are above their high mark.
+/// What is to be sent, and to whom: by default to every open connection of the server, except
+/// connections above their high mark.
+///
+/// A loop works on one broadcast at a time, the oldest first, and gives it to
+/// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections in each turn. So every connection
+/// gets broadcasts in one order, and a broadcast to few waits behind a broadcast to very many. At most
+/// [`broadcasts_max`](crate::Limits::broadcasts_max) wait on a loop; one more is not sent there, which
+/// [`Report::loops_missed`] counts.
 pub struct Broadcast {
     bytes: Bytes,
     topic: Option<Bytes>,

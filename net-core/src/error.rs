@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::{fmt, io};
 
 /// Why a server did not start, or ended badly. Says what was being done, and to what.
-#[derive(Debug)]
+///
+/// `{:?}` prints the same sentence as `{}`, since that is what a `main` that returns this error shows.
 pub struct StartError {
     doing: String,
     source: Option<io::Error>,
@@ -32,6 +33,12 @@ impl fmt::Display for StartError {
             Some(source) => write!(f, "{}: {source}", self.doing),
             None => f.write_str(&self.doing),
         }
+    }
+}
+
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -94,3 +101,18 @@ impl fmt::Display for AdoptError {
 }
 
 impl std::error::Error for AdoptError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A `main` that returns the error shows its `Debug`, which was the struct's.
+    #[test]
+    fn what_a_main_that_returns_it_prints_is_the_sentence() {
+        let refused = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        let error = StartError::new("listen on 127.0.0.1:9000", refused);
+        let sentence = "listen on 127.0.0.1:9000: Address already in use (os error 98)";
+        assert_eq!(format!("{error:?}"), sentence);
+        assert_eq!(error.to_string(), sentence);
+    }
+}

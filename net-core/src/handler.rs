@@ -67,15 +67,20 @@ pub trait Handler: Sized + 'static {
     /// A new connection asks in. `None` closes it, politely.
     fn admit(&mut self, peer: &Peer) -> Option<Self::Session>;
 
-    /// Bytes have come. What is not taken from `input` is kept, and comes again in front of what
-    /// comes next, up to [`input_bytes_max`](crate::Limits::input_bytes_max).
+    /// Bytes have come. What is not taken from `input` is kept, up to
+    /// [`input_bytes_max`](crate::Limits::input_bytes_max), and comes again in front of the next bytes. It
+    /// also comes again without new bytes in two cases: after [`resume`](Conn::resume), and after `on_room`
+    /// if the connection had been held back above its high mark. So a handler may stop at `Above`, leave the
+    /// rest in `input`, and is called again for that rest when the peer has read.
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>);
 
     /// The connection is up: admitted, or dialled.
     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) {}
 
-    /// The connection was held back, and the unsent bytes have fallen to the low mark. So it is after
-    /// `send` has answered `Above`, and may be after `echo`, or what others sent to it.
+    /// The unsent bytes have fallen to the low mark, after they had been above the high mark: by `send`
+    /// (which answered `Above`), by `echo`, or by what others sent to this connection. Time to send more.
+    ///
+    /// By default: nothing.
     fn on_room(&mut self, _conn: &mut Conn<'_, Self>) {}
 
     /// The peer will send no more. It may still be reading, so what is owed is sent first.
@@ -83,7 +88,12 @@ pub trait Handler: Sized + 'static {
         conn.finish();
     }
 
-    /// The connection's deadline has come: idle, first byte, or its own.
+    /// A deadline of the connection has come. [`Conn::why`] says which: first byte, idle, message, stuck,
+    /// lifetime (each is a field of [`Limits`](crate::Limits)), or its own
+    /// ([`set_deadline`](Conn::set_deadline)). A callback that does not end the connection lets it live on,
+    /// and the idle deadline begins anew. The bounds on dialling and on closing do not ask here.
+    ///
+    /// By default: [`close`](Conn::close).
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
         conn.close();
     }
@@ -97,7 +107,12 @@ pub trait Handler: Sized + 'static {
     /// sent before it. Not that the peer has it: only the peer can say so.
     fn on_sent(&mut self, _conn: &mut Conn<'_, Self>, _tag: u64) {}
 
-    /// The server drains. Called once for each open connection, a few in each turn.
+    /// The server drains. Called once for each open connection, a few in each turn, over
+    /// [`drain_spread`](crate::Limits::drain_spread). What is still open at the drain's deadline
+    /// ([`Server::drain_timeout`](crate::Server::drain_timeout)) is reset.
+    ///
+    /// By default: [`close_when_idle`](Conn::close_when_idle). A handler that overrides this and ends
+    /// nothing keeps the connection until that deadline.
     fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
         conn.close_when_idle();
     }
@@ -105,17 +120,27 @@ pub trait Handler: Sized + 'static {
     /// The connection is over. The last callback for it; its session is dropped after this.
     fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &Closed) {}
 
-    /// Something was posted to this loop.
+    /// Something was posted to this loop. What this callback sends is bounded by each receiver's
+    /// [`output_limit`](crate::Limits::output_limit) alone: `Above` holds back the input of the connection
+    /// that is sent to, and not whoever posts.
+    ///
+    /// By default: the message is dropped.
     fn on_message(&mut self, _here: &mut Loop<'_, Self>, _message: Self::Message) {}
 
     /// A timer of this loop has come, by the tag it was armed with.
+    ///
+    /// By default: nothing.
     fn on_timer(&mut self, _here: &mut Loop<'_, Self>, _tag: u64) {}
 
     /// A datagram has come, at an address of [`Server::datagrams`](crate::Server::datagrams).
+    ///
+    /// By default: the datagram is dropped.
     fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, _datagram: Datagram<'_>) {}
 
     /// A callback has panicked. The connection, message, datagram or timer at fault is lost, and counted;
-    /// this decides about the rest. (A panic in here stops the server.)
+    /// this decides about the rest. A panic in here stops the server.
+    ///
+    /// By default: [`Keep::Running`].
     fn on_panic(&mut self, _place: Callback) -> Keep {
         Keep::Running
     }
