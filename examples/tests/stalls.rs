@@ -153,7 +153,7 @@ fn a_callback_that_sleeps_is_named_with_its_connection_while_it_sleeps() {
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
     let line = log.lines().find(|line| line.contains("stalled") && line.contains("on_data"));
     let line = line.unwrap_or_else(|| panic!("no line about it: {log}"));
-    assert!(line.contains("connection=\"0/0.1\"") && line.contains("in_loop=0"), "{line}");
+    assert!(line.contains("connection=\"0/0.") && line.contains("in_loop=0"), "{line}");
 }
 
 /// The loop that hangs is named in the answer, and the others' connections are in it.
@@ -171,13 +171,14 @@ fn a_loop_that_hangs_does_not_keep_who_asks_about_connections() {
     eventually("it hangs", PATIENCE, || metrics(admin)[of_data] == 1.0);
     let loops: serde_json::Value = serde_json::from_str(&get(admin, "/loops").body).unwrap();
     assert_eq!(loops[0]["doing"]["callback"], "on_data", "{loops}");
-    assert_eq!(loops[0]["doing"]["connection"], "0/0.1", "{loops}");
+    let connection = loops[0]["doing"]["connection"].as_str();
+    assert!(connection.is_some_and(|id| id.starts_with("0/0.")), "{loops}");
     let answer: serde_json::Value =
         serde_json::from_str(&get(admin, "/connections?top=9").body).unwrap();
     assert_eq!(answer["silent_loops"], serde_json::json!([0]), "{answer}");
     let rows = answer["connections"].as_array().unwrap();
     assert_eq!(rows.len(), 1, "{answer}");
-    assert_eq!(rows[0]["id"], "1/0.1");
+    assert!(rows[0]["id"].as_str().is_some_and(|id| id.starts_with("1/0.")), "{answer}");
 }
 
 /// Every callback that can be made to come, by its own name.

@@ -43,7 +43,7 @@ impl Connections {
     /// An empty one.
     #[allow(clippy::new_without_default)] // nobody needs a default of it
     pub fn new() -> Self {
-        Self(Table::new(0))
+        Self(Table::new(0, 0))
     }
 
     /// Takes one more connection in; `None` when all slots are used.

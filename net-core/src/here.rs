@@ -117,7 +117,7 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.timers.arm(self.state.now.after(period), Some(period), tag)
     }
 
-    /// Disarms a timer of this loop. False if it has fired for good, or was cancelled.
+    /// Disarms a timer of this loop. False if it has fired for good, was cancelled, or is another loop's.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
         self.state.timers.cancel(timer)
     }

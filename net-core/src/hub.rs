@@ -281,12 +281,11 @@ impl<M: Send> Remote<M> {
     }
 
     /// Sends bytes on a connection of any loop. They are dropped, and counted, if the connection
-    /// has closed by the time its loop looks. Any thread, never blocking.
-    ///
-    /// # Panics
-    /// If the id is of another server with more loops.
+    /// has closed by the time its loop looks. Any thread, never blocking. A mailbox
+    /// that is full gives them back; and so does, as [`Ended`](PostError::Ended), one that has ended, or
+    /// an id of another server, which names a loop that this one does not have.
     pub fn send(&self, to: ConnId, bytes: impl Into<Bytes>) -> Result<(), PostError<Bytes>> {
-        self.mail(to.in_loop(), Mail::Bytes(to, bytes.into())).map_err(|error| {
+        self.mail_to(to, Mail::Bytes(to, bytes.into())).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::Bytes(_, bytes) => bytes,
                 _ => unreachable!("what was posted comes back"),
@@ -297,9 +296,6 @@ impl<M: Send> Remote<M> {
     /// As [`send`](Self::send), with a policy for a connection at its hard cap, as
     /// [`Conn::send_or`](crate::Conn::send_or) has it: for messages of which one may be lost.
     /// Another thread does not learn what became of it: `Counter::MessagesDropped` has it.
-    ///
-    /// # Panics
-    /// If the id is of another server with more loops.
     pub fn send_or(
         &self,
         to: ConnId,
@@ -307,7 +303,7 @@ impl<M: Send> Remote<M> {
         at_limit: AtLimit,
     ) -> Result<(), PostError<Bytes>> {
         let mail = Mail::BytesOr(Box::new((to, message.into(), at_limit)));
-        self.mail(to.in_loop(), mail).map_err(|error| {
+        self.mail_to(to, mail).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::BytesOr(addressed) => addressed.1,
                 _ => unreachable!("what was posted comes back"),
@@ -315,9 +311,10 @@ impl<M: Send> Remote<M> {
         })
     }
 
-    /// Closes a connection of any loop, as `Conn::close` does. Any thread, never blocking.
+    /// Closes a connection of any loop, as `Conn::close` does. Any thread, never blocking. A stale id
+    /// closes nothing. Refused as [`send`](Self::send) is.
     pub fn close(&self, id: ConnId) -> Result<(), PostError<ConnId>> {
-        self.mail(id.in_loop(), Mail::Close(id)).map_err(|error| error.map(|_| id))
+        self.mail_to(id, Mail::Close(id)).map_err(|error| error.map(|_| id))
     }
 
     /// Sends one payload to every open connection of every loop, or to those of a topic, and returns
@@ -338,6 +335,14 @@ impl<M: Send> Remote<M> {
             let _ = self.mail(k, Mail::Broadcast(part));
         }
         delivery
+    }
+
+    /// Mail for a connection. The caller may have its id from another server, or have read it from a text.
+    fn mail_to(&self, id: ConnId, mail: Mail<M>) -> Result<(), PostError<Mail<M>>> {
+        if id.in_loop() >= self.loops() {
+            return Err(PostError::Ended(mail));
+        }
+        self.mail(id.in_loop(), mail)
     }
 
     pub(crate) fn mail(&self, to: usize, mail: Mail<M>) -> Result<(), PostError<Mail<M>>> {

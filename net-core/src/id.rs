@@ -13,7 +13,9 @@ pub const SLOTS_MAX: usize = 1 << 24;
 ///
 /// A slot's generation grows with each connection that lived in it, and a slot whose generation
 /// would wrap is retired. So an id kept after its connection has closed finds nothing, never a
-/// stranger. Eight bytes, also as `Option`; plain data for any thread.
+/// stranger. Generations begin at one of 2³¹ numbers, drawn by chance by each loop of each process: so
+/// an id of the process before a restart, or of another server, finds nothing either, but by a chance
+/// of 2⁻³¹ at each use. Eight bytes, also as `Option`; plain data for any thread.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     /// The loop in the highest 8 bits, the slot below.
@@ -22,7 +24,7 @@ pub struct ConnId {
 }
 
 impl ConnId {
-    /// Puts an id together. Generations begin at 1.
+    /// Puts an id together.
     #[inline]
     pub(crate) fn new(in_loop: u8, slot: u32, generation: NonZeroU32) -> Self {
         debug_assert!((slot as usize) < SLOTS_MAX);

@@ -92,7 +92,7 @@ impl<S, M> LoopState<S, M> {
     pub(crate) fn new(
         number: u8,
         now: Tick,
-        jitter: Jitter,
+        mut jitter: Jitter,
         limits: Limits,
         hub: Arc<Hub<M>>,
         peer_of: fn(&Socket) -> io::Result<Addr>,
@@ -103,10 +103,10 @@ impl<S, M> LoopState<S, M> {
         let idle_millis = millis(limits.idle_timeout);
         let mut state = Self {
             number,
-            table: Table::new(number),
+            table: Table::new(number, jitter.between(0, u64::MAX)),
             outbox: Outbox::new(&limits, limits.memory_share(hub.loops.len())),
             wheel: Wheel::new(now),
-            timers: Timers::new(now),
+            timers: Timers::new(now, jitter.between(0, u64::MAX)),
             ready: VecDeque::new(),
             dead: VecDeque::new(),
             dials: VecDeque::new(),

@@ -93,7 +93,8 @@ pub enum PostError<T> {
     /// The mailbox is at its bound: the loop is slower than its senders. Trying again later may
     /// help.
     Full(T),
-    /// The loop takes no more mail, and never will again.
+    /// The loop takes no more mail, and never will again; or this server has no such loop: the
+    /// [`ConnId`](crate::ConnId) is another server's.
     Ended(T),
 }
 

@@ -20,6 +20,8 @@ const CHUNK: usize = 1 << 16;
 
 pub(crate) struct Table<S> {
     in_loop: u8,
+    /// Of the first connection in each slot.
+    first: NonZeroU32,
     chunks: Vec<Chunk<S>>,
     live: usize,
     /// No chunk below this one has room.
@@ -43,9 +45,13 @@ enum Place<S> {
 }
 
 impl<S> Table<S> {
-    pub(crate) fn new(in_loop: u8) -> Self {
+    /// An empty table. `chance`, any number, decides with which generation each slot begins: one of 2³¹.
+    /// So an id of another process, or of another server in this one, finds a connection here with a
+    /// probability of 2⁻³¹ at each look. Each slot then has 2³¹ generations at least.
+    pub(crate) fn new(in_loop: u8, chance: u64) -> Self {
         Self {
             in_loop,
+            first: NonZeroU32::MIN.saturating_add(chance as u32 >> 1),
             chunks: Vec::new(),
             live: 0,
             lowest: 0,
@@ -97,7 +103,7 @@ impl<S> Table<S> {
         let place = chunk.places.vacant_entry();
         let key = place.key();
         if key == chunk.generations.len() {
-            chunk.generations.push(NonZeroU32::MIN);
+            chunk.generations.push(self.first);
         }
         let generation = chunk.generations[key];
         let head = Head::new(socket, generation, state);
@@ -235,7 +241,7 @@ mod tests {
     }
 
     fn filled(n: usize) -> (Table<usize>, Vec<ConnId>) {
-        let mut table = Table::new(3);
+        let mut table = Table::new(3, 0);
         let ids = (0..n).map(|i| table.insert(socket(), State::Open, i).unwrap()).collect();
         (table, ids)
     }
@@ -255,7 +261,7 @@ mod tests {
     #[test]
     fn a_chunk_for_which_there_is_no_memory_is_refused_and_ends_nothing() {
         // More than there are addresses.
-        let mut table = Table::<[u8; 1 << 50]>::new(0);
+        let mut table = Table::<[u8; 1 << 50]>::new(0, 0);
         assert!(table.begin().is_err());
         let enomem = Closed::Machine(Errno::new(libc::ENOMEM));
         assert_eq!(table.chunk_with_room(), Err(enomem));
@@ -291,6 +297,39 @@ mod tests {
         let slots: Vec<_> = seen.iter().map(|id| id.slot()).collect();
         assert_eq!(slots, [0, 0, 0, 0, 1, 1]);
         assert_eq!(table.len(), 0);
+    }
+
+    /// Generations began at 1 in every process: an id from before a restart found whoever came first
+    /// after it, and a `kill` of a page that had stayed open ended a stranger.
+    #[test]
+    fn an_id_of_a_process_before_finds_nobody() {
+        let table = |chance| {
+            let mut table = Table::new(0, chance);
+            let ids: Vec<_> =
+                (0..100).map(|n| table.insert(socket(), State::Open, n).unwrap()).collect();
+            (table, ids)
+        };
+        let (_, before) = table(0x0123_4567_89AB_CDEF);
+        let (mut after, ids) = table(0xFEDC_BA98_7654_3210);
+        assert!(before.iter().all(|&id| after.get(id).is_none() && after.remove(id).is_none()));
+        assert!(ids.iter().all(|&id| after.get(id).is_some()));
+        let generations: Vec<_> = [0, 1, u64::from(u32::MAX), u64::MAX]
+            .map(|chance| table(chance).1[0].generation().get())
+            .into();
+        assert_eq!(generations, [1, 1, 1 << 31, 1 << 31], "the lower half: the rest is to be used");
+    }
+
+    #[test]
+    fn a_slot_that_began_in_the_middle_is_retired_too() {
+        let mut table = Table::new(0, u64::MAX);
+        let first = table.insert(socket(), State::Open, 0).unwrap();
+        table.remove(first).unwrap();
+        table.chunks[0].generations[0] = NonZeroU32::MAX;
+        let last = table.insert(socket(), State::Open, 1).unwrap();
+        assert_eq!((last.slot(), last.generation()), (0, NonZeroU32::MAX));
+        table.remove(last).unwrap();
+        let next = table.insert(socket(), State::Open, 2).unwrap();
+        assert_eq!((next.slot(), next.generation().get()), (1, 1 << 31));
     }
 
     #[test]

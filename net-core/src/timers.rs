@@ -4,17 +4,20 @@ use net_timer::{Entries, Links, Slot, Tick, Wheel};
 use slab::Slab;
 use std::time::Duration;
 
-/// Names one timer of one loop. A timer that has fired or was cancelled is not found again.
+/// Names one timer of one loop. A timer that has fired or was cancelled is not found again, and an id
+/// finds nothing on any other loop, of this server or of another: serials of 64 bits begin at a number
+/// that each loop draws by chance. 16 bytes, plain data.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct TimerId {
+    serial: u64,
     key: u32,
-    serial: u32,
 }
 
 pub(crate) struct Timers {
     wheel: Wheel,
     armed: Armed,
-    serial: u32,
+    /// Of the timer armed last. Never used twice by a loop.
+    serial: u64,
 }
 
 struct Armed(Slab<Timer>);
@@ -22,7 +25,7 @@ struct Armed(Slab<Timer>);
 struct Timer {
     links: Links,
     slot: Slot,
-    serial: u32,
+    serial: u64,
     deadline: Tick,
     every: Option<Duration>,
     tag: u64,
@@ -36,8 +39,9 @@ impl Entries for Armed {
 }
 
 impl Timers {
-    pub(crate) fn new(now: Tick) -> Self {
-        Self { wheel: Wheel::new(now), armed: Armed(Slab::new()), serial: 0 }
+    /// No timers yet. `chance`: any number, and another one for each loop.
+    pub(crate) fn new(now: Tick, chance: u64) -> Self {
+        Self { wheel: Wheel::new(now), armed: Armed(Slab::new()), serial: chance }
     }
 
     /// Arms a timer for `deadline`, and again each time `every` later if that is given.
@@ -47,7 +51,7 @@ impl Timers {
         let (links, slot) = (Links::default(), Slot::default());
         let key = self.armed.0.insert(Timer { links, slot, serial, deadline, every, tag }) as u32;
         self.wheel.insert(&mut self.armed, key, deadline);
-        TimerId { key, serial }
+        TimerId { serial, key }
     }
 
     /// Disarms it. False if it is not armed any more.
@@ -115,7 +119,7 @@ mod tests {
 
     #[test]
     fn one_shot_fires_once_and_never_early() {
-        let mut timers = Timers::new(Tick::ZERO);
+        let mut timers = Timers::new(Tick::ZERO, 0);
         let id = timers.arm(Tick::from_millis(100), None, 7);
         assert_eq!(due(&mut timers, 99), []);
         assert_eq!(due(&mut timers, 100), [7]);
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_period_does_not_drift_and_missed_ones_are_missed() {
-        let mut timers = Timers::new(Tick::ZERO);
+        let mut timers = Timers::new(Tick::ZERO, 0);
         let id = timers.arm(Tick::from_millis(10), Some(10 * MS), 1);
         assert_eq!(due(&mut timers, 13), [1]);
         assert_eq!(due(&mut timers, 19), []);
@@ -139,11 +143,24 @@ mod tests {
 
     #[test]
     fn a_cancelled_timers_id_does_not_find_its_successor() {
-        let mut timers = Timers::new(Tick::ZERO);
+        let mut timers = Timers::new(Tick::ZERO, 0);
         let old = timers.arm(Tick::from_millis(10), None, 1);
         assert!(timers.cancel(old));
         timers.arm(Tick::from_millis(10), None, 2);
         assert!(!timers.cancel(old));
         assert_eq!(due(&mut timers, 10), [2]);
+    }
+
+    /// Serials began at 1 on every loop: the id of one loop's timer disarmed another loop's.
+    #[test]
+    fn a_timers_id_finds_nothing_on_another_loop() {
+        let mut loops = [Timers::new(Tick::ZERO, 1 << 40), Timers::new(Tick::ZERO, u64::MAX - 1)];
+        for round in 0..3 {
+            let ids = loops.each_mut().map(|timers| timers.arm(Tick::from_millis(10), None, round));
+            assert!(!loops[0].cancel(ids[1]) && !loops[1].cancel(ids[0]));
+        }
+        for timers in &mut loops {
+            assert_eq!(due(timers, 10).len(), 3, "each still has its own");
+        }
     }
 }

@@ -33,6 +33,7 @@ mod regressions;
 mod sent;
 mod slices;
 mod stage;
+mod strangers;
 mod swarm;
 mod times;
 mod tunnels;
