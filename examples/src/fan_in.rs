@@ -114,7 +114,10 @@ impl FanIn {
         let upstream = ask.upstream;
         let dial = Dial::to(self.plan.upstreams[upstream].clone()).timeout(self.plan.timeout);
         match here.dial(dial, Session { upstream, ask: None }) {
-            Ok(id) => self.put(here, id, ask),
+            Ok(id) => {
+                self.pools[upstream].dialled(id);
+                self.put(here, id, ask);
+            }
             Err(refused) => {
                 let next = self.pools[upstream].not_dialled(here.now());
                 self.ended(here, ask, Err(refused.to_string()));
@@ -135,6 +138,15 @@ impl FanIn {
         conn.session().ask = Some(ask);
         conn.set_deadline(Some(self.plan.timeout));
         let _ = conn.send(line.as_bytes()); // refused: it is ending, and on_close asks again
+    }
+
+    /// Where one connection turned out to be dead, others as old may be, too. They make room for new ones.
+    fn close_stale(&mut self, here: &mut Loop<'_, Self>, upstream: usize) {
+        while let Some(id) = self.pools[upstream].stale(here.now()) {
+            if let Some(mut conn) = here.connection(id) {
+                conn.reset();
+            }
+        }
     }
 
     /// An attempt has failed: asks again, or gives up.
@@ -196,6 +208,7 @@ impl Handler for FanIn {
         if let Some(next) = self.pools[upstream].closed(id, here.now()) {
             self.dial(here, next);
         }
+        self.close_stale(here, upstream);
         if let Some(ask) = ask {
             self.failed(here, ask, why.to_string());
         }
