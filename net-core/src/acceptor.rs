@@ -120,9 +120,9 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             let thread = thread::Builder::new().name("net-resolver".into()).spawn(serve);
             let Err(error) = thread else { continue };
             tracing::error!(%error, "cannot start a thread that looks names up");
+            let error = Arc::new(io::Error::new(error.kind(), "no thread to look it up"));
             for Question { id, attempt, .. } in self.hub.resolver.gives_thread_back() {
-                let found = Err(io::Error::new(error.kind(), "no thread to look it up"));
-                self.hub.try_answer(Answer { id, attempt, found });
+                self.hub.answer(Answer { id, attempt, found: Err(Arc::clone(&error)) });
             }
             return;
         }

@@ -241,6 +241,14 @@ impl Dialling {
         Some((address, now.saturating_add(share.max(1))))
     }
 
+    /// The name that is dialled, if it is one.
+    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+        match &self.dial.to {
+            Target::Name(name) => Some(name),
+            Target::Addr(_) => None,
+        }
+    }
+
     /// The attempt has failed. Returns when the next one is due; `None`: that was the last.
     pub(crate) fn end(&mut self, now: Tick, jitter: &mut Jitter) -> Option<Tick> {
         self.is_under_way = false;

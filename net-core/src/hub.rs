@@ -18,28 +18,11 @@ use crate::survey::Asked;
 use crate::sys::{Socket, Waker, foreign};
 use bytes::Bytes;
 use crossbeam_queue::ArrayQueue;
+use net_timer::Tick;
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
-
-/// How long mail waits that found no room in a loop's mailbox, before it is tried again.
-const MAIL_RETRY: Duration = Duration::from_millis(1);
-
-/// Posts `item` again for as long as the mailbox is full: only a thread that is no loop's may. The item
-/// comes back from a loop that is over.
-pub(crate) fn post_patiently<T>(
-    item: T,
-    post: impl Fn(T) -> Result<(), PostError<T>>,
-) -> Result<(), T> {
-    let mut posted = post(item);
-    while let Err(PostError::Full(again)) = posted {
-        std::thread::sleep(MAIL_RETRY);
-        posted = post(again);
-    }
-    posted.map_err(PostError::into_inner)
-}
 
 /// What a loop is told to do. It only ever goes up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -92,6 +75,8 @@ pub(crate) enum Mail<M> {
     Ask(Arc<Asked>),
     /// In a box, as an arrival.
     Resolved(Box<Answer>),
+    /// Something was posted beyond the mailbox's bound.
+    Beyond,
     /// The loop's part of a broadcast. Dropped unread, it says itself that this loop missed it.
     Broadcast(Part),
     /// A `Task` for the handler of this loop.
@@ -183,30 +168,28 @@ impl<M> Hub<M> {
     }
 
     /// Asks for the addresses of a name; the answer comes by mail. False: too many wait already.
-    pub(crate) fn resolve(&self, question: Question) -> bool {
-        let asked = self.resolver.ask(question);
+    pub(crate) fn resolve(&self, question: Question, now: Tick) -> bool {
+        let asked = self.resolver.ask(question, now);
         if let Ok(true) = asked {
             self.acceptor_waker.ring();
         }
         asked.is_ok()
     }
 
-    /// Brings an answer to the loop that asked. If its mailbox is full, this waits: only a thread of
-    /// the resolver may.
+    /// Brings an answer to the loop that asked. One that is over has no use for it.
     pub(crate) fn answer(&self, answer: Answer) {
-        let full = |answer| self.try_answer(answer).map_or(Ok(()), |it| Err(PostError::Full(it)));
-        let _ = post_patiently(answer, full); // a loop that is over has no use for it
+        let to = answer.id.in_loop();
+        let _ = self.deliver(to, Mail::Resolved(Box::new(answer)));
     }
 
-    /// The same, but a full mailbox gives the answer back; then only its timeout ends the attempt.
-    pub(crate) fn try_answer(&self, answer: Answer) -> Option<Answer> {
-        let bridge = &self.loops[answer.id.in_loop()];
-        match bridge.mail.post(Mail::Resolved(Box::new(answer))) {
-            Ok(()) => bridge.doorbell.ring(),
-            Err(PostError::Full(Mail::Resolved(answer))) => return Some(*answer),
-            Err(_) => {} // the loop is over, and who asked with it
-        }
-        None
+    /// Posts what a thread of the library owes to a loop, also where its mailbox is full: else a loop
+    /// that is stuck would hold that thread, and with it what other loops wait for. Each connection is
+    /// owed few answers, so these are bounded without the mailbox. It comes back from a loop that is over.
+    pub(crate) fn deliver(&self, to: usize, mail: Mail<M>) -> Result<(), Mail<M>> {
+        let bridge = &self.loops[to];
+        bridge.mail.post_beyond(mail, || Mail::Beyond)?;
+        bridge.doorbell.ring();
+        Ok(())
     }
 
     /// Makes an arrival of a connection made elsewhere.

@@ -153,10 +153,12 @@ pub struct Limits {
     /// Connects that a loop begins in a turn, and one more for every eight messages that it has received in
     /// it: each takes several system calls.
     pub dials_per_turn: usize,
-    /// Names that wait to be looked up, over all loops. Full: one more dial is `Unresolved`.
+    /// Names that wait to be looked up, over all loops; dials of the same name are one. Names of one
+    /// domain (their last two labels) may be half of these. Full: one more dial is `Unresolved`.
     pub names_queue: usize,
-    /// Threads that look names up, at most; none before a name is dialled. More than one, so that a
-    /// silent name server does not hold up all other names.
+    /// Threads that look names up, at most; started one by one while names wait, and none before a name is
+    /// dialled. A silent name server holds a thread for many seconds, so names of one domain may use half
+    /// of these.
     pub resolver_threads: usize,
     /// Messages that wait for a loop. Full: `post` gives the message back.
     pub mail_queue: usize,
@@ -251,7 +253,7 @@ impl Default for Limits {
             arrivals_per_turn: 4,
             dials_per_turn: 4,
             names_queue: 1024,
-            resolver_threads: 4,
+            resolver_threads: 16,
             mail_queue: 4096,
             mail_per_turn: 256,
             broadcast_per_turn: 4,

@@ -3,7 +3,8 @@
 //!
 //! Senders post, the owning loop takes within its budget of the turn. The mailbox promises:
 //!
-//! - **a bound**: a full mailbox takes nothing, at once, and gives the item back;
+//! - **a bound**: a full mailbox takes nothing, at once, and gives the item back; except what is posted
+//!   [beyond](Mailbox::post_beyond) it, whose number is bounded elsewhere;
 //! - **order**: the items of one sender arrive in the order in which it posted them;
 //! - **nothing lost silently**: after [`Mailbox::close_and_drain`] each successful post has been
 //!   handed to the owner exactly once, also those that raced with the close, and every other post
@@ -14,9 +15,12 @@
 
 mod turnstile;
 
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::{error, fmt};
 
 use crossbeam_queue::ArrayQueue;
+use parking_lot::Mutex;
 
 use turnstile::Turnstile;
 
@@ -28,6 +32,12 @@ pub(crate) struct Mailbox<T> {
     /// Every push happens inside it, so that the last one is known.
     turnstile: Turnstile,
     queue: ArrayQueue<T>,
+    /// What was posted beyond the bound, in order.
+    beyond: Mutex<VecDeque<T>>,
+    /// Whether something is there. SeqCst, as it stands against the queue's own place of reading: who
+    /// posts stores it and then finds the queue full; the owner takes from the queue and then loads it.
+    /// So either the queue has room for the mark, or the owner sees this.
+    is_beyond: AtomicBool,
 }
 
 impl<T> Mailbox<T> {
@@ -37,7 +47,12 @@ impl<T> Mailbox<T> {
     ///
     /// If `bound` is zero.
     pub(crate) fn new(bound: usize) -> Self {
-        Mailbox { turnstile: Turnstile::new(), queue: ArrayQueue::new(bound) }
+        Mailbox {
+            turnstile: Turnstile::new(),
+            queue: ArrayQueue::new(bound),
+            beyond: Mutex::default(),
+            is_beyond: AtomicBool::new(false),
+        }
     }
 
     /// Posts one item, or gives it back: at once, without waiting for the owner. Any thread.
@@ -51,6 +66,43 @@ impl<T> Mailbox<T> {
         let pushed = self.queue.push(item); // never panics, so the turnstile is always left
         self.turnstile.leave();
         pushed.map_err(PostError::Full)
+    }
+
+    /// Posts one item also where the mailbox is full, and then tries to put a `mark` behind it, for the
+    /// owner to take: it looks [beyond](Self::take_beyond) each time after it has taken something. For
+    /// items whose number is bounded elsewhere, and whose thread must not wait. The item comes back from
+    /// a mailbox that is closed.
+    pub(crate) fn post_beyond(&self, item: T, mark: impl FnOnce() -> T) -> Result<(), T> {
+        if !self.turnstile.enter() {
+            return Err(item);
+        }
+        if let Err(item) = self.queue.push(item) {
+            self.beyond.lock().push_back(item);
+            self.is_beyond.store(true, Ordering::SeqCst);
+            let _ = self.queue.push(mark()); // still full: the owner has something to take
+        }
+        self.turnstile.leave();
+        Ok(())
+    }
+
+    /// The oldest item that was posted beyond the bound. The owner only, and each time after it has taken
+    /// from the mailbox.
+    pub(crate) fn take_beyond(&self) -> Option<T> {
+        if !self.is_beyond.load(Ordering::SeqCst) {
+            return None;
+        }
+        let mut beyond = self.beyond.lock();
+        let item = beyond.pop_front();
+        if beyond.is_empty() {
+            *beyond = VecDeque::new(); // a crowd's memory goes back
+            self.is_beyond.store(false, Ordering::SeqCst); // under the lock: what comes later sets it
+        }
+        item
+    }
+
+    /// How many items wait beyond the bound.
+    pub(crate) fn len_beyond(&self) -> usize {
+        if self.is_beyond.load(Ordering::SeqCst) { self.beyond.lock().len() } else { 0 }
     }
 
     /// The oldest item. The owner only.
@@ -82,6 +134,9 @@ impl<T> Mailbox<T> {
         self.turnstile.close();
         self.turnstile.wait_until_empty();
         while let Some(item) = self.take() {
+            each(item);
+        }
+        while let Some(item) = self.take_beyond() {
             each(item);
         }
     }
@@ -139,7 +194,7 @@ impl<T> error::Error for PostError<T> {}
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::thread;
 
     use super::*;
@@ -197,6 +252,37 @@ mod tests {
         assert_eq!(drained, [1, 2, 3, 4]);
         mailbox.close_and_drain(|item| panic!("{item} came twice"));
         assert_eq!(mailbox.post(5), Err(PostError::Ended(5)));
+    }
+
+    #[test]
+    fn beyond_the_bound_an_item_waits_and_is_found_behind_the_others() {
+        let mailbox = Mailbox::new(2);
+        mailbox.post_beyond(1, || 0).unwrap();
+        assert_eq!((mailbox.len(), mailbox.take_beyond()), (1, None), "there was room");
+        mailbox.post(2).unwrap();
+        (3..6).for_each(|n| mailbox.post_beyond(n, || 0).unwrap());
+        assert_eq!(mailbox.post(6), Err(PostError::Full(6)));
+        assert_eq!([mailbox.take(), mailbox.take(), mailbox.take()], [Some(1), Some(2), None]);
+        assert_eq!(mailbox.take_beyond(), Some(3));
+        let mut drained = Vec::new();
+        mailbox.close_and_drain(|item| drained.push(item));
+        assert_eq!((drained, mailbox.post_beyond(7, || 0)), (vec![4, 5], Err(7)));
+    }
+
+    /// The owner looks beyond only after it has taken something, and sleeps when the mailbox is empty. Here
+    /// it empties the mailbox just when an item has found it full, and looks before that lies beyond.
+    #[test]
+    fn what_is_posted_beyond_the_bound_is_never_overlooked() {
+        let mailbox = Mailbox::new(1);
+        mailbox.post("first").unwrap();
+        let owner_is_quicker = || {
+            assert_eq!(mailbox.take(), Some("first"));
+            "mark"
+        };
+        mailbox.post_beyond("second", owner_is_quicker).unwrap();
+        assert!(!mailbox.is_empty(), "the owner would sleep");
+        assert_eq!((mailbox.take(), mailbox.take_beyond()), (Some("mark"), Some("second")));
+        assert!(mailbox.is_empty() && mailbox.take_beyond().is_none());
     }
 
     #[test]

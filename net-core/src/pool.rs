@@ -2,15 +2,14 @@
 //!
 //! A connection's callback hands over a job, and goes on; the answer comes back to that connection on
 //! its own loop. What the bound leaves out is given back at once. No answer is lost because a mailbox
-//! is full: the pool's thread waits, and so does the work behind it. What becomes of the jobs is
-//! counted.
+//! is full, and no thread waits with it: it waits beside the mailbox, and a loop that has as many there
+//! as may wait for a thread gets no further job done. What becomes of the jobs is counted.
 //!
 //! The threads hold nothing of a loop, so nobody waits for them at the end: jobs that nobody has begun
 //! are given up with the last [`Pool`], and a thread ends after the job that it is at.
 
 use crate::conn::Conn;
 use crate::handler::Handler;
-use crate::hub::post_patiently;
 use crate::runner::Task;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
@@ -77,9 +76,10 @@ struct Inner {
 pub struct PoolCounts {
     /// Jobs that wait for a thread now.
     pub waiting: usize,
-    /// Jobs that a thread is at now, and answers that wait for room in a mailbox.
+    /// Jobs that a thread is at now.
     pub running: usize,
-    /// Jobs that were not taken, because `queue_max` waited already.
+    /// Jobs that were not taken, because `queue_max` waited already, or as many answers for that loop
+    /// beside its full mailbox.
     pub refused: u64,
     /// Jobs that panicked. Their connection was told, if it lived.
     pub panicked: u64,
@@ -164,8 +164,9 @@ impl Pool {
         T: FnOnce(&mut Conn<'_, H>, Result<A, JobPanicked>) + Send + 'static,
     {
         let shared = &self.0.0;
+        let beyond = conn.here().state().bridge.mail.len_beyond();
         let mut inner = shared.inner.lock();
-        if inner.jobs.len() >= shared.queue_max {
+        if inner.jobs.len().max(beyond) >= shared.queue_max {
             inner.counts.refused += 1;
             return Err(PoolFull { work, then });
         }
@@ -182,9 +183,9 @@ impl Pool {
                 outcome.delivered();
                 then(conn, answer);
             };
-            // A loop that is over takes nothing, and what was to run there is dropped.
-            let task = Task::OfConnection(id, Box::new(tell));
-            drop(post_patiently(task, |task| runner.post(id.in_loop(), task)));
+            // A loop that is over takes nothing, and what was to run there is dropped. A loop that is
+            // stuck must not hold this thread.
+            runner.deliver(id.in_loop(), Task::OfConnection(id, Box::new(tell)));
         }));
         drop(inner);
         shared.news.notify_one();

@@ -64,7 +64,12 @@ impl<H: Handler> Runner<H> {
         })
     }
 
-    pub(crate) fn post(&self, to: usize, task: Task<H>) -> Result<(), PostError<Task<H>>> {
+    /// Posts a task that its loop is owed, also to a full mailbox. A loop that is over drops it.
+    pub(crate) fn deliver(&self, to: usize, task: Task<H>) {
+        drop(self.remote.0.deliver(to, Mail::Task(Box::new(task))));
+    }
+
+    fn post(&self, to: usize, task: Task<H>) -> Result<(), PostError<Task<H>>> {
         self.remote.mail(to, Mail::Task(Box::new(task))).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::Task(task) => *task.downcast().expect("what was posted comes back"),

@@ -4,11 +4,13 @@
 
 mod bound;
 
-use net_core::{Closed, Conn, Dial, Errno, Handler, Input, Loop, Loops, Peer, Retry, Server};
+use net_core::{
+    Closed, Conn, Dial, Errno, Handler, Input, Limits, Loop, Loops, Peer, Retry, Server,
+};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Dials what is posted, says what came of it, and echoes.
 struct Dials(Sender<Outcome>);
@@ -32,7 +34,8 @@ impl Handler for Dials {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
-        let local_side_of = conn.peer().unwrap().inet().unwrap();
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0)); // of a Unix socket
+        let local_side_of = conn.peer().unwrap().inet().unwrap_or(nowhere);
         self.0.send(Outcome::Up { local_side_of }).unwrap();
     }
 
@@ -131,4 +134,77 @@ fn a_dial_into_the_own_port_range_never_meets_itself() {
     remote.post(0, Dial::from(to).source(to)).unwrap();
     let refused = Outcome::Over(Closed::Machine(Errno::new(libc::ECONNREFUSED)));
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), refused);
+}
+
+/// Dials names, or does not come back.
+struct Stuck(Sender<u16>, std::sync::Arc<parking_lot::Mutex<Receiver<()>>>);
+
+enum Asked {
+    /// So many names, and then the mailbox is full of `Stick`.
+    Names(u16),
+    Name(u16),
+    Stick,
+}
+
+impl Handler for Stuck {
+    type Session = u16;
+    type Message = Asked;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<u16> {
+        None
+    }
+
+    fn on_message(&mut self, here: &mut Loop<'_, Self>, asked: Asked) {
+        let name =
+            |port| Dial::to_host(&format!("localhost:{port}")).unwrap().timeout(3 * PATIENCE);
+        match asked {
+            Asked::Names(count) => {
+                for port in 1..=count {
+                    here.dial(name(port), 0).unwrap();
+                }
+                while here.remote().post(0, Asked::Stick).is_ok() {}
+            }
+            Asked::Name(port) => _ = here.dial(name(port), port).unwrap(),
+            Asked::Stick => _ = self.1.lock().recv_timeout(3 * PATIENCE),
+        }
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
+        self.0.send(*conn.session()).unwrap();
+    }
+
+    fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
+}
+
+/// Answers for the loop that is stuck found no room in its mailbox. The threads of the resolver waited
+/// for room, one after the other, and no loop got a name any more.
+#[test]
+fn with_one_loop_stuck_for_ever_the_other_resolves_and_dials() {
+    let (say, said) = channel();
+    let (release, released) = channel();
+    let released = std::sync::Arc::new(parking_lot::Mutex::new(released));
+    let limits =
+        Limits { mail_queue: 2, mail_per_turn: 1, dials_per_turn: 64, ..Limits::default() };
+    let server = Server::new().loops(Loops::Count(2)).pin(false).limits(limits);
+    let running = server.start(move |_| Stuck(say.clone(), released.clone())).unwrap();
+    let remote = running.remote();
+    assert!(remote.post(0, Asked::Names(64)).is_ok());
+    // Once its mailbox stays full, it is stuck: it takes one mail in each turn, and no more.
+    let until = Instant::now() + PATIENCE;
+    let mut full_for = 0;
+    while full_for < 100 {
+        assert!(Instant::now() < until, "it is never stuck");
+        full_for = if remote.post(0, Asked::Stick).is_ok() { 0 } else { full_for + 1 };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for _ in 0..3 {
+        assert!(remote.post(1, Asked::Name(port)).is_ok());
+        assert_eq!(said.recv_timeout(PATIENCE).unwrap(), port);
+    }
+    drop(release); // now it turns again, and finds what it was owed
+    remote.stop();
+    let counts = running.wait().unwrap().counts;
+    assert!(counts.balance(), "{counts}");
 }

@@ -299,9 +299,26 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             taken += 1;
             self.read(mail);
         }
+        taken += self.take_mail_beyond();
         let bridge = &self.state.bridge;
         bridge.stats.add(Counter::Mail, taken);
         bridge.stats.set(Counter::Mailbox, bridge.mail.len() as u64);
+    }
+
+    /// Takes what was posted while the mailbox was full, with a budget of its own. Behind the mail, as
+    /// the mailbox asks for.
+    fn take_mail_beyond(&mut self) -> u64 {
+        let mut taken = 0;
+        while let Some(mail) = self.state.bridge.mail.take_beyond() {
+            taken += 1;
+            self.read(mail);
+            if taken == self.state.limits.mail_per_turn as u64 {
+                // So that the loop looks again. A mailbox that is full has something to look for.
+                let _ = self.state.bridge.mail.post(Mail::Beyond);
+                break;
+            }
+        }
+        taken
     }
 
     fn read(&mut self, mail: Mail<H::Message>) {
@@ -329,6 +346,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Mail::Ask(asked) => self.asked(asked),
             Mail::Resolved(answer) => self.resolved(*answer),
+            Mail::Beyond => {} // it is taken behind the mail
             Mail::Broadcast(part) => self.broadcast(part),
             Mail::Task(task) => {
                 self.perform(*task.downcast().expect("a runner is of its server's handler"));

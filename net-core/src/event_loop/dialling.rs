@@ -45,7 +45,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 dialling.is_asking = true;
                 let attempt = dialling.attempt();
                 self.state.file(id, overdue);
-                if !self.hub.resolve(Question { id, attempt, name: Arc::clone(&name) }) {
+                let question = Question { id, attempt, name: Arc::clone(&name), until: overdue };
+                if !self.hub.resolve(question, now) {
                     tracing::warn!(%id, %name, "too many names wait to be looked up");
                     self.attempt_failed(id, Closed::Unresolved);
                 }
@@ -65,7 +66,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         dialling.is_asking = false;
         match found {
             Ok(found) => {
-                dialling.found = found.into();
+                dialling.found = found.iter().copied().collect();
                 if !self.try_next_address(id) {
                     self.attempt_failed(id, Closed::Deadline(Which::Connect)); // just now over
                 }
@@ -159,6 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Hangs up, and tries another address of the name, or again later, or gives up.
     #[cold]
     fn attempt_failed(&mut self, id: ConnId, why: Closed) {
+        self.hang_up(id);
         let Some(head) = self.state.head(id) else { return };
         debug_assert!(head.status.state() == State::Connecting);
         let socket = std::mem::replace(&mut head.socket, Socket::none());
@@ -177,6 +179,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.state.because(id, why);
                 self.step(id, if is_overdue { Event::Overdue } else { Event::Failed });
             }
+        }
+    }
+
+    /// An attempt is over, or its dial: nobody waits for the addresses of its name any more.
+    #[cold]
+    pub(super) fn hang_up(&mut self, id: ConnId) {
+        let Some(dialling) = self.state.head(id).and_then(Head::dialling) else { return };
+        if dialling.is_asking
+            && let Some(name) = dialling.name()
+        {
+            self.hub.resolver.withdraw(id, name);
         }
     }
 }

@@ -373,6 +373,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             self.partner_reads_on(partner);
         }
+        if self.state.head(id).is_some_and(|head| head.dialling().is_some()) {
+            self.hang_up(id);
+        }
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         head.status.set_state(State::Dead);
@@ -430,8 +433,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 bridge.stats.closed(Closed::Stopped);
                 return;
             }
-            if let Mail::Resolved(_) = mail {
-                return; // the dial that asked has ended already
+            if let Mail::Resolved(_) | Mail::Beyond = mail {
+                return; // the dial that asked has ended already; and the other is none
             }
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.

@@ -4,13 +4,14 @@ use super::{At, Outcome, Rig, Stage, on_both_rigs, usual};
 use crate::closed::{Callback, Closed, Which};
 use crate::dial::{Dial, Retry};
 use crate::hub::Order;
-use crate::resolver::{Answer, Question};
+use crate::resolver::{Answer, Found, Question};
 use crate::stats::Counter;
 use crate::sys::Errno;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ on_both_rigs! {
     one_name_too_many_is_told_at_once: 5,
     a_stop_does_not_wait_for_answers: 10,
     bytes_wait_for_the_answer_and_the_connect: 20,
+    a_dial_that_ends_takes_its_question_along: 10,
+    an_answer_waits_beside_a_full_mailbox_and_its_thread_does_not: 10,
 }
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -63,15 +66,18 @@ fn dial<D: Rig>(stage: &mut Stage<D>) -> Question {
     stage.hub.resolver.take().expect("the loop has asked")
 }
 
-fn answer<D: Rig>(stage: &mut Stage<D>, question: &Question, found: io::Result<Vec<SocketAddr>>) {
+fn answer<D: Rig>(stage: &mut Stage<D>, question: &Question, found: Found) {
     assert_eq!(&*question.name, NAME);
-    let answer = Answer { id: question.id, attempt: question.attempt, found };
-    assert!(stage.hub.try_answer(answer).is_none());
+    stage.hub.answer(Answer { id: question.id, attempt: question.attempt, found });
     stage.settle();
 }
 
-fn addresses(count: u8) -> Vec<SocketAddr> {
-    (1..=count).map(|n| SocketAddr::from(([10, 0, 0, n], 5432))).collect()
+fn addresses(count: u8) -> Found {
+    Ok((1..=count).map(|n| SocketAddr::from(([10, 0, 0, n], 5432))).collect())
+}
+
+fn not_known() -> Found {
+    Err(Arc::new(io::Error::other("not known")))
 }
 
 /// How the only dial has ended, and whether it was up.
@@ -93,7 +99,7 @@ fn the_addresses_are_tried_in_order_until_one_is_up<D: Rig>(seed: u64) {
     let question = dial(&mut stage);
     let outcomes = [Outcome::Refused, Outcome::Fails(libc::ENETUNREACH), Outcome::Up];
     stage.world.get().dials.extend(outcomes);
-    answer(&mut stage, &question, Ok(addresses(5)));
+    answer(&mut stage, &question, addresses(5));
     assert_eq!(tried(&stage), [1, 2, 3]);
     assert_eq!(outcome(&stage), (true, None));
     stage.advance(5000);
@@ -106,7 +112,7 @@ fn an_address_that_is_silent_leaves_time_for_the_next<D: Rig>(seed: u64) {
     let (mut stage, _) = named::<D>(seed, 9, None);
     let question = dial(&mut stage);
     stage.world.get().dials.extend([Outcome::Silence, Outcome::Silence, Outcome::Up]);
-    answer(&mut stage, &question, Ok(addresses(3)));
+    answer(&mut stage, &question, addresses(3));
     stage.advance(300);
     assert_eq!(tried(&stage), [1], "a third of the time is not over");
     stage.advance(400);
@@ -123,7 +129,7 @@ fn when_none_is_up_the_last_error_is_the_reason<D: Rig>(seed: u64) {
         let (mut stage, _) = named::<D>(seed, 9, None);
         let question = dial(&mut stage);
         stage.world.get().dials.extend([Outcome::Silence, last]);
-        answer(&mut stage, &question, Ok(addresses(2)));
+        answer(&mut stage, &question, addresses(2));
         stage.advance(997);
         assert_eq!(tried(&stage), [1, 2]);
         stage.advance(10);
@@ -135,7 +141,7 @@ fn when_none_is_up_the_last_error_is_the_reason<D: Rig>(seed: u64) {
 fn an_unknown_name_ends_the_dial_and_can_be_asked<D: Rig>(seed: u64) {
     let (mut stage, names) = named::<D>(seed, 9, None);
     let question = dial(&mut stage);
-    answer(&mut stage, &question, Err(io::Error::other("not known")));
+    answer(&mut stage, &question, not_known());
     assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
     assert_eq!(*names.borrow(), [Some(NAME.to_owned())]);
     assert!(stage.event_loop.state.names.is_empty(), "who is gone is not remembered");
@@ -150,7 +156,7 @@ fn a_resolver_that_never_answers_is_not_waited_for<D: Rig>(seed: u64) {
     assert_eq!(outcome(&stage), (false, None));
     stage.advance(10);
     assert_eq!(outcome(&stage), (false, Some(Closed::Deadline(Which::Connect))));
-    answer(&mut stage, &question, Ok(addresses(1)));
+    answer(&mut stage, &question, addresses(1));
     assert!(tried(&stage).is_empty(), "nobody waits for this any more");
     stage.stop();
 }
@@ -161,10 +167,10 @@ fn an_answer_for_an_attempt_that_is_over_changes_nothing<D: Rig>(seed: u64) {
     let first = dial(&mut stage);
     stage.advance(1100);
     let second = stage.hub.resolver.take().expect("the next attempt asks anew");
-    answer(&mut stage, &first, Ok(addresses(9)));
+    answer(&mut stage, &first, addresses(9));
     assert!(tried(&stage).is_empty());
-    answer(&mut stage, &second, Ok(addresses(1)));
-    answer(&mut stage, &second, Err(io::Error::other("twice?")));
+    answer(&mut stage, &second, addresses(1));
+    answer(&mut stage, &second, not_known());
     assert_eq!((tried(&stage), outcome(&stage)), (vec![1], (true, None)));
     stage.stop();
 }
@@ -173,24 +179,34 @@ fn each_attempt_asks_anew<D: Rig>(seed: u64) {
     let retry = Retry { attempts: 3, first_pause: MS(10), ..Retry::default() };
     let (mut stage, _) = named::<D>(seed, 9, Some(retry));
     let question = dial(&mut stage);
-    answer(&mut stage, &question, Err(io::Error::other("a server failure")));
+    answer(&mut stage, &question, not_known());
     stage.advance(20);
     let question = stage.hub.resolver.take().expect("asked again");
     stage.world.get().dials.push_back(Outcome::Refused);
-    answer(&mut stage, &question, Ok(addresses(1)));
+    answer(&mut stage, &question, addresses(1));
     stage.advance(30);
     let question = stage.hub.resolver.take().expect("and again: the addresses may be others now");
-    answer(&mut stage, &question, Err(io::Error::other("not known")));
+    answer(&mut stage, &question, not_known());
     assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
     stage.stop();
 }
 
 fn one_name_too_many_is_told_at_once<D: Rig>(seed: u64) {
     let (mut stage, _) = named::<D>(seed, 2, None);
-    (0..3).for_each(|n| stage.remote().post(0, n).unwrap());
-    stage.settle();
+    let log = stage.log.clone();
+    stage.play(move |at| match at {
+        At::Message(here, n) => {
+            let dial = Dial::to_host(&format!("host-{n}:1")).unwrap();
+            here.dial(dial, log.session(None)).unwrap();
+        }
+        other => usual(other),
+    });
+    for n in [1, 2, 2, 3] {
+        stage.remote().post(0, n).unwrap();
+        stage.settle();
+    }
     assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
-    assert_eq!(stage.count(Counter::Open), 2, "the others wait for their answers");
+    assert_eq!(stage.count(Counter::Open), 3, "the others wait for their answers");
     stage.stop();
 }
 
@@ -202,17 +218,66 @@ fn a_stop_does_not_wait_for_answers<D: Rig>(seed: u64) {
         stage.hub.order(order);
         stage.settle();
         assert!(stage.is_over);
-        let late = Answer { id: question.id, attempt: 1, found: Ok(addresses(1)) };
-        assert!(stage.hub.try_answer(late).is_none(), "it is nobody's, and not given back");
+        let late = Answer { id: question.id, attempt: 1, found: addresses(1) };
+        stage.hub.answer(late); // it is nobody's
         stage.stop();
     }
+}
+
+/// Ended by whatever way, while the resolver is asked.
+fn a_dial_that_ends_takes_its_question_along<D: Rig>(seed: u64) {
+    for ends in 0..3 {
+        let (mut stage, _) = named::<D>(seed, 9, None);
+        stage.remote().post(0, 0).unwrap();
+        stage.settle();
+        let id = stage.event_loop.state.table.next_live(0).unwrap();
+        match ends {
+            0 => stage.remote().close(id).unwrap(),
+            1 => stage.hub.order(Order::Drain),
+            _ => stage.hub.order(Order::Stop),
+        }
+        stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+        stage.settle();
+        assert!(outcome(&stage).1.is_some(), "{ends}");
+        assert!(stage.hub.resolver.take().is_none(), "nobody wants to know it any more");
+        stage.stop();
+    }
+}
+
+/// A mailbox that is full has no place for an answer. The thread that had it waited there, for ever if
+/// the loop was stuck, and with it every other look-up.
+fn an_answer_waits_beside_a_full_mailbox_and_its_thread_does_not<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.mail_queue = 2;
+        limits.mail_per_turn = 1;
+    });
+    let log = stage.log.clone();
+    stage.play(move |at| match at {
+        At::Message(here, 0) => {
+            for _ in 0..5 {
+                here.dial(Dial::to_host(NAME).unwrap(), log.session(None)).unwrap();
+            }
+        }
+        other => usual(other),
+    });
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    let questions: Vec<_> = std::iter::from_fn(|| stage.hub.resolver.take()).collect();
+    assert_eq!(questions.len(), 5);
+    while stage.remote().post(0, 1).is_ok() {}
+    for Question { id, attempt, .. } in questions {
+        stage.hub.answer(Answer { id, attempt, found: addresses(1) }); // returns
+    }
+    stage.settle();
+    assert_eq!((tried(&stage), stage.count(Counter::Open)), (vec![1; 5], 5));
+    stage.stop();
 }
 
 fn bytes_wait_for_the_answer_and_the_connect<D: Rig>(seed: u64) {
     let (mut stage, _) = named::<D>(seed, 9, None);
     let question = dial(&mut stage);
     stage.world.get().dials.extend([Outcome::Refused, Outcome::Up]);
-    answer(&mut stage, &question, Ok(addresses(2)));
+    answer(&mut stage, &question, addresses(2));
     assert_eq!(stage.world.peer(1).got(), b"first");
     stage.stop();
 }

@@ -21,6 +21,7 @@ on_both_rigs! {
     a_job_that_panics_is_an_answer: 5,
     a_panic_with_the_answer_closes_its_connection: 5,
     a_full_mailbox_delays_an_answer_and_loses_none: 3,
+    who_leaves_its_answers_lying_gets_no_more_of_them: 3,
     work_that_is_tried_again_is_boxed_once: 3,
 }
 
@@ -171,14 +172,40 @@ fn a_full_mailbox_delays_an_answer_and_loses_none<D: Rig>(seed: u64) {
             thread::yield_now();
         }
     }
-    // The loop does not turn: two are in the mailbox, and the third waits for room.
-    while pool.counts().waiting > 5 {
+    // The loop does not turn: two are in the mailbox, and six beside it. No thread waits with them.
+    let until = Instant::now() + Duration::from_secs(60);
+    while pool.counts() != PoolCounts::default() {
+        assert!(Instant::now() < until, "{:?}", pool.counts());
         thread::yield_now();
     }
-    assert_eq!(pool.counts().running, 1);
     rest(&mut stage, &pool, 8);
     assert_eq!(peer.got(), b"abcdefgh");
     assert_eq!(stage.count(Counter::MailLost), 0);
+    stage.stop();
+}
+
+/// Answers that wait beside a full mailbox hold no thread, so they hold the next job back instead.
+fn who_leaves_its_answers_lying_gets_no_more_of_them<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.mail_queue = 1);
+    let pool = Pool::new(2, 2).unwrap();
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut taken = 0;
+    while stage.hub.loops[0].mail.len_beyond() < 2
+        || pool.counts().waiting + pool.counts().running > 0
+    {
+        assert!(Instant::now() < until, "{:?}", pool.counts());
+        taken += usize::from(offload(&mut stage, &pool, id, || b"a".to_vec()));
+        thread::yield_now();
+    }
+    for _ in 0..10 {
+        assert!(!offload(&mut stage, &pool, id, || b"b".to_vec()));
+    }
+    rest(&mut stage, &pool, taken as u64);
+    assert_eq!(peer.got(), vec![b'a'; taken]);
+    assert!(offload(&mut stage, &pool, id, || b"c".to_vec()), "it has taken them");
+    rest(&mut stage, &pool, taken as u64 + 1);
     stage.stop();
 }
 

@@ -299,6 +299,7 @@ impl<D: Rig> Stage<D> {
         assert!(!self.event_loop.driver.holds_back());
         let bridge = &self.hub.loops[0];
         assert!(bridge.mail.is_empty() && bridge.arrivals.is_empty(), "on the bridges");
+        assert_eq!(bridge.mail.len_beyond(), 0, "beside the mailbox");
         let state = &mut self.event_loop.state;
         assert!(state.ready.is_empty() && state.dead.is_empty());
         assert!(state.dials.is_empty() && self.event_loop.fan_outs.is_empty());
