@@ -4,7 +4,7 @@
 use crate::addr::{Addr, AddrError};
 use crate::closed::Closed;
 use crate::splitmix;
-use crate::sys::{DialOptions, SocketOptions};
+use crate::sys::{DialOptions, Errno, Socket, SocketOptions};
 use net_timer::Tick;
 use std::collections::VecDeque;
 use std::fmt;
@@ -75,7 +75,9 @@ impl Dial {
     ///
     /// The name is looked up beside the loop, on one of a few
     /// [threads](crate::Limits::resolver_threads). The addresses found are tried in the system's
-    /// order, within the time of the attempt: each has an equal share of what is left of it. A name
+    /// order, but IPv6 and IPv4 in turn, within the time of the attempt: the next one as soon as one has
+    /// failed, or 250 ms later, beside those that are undecided. The first that is up is the
+    /// connection, and the others are closed (RFC 8305). A name
     /// without an address, or one too many of
     /// [`names_queue`](crate::Limits::names_queue), ends the attempt as
     /// [`Closed::Unresolved`]. What is wrong with the text itself is said here.
@@ -104,6 +106,10 @@ impl Dial {
     }
 
     /// How long one attempt may take. Default: [`connect_timeout`](crate::Limits::connect_timeout).
+    ///
+    /// A Unix listener whose queue is full refuses at once (`EAGAIN`), and so does a kernel that is short
+    /// of memory (`ENOBUFS`). Within this time the connect is then tried again, after pauses of 1 to
+    /// 100 ms; when it is over, that error is the reason.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -189,16 +195,34 @@ impl<S> fmt::Debug for NotDialled<S> {
     }
 }
 
+/// How long a connect may be undecided before the next address is tried beside it: RFC 8305, section 8.
+const ADDRESS_DELAY_MS: u64 = 250;
+/// And how long at least, however little time there is for all of them: its lower bound.
+const ADDRESS_DELAY_MIN_MS: u64 = 10;
+/// The longest pause before a connect that had to wait for the own machine is tried again.
+const AGAIN_MAX_MS: u64 = 100;
+
 /// What a connecting connection remembers of its dial.
 #[derive(Debug)]
 pub(crate) struct Dialling {
     pub(crate) dial: Dial,
     /// An attempt is under way; otherwise it waits for its turn or for the end of a pause.
     pub(crate) is_under_way: bool,
+    /// It is in the loop's list of dials. What is still there of an attempt that is over does not count.
+    pub(crate) awaits_turn: bool,
     /// The attempt under way waits for the addresses of the name.
     pub(crate) is_asking: bool,
-    /// Addresses of the name that this attempt has not tried.
-    pub(crate) found: VecDeque<SocketAddr>,
+    /// Addresses that this attempt has still to try, the next one first.
+    pub(crate) found: VecDeque<Addr>,
+    /// Sockets whose connects were begun before that of the connection's own socket, and are undecided
+    /// as that is: all race, and signal under the one id. Empty where that has none.
+    pub(crate) older: Vec<Socket>,
+    /// Why the last address was not even begun that is tried again.
+    pub(crate) put_off: Option<Errno>,
+    /// How often in a row that was so.
+    put_offs: u32,
+    /// When the next address is tried though nothing was decided. `MAX`: none is left.
+    next: Tick,
     attempts: u32,
     /// When the attempt under way is given up.
     overdue: Tick,
@@ -212,8 +236,13 @@ impl Dialling {
         Self {
             dial,
             is_under_way: false,
+            awaits_turn: true,
             is_asking: false,
             found: VecDeque::new(),
+            older: Vec::new(),
+            put_off: None,
+            put_offs: 0,
+            next: Tick::MAX,
             attempts: 0,
             overdue: until,
             until,
@@ -233,12 +262,14 @@ impl Dialling {
         self.attempts
     }
 
-    /// The next address of the name to try, and until when: its share of the time that is left.
-    pub(crate) fn next_address(&mut self, now: Tick) -> Option<(SocketAddr, Tick)> {
-        let left = self.overdue.saturating_since(now);
-        let share = left / self.found.len().max(1) as u64;
-        let address = self.found.pop_front().filter(|_| left > 0)?;
-        Some((address, now.saturating_add(share.max(1))))
+    /// When the attempt under way has taken too long.
+    pub(crate) fn overdue(&self) -> Tick {
+        self.overdue
+    }
+
+    /// The attempt under way has taken too long.
+    pub(crate) fn is_overdue(&self, now: Tick) -> bool {
+        now >= self.overdue
     }
 
     /// The name that is dialled, if it is one.
@@ -249,15 +280,60 @@ impl Dialling {
         }
     }
 
+    /// The resolver has answered. Families take turns, beginning with that of the first address, so that
+    /// one family that leads nowhere holds nobody up for long (RFC 8305, section 4).
+    pub(crate) fn found(&mut self, addresses: &[SocketAddr]) {
+        let is_first = |at: &&SocketAddr| at.is_ipv4() == addresses[0].is_ipv4();
+        let (first, other): (Vec<_>, Vec<_>) = addresses.iter().partition(is_first);
+        self.found.clear();
+        for n in 0..first.len().max(other.len()) {
+            let pair = [first.get(n), other.get(n)].into_iter().flatten();
+            self.found.extend(pair.map(|at: &&SocketAddr| Addr::from(**at)));
+        }
+    }
+
+    /// A connect has begun. Returns when something is to be done though it is not decided: the next
+    /// address is tried beside it, a little later, or as soon as all of them have an equal share of the
+    /// time that is left; or the attempt is overdue.
+    pub(crate) fn has_begun(&mut self, now: Tick) -> Tick {
+        (self.put_off, self.put_offs) = (None, 0);
+        let left = self.overdue.saturating_since(now);
+        let share = left / (self.found.len() as u64 + 1);
+        let delay = share.clamp(ADDRESS_DELAY_MIN_MS, ADDRESS_DELAY_MS);
+        self.next = if self.found.is_empty() { Tick::MAX } else { now.saturating_add(delay) };
+        self.next.min(self.overdue)
+    }
+
+    /// A connect to that address could not even begin, for a reason of this machine that passes. Returns
+    /// when it is tried again, or the attempt is overdue.
+    pub(crate) fn put_off(&mut self, to: Addr, why: Errno, now: Tick, jitter: &mut Jitter) -> Tick {
+        let pause = (1 << self.put_offs.min(10)).min(AGAIN_MAX_MS);
+        self.put_offs += 1;
+        self.put_off = Some(why);
+        self.found.push_back(to);
+        self.next = now.saturating_add(jitter.between(pause.div_ceil(2), pause));
+        self.next.min(self.overdue)
+    }
+
     /// The attempt has failed. Returns when the next one is due; `None`: that was the last.
     pub(crate) fn end(&mut self, now: Tick, jitter: &mut Jitter) -> Option<Tick> {
         self.is_under_way = false;
+        self.awaits_turn = false;
         self.is_asking = false;
         self.found.clear();
+        (self.put_off, self.put_offs) = (None, 0);
         let retry = self.dial.retry.filter(|retry| self.attempts < retry.attempts)?;
         let next = now.after(retry.pause(self.attempts, jitter));
         (next < self.until).then_some(next)
     }
+}
+
+/// Whether a connect that fails at once with this is best tried again soon. `EAGAIN`: the queue of the
+/// Unix listener is full. `ENOBUFS`: the kernel has no memory for it. All others stay what they are for
+/// longer than a dial takes: of `EADDRNOTAVAIL`, a port is free a minute after its connection, and the
+/// kernel searches all of them each time; of `EMFILE`, the handler knows best what to close.
+pub(crate) fn passes_soon(errno: Errno) -> bool {
+    matches!(errno.raw(), libc::EAGAIN | libc::ENOBUFS)
 }
 
 /// A source of chance that a test can repeat.
@@ -313,23 +389,71 @@ mod tests {
         assert_eq!(dialling.end(Tick::ZERO, &mut Jitter::new(1)), None);
     }
 
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
     #[test]
-    fn the_addresses_of_a_name_share_the_time_of_the_attempt() {
+    fn families_take_turns_and_keep_their_order() {
         let mut dialling = dialling(None);
-        dialling.begin(Tick::ZERO, SECOND);
-        dialling.found = (1..=4).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
-        let mut now = Tick::ZERO;
-        for (port, until) in [(1, 250), (2, 500), (3, 750), (4, 1001)] {
-            let (address, share) = dialling.next_address(now).unwrap();
-            assert_eq!((address.port(), share.as_millis()), (port, until));
-            now = share;
+        for (found, tried) in [
+            (&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"][..], [0, 3, 1, 2].as_slice()),
+            (&["1.1.1.1:1", "[::1]:1", "[::2]:1", "2.2.2.2:1"], &[0, 1, 3, 2]),
+            (&["1.1.1.1:1", "2.2.2.2:1"], &[0, 1]),
+            (&["[::1]:1"], &[0]),
+        ] {
+            let found = addresses(found);
+            dialling.found(&found);
+            let expected: Vec<_> = tried.iter().map(|n| Addr::from(found[*n])).collect();
+            assert_eq!(dialling.found, expected);
         }
-        assert_eq!(dialling.next_address(now), None);
-        // One that fails early leaves its time to the others; when none is left, nobody is tried.
-        dialling.found = (1..=2).map(|port| SocketAddr::from(([10, 0, 0, 1], port))).collect();
-        let (_, share) = dialling.next_address(Tick::from_millis(998)).unwrap();
-        assert_eq!(share.as_millis(), 999);
-        assert_eq!(dialling.next_address(Tick::from_millis(1001)), None);
+    }
+
+    #[test]
+    fn the_next_address_is_tried_a_little_later_or_so_that_all_have_their_turn() {
+        let found = addresses(&["1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1", "4.4.4.4:1"]);
+        for (timeout_ms, looks) in [
+            (5000, [250, 500, 750, 5000]), // no longer than a quarter of a second
+            (400, [100, 200, 300, 400]),   // a quarter of the time each
+            (12, [10, 12, 12, 12]),        // but no storm
+        ] {
+            let mut dialling = dialling(None);
+            dialling.begin(Tick::ZERO, Duration::from_millis(timeout_ms));
+            dialling.found(&found);
+            let mut now = Tick::ZERO;
+            for look in looks {
+                assert!(dialling.found.pop_front().is_some());
+                now = dialling.has_begun(now);
+                // `Tick::after` rounds up, so as not to be early.
+                let expected = look..=look + 1;
+                assert!(expected.contains(&now.as_millis()), "{timeout_ms}: {looks:?}, {now:?}");
+            }
+            assert!(dialling.is_overdue(now));
+        }
+    }
+
+    #[test]
+    fn what_is_put_off_is_tried_again_after_pauses_that_double_up_to_a_tenth_of_a_second() {
+        let (mut dialling, mut jitter) = (dialling(None), Jitter::new(3));
+        dialling.begin(Tick::ZERO, 60 * SECOND);
+        let (to, why) = (Addr::from(addresses(&["1.1.1.1:1"])[0]), Errno::new(libc::EAGAIN));
+        let mut pauses = Vec::new();
+        for _ in 0..40 {
+            pauses.push(dialling.put_off(to.clone(), why, Tick::ZERO, &mut jitter).as_millis());
+            assert_eq!(
+                (dialling.found.pop_front(), dialling.put_off),
+                (Some(to.clone()), Some(why))
+            );
+        }
+        for (pause, whole) in pauses.iter().zip([1, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100, 100]) {
+            assert!((whole / 2..=whole).contains(pause) && *pause > 0, "{pauses:?}");
+        }
+        dialling.begin(Tick::ZERO, Duration::from_millis(20));
+        assert!(dialling.put_off(to, why, Tick::ZERO, &mut jitter).as_millis() <= 21);
+        assert!(passes_soon(why) && passes_soon(Errno::new(libc::ENOBUFS)));
+        for lasting in [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENETUNREACH, libc::ECONNREFUSED] {
+            assert!(!passes_soon(Errno::new(lasting)));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use net_core::{
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,47 @@ fn a_dial_into_the_own_port_range_never_meets_itself() {
     remote.post(0, Dial::from(to).source(to)).unwrap();
     let refused = Outcome::Over(Closed::Machine(Errno::new(libc::ECONNREFUSED)));
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), refused);
+}
+
+/// A Unix listener whose queue was full refused ten dials of twelve at once, with EAGAIN, where TCP waits.
+#[test]
+fn a_full_unix_listener_is_dialled_again_until_it_takes_all() {
+    let (running, said) = client();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("busy");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(1).unwrap(); // room for two
+    socket.set_nonblocking(true).unwrap();
+    let listener = UnixListener::from(std::os::fd::OwnedFd::from(socket));
+    let to = format!("unix:{}", path.display());
+    for _ in 0..12 {
+        let dial = Dial::to(to.parse().unwrap()).timeout(PATIENCE);
+        running.remote().post(0, dial).unwrap();
+    }
+    let (mut outcomes, mut accepted) = (Vec::new(), Vec::new());
+    while outcomes.len() < 2 {
+        outcomes.push(said.recv_timeout(PATIENCE).unwrap());
+    }
+    let until = Instant::now() + PATIENCE;
+    while outcomes.len() < 12 {
+        assert!(Instant::now() < until, "{outcomes:?}");
+        accepted.extend(listener.accept());
+        outcomes.extend(said.recv_timeout(Duration::from_millis(1)));
+    }
+    assert!(outcomes.iter().all(|o| matches!(o, Outcome::Up { .. })), "{outcomes:?}");
+    let late = Dial::to(to.parse().unwrap()).timeout(Duration::from_millis(50));
+    for _ in 0..20 {
+        running.remote().post(0, late.clone()).unwrap();
+    }
+    let full = Outcome::Over(Closed::Machine(Errno::new(libc::EAGAIN)));
+    let mut refused = false;
+    while !refused {
+        refused = said.recv_timeout(PATIENCE).unwrap() == full;
+    }
+    running.remote().stop();
+    let counts = running.wait().unwrap().counts;
+    assert!(counts.balance(), "{counts}");
 }
 
 /// Dials names, or does not come back.

@@ -1,19 +1,21 @@
 //! Connections to others: attempts, their outcomes, and the pauses between them.
 //!
 //! A dialled connection is in the table from the moment it is asked for, and has a socket only
-//! while an attempt is under way. All attempts go by one id, so a signal may be that of an attempt
-//! that was given up: what it says is asked of the socket, and believed only if that has decided.
+//! while an attempt is under way. In an attempt at a name, several sockets may race. All attempts and
+//! all sockets go by one id, so a signal may be that of another one, or of one that was given up: what
+//! it says is asked of each socket, and believed only if that has decided.
 
 use super::EventLoop;
 use crate::addr::Addr;
 use crate::closed::{Closed, Which};
 use crate::connection::Head;
-use crate::dial::Target;
+use crate::dial::{Target, passes_soon};
 use crate::driver::{Driver, Ending, Link};
 use crate::handler::Handler;
 use crate::hub::Order;
 use crate::id::ConnId;
 use crate::life::{Event, State};
+use crate::loop_state::LoopState;
 use crate::resolver::{Answer, Question};
 use crate::sys::{Errno, Socket};
 use net_timer::Tick;
@@ -34,18 +36,28 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    /// It is the turn of a dial: of its next attempt, or of the addresses that were found for it.
     #[inline(never)] // what it needs would be on the turn's stack
     fn attempt(&mut self, id: ConnId) {
         let (now, timeout) = (self.state.now, self.state.limits.connect_timeout);
         let Some(dialling) = self.state.head(id).and_then(Head::dialling) else { return };
-        let overdue = dialling.begin(now, timeout);
+        if !std::mem::take(&mut dialling.awaits_turn) {
+            return;
+        }
+        if dialling.is_under_way {
+            return self.try_next_address(id, None);
+        }
+        let until = dialling.begin(now, timeout);
         match dialling.dial.to.clone() {
-            Target::Addr(to) => self.connect(id, &to, overdue),
+            Target::Addr(to) => {
+                dialling.found.push_back(to);
+                self.try_next_address(id, None);
+            }
             Target::Name(name) => {
                 dialling.is_asking = true;
                 let attempt = dialling.attempt();
-                self.state.file(id, overdue);
-                let question = Question { id, attempt, name: Arc::clone(&name), until: overdue };
+                self.state.file(id, until);
+                let question = Question { id, attempt, name: Arc::clone(&name), until };
                 if !self.hub.resolve(question, now) {
                     tracing::warn!(%id, %name, "too many names wait to be looked up");
                     self.attempt_failed(id, Closed::Unresolved);
@@ -54,7 +66,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The resolver has answered: the first of the addresses is tried.
+    /// The resolver has answered: the addresses are tried when it is this dial's turn. Very many may be
+    /// answered at once.
     #[cold]
     #[inline(never)]
     pub(super) fn resolved(&mut self, answer: Answer) {
@@ -66,10 +79,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         dialling.is_asking = false;
         match found {
             Ok(found) => {
-                dialling.found = found.iter().copied().collect();
-                if !self.try_next_address(id) {
-                    self.attempt_failed(id, Closed::Deadline(Which::Connect)); // just now over
-                }
+                dialling.found(&found);
+                dialling.awaits_turn = true;
+                self.state.dials.push_back(id);
             }
             Err(error) => {
                 let name = self.state.names.get(&id).map_or("", |name| name);
@@ -79,62 +91,119 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Tries the next address of a name, if one is left and time too.
-    fn try_next_address(&mut self, id: ConnId) -> bool {
-        let now = self.state.now;
-        let dialling = self.state.head(id).and_then(Head::dialling);
-        let Some((to, until)) = dialling.and_then(|dialling| dialling.next_address(now)) else {
+    /// Begins a connect to the next address that takes one. Where none is left, and no connect is
+    /// undecided, the attempt has failed: by the last error, which may be `lost` before.
+    fn try_next_address(&mut self, id: ConnId, lost: Option<Errno>) {
+        let (now, mut last) = (self.state.now, lost);
+        loop {
+            let Some(dialling) = self.state.head(id).and_then(Head::dialling) else { return };
+            if dialling.is_overdue(now) {
+                return self.attempt_failed(id, Closed::Deadline(Which::Connect));
+            }
+            let Some(to) = dialling.found.pop_front() else { break };
+            let begun = self.connect(id, &to);
+            let LoopState { table, jitter, .. } = &mut self.state;
+            let Some(connection) = table.get(id) else { return };
+            let Some(dialling) = connection.head.dialling() else { return };
+            let next = match begun {
+                Ok(()) => dialling.has_begun(now),
+                Err(errno) if passes_soon(errno) => dialling.put_off(to, errno, now, jitter),
+                Err(errno) => {
+                    last = Some(errno);
+                    continue;
+                }
+            };
+            return self.state.file(id, next);
+        }
+        let Some(head) = self.state.head(id) else { return };
+        let Some(overdue) = head.dialling().map(|dialling| dialling.overdue()) else { return };
+        if head.socket.number() >= 0 {
+            // Those that are undecided have the rest of the attempt's time.
+            self.state.file(id, overdue);
+        } else if let Some(errno) = last {
+            self.attempt_failed(id, Closed::Machine(errno));
+        }
+    }
+
+    /// Begins a connect, beside those that are undecided. All signal under the one id, and each signal
+    /// asks all of them.
+    fn connect(&mut self, id: ConnId, to: &Addr) -> Result<(), Errno> {
+        let Some(head) = self.state.head(id) else { return Ok(()) };
+        let Some(dialling) = head.dialling() else { return Ok(()) };
+        let dialled = self.driver.dial(to, &dialling.dial.options);
+        let socket = dialled.map_err(|error| Errno::of(&error))?;
+        if let Err(errno) = self.driver.attach(id.token(), &socket) {
+            self.driver.detach(socket, Ending::Close);
+            return Err(errno);
+        }
+        let before = std::mem::replace(&mut head.socket, socket);
+        head.link = Link::default();
+        head.link.await_room();
+        if to.inet().is_none() {
+            head.link.read_to_the_end();
+        }
+        if before.number() >= 0
+            && let Some(dialling) = head.dialling()
+        {
+            dialling.older.push(before);
+        }
+        Ok(())
+    }
+
+    /// A connecting connection has signalled. True: it is up, by the first of its sockets that is.
+    pub(super) fn dial_decided(&mut self, id: ConnId) -> bool {
+        let driver = &mut self.driver;
+        let Some(head) = self.state.head(id) else { return false };
+        let Some(dialling) = head.dialling().filter(|d| d.is_under_way && !d.is_asking) else {
+            return false; // of an attempt that is over
+        };
+        let (mut up, mut lost) = (None, None);
+        let mut undecided = std::mem::take(&mut dialling.older);
+        let mut at = 0;
+        while at < undecided.len() && up.is_none() {
+            match driver.dialled(&undecided[at]) {
+                None => at += 1,
+                Some(Ok(())) => up = Some(undecided.remove(at)),
+                Some(Err(errno)) => {
+                    driver.detach(undecided.remove(at), Ending::Close);
+                    lost = Some(errno);
+                }
+            }
+        }
+        let newest = std::mem::replace(&mut head.socket, Socket::none());
+        let outcome = match newest.number() {
+            0.. if up.is_none() => driver.dialled(&newest),
+            _ => None,
+        };
+        match outcome {
+            Some(Ok(())) => up = Some(newest),
+            Some(Err(errno)) => {
+                driver.detach(newest, Ending::Close);
+                lost = Some(errno);
+            }
+            None => head.socket = newest,
+        }
+        let Some(up) = up else {
+            if head.socket.number() < 0
+                && let Some(older) = undecided.pop()
+            {
+                head.socket = older; // which there is whenever a connect is under way
+            }
+            if let Some(dialling) = head.dialling() {
+                dialling.older = undecided;
+            }
+            head.link.await_room();
+            if lost.is_some() {
+                self.try_next_address(id, lost);
+            }
             return false;
         };
-        self.connect(id, &to.into(), until);
+        let newest = std::mem::replace(&mut head.socket, up);
+        for loser in undecided.into_iter().chain(Some(newest).filter(|s| s.number() >= 0)) {
+            driver.detach(loser, Ending::Close);
+        }
+        self.dial_is_up(id);
         true
-    }
-
-    fn connect(&mut self, id: ConnId, to: &Addr, until: Tick) {
-        let Some(connection) = self.state.table.get(id) else { return };
-        let head = &mut connection.head;
-        let Some(dialling) = head.cold.as_deref_mut().and_then(|cold| cold.dialling.as_deref())
-        else {
-            return;
-        };
-        let begun = match self.driver.dial(to, &dialling.dial.options) {
-            Ok(socket) => {
-                head.socket = socket;
-                head.link = Link::default();
-                head.link.await_room();
-                if to.inet().is_none() {
-                    head.link.read_to_the_end();
-                }
-                self.driver.attach(id.token(), &head.socket)
-            }
-            Err(error) => Err(Errno::of(&error)),
-        };
-        match begun {
-            Ok(()) => self.state.file(id, until),
-            Err(errno) => self.attempt_failed(id, Closed::Machine(errno)),
-        }
-    }
-
-    /// A connecting connection has signalled. True: it is up.
-    pub(super) fn dial_decided(&mut self, id: ConnId) -> bool {
-        let Some(head) = self.state.head(id) else { return false };
-        if !head.dialling().is_some_and(|d| d.is_under_way && !d.is_asking) {
-            return false; // of an attempt that is over
-        }
-        match self.driver.dialled(&head.socket) {
-            None => {
-                head.link.await_room();
-                false
-            }
-            Some(Err(errno)) => {
-                self.attempt_failed(id, Closed::Machine(errno));
-                false
-            }
-            Some(Ok(())) => {
-                self.dial_is_up(id);
-                true
-            }
-        }
     }
 
     fn dial_is_up(&mut self, id: ConnId) {
@@ -146,18 +215,26 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.step(id, Event::Connected);
     }
 
-    /// Its pause is over, or the attempt under way has taken too long.
+    /// Its pause is over, or it is time for the next address, or the attempt under way has taken too long.
     pub(super) fn dial_is_due(&mut self, id: ConnId) {
+        let now = self.state.now;
         let Some(head) = self.state.head(id) else { return };
-        if head.dialling().is_some_and(|dialling| dialling.is_under_way) {
-            self.attempt_failed(id, Closed::Deadline(Which::Connect));
-        } else {
+        let is_connecting = head.socket.number() >= 0;
+        let Some(dialling) = head.dialling() else { return };
+        if !dialling.is_under_way {
+            dialling.awaits_turn = true;
             self.state.file(id, Tick::MAX);
             self.state.dials.push_back(id);
+        } else if !dialling.is_overdue(now) {
+            self.try_next_address(id, None);
+        } else {
+            let put_off = dialling.put_off.filter(|_| !is_connecting);
+            let why = put_off.map_or(Closed::Deadline(Which::Connect), Closed::Machine);
+            self.attempt_failed(id, why);
         }
     }
 
-    /// Hangs up, and tries another address of the name, or again later, or gives up.
+    /// Hangs up, and tries again later, or gives up.
     #[cold]
     fn attempt_failed(&mut self, id: ConnId, why: Closed) {
         self.hang_up(id);
@@ -165,9 +242,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         debug_assert!(head.status.state() == State::Connecting);
         let socket = std::mem::replace(&mut head.socket, Socket::none());
         self.driver.detach(socket, Ending::Close);
-        if self.try_next_address(id) {
-            return;
-        }
         let (now, jitter) = (self.state.now, &mut self.state.jitter);
         let Some(connection) = self.state.table.get(id) else { return };
         let next = connection.head.dialling().and_then(|dialling| dialling.end(now, jitter));
@@ -182,7 +256,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// An attempt is over, or its dial: nobody waits for the addresses of its name any more.
+    /// An attempt is over, or its dial: nobody waits for what it had begun beside the connection's own
+    /// socket.
     #[cold]
     pub(super) fn hang_up(&mut self, id: ConnId) {
         let Some(dialling) = self.state.head(id).and_then(Head::dialling) else { return };
@@ -190,6 +265,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             && let Some(name) = dialling.name()
         {
             self.hub.resolver.withdraw(id, name);
+        }
+        for socket in std::mem::take(&mut dialling.older) {
+            self.driver.detach(socket, Ending::Close);
         }
     }
 }

@@ -307,6 +307,7 @@ impl<D: Rig> Stage<D> {
         let mut world = self.world.get();
         let sockets: Vec<usize> = world.sockets.values().copied().collect();
         let mut live = 0;
+        let mut racing = Vec::new();
         for wire in sockets.into_iter().filter(|wire| *wire != usize::MAX) {
             let wire = &mut world.wires[wire];
             let Some(token) = wire.token else { panic!("a socket that nobody watches: {wire:?}") };
@@ -322,7 +323,10 @@ impl<D: Rig> Stage<D> {
             let status = status.unwrap_or_else(|| panic!("{id} has left its socket"));
             let room = state.input_room(id);
             let Some(connection) = state.table.get(id) else { unreachable!("it was there") };
-            live += 1;
+            // A dial to a name may have several sockets, and is one connection.
+            let is_another = status.state() == State::Connecting && racing.contains(&id);
+            racing.push(id);
+            live += usize::from(!is_another);
             let pending = state.outbox.pending(&connection.head);
             let head = &connection.head;
             let at = status.state();
