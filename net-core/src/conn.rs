@@ -7,7 +7,7 @@ use crate::handler::Handler;
 use crate::here::Loop;
 use crate::id::ConnId;
 use crate::life::State;
-use crate::loop_state::{LoopState, Way};
+use crate::loop_state::{LastWord, LoopState, Way};
 use crate::outbox::{Outbox, Queued};
 use crate::policy::AtLimit;
 use crate::rate::Rate;
@@ -16,6 +16,10 @@ use bytes::Bytes;
 use net_buffer::{FileRange, FrameError, Input, LengthPrefix};
 use net_timer::Tick;
 use std::time::Duration;
+
+/// What sends the last word of a connection. The loop's state holds it as `Any`, since it does not know
+/// the handler.
+pub(crate) type SaysLast<H> = Box<dyn FnOnce(&mut Conn<'_, H>)>;
 
 /// A view of one connection, for the length of one callback.
 ///
@@ -209,6 +213,22 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.wish(Status::WISH_FINISH);
     }
 
+    /// As [`finish`](Self::finish), as soon as nothing is owed to the peer: at once, if nothing is. Owed
+    /// is an answer that is being made: a job [in slices](Self::in_slices) or of a
+    /// [`Pool`](crate::Pool) for this connection, [`busy`](Self::busy), an `on_room` that is due because
+    /// a `send` answered `Above`, and an `on_sent` that was asked for. Until then it can be sent to as
+    /// before, and may so come to owe more. Its deadlines go on; `close` and `reset` end it sooner.
+    ///
+    /// What the library cannot know of is not waited for: an answer by a timer, by a message, or by
+    /// another connection, its partner included. Say [`busy(true)`](Self::busy) while one is under way.
+    pub fn finish_when_done(&mut self) {
+        if self.state.is_owed(self.id) {
+            self.state.finishes_later(self.id);
+        } else {
+            self.finish();
+        }
+    }
+
     /// Ends the connection: what is queued goes out, then FIN; later input is thrown away. The
     /// socket stays until the peer's FIN or the linger bound, so that the last bytes arrive.
     pub fn close(&mut self) {
@@ -222,19 +242,52 @@ impl<'a, H: Handler> Conn<'a, H> {
 
     /// Closes as soon as nothing is under way: no input that the kernel or the handler holds, no
     /// unsent output, not [busy](Conn::busy).
+    ///
+    /// A question that the peer sends in that moment finds the connection closed, and the peer cannot
+    /// tell whether it was dealt with. If the protocol has a last word, such as a WebSocket's close frame,
+    /// GOAWAY, or `Connection: close`, say it: [`close_when_idle_with`](Self::close_when_idle_with).
     pub fn close_when_idle(&mut self) {
         self.parts().0.status.set(Status::WHEN_IDLE);
         self.wish(0);
     }
 
+    /// As [`close_when_idle`](Self::close_when_idle), and says `last_word` in the moment in which nothing
+    /// is under way: it goes out, then FIN, and what the peer says after that is thrown away, as of
+    /// [`close`](Self::close). So each question that the peer has sent is answered, or the peer finds
+    /// the last word instead of its answer, and no reset takes that from it.
+    ///
+    /// A later call replaces the bytes. Empty, they are the FIN alone. A peer that has ended gets them as
+    /// well; one for which `finish` was called does not. Longer than
+    /// [`output_limit`](crate::Limits::output_limit) they end the connection there. A drain ends when the
+    /// peers have ended too, or after [`linger_timeout`](crate::Limits::linger_timeout).
+    pub fn close_when_idle_with(&mut self, last_word: impl Into<Bytes>) {
+        self.close_when_idle_saying(LastWord::Bytes(last_word.into()));
+    }
+
+    /// As [`close_when_idle_with`](Self::close_when_idle_with), for a last word that depends on what was
+    /// sent before it, as TLS's close_notify does: `last` is called in that moment, as a callback of the
+    /// connection ([`Callback::Draining`](crate::Callback::Draining)), and sends it. The connection
+    /// closes after it, whatever it asks for.
+    pub fn close_when_idle_then(&mut self, last: impl FnOnce(&mut Conn<'_, H>) + 'static) {
+        let last: SaysLast<H> = Box::new(last);
+        self.close_when_idle_saying(LastWord::By(Box::new(last)));
+    }
+
+    fn close_when_idle_saying(&mut self, last_word: LastWord) {
+        let is_over = self.parts().0.status.state() == State::Dead;
+        if !is_over {
+            self.state.last_words.insert(self.id, last_word);
+        }
+        self.close_when_idle();
+    }
+
     /// Says that the handler works for this connection elsewhere, so that it is not idle although
-    /// no byte waits; or that it does no more.
+    /// no byte waits, and is not [finished](Self::finish_when_done) when its peer ends; or that it does
+    /// no more. A flag, and not a count. A job in slices, or of a pool, needs no word: it counts as long
+    /// as it is under way, whatever is said here.
     pub fn busy(&mut self, is_busy: bool) {
-        let status = &mut self.parts().0.status;
-        if is_busy {
-            status.set(Status::BUSY);
-        } else {
-            status.clear(Status::BUSY);
+        self.state.say_busy(self.id, is_busy);
+        if !is_busy {
             self.wish(0);
         }
     }

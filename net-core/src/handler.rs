@@ -83,9 +83,15 @@ pub trait Handler: Sized + 'static {
     /// By default: nothing.
     fn on_room(&mut self, _conn: &mut Conn<'_, Self>) {}
 
-    /// The peer will send no more. It may still be reading, so what is owed is sent first.
+    /// The peer will send no more. It may still be reading: many send their question and FIN in one.
+    ///
+    /// By default [`finish_when_done`](Conn::finish_when_done): what is queued goes out and an answer
+    /// that is being made is waited for, as far as the library knows of it; then the connection is over.
+    /// A handler whose answers come by a timer, a message or another connection says
+    /// [`busy`](Conn::busy) meanwhile, or has an `on_end` of its own. So does one that passes on what
+    /// two connections bring ([`pair_with`](Conn::pair_with)): it passes the end on too.
     fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
-        conn.finish();
+        conn.finish_when_done();
     }
 
     /// A deadline of the connection has come. [`Conn::why`] says which: first byte, idle, message, stuck,

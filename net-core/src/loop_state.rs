@@ -3,6 +3,7 @@
 //! Callbacks see this, through `Conn` and `Loop`, and the turn sees it; neither the driver nor
 //! the handler is in it.
 
+mod owed;
 mod rates;
 
 use crate::addr::Addr;
@@ -22,6 +23,7 @@ use crate::table::Table;
 use crate::timers::Timers;
 use crate::topics::Topics;
 use net_timer::{Slot, Tick, Wheel};
+pub(crate) use owed::{LastWord, Owed};
 pub(crate) use rates::{Rates, Way};
 use std::any::Any;
 use std::cell::RefCell;
@@ -71,6 +73,10 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) names: HashMap<ConnId, Arc<str>>,
     /// The buckets of those connections that have a rate limit, each of which is `RATED`.
     pub(crate) rates: HashMap<ConnId, Rates>,
+    /// What is still to come for those connections for which something is.
+    pub(crate) owed: HashMap<ConnId, Owed>,
+    /// The last words of those that are to close when they are idle, and have one.
+    pub(crate) last_words: HashMap<ConnId, LastWord>,
     /// By slot, where a connection counts. As long as the highest slot used, if sources are limited,
     /// and else empty. (It grows by moving pages, not bytes: realloc(3) of so much is mremap(2).)
     sources: Vec<Option<Source>>,
@@ -126,6 +132,8 @@ impl<S, M> LoopState<S, M> {
             clients: HashMap::new(),
             names: HashMap::new(),
             rates: HashMap::new(),
+            owed: HashMap::new(),
+            last_words: HashMap::new(),
             sources: Vec::new(),
         };
         state.set_now(now);
@@ -203,6 +211,12 @@ impl<S, M> LoopState<S, M> {
         }
         if !self.rates.is_empty() {
             self.rates.remove(&id);
+        }
+        if !self.owed.is_empty() {
+            self.owed.remove(&id);
+        }
+        if !self.last_words.is_empty() {
+            self.last_words.remove(&id);
         }
         self.outbox.drops.forget(id);
         self.outbox.marks.forget(id);

@@ -6,11 +6,13 @@
 //! as may wait for a thread gets no further job done. What becomes of the jobs is counted.
 //!
 //! The threads hold nothing of a loop, so nobody waits for them at the end: jobs that nobody has begun
-//! are given up with the last [`Pool`], and a thread ends after the job that it is at.
+//! are given up with the last [`Pool`], and a thread ends after the job that it is at. The connection of
+//! a job that is given up is told so by the thread, since it may wait for it.
 
 use crate::conn::Conn;
 use crate::handler::Handler;
-use crate::runner::Task;
+use crate::id::ConnId;
+use crate::runner::{Runner, Task};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -146,8 +148,9 @@ impl Pool {
     /// pool alone. Jobs begin in the order in which they came; with more than one thread the answers
     /// of one connection come in the order in which they are ready.
     ///
-    /// The library does not know that a connection waits for an answer: call
-    /// [`busy`](Conn::busy) until it comes, so that a drain waits for it. Deadlines go on.
+    /// Until the answer has come, or is given up, the connection is [busy](Conn::busy): a drain waits for
+    /// it, and a peer that sends no more is not [finished](Conn::finish_when_done) before. Deadlines go
+    /// on: an idle timeout shorter than a job ends the connection that waits for it.
     ///
     /// `then` is a callback of the connection, [`Callback::Answer`](crate::Callback::Answer): a panic
     /// in it closes the connection. A panic in `work` is counted, and its answer is [`JobPanicked`].
@@ -171,6 +174,8 @@ impl Pool {
             return Err(PoolFull { work, then });
         }
         let (id, runner, counted) = (conn.id(), conn.here().runner(), Arc::clone(shared));
+        conn.here().state().job_begun(id);
+        let mut debt = Debt { id, runner: runner.clone(), is_settled: false };
         inner.jobs.push_back(Box::new(move |shared| {
             let answer = catch_unwind(AssertUnwindSafe(work)).map_err(|_| JobPanicked);
             if answer.is_err() {
@@ -186,6 +191,7 @@ impl Pool {
             // A loop that is over takes nothing, and what was to run there is dropped. A loop that is
             // stuck must not hold this thread.
             runner.deliver(id.in_loop(), Task::OfConnection(id, Box::new(tell)));
+            debt.settled();
         }));
         drop(inner);
         shared.news.notify_one();
@@ -196,6 +202,29 @@ impl Pool {
     pub fn counts(&self) -> PoolCounts {
         let inner = self.0.0.inner.lock();
         PoolCounts { waiting: inner.jobs.len(), ..inner.counts }
+    }
+}
+
+/// A connection that waits for a job's answer. It is told if there will be none.
+struct Debt<H: Handler> {
+    id: ConnId,
+    runner: Runner<H>,
+    is_settled: bool,
+}
+
+impl<H: Handler> Debt<H> {
+    /// A method, so that the work takes the whole along, and not a copy of the flag.
+    fn settled(&mut self) {
+        self.is_settled = true;
+    }
+}
+
+impl<H: Handler> Drop for Debt<H> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let (id, runner) = (self.id, &self.runner);
+            runner.deliver(id.in_loop(), Task::GivenUp(id)); // a loop that is over needs no word
+        }
     }
 }
 
@@ -230,6 +259,16 @@ impl Shared {
             }
             self.inner.lock().counts.running -= 1;
         }
+        while let Some(given_up) = self.given_up() {
+            if catch_unwind(AssertUnwindSafe(|| drop(given_up))).is_err() {
+                tracing::error!("a job that was given up panicked when it was dropped");
+            }
+        }
+    }
+
+    /// The next of those that nobody has begun. Not dropped under the lock: its drop is user code.
+    fn given_up(&self) -> Option<Job> {
+        self.inner.lock().jobs.pop_front()
     }
 
     fn next(&self) -> Option<Job> {
@@ -249,10 +288,10 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let mut inner = self.0.inner.lock();
         inner.is_over = true;
-        let given_up = std::mem::take(&mut inner.jobs);
-        drop(inner); // a job's drop is user code
-        if !given_up.is_empty() {
-            tracing::warn!(jobs = given_up.len(), "the pool ends with jobs that nobody has begun");
+        let given_up = inner.jobs.len();
+        drop(inner);
+        if given_up > 0 {
+            tracing::warn!(jobs = given_up, "the pool ends with jobs that nobody has begun");
         }
         self.0.news.notify_all();
     }

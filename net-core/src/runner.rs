@@ -20,6 +20,8 @@ pub(crate) enum Task<H: Handler> {
     OfLoop(Work<H>),
     /// An answer for a connection of that loop. It is dropped if that is over.
     OfConnection(ConnId, Answer<H>),
+    /// There will be no answer for this connection: nobody does the work.
+    GivenUp(ConnId),
 }
 
 /// Runs pieces of work on the loops of one server, from any thread. By [`Loop::runner`].
@@ -59,7 +61,9 @@ impl<H: Handler> Runner<H> {
         self.post(to, Task::OfLoop(work)).map_err(|error| {
             error.map(|task| match task {
                 Task::OfLoop(work) => work,
-                Task::OfConnection(..) => unreachable!("what was posted comes back"),
+                Task::OfConnection(..) | Task::GivenUp(_) => {
+                    unreachable!("what was posted comes back")
+                }
             })
         })
     }

@@ -88,8 +88,8 @@ impl<H: Handler> Conn<'_, H> {
     /// It ends with its connection: then it is dropped unfinished, and counted
     /// ([`Counter::JobsDropped`](crate::Counter::JobsDropped)). A panic closes the connection.
     ///
-    /// The library does not know that the peer waits for an answer: call [`busy`](Conn::busy) until it is
-    /// there, so that a drain waits for it. Deadlines go on.
+    /// While it is under way the connection is [busy](Conn::busy): a drain waits for it, and a peer that
+    /// sends no more is not [finished](Conn::finish_when_done) before it has its answer. Deadlines go on.
     ///
     /// ```
     /// use net_core::{Conn, Handler, Input, Peer, Slice};
@@ -109,19 +109,16 @@ impl<H: Handler> Conn<'_, H> {
     ///         let Some(&byte) = input.take_all().first() else { return };
     ///         let mut numbers = 0..u64::from(byte) * 1_000_000;
     ///         let mut sum = 0;
-    ///         conn.busy(true);
     ///         let begun = conn.in_slices(move |_: &mut Self, conn: &mut Conn<'_, Self>| {
     ///             sum += numbers.by_ref().take(10_000).sum::<u64>();
     ///             if !numbers.is_empty() {
     ///                 return Slice::More;
     ///             }
     ///             conn.send(format!("{sum}\n").as_bytes());
-    ///             conn.busy(false);
     ///             Slice::Done
     ///         });
     ///         if begun.is_err() {
     ///             conn.send(b"too busy\n");
-    ///             conn.busy(false);
     ///         }
     ///     }
     /// }
@@ -131,6 +128,9 @@ impl<H: Handler> Conn<'_, H> {
         J: FnMut(&mut H, &mut Conn<'_, H>) -> Slice + 'static,
     {
         let id = self.id();
-        self.here().begin_job(job, |job| Job::OfConnection(id, Box::new(job)))
+        let mut here = self.here();
+        here.begin_job(job, |job| Job::OfConnection(id, Box::new(job)))?;
+        here.state().job_begun(id);
+        Ok(())
     }
 }

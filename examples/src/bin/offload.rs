@@ -105,17 +105,16 @@ fn is_prime(number: u32) -> bool {
         .all(|divisor| !number.is_multiple_of(divisor))
 }
 
-/// A question is under way: a drain waits for its answer, and further lines wait in the kernel.
+/// A question is under way: further lines wait in the kernel. The library knows of the job, so a drain, and
+/// a client that sends no more, wait for its answer.
 fn asks(conn: &mut Conn<'_, Worker>) {
     conn.session().is_asking = true;
-    conn.busy(true);
     conn.pause();
 }
 
 fn answer(conn: &mut Conn<'_, Worker>, text: &str) {
     say(conn, text);
     conn.session().is_asking = false;
-    conn.busy(false);
     conn.resume();
 }
 

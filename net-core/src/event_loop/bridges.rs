@@ -372,8 +372,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 }
             }
             Task::OfConnection(id, answer) if self.lives(id) => {
+                self.state.job_done(id);
                 self.call(id, Callback::Answer, |_, conn| answer(conn));
                 self.after(id);
+            }
+            Task::GivenUp(id) => {
+                self.state.job_done(id);
+                self.look_again(id);
             }
             Task::OfConnection(_, answer) => {
                 if guard(|| drop(answer)).is_none() {

@@ -3,12 +3,14 @@
 use super::{EventLoop, guard};
 use crate::accepting::turn_away;
 use crate::closed::{Callback, Closed, Which};
+use crate::conn::SaysLast;
 use crate::connection::{Deadlines, Filed, Status};
 use crate::driver::{Driver, Ending, Received};
 use crate::handler::Handler;
 use crate::hub::{Mail, Order};
 use crate::id::ConnId;
 use crate::life::{Event, State, Tell, step};
+use crate::loop_state::LastWord;
 use crate::stats::Counter;
 use crate::sys::Errno;
 use net_timer::Tick;
@@ -186,6 +188,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 if !self.state.outbox.marks.is_empty() {
                     self.tell_sent(id);
                 }
+                self.finish_if_done(id);
                 // Only from here: the look may receive, and what is received may wish again.
                 self.close_if_idle(id);
             }
@@ -219,6 +222,22 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.step(id, Event::Finish);
         } else if wished.has(Status::WISH_RESUME) {
             self.read_on(id);
+        }
+    }
+
+    /// Finishes a connection that is to finish when nothing is owed, if nothing is.
+    fn finish_if_done(&mut self, id: ConnId) {
+        if !self.state.is_to_finish(id) || self.state.is_owed(id) {
+            return;
+        }
+        let Some(state) = self.state.head(id).map(|head| head.status.state()) else { return };
+        if state == State::Connecting {
+            return; // what waits for it is still to be sent
+        }
+        self.state.finishes_no_more(id);
+        if state.takes_output() {
+            self.state.because(id, Closed::Local);
+            self.step(id, Event::Finish);
         }
     }
 
@@ -275,16 +294,47 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let why = if self.order == Order::Run { Closed::Local } else { Closed::Draining };
         self.state.because(id, why);
+        if self.says_last_word(id) {
+            return;
+        }
         let Some(head) = self.state.head(id) else { return };
         // When the peer's kernel has all, close loses nothing, and there is nothing to linger for.
         let all_arrived = self.driver.unacknowledged(&head.socket) == 0;
         self.step(id, if all_arrived { Event::Idle } else { Event::Close });
     }
 
-    /// Something has changed for a connection that is to close when it is idle.
+    /// The last word of an idle connection, and then its end. False: it has none.
+    fn says_last_word(&mut self, id: ConnId) -> bool {
+        if self.state.last_words.is_empty() {
+            return false;
+        }
+        let Some(last_word) = self.state.last_words.remove(&id) else { return false };
+        if !self.state.head(id).is_some_and(|head| head.status.state().takes_output()) {
+            return false; // it has had its FIN
+        }
+        match last_word {
+            LastWord::Bytes(bytes) => {
+                self.state.with(id, |outbox, head| outbox.send_shared(head, id, bytes));
+            }
+            LastWord::By(last) => {
+                let last: Box<SaysLast<H>> = last.downcast().expect("it is of this handler");
+                if !self.call(id, Callback::Draining, |_, conn| last(conn)) {
+                    self.after(id);
+                    return true;
+                }
+                self.list_to_flush(id);
+            }
+        }
+        self.step(id, Event::Close);
+        true
+    }
+
+    /// Something has changed for a connection that is to close when it is idle, or to finish when
+    /// nothing is owed.
     pub(super) fn look_again(&mut self, id: ConnId) {
+        let is_to_finish = self.state.is_to_finish(id);
         self.state.with(id, |outbox, head| {
-            if head.status.has(Status::WHEN_IDLE) {
+            if is_to_finish || head.status.has(Status::WHEN_IDLE) {
                 outbox.list_wish(head, id);
             }
         });

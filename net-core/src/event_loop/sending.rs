@@ -181,6 +181,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             // The peer's window was shut, and is about to open.
             self.flows_if_closing(id);
             self.room(id);
+            self.look_again(id);
         }
         let Some(head) = self.state.head(id) else { return };
         let owes_fin =

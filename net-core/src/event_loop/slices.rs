@@ -53,6 +53,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 }
                 let mut end = Slice::Done; // as after a panic
                 self.call(*id, Callback::Job, |handler, conn| end = job(handler, conn));
+                if end == Slice::Done {
+                    self.state.job_done(*id);
+                }
                 self.after(*id);
                 end
             }

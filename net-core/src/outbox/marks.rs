@@ -23,6 +23,11 @@ impl Marks {
         self.0.is_empty()
     }
 
+    /// Whether that connection waits to be told.
+    pub(crate) fn has(&self, id: ConnId) -> bool {
+        self.0.contains_key(&id)
+    }
+
     /// Marks the place with so many unsent bytes in front of it.
     pub(crate) fn set(&mut self, id: ConnId, before: usize, tag: u64) {
         let line = self.0.entry(id).or_default();

@@ -37,7 +37,7 @@ pub(super) fn usual(at: At<'_, '_, '_>) {
         At::Datagram(mut datagram) => {
             let _ = datagram.reply(datagram.bytes());
         }
-        At::End(conn) => conn.finish(),
+        At::End(conn) => conn.finish_when_done(),
         At::Deadline(conn) => conn.close(),
         At::Draining(conn) => conn.close_when_idle(),
         _ => {}

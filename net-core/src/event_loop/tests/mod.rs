@@ -25,6 +25,7 @@ mod mutations;
 mod names;
 mod offloads;
 mod overload;
+mod owed;
 mod pairs;
 mod panics;
 mod policies;

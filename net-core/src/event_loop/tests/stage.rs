@@ -394,6 +394,7 @@ impl<D: Rig> Stage<D> {
         assert!(state.topics.is_empty(), "subscriptions are left");
         assert!(state.outbox.marks.is_empty(), "marks are left");
         assert!(state.rates.is_empty(), "rate limits are left");
+        assert!(state.owed.is_empty(), "answers are owed");
         let places = (self.hub.gate.inside(), self.hub.gate.sources());
         assert_eq!(places, (0, 0), "places are left in the gate");
         let snapshot = self.snapshot();
