@@ -72,6 +72,7 @@ impl Broadcast {
             queued: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             displaced: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
             loops_missed: AtomicUsize::new(0),
             loops_left: AtomicUsize::new(loops),
             is_cancelled: AtomicBool::new(false),
@@ -100,6 +101,10 @@ impl fmt::Debug for Broadcast {
 }
 
 /// What has become of a broadcast so far. Receivers, but where it says loops.
+///
+/// When it is whole and was not cancelled, `delivered + queued + dropped + gone` are all for whom it was:
+/// those who were open, or had subscribed, when their loop took it from its mailbox, and those who joined
+/// before it had come to their place in the table. The loops that missed it are not in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
     /// The kernel has taken all of it.
@@ -107,8 +112,10 @@ pub struct Report {
     /// Something waits in this process still: the receiver reads slowly. It gets the rest unless it
     /// ends before.
     pub queued: u64,
-    /// Not sent: above its high mark, or at its limit, or it has ended meanwhile.
+    /// Not sent: above its high mark, or at its limit, or it has ended before the kernel took all.
     pub dropped: u64,
+    /// Those who were ending, had ended, or had unsubscribed before it came to them.
+    pub gone: u64,
     /// Older messages that were dropped, or replaced, to make room for this one
     /// ([`Broadcast::at_limit`]).
     pub displaced: u64,
@@ -156,6 +163,7 @@ struct Account {
     queued: AtomicU64,
     dropped: AtomicU64,
     displaced: AtomicU64,
+    gone: AtomicU64,
     loops_missed: AtomicUsize,
     /// Lowered (Release) after a loop's last count, and read first (Acquire): at 0 all counts are
     /// seen.
@@ -172,6 +180,7 @@ impl Account {
             delivered: self.delivered.load(Ordering::Relaxed),
             queued: self.queued.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
+            gone: self.gone.load(Ordering::Relaxed),
             displaced: self.displaced.load(Ordering::Relaxed),
             loops_missed: self.loops_missed.load(Ordering::Relaxed),
             loops_left,
@@ -192,6 +201,7 @@ pub(crate) enum Fate {
     Delivered,
     Queued,
     Dropped,
+    Gone,
 }
 
 impl Part {
@@ -225,6 +235,7 @@ impl Part {
             Fate::Delivered => &account.delivered,
             Fate::Queued => &account.queued,
             Fate::Dropped => &account.dropped,
+            Fate::Gone => &account.gone,
         };
         counter.fetch_add(1, Ordering::Relaxed); // published by `loops_left`
     }
@@ -264,7 +275,8 @@ mod tests {
         let broadcast = Broadcast::new("all").then(move |report| told.lock().push(report));
         let (delivery, mut parts) = broadcast.divide(3);
         let last = parts.pop().unwrap();
-        for fate in [Fate::Delivered, Fate::Delivered, Fate::Queued, Fate::Dropped] {
+        let fates = [Fate::Delivered, Fate::Delivered, Fate::Queued, Fate::Dropped, Fate::Gone];
+        for fate in fates {
             last.count(fate);
         }
         drop(parts.pop().unwrap());
@@ -275,6 +287,7 @@ mod tests {
             delivered: 2,
             queued: 1,
             dropped: 1,
+            gone: 1,
             displaced: 0,
             loops_missed: 1,
             loops_left: 0,

@@ -22,6 +22,10 @@ pub(crate) struct Topics {
     by_slot: BTreeSet<(u32, u32)>,
     topics_max: usize,
     per_connection_max: usize,
+    /// Broadcasts are under way, so it is noted who unsubscribes.
+    pub(crate) notes_leaves: bool,
+    /// Who has done so since they were last taken: slot and topic.
+    left: Vec<(u32, Bytes)>,
 }
 
 /// A topic is there exactly as long as it has a member.
@@ -69,6 +73,8 @@ impl Topics {
             by_slot: BTreeSet::new(),
             topics_max,
             per_connection_max,
+            notes_leaves: false,
+            left: Vec::new(),
         }
     }
 
@@ -109,6 +115,9 @@ impl Topics {
         let Some(&topic) = self.numbers.get(name) else { return false };
         let was_there = self.by_slot.remove(&(slot, topic));
         if was_there {
+            if self.notes_leaves {
+                self.left.push((slot, self.named[topic as usize].name.clone()));
+            }
             self.leave(slot, topic);
         }
         was_there
@@ -141,6 +150,16 @@ impl Topics {
     /// How many topics the connection in that slot has.
     pub(crate) fn count_of(&self, slot: u32) -> usize {
         self.of(slot).count()
+    }
+
+    /// Whether the connection in that slot has subscribed to that topic.
+    pub(crate) fn is_member(&self, slot: u32, name: &[u8]) -> bool {
+        self.numbers.get(name).is_some_and(|&topic| self.by_slot.contains(&(slot, topic)))
+    }
+
+    /// Those who have unsubscribed since this was asked last, if that is noted.
+    pub(crate) fn take_left(&mut self) -> Vec<(u32, Bytes)> {
+        std::mem::take(&mut self.left)
     }
 
     /// Nobody has subscribed to anything.

@@ -303,6 +303,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let bridge = &self.state.bridge;
         bridge.stats.add(Counter::Mail, taken);
         bridge.stats.set(Counter::Mailbox, bridge.mail.len() as u64);
+        self.mail_is_read(taken);
     }
 
     /// Takes what was posted while the mailbox was full, with a budget of its own. Behind the mail, as

@@ -23,12 +23,19 @@ pub(super) struct FanOut {
     given: Vec<ConnId>,
 }
 
+impl FanOut {
+    fn is_to_come_to(&self, slot: u32) -> bool {
+        self.from.is_some_and(|from| slot >= from)
+    }
+}
+
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A broadcast has come. It begins when those before it are through, so that everyone gets them
     /// in the same order.
     pub(super) fn broadcast(&mut self, part: Part) {
         if self.fan_outs.len() < self.state.limits.broadcasts_max {
             self.fan_outs.push_back(FanOut { part, from: Some(0), given: Vec::new() });
+            self.state.topics.notes_leaves = true;
         } else {
             tracing::warn!(in_loop = self.state.number, "a broadcast too many is not sent");
         }
@@ -38,6 +45,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     pub(super) fn fan_out(&mut self) {
         self.watch_own_work();
+        self.count_those_who_left();
         let Some(mut fan_out) = self.fan_outs.pop_front() else { return };
         for id in fan_out.given.drain(..) {
             let fate = fate_of(&mut self.state, id);
@@ -51,6 +59,31 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.fan_outs.push_front(fan_out);
         } else {
             fan_out.part.finish();
+            self.state.topics.notes_leaves = !self.fan_outs.is_empty();
+            self.broadcast_is_through();
+        }
+    }
+
+    /// A connection that was up is over. Broadcasts that have not come to it yet will not find it.
+    #[cold]
+    pub(super) fn is_gone_for_broadcasts(&mut self, id: ConnId) {
+        let topics = &self.state.topics;
+        for fan_out in &self.fan_outs {
+            let is_for = fan_out.part.topic().is_none_or(|name| topics.is_member(id.slot(), name));
+            if is_for && fan_out.is_to_come_to(id.slot()) {
+                fan_out.part.count(Fate::Gone);
+            }
+        }
+    }
+
+    /// Nor will they find who has unsubscribed.
+    fn count_those_who_left(&mut self) {
+        for (slot, name) in self.state.topics.take_left() {
+            for fan_out in &self.fan_outs {
+                if fan_out.part.topic() == Some(&name) && fan_out.is_to_come_to(slot) {
+                    fan_out.part.count(Fate::Gone);
+                }
+            }
         }
     }
 
@@ -70,23 +103,25 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             fan_out.from = id.slot().checked_add(1);
             let to_the_slow = fan_out.part.to_the_slow();
             let taken = self.state.with(id, |outbox, head| {
-                let state = head.status.state();
-                if !state.takes_output() || state == State::Connecting {
-                    return None; // it is not open: none of the receivers
+                match head.status.state() {
+                    State::Open | State::PeerEnded => {}
+                    // Not open yet; or over, and counted when that came.
+                    State::Connecting | State::Dead => return None,
+                    _ => return Some(Fate::Gone),
                 }
                 if to_the_slow.is_none()
                     && (head.status.has(Status::HELD) || outbox.room(head) < bytes.len())
                 {
-                    return Some(false);
+                    return Some(Fate::Dropped);
                 }
                 let at_limit = to_the_slow.unwrap_or_default();
                 let (queued, displaced) = outbox.send_or(head, id, bytes.clone(), at_limit);
                 fan_out.part.displaced(displaced);
-                Some(queued.is_taken())
+                Some(if queued.is_taken() { Fate::Queued } else { Fate::Dropped })
             });
             match taken.flatten() {
-                Some(true) => fan_out.given.push(id),
-                Some(false) => self.count(&fan_out.part, Fate::Dropped),
+                Some(Fate::Queued) => fan_out.given.push(id),
+                Some(fate) => self.count(&fan_out.part, fate),
                 None => {}
             }
         }
@@ -97,6 +132,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let counter = match fate {
             Fate::Dropped => Counter::BroadcastDropped,
             Fate::Delivered | Fate::Queued => Counter::BroadcastSent,
+            Fate::Gone => return, // it is a connection that is counted as closed
         };
         self.state.bridge.stats.add(counter, 1);
     }

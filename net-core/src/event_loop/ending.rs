@@ -425,6 +425,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         if self.state.head(id).is_some_and(|head| head.dialling().is_some()) {
             self.hang_up(id);
+        } else if !self.fan_outs.is_empty() {
+            self.is_gone_for_broadcasts(id);
         }
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;

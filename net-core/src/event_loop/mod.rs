@@ -45,7 +45,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use surveys::Walk;
-use telling::Telling;
+use telling::{Promised, Telling};
 use vestibule::Vestibule;
 
 /// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
@@ -62,6 +62,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     order: Order,
     /// Who is still to be told of it; `None`: nobody.
     telling: Option<Telling>,
+    /// What had been taken before the drain, and is still to be carried out before anybody is told.
+    promised: Option<Promised>,
     /// No more arrivals will come.
     saw_the_end: bool,
     /// Arrivals taken, ever.
@@ -122,6 +124,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             endpoints: None,
             order: Order::Run,
             telling: None,
+            promised: None,
             saw_the_end: false,
             taken: 0,
             batch: Vec::new(),
@@ -312,6 +315,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let is_over = self.order >= Order::Drain
             && self.saw_the_end
             && self.state.table.len() == 0
+            && self.promised.is_none()
             && !self.has_work();
         if is_over {
             self.state.publish();

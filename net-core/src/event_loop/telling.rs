@@ -4,6 +4,10 @@
 //! Clients whose connections all end in one moment all come back in one moment, somewhere else. With a
 //! spread, the walk over the table goes on only as time does, and who has not been told yet is served
 //! as ever. Which place a client has in the table is chance enough.
+//!
+//! What was taken before the drain is carried out first: the mail that waits, and the broadcasts that
+//! are under way or come with it. Else the walk, which is faster than a broadcast, would close those for
+//! whom it is. What comes later finds whoever is left.
 
 use super::EventLoop;
 use crate::closed::Closed;
@@ -26,6 +30,13 @@ pub(super) struct Telling {
     /// How many have been told, of how many there were when it began.
     told: u64,
     of: u64,
+}
+
+/// What was taken before a drain: mail that is still to be read, and then broadcasts.
+#[derive(Clone, Copy)]
+pub(super) struct Promised {
+    mail: u64,
+    broadcasts: usize,
 }
 
 impl Telling {
@@ -55,12 +66,47 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A new order is told to everybody, from the first slot on.
     #[cold]
     pub(super) fn begin_telling(&mut self) {
+        let mail = self.state.bridge.mail.len() as u64;
+        self.promised = Some(Promised { mail, broadcasts: self.fan_outs.len() })
+            .filter(|_| self.order == Order::Drain);
+        self.tell_from_now();
+    }
+
+    /// Begins with the first slot, unless something is to be done before.
+    fn tell_from_now(&mut self) {
+        if self.promised.is_some_and(|left| left.mail > 0 || left.broadcasts > 0) {
+            return;
+        }
+        self.promised = None;
         let state = &self.state;
         let spread = match self.order {
             Order::Drain => state.limits.drain_spread,
             _ => Duration::ZERO,
         };
         self.telling = Some(Telling::new(state.now, spread, state.table.len()));
+    }
+
+    /// So much mail has been read.
+    #[inline]
+    pub(super) fn mail_is_read(&mut self, taken: u64) {
+        if self.promised.is_some() {
+            self.promised_mail_is_read(taken);
+        }
+    }
+
+    #[cold]
+    fn promised_mail_is_read(&mut self, taken: u64) {
+        let broadcasts = self.fan_outs.len();
+        let Some(left) = self.promised.as_mut().filter(|left| left.mail > 0) else { return };
+        *left = Promised { mail: left.mail.saturating_sub(taken), broadcasts };
+        self.tell_from_now();
+    }
+
+    /// The oldest of the broadcasts has been everywhere.
+    pub(super) fn broadcast_is_through(&mut self) {
+        let Some(left) = &mut self.promised else { return };
+        left.broadcasts = left.broadcasts.saturating_sub(1);
+        self.tell_from_now();
     }
 
     /// Some are due by now.

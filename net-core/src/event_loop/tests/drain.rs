@@ -29,6 +29,10 @@ on_both_rigs! {
     arrivals_after_a_stop_are_refused_and_counted: 10,
     mail_left_at_the_end_is_counted: 10,
     the_order_wins_over_a_handler_that_ignores_it: 10,
+    what_was_posted_before_a_drain_is_read_before_anybody_is_told: 10,
+    a_question_is_answered_or_finds_the_last_word: 60,
+    a_last_word_that_is_made_at_that_moment_is_the_last: 20,
+    a_panic_in_a_last_word_costs_its_connection: 10,
 }
 
 fn drain<D: Rig>(stage: &mut Stage<D>) {
@@ -398,5 +402,140 @@ fn the_order_wins_over_a_handler_that_ignores_it<D: Rig>(seed: u64) {
     stage.hub.order(Order::Cut);
     stage.settle();
     assert!(stage.is_over);
+    stage.stop();
+}
+
+/// The turn that hears of the drain tells it before it reads mail: what had been posted for a
+/// connection found it closed.
+fn what_was_posted_before_a_drain_is_read_before_anybody_is_told<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.mail_per_turn = 2);
+    let peers: Vec<_> = (0..10).map(|_| stage.open()).collect();
+    stage.play(|at| match at {
+        At::Message(here, n) => here.each(|conn| _ = conn.send(&[n as u8])),
+        other => usual(other),
+    });
+    for n in 0..10 {
+        stage.remote().post(0, n).unwrap();
+    }
+    for peer in &peers {
+        stage.remote().send(stage.id(peer), "last").unwrap();
+    }
+    drain(&mut stage);
+    stage.advance(2000);
+    assert!(stage.is_over);
+    for peer in &peers {
+        assert_eq!(peer.got(), b"\0\x01\x02\x03\x04\x05\x06\x07\x08\x09last");
+        assert_eq!(stage.record(peer).closed, Some(Closed::Draining));
+    }
+    assert_eq!(stage.count(Counter::MailLost), 0);
+    stage.stop();
+}
+
+/// `close_when_idle` finds the moment and cannot speak then: a question that crossed the end was lost,
+/// and its peer could not tell.
+fn a_question_is_answered_or_finds_the_last_word<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.drained_per_turn = 3);
+    stage.play(|at| match at {
+        At::Draining(conn) => conn.close_when_idle_with("BYE"),
+        other => usual(other),
+    });
+    let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
+    let mut asked = [0; 20];
+    let mut ask = |stage: &mut Stage<D>, peers: &[super::Peer]| {
+        let n = stage.rng.below(20);
+        if !peers[n].saw_fin() {
+            peers[n].send(b"?");
+            asked[n] += 1;
+        }
+    };
+    for _ in 0..10 {
+        ask(&mut stage, &peers);
+        stage.turn();
+    }
+    drain(&mut stage);
+    for _ in 0..200 {
+        if stage.is_over {
+            break;
+        }
+        ask(&mut stage, &peers);
+        if stage.rng.one_in(3) {
+            let ms = stage.rng.below(50) as u64;
+            stage.advance(ms);
+        } else {
+            stage.turn();
+        }
+    }
+    stage.advance(1000);
+    assert!(peers.iter().all(super::Peer::saw_fin), "all have been let go");
+    for (n, peer) in peers.iter().enumerate() {
+        let got = peer.got();
+        let answers = got.strip_suffix(b"BYE").unwrap_or_else(|| panic!("{n} got {got:?}"));
+        assert!(answers.iter().all(|byte| *byte == b'?') && answers.len() <= asked[n]);
+        assert!(!peer.saw_reset(), "{n}: a question that crossed the last word");
+        peer.finish();
+    }
+    stage.settle();
+    assert!(stage.is_over);
+    assert!(stage.event_loop.state.last_words.is_empty());
+    stage.stop();
+}
+
+fn a_last_word_that_is_made_at_that_moment_is_the_last<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::End(_) => {}
+        At::Data(conn, input) => {
+            input.take_all();
+            conn.finish();
+        }
+        At::Draining(conn) => {
+            let _ = conn.send(b"going");
+            conn.close_when_idle_with("this is replaced");
+            conn.close_when_idle_then(|conn| {
+                assert_eq!(conn.unsent(), 0);
+                assert!(conn.send(b", gone").is_taken());
+            });
+        }
+        other => usual(other),
+    });
+    let (peer, ended, finished) = (stage.open(), stage.open(), stage.open());
+    ended.finish();
+    finished.send(b"finish");
+    stage.settle();
+    drain(&mut stage);
+    stage.advance(1000);
+    assert_eq!(peer.got(), b"going, gone");
+    assert_eq!(ended.got(), b"going, gone");
+    assert_eq!(finished.got(), b"", "it has had its FIN");
+    for peer in [&peer, &ended, &finished] {
+        assert!(peer.saw_fin() && !peer.saw_reset());
+        peer.finish();
+    }
+    stage.advance(60_000);
+    assert!(stage.is_over);
+    stage.stop();
+}
+
+fn a_panic_in_a_last_word_costs_its_connection<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let log = stage.log.clone();
+    stage.panics_are_counted_by(move || log.get().panics.len() as u64);
+    stage.play(|at| match at {
+        At::Draining(conn) => conn.close_when_idle_then(|conn| {
+            assert!(conn.send(b"taken back").is_taken());
+            super::fail()
+        }),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    drain(&mut stage);
+    stage.settle();
+    assert_eq!(peer.got(), b"");
+    assert!(peer.saw_fin());
+    peer.finish();
+    stage.settle();
+    assert!(stage.is_over);
+    let closed = stage.record(&peer).closed;
+    assert_eq!(closed, Some(Closed::Panicked(Callback::Draining)));
     stage.stop();
 }
