@@ -420,6 +420,26 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.state.set_deadlines(self.id, |deadlines| deadlines.own = own);
     }
 
+    /// Says that a message begins, whose time is [`message_timeout`](crate::Limits::message_timeout) from
+    /// now until [`message_ended`](Self::message_ended). For a handler that takes a long message in
+    /// parts: else each byte that it takes would begin that time anew. A second call begins the next
+    /// message. Nothing, if there is no such timeout. Not counted while the connection is paused or held
+    /// back.
+    pub fn message_began(&mut self) {
+        self.state.message_begins(self.id, true);
+    }
+
+    /// Says that the message is whole, which [`message_began`](Self::message_began) has begun. From now on
+    /// the time of the next one is counted from what `on_data` leaves in its `input`, as ever.
+    pub fn message_ended(&mut self) {
+        if self.state.limits.message_timeout.is_some() {
+            self.state.set_deadlines(self.id, |deadlines| {
+                deadlines.message_is_marked = false;
+                deadlines.message = Tick::MAX;
+            });
+        }
+    }
+
     /// Why it is ending, once that is decided; in `on_deadline`, which deadline came.
     pub fn why(&mut self) -> Option<Closed> {
         self.parts().0.why

@@ -77,6 +77,8 @@ pub(crate) struct Deadlines {
     pub(crate) own: Tick,
     /// Until when the message that has begun must be whole.
     pub(crate) message: Tick,
+    /// The handler says where a message begins and ends: what it takes moves nothing.
+    pub(crate) message_is_marked: bool,
     /// Until when the unsent bytes must have fallen to the low mark.
     pub(crate) stuck: Tick,
     pub(crate) lifetime: Tick,
@@ -91,6 +93,7 @@ impl Default for Deadlines {
         Self {
             own: Tick::MAX,
             message: Tick::MAX,
+            message_is_marked: false,
             stuck: Tick::MAX,
             lifetime: Tick::MAX,
             unanswered: Tick::MAX,

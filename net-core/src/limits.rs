@@ -41,6 +41,12 @@ pub struct Limits {
 
     /// A connection on which neither end has moved a byte for so long meets its deadline: bytes
     /// received count, and bytes that the peer's kernel took. `None`: never.
+    ///
+    /// Exact to the tick, and never early, where the peer's kernel has all that was sent. If some of it is
+    /// unacknowledged then, the peer may be reading slowly out of a full buffer, of which no signal tells:
+    /// the connection is looked at once more half a timeout later, and meets its deadline then, one and a
+    /// half timeouts after the last byte, unless something was acknowledged in between. To be exact there
+    /// too, each connection would have to be looked at halfway through every timeout.
     pub idle_timeout: Option<Duration>,
     /// How long a new connection may take to send its first byte. `None`, or longer than the idle
     /// timeout: like any idle one.
@@ -53,6 +59,10 @@ pub struct Limits {
     /// `input` to that at which it took some. However busily the rest trickles in, which is what
     /// the idle timeout does not notice. Not counted while the handler has paused the connection,
     /// or it is held back. `None`: as long as it likes.
+    ///
+    /// A handler that takes a message in parts, as they come, puts this off with each part: for it a
+    /// message is over when some of it was taken. It says itself where one begins and ends:
+    /// [`message_began`](crate::Conn::message_began), [`message_ended`](crate::Conn::message_ended).
     pub message_timeout: Option<Duration>,
     /// How long unsent bytes that have passed the high mark may take to fall to the low one: a
     /// reader so slow is not idle, but keeps memory. `None`: as long as it likes.

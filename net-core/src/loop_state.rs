@@ -423,6 +423,17 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
+    /// The time of a message begins anew. `is_marked`: the handler says where it ends.
+    pub(crate) fn message_begins(&mut self, id: ConnId, is_marked: bool) {
+        if let Some(timeout) = self.limits.message_timeout {
+            let until = self.now.after(timeout);
+            self.set_deadlines(id, |deadlines| {
+                deadlines.message = until;
+                deadlines.message_is_marked = is_marked;
+            });
+        }
+    }
+
     /// Changes the deadlines that no traffic moves.
     pub(crate) fn set_deadlines(&mut self, id: ConnId, change: impl FnOnce(&mut Deadlines)) {
         let idle = self.idle_deadline_of(id);

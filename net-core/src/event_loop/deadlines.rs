@@ -26,6 +26,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn message_goes_on(&mut self, id: ConnId, is_begun: bool, took_some: bool) {
         let Some(timeout) = self.state.limits.message_timeout else { return };
         let Some(head) = self.state.head(id) else { return };
+        if head.deadlines().message_is_marked {
+            return;
+        }
         let runs = head.deadlines().message < Tick::MAX;
         if !is_begun && runs {
             self.state.set_deadlines(id, |deadlines| deadlines.message = Tick::MAX);
@@ -59,9 +62,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn take_due(&mut self, id: ConnId) -> Option<Which> {
         let now = self.state.now;
         let cold = self.state.head(id)?.cold.as_deref_mut()?;
+        let is_marked = cold.deadlines.message_is_marked;
         let which = cold.deadlines.take_due(now)?;
         if which == Which::Message && self.state.input_room(id) == 0 {
-            self.message_goes_on(id, true, true);
+            self.state.message_begins(id, is_marked);
             return self.take_due(id);
         }
         Some(which)

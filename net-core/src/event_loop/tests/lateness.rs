@@ -7,6 +7,8 @@ use crate::limits::Limits;
 use std::time::Duration;
 
 on_both_rigs! {
+    a_message_taken_in_parts_is_late_where_it_is_marked: 10,
+    a_marked_message_that_nobody_reads_is_not_late: 10,
     a_message_that_trickles_is_ended_in_time: 20,
     each_message_has_its_own_time: 20,
     bytes_that_came_in_time_count: 10,
@@ -66,6 +68,73 @@ fn a_message_that_trickles_is_ended_in_time<D: Rig>(seed: u64) {
     assert!(!is_told(&stage, &peer));
     stage.advance(4);
     ended_for(&mut stage, &peer, Which::Message);
+    stage.stop();
+}
+
+/// A handler that takes each byte as it comes put the timeout off with each, for ever.
+fn a_message_taken_in_parts_is_late_where_it_is_marked<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, message_in_100);
+    let is_marked = seed.is_multiple_of(2);
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            for byte in input.take_all() {
+                match byte {
+                    b'<' if is_marked => conn.message_began(),
+                    b'>' if is_marked => conn.message_ended(),
+                    _ => {}
+                }
+            }
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    for _ in 0..5 {
+        peer.send(b"<");
+        stage.advance(60);
+        peer.send(b"in parts");
+        stage.advance(30);
+        peer.send(b">");
+        stage.advance(500);
+    }
+    assert!(!is_told(&stage, &peer), "each was whole in time");
+    peer.send(b"<");
+    for _ in 0..9 {
+        stage.advance(11);
+        peer.send(b"x");
+    }
+    assert!(!is_told(&stage, &peer));
+    stage.advance(4);
+    assert_eq!(is_told(&stage, &peer), is_marked);
+    if is_marked {
+        ended_for(&mut stage, &peer, Which::Message);
+    }
+    stage.stop();
+}
+
+fn a_marked_message_that_nobody_reads_is_not_late<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, message_in_100);
+    let peer = stage.open();
+    let id = stage.id(&peer);
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            if input.take_all().contains(&b'<') {
+                conn.message_began();
+                conn.pause();
+            }
+        }
+        At::Message(here, _) => here.connection(id).unwrap().resume(),
+        other => usual(other),
+    });
+    peer.send(b"<");
+    stage.advance(1000);
+    assert!(!is_told(&stage, &peer));
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    for _ in 0..10 {
+        peer.send(b"x");
+        stage.advance(11);
+    }
+    assert!(is_told(&stage, &peer), "what it takes now moves nothing");
     stage.stop();
 }
 
