@@ -7,6 +7,7 @@ use net_core::{
 };
 use std::io::Write;
 use std::panic;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -114,6 +115,12 @@ pub struct ServerFlags {
     /// Serve /metrics, /healthz, /loops and /connections over HTTP on this address too
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     pub admin: Option<Addr>,
+    /// A name by which a browser may call --admin, beside its addresses; again for another one
+    #[arg(long, value_name = "NAME", requires = "admin")]
+    pub admin_name: Vec<String>,
+    /// A file that holds the token which --admin asks for; blanks around it do not count
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    pub admin_token_file: Option<PathBuf>,
     /// What to log on standard error
     #[arg(long, value_enum, default_value_t)]
     pub log: LogFlag,
@@ -296,6 +303,14 @@ impl ServerFlags {
         }
         if let Some(at) = &self.admin {
             server = server.admin_at(at.clone());
+        }
+        for name in &self.admin_name {
+            server = server.admin_name(name);
+        }
+        if let Some(file) = &self.admin_token_file {
+            let token = std::fs::read_to_string(file)
+                .map_err(|error| format!("--admin-token-file {}: {error}", file.display()))?;
+            server = server.admin_token(token.trim());
         }
         let wants_private = match self.fd_table {
             FdTableFlag::Shared => false,

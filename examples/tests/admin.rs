@@ -18,6 +18,79 @@ in_every_mode!(
     a_connection_is_killed_by_its_id_and_no_other,
 );
 
+/// A page of another place, whose name its owner has pointed here meanwhile, could read who is connected:
+/// only `kill` asked by which name it was called.
+#[test]
+fn who_calls_it_by_a_foreign_name_reads_no_address() {
+    let flags = [&ADMIN[..], &["--admin-name", "ops.example"]].concat();
+    let server = Start::echo(Mode::DEFAULT).args(&flags).run();
+    let mut client = server.connect();
+    ping(&mut client, b"here");
+    let own = client.local_addr().unwrap().to_string();
+    let get = |host: &str, path: &str| {
+        ask(server.admin(), &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+    };
+    for path in ["/", "/loops", "/connections", "/connections?top=1&by=bytes"] {
+        for foreign in ["evil.example", "evil.example:9100", "127.0.0.1.evil.example", "evil"] {
+            let answer = get(foreign, path);
+            assert_eq!(answer.status, 403, "{foreign} {path}");
+            assert!(!answer.body.contains(&own));
+        }
+        for known in ["127.0.0.1:1", "[::1]", "LOCALHOST:9100", "OPS.example:9100"] {
+            assert_eq!(get(known, path).status, 200, "{known} {path}");
+        }
+    }
+    for open in ["/metrics", "/healthz"] {
+        let answer = get("scraped.example", open);
+        assert!(answer.status == 200 && !answer.body.contains(&own), "{open}");
+    }
+    server.finish();
+}
+
+#[test]
+fn with_a_token_nothing_is_read_or_killed_without_it() {
+    let folder = Folder::new();
+    let file = folder.0.join("token");
+    std::fs::write(&file, "secret\n").unwrap();
+    let flags = [&ADMIN[..], &["--admin-token-file", file.to_str().unwrap()]].concat();
+    let server = Start::echo(Mode::DEFAULT).args(&flags).run();
+    let ask_with = |method: &str, path: &str, shown: &str| {
+        let field =
+            if shown.is_empty() { String::new() } else { format!("Authorization: {shown}\r\n") };
+        ask(server.admin(), &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n"))
+    };
+    for path in ["/metrics", "/loops", "/connections", "/none"] {
+        for wrong in ["", "Bearer", "Bearer secre", "Bearer secret1", "Basic secret", "secret"] {
+            let answer = ask_with("GET", path, wrong);
+            assert_eq!((answer.status, answer.field("www-authenticate")), (401, Some("Bearer")));
+        }
+    }
+    assert_eq!(ask_with("POST", "/connections/0-1-1/kill", "").status, 401);
+    assert_eq!(ask_with("GET", "/metrics", "Bearer secret").status, 200);
+    assert_eq!(ask_with("GET", "/connections", "bearer secret").status, 200);
+    assert_eq!(ask_with("GET", "/healthz", "").status, 200, "a probe has no token");
+    server.finish();
+}
+
+/// Whoever may open the socket's file may ask, and nobody else.
+#[test]
+fn it_answers_on_a_unix_socket_and_leaves_none_behind() {
+    let folder = Folder::new();
+    let path = folder.0.join("admin.sock");
+    let at = format!("unix:{}", path.display());
+    let server = Start::echo(Mode::DEFAULT).args(&["--admin", &at]).run();
+    let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client
+        .write_all(b"GET /connections HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut said = String::new();
+    client.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.contains("\"connections\""), "{said}");
+    server.finish();
+    assert!(!path.exists());
+}
+
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
 
 fn the_counts_of_every_loop_are_those_of_the_clients(mode: Mode) {
@@ -124,14 +197,16 @@ fn every_page_answers_get_and_head_and_nothing_else() {
     ] {
         let whole = get(server.admin(), path);
         assert_eq!(whole.status, 200, "{path}");
-        let head = ask(server.admin(), &format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let head = ask(server.admin(), &format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
         if !["/metrics", "/loops"].contains(&path) {
             assert_eq!(head.field("content-length"), whole.field("content-length"), "{path}");
         }
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
-            let other =
-                ask(server.admin(), &format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            let other = ask(
+                server.admin(),
+                &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            );
             assert_eq!(other.status, 405, "{method} {path}");
             assert_eq!(other.field("allow"), Some("GET, HEAD"));
         }
@@ -148,16 +223,16 @@ fn every_page_answers_get_and_head_and_nothing_else() {
 #[test]
 fn what_is_no_request_gets_an_error_and_an_end() {
     let server = Start::echo(Mode::DEFAULT).args(&ADMIN).run();
-    let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(9000));
+    let long = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "y".repeat(9000));
     let huge = format!("GET /{}", "y".repeat(200_000));
     for (request, status) in [
         ("\r\n\r\nwhat?\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\n\r\n", 400),
-        ("GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        ("GET /\0 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         ("\x16\x03\x01\x02\x00\x01\x00", 400),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
-        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 413),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello", 413),
+        ("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 413),
         (&long, 431),
         (&huge, 431),
     ] {
@@ -176,7 +251,7 @@ fn what_is_no_request_gets_an_error_and_an_end() {
 fn a_request_may_come_in_pieces_and_several_at_once() {
     let server = Start::echo(Mode::DEFAULT).args(&ADMIN).run();
     let mut client = connect(server.admin());
-    for byte in b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" {
+    for byte in b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" {
         client.write_all(&[*byte]).unwrap();
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -186,7 +261,7 @@ fn a_request_may_come_in_pieces_and_several_at_once() {
     let asks = std::thread::spawn(move || {
         for n in 0..500 {
             let path = if n % 2 == 0 { "/healthz" } else { "/metrics" };
-            write!(asking, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            write!(asking, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         }
     });
     for n in 0..500 {
@@ -207,7 +282,7 @@ fn the_connection_stays_or_ends_as_asked() {
         ("1.0", "Connection: keep-alive\r\n", true),
     ] {
         let mut client = connect(server.admin());
-        let request = format!("GET /healthz HTTP/{version}\r\nHost: a\r\n{field}\r\n");
+        let request = format!("GET /healthz HTTP/{version}\r\nHost: localhost\r\n{field}\r\n");
         client.write_all(request.as_bytes()).unwrap();
         assert_eq!(Answer::read(&mut client).body, "ok\n");
         if stays {
@@ -223,7 +298,7 @@ fn the_connection_stays_or_ends_as_asked() {
 #[test]
 fn a_client_that_has_ended_is_answered() {
     let server = Start::echo(Mode::DEFAULT).args(&ADMIN).run();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let (bytes, end) = send_all_and_read(connect(server.admin()), request);
     assert_eq!((Answer::of(&bytes).status, end), (200, End::Fin));
 }
@@ -236,7 +311,7 @@ fn the_silent_and_the_stuck_make_room() {
     let stuck = connect(at);
     let mut asking = stuck.try_clone().unwrap();
     asking.set_nonblocking(true).unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1000);
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
     while asking.write(&request).is_ok() {}
     assert_eq!(get(at, "/healthz").status, 200);
     let mut silent: Vec<_> = (0..200).map(|_| connect(at)).collect();
@@ -386,7 +461,8 @@ fn a_connection_is_killed_by_its_id_and_no_other(mode: Mode) {
     let id = rows.iter().find(|row| row["peer"] == peer.as_str()).unwrap()["id"].as_str().unwrap();
     let kill = |id: &str, more: &str| {
         let path = format!("/connections/{id}/kill");
-        ask(server.admin(), &format!("POST {path} HTTP/1.1\r\nHost: a\r\n{more}\r\n")).status
+        ask(server.admin(), &format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n"))
+            .status
     };
     assert_eq!(get(server.admin(), &format!("/connections/{id}/kill")).status, 405);
     assert_eq!(kill(id, "Origin: http://elsewhere\r\n"), 403, "a page of another place asks");
@@ -415,8 +491,11 @@ fn as_many_new_clients_as_are_served_at_once_are_all_answered_at_first_try() {
                 for n in 0..60 {
                     let mut client = connect(at);
                     let page = "/connections?top=1000";
-                    write!(client, "GET {page} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-                        .unwrap();
+                    write!(
+                        client,
+                        "GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                    )
+                    .unwrap();
                     let mut answer = Vec::new();
                     client.read_to_end(&mut answer).unwrap_or_else(|e| panic!("answer {n}: {e}"));
                     let status = Answer::of(&answer).status;
@@ -436,7 +515,7 @@ fn questions_to_the_loops_keep_the_order_of_a_client_and_are_bounded() {
     let mut client = connect(server.admin());
     for n in 0..100 {
         let path = if n % 2 == 0 { "/connections?top=3" } else { "/healthz" };
-        write!(client, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        write!(client, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     }
     for n in 0..100 {
         let answer = Answer::read(&mut client);

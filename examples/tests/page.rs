@@ -160,6 +160,65 @@ fn the_page_shows_the_metrics_kills_and_says_when_the_server_is_gone() {
     again.finish();
 }
 
+/// With the flags of a first start nothing times callbacks, and the time of each connection is null: the
+/// page threw at that, and an empty catch hid it, so that it listed nobody and had no button.
+#[test]
+fn the_page_lists_and_kills_where_no_callback_is_timed() {
+    let Some(browser) = Browser::start() else { return };
+    let server = Start::echo(Mode::DEFAULT).args(&["--admin", "127.0.0.1:0"]).run();
+    let mut clients = server.connect_many(3);
+    clients.iter_mut().for_each(|client| ping(client, b"here"));
+    browser.open(server.admin());
+    let rows = "return document.querySelectorAll('#top tbody tr button').length";
+    eventually("each has a row and a button", PATIENCE, || browser.run(rows) == 3);
+    let times = "return [...document.querySelectorAll('#top tbody tr td:nth-child(8)')]
+       .every(cell => cell.textContent === '–')";
+    assert_eq!(browser.run(times), true);
+    browser.run("document.querySelector('#top tbody tr button').click()");
+    eventually("it is said", PATIENCE, || browser.text("said").ends_with(": killed"));
+    eventually("and counted", PATIENCE, || browser.text("connections") == "2");
+    let choose = "const by = document.getElementById('by'); by.value";
+    browser.run(&format!("{choose} = 'cpu'; by.onchange()"));
+    eventually("why there is none by time", PATIENCE, || {
+        browser.text("said").contains("not timed")
+    });
+    browser.run(&format!("{choose} = 'bytes'; by.onchange()"));
+    eventually("those that are left", PATIENCE, || browser.run(rows) == 2);
+    assert_eq!(browser.text("fault"), "", "and nothing was wrong");
+    server.finish();
+}
+
+/// What is wrong with the page itself is said on it.
+#[test]
+fn a_fault_of_the_page_is_seen_on_it() {
+    let Some(browser) = Browser::start() else { return };
+    let server = Start::echo(Mode::DEFAULT).args(&["--admin", "127.0.0.1:0"]).run();
+    browser.open(server.admin());
+    eventually("it serves", PATIENCE, || browser.text("state") == "Serving");
+    assert_eq!(browser.text("fault"), "");
+    browser.run("show = () => { throw new Error('on purpose') }");
+    eventually("it is said", PATIENCE, || browser.text("fault").contains("on purpose"));
+    assert_eq!(browser.text("state"), "Serving", "the server is not to blame");
+    server.finish();
+}
+
+/// The page itself is for everybody, since a browser shows no token for it; what it asks for is not.
+#[test]
+fn the_page_shows_the_token_that_stands_in_its_address() {
+    let Some(browser) = Browser::start() else { return };
+    let folder = Folder::new();
+    let file = folder.0.join("token");
+    std::fs::write(&file, "secret\n").unwrap();
+    let flags = ["--admin", "127.0.0.1:0", "--admin-token-file", file.to_str().unwrap()];
+    let server = Start::echo(Mode::DEFAULT).args(&flags).run();
+    let at = server.admin();
+    browser.open(at);
+    eventually("it asks for it", PATIENCE, || browser.text("state").contains("a token"));
+    browser.run("location.hash = 'secret'");
+    eventually("and serves", PATIENCE, || browser.text("state") == "Serving");
+    server.finish();
+}
+
 /// One file: nothing in it is loaded from anywhere, and a browser is told to load nothing.
 #[test]
 fn the_page_names_no_other_place() {

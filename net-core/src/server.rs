@@ -9,6 +9,7 @@ mod loops;
 mod start;
 
 use crate::addr::{Addr, AddrError};
+use crate::admin::Access;
 use crate::driver::Epoll;
 use crate::error::StartError;
 use crate::handler::Handler;
@@ -145,6 +146,7 @@ pub struct Server {
     sockets: SocketOptions,
     steer: bool,
     admin: Option<Result<Addr, AddrError>>,
+    admin_access: Access,
     refusal: Bytes,
     datagrams: Vec<Result<Addr, AddrError>>,
 }
@@ -164,6 +166,7 @@ impl Default for Server {
             sockets: SocketOptions::default(),
             steer: false,
             admin: None,
+            admin_access: Access::default(),
             refusal: Bytes::new(),
             datagrams: Vec::new(),
         }
@@ -293,9 +296,13 @@ impl Server {
 
     /// Serves `/metrics` (Prometheus), `/healthz`, `/loops` and `/connections` over HTTP on this
     /// address, while the server runs and drains. It is a thread of its own, with 16 places and spare
-    /// descriptors of its own. It lets in whoever reaches it, also to kill connections: choose an
-    /// address that only your own people and machines reach. What is wrong with the address is said
-    /// at start.
+    /// descriptors of its own. What is wrong with the address is said at start.
+    ///
+    /// It lets in whoever reaches it, also to kill connections: choose an address that only your own
+    /// people and machines reach, such as a Unix socket (`unix:PATH`, for
+    /// `curl --unix-socket PATH http://localhost/connections`), or ask for a
+    /// [token](Self::admin_token). Pages that name clients are refused to whoever calls the server by
+    /// another name than an address, `localhost`, or one of its [names](Self::admin_name).
     pub fn admin(mut self, at: &str) -> Self {
         self.admin = Some(at.parse());
         self
@@ -304,6 +311,24 @@ impl Server {
     /// As [`admin`](Self::admin), on an address that is parsed already.
     pub fn admin_at(mut self, at: Addr) -> Self {
         self.admin = Some(Ok(at));
+        self
+    }
+
+    /// Everything at the admin endpoint but `/healthz` is only for those who show this token, as
+    /// `Authorization: Bearer TOKEN`: of visible ASCII characters, one at least, or the server does not
+    /// start. The live page takes it from behind a `#` in its address (`http://ADDR/#TOKEN`), which a
+    /// browser does not send. HTTP is not encrypted: who listens on the way has the token.
+    pub fn admin_token(mut self, token: impl Into<String>) -> Self {
+        self.admin_access.token = Some(token.into());
+        self
+    }
+
+    /// A host's name by which a browser may call the admin endpoint, without the port; again for a
+    /// further one. Under any other name than these, an address and `localhost`, the pages that name
+    /// clients are refused (403): its owner may have pointed it here to read them. `/metrics` and
+    /// `/healthz`, which name nobody, have any name.
+    pub fn admin_name(mut self, name: impl Into<String>) -> Self {
+        self.admin_access.names.push(name.into());
         self
     }
 

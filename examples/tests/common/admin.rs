@@ -80,7 +80,7 @@ pub fn get(at: SocketAddr, path: &str) -> Answer {
 }
 
 pub fn get_on(client: &mut TcpStream, path: &str) -> Answer {
-    write!(client, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    write!(client, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     Answer::read(client)
 }
 

@@ -1,5 +1,6 @@
 //! The handler of the endpoint: who is served, how long, and what they get.
 
+use super::access::Access;
 use super::http::{Heard, Reply, Request, Status, hear};
 use super::questions::{self, Asker, Questions};
 use super::watched::Watched;
@@ -40,6 +41,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 pub(super) struct Desk {
     server: Arc<dyn Watched>,
     process: Process,
+    access: Access,
     /// Who is connected and not sent away; who has been silent longest comes first.
     clients: VecDeque<ConnId>,
     questions: Questions,
@@ -62,10 +64,11 @@ pub(super) struct Client {
 }
 
 impl Desk {
-    pub(super) fn new(server: Arc<dyn Watched>, process: Process) -> Self {
+    pub(super) fn new(server: Arc<dyn Watched>, process: Process, access: Access) -> Self {
         Self {
             server,
             process,
+            access,
             clients: VecDeque::new(),
             questions: Questions::default(),
             is_looking: false,
@@ -73,6 +76,9 @@ impl Desk {
     }
 
     fn answer(&self, request: &Request<'_>, now: Tick) -> Outcome {
+        if let Some(refusal) = self.access.refusal(request) {
+            return Outcome::Reply(refusal);
+        }
         if let Some(id) = killed(request.path) {
             return kill(request, id);
         }

@@ -37,6 +37,10 @@ pub(super) struct Request<'a> {
     pub(super) keeps_alive: bool,
     /// A browser may send it for a page of another place.
     pub(super) is_foreign: bool,
+    /// What it calls this server, without the port; `None`: nothing, as a client of HTTP/1.0 may.
+    pub(super) host: Option<&'a [u8]>,
+    /// The token that it shows.
+    pub(super) token: Option<&'a [u8]>,
 }
 
 /// The answers that are given here.
@@ -44,6 +48,7 @@ pub(super) struct Request<'a> {
 pub(super) enum Status {
     Ok,
     BadRequest,
+    Unauthorized,
     Forbidden,
     NotFound,
     WrongMethod,
@@ -60,6 +65,7 @@ impl Status {
         match self {
             Status::Ok => "200 OK",
             Status::BadRequest => "400 Bad Request",
+            Status::Unauthorized => "401 Unauthorized",
             Status::Forbidden => "403 Forbidden",
             Status::NotFound => "404 Not Found",
             Status::WrongMethod => "405 Method Not Allowed",
@@ -88,24 +94,27 @@ pub(super) fn hear(bytes: &[u8]) -> Heard<'_> {
         return Heard::Noise(Status::BadRequest);
     };
     match fields(parsed.headers, version) {
-        Ok(Fields { keeps_alive, is_foreign }) => {
+        Ok(Fields { keeps_alive, is_foreign, host, token }) => {
             let (path, query) = split(target);
-            Heard::Request(Request { method, path, query, keeps_alive, is_foreign }, length)
+            let request = Request { method, path, query, keeps_alive, is_foreign, host, token };
+            Heard::Request(request, length)
         }
         Err(status) => Heard::Noise(status),
     }
 }
 
 /// What the headers say.
-struct Fields {
+struct Fields<'a> {
     keeps_alive: bool,
     is_foreign: bool,
+    host: Option<&'a [u8]>,
+    token: Option<&'a [u8]>,
 }
 
 /// Reads the headers; or says why this is no request for us.
-fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Status> {
+fn fields<'a>(headers: &[httparse::Header<'a>], version: u8) -> Result<Fields<'a>, Status> {
     let mut keeps_alive = version == 1;
-    let (mut hosts, mut host, mut origin) = (0, &b""[..], None);
+    let (mut hosts, mut host, mut origin, mut token) = (0, &b""[..], None, None);
     for header in headers {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         let value = header.value.trim_ascii();
@@ -114,6 +123,8 @@ fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Statu
             host = value;
         } else if is("origin") {
             origin = Some(value);
+        } else if is("authorization") {
+            token = bearer(value);
         } else if is("connection") {
             let asks =
                 |word: &str| value.split(|b| *b == b',').any(|w| is_word(w.trim_ascii(), word));
@@ -133,7 +144,14 @@ fn fields(headers: &[httparse::Header<'_>], version: u8) -> Result<Fields, Statu
         let of_host = origin.strip_prefix(b"http://");
         of_host.is_some_and(|origin| origin.eq_ignore_ascii_case(host)) && is_address(host)
     };
-    Ok(Fields { keeps_alive, is_foreign: origin.is_some_and(|origin| !is_own(origin)) })
+    let is_foreign = origin.is_some_and(|origin| !is_own(origin));
+    Ok(Fields { keeps_alive, is_foreign, host: (hosts > 0).then(|| without_port(host)), token })
+}
+
+/// The token in a field `Authorization: Bearer TOKEN` (RFC 6750, 2.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii_start())
 }
 
 fn is_number(value: &[u8]) -> bool {
@@ -142,17 +160,20 @@ fn is_number(value: &[u8]) -> bool {
 
 /// The host is written as an address, or is `localhost`. Any other name may be one that its owner
 /// points here only after a browser has loaded a page from it (DNS rebinding).
-fn is_address(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else { return false };
-    let bare = host.rsplit_once(':').map_or(host, |(name, _port)| name);
-    let is_v6 = |text: &str| {
-        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-        inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
-    };
-    bare.eq_ignore_ascii_case("localhost")
-        || bare.parse::<Ipv4Addr>().is_ok()
-        || is_v6(host)
-        || is_v6(bare)
+pub(super) fn is_address(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(without_port(host)) else { return false };
+    let inner = host.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<Ipv4Addr>().is_ok()
+        || inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+}
+
+/// A host without its port. An IPv6 address ends with its bracket.
+fn without_port(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|byte| matches!(byte, b':' | b']')) {
+        Some(at) if host[at] == b':' => &host[..at],
+        _ => host,
+    }
 }
 
 fn is_word(bytes: &[u8], word: &str) -> bool {
@@ -210,6 +231,9 @@ impl Reply {
         );
         if let Some(allow) = self.allow {
             let _ = write!(text, "Allow: {allow}\r\n"); // a String takes everything
+        }
+        if self.status == Status::Unauthorized {
+            text.push_str("WWW-Authenticate: Bearer\r\n");
         }
         if self.kind == Self::PAGE {
             text.push_str(POLICY);
@@ -318,6 +342,26 @@ mod tests {
         ] {
             let text = format!("POST / HTTP/1.1\r\n{field}Host: {host}\r\n\r\n");
             assert_eq!(request(&text).is_foreign, is_foreign, "{host} {field}");
+        }
+    }
+
+    #[test]
+    fn a_request_says_whom_it_asks_and_by_what_right() {
+        for (field, host, token) in [
+            ("Host: a:1\r\n", Some("a"), None),
+            ("Host: [::1]:1\r\n", Some("[::1]"), None),
+            ("Host: [::1]\r\n", Some("[::1]"), None),
+            ("Host:\r\n", Some(""), None),
+            ("", None, None),
+            ("Authorization: Bearer t=\r\n", None, Some("t=")),
+            ("Authorization: bearer  t \r\n", None, Some("t")),
+            ("Authorization: Basic t\r\n", None, None),
+            ("Authorization: Bearer\r\n", None, None),
+        ] {
+            let text = format!("GET / HTTP/1.0\r\n{field}\r\n");
+            let heard = request(&text);
+            let bytes = |text: Option<&'static str>| text.map(str::as_bytes);
+            assert_eq!((heard.host, heard.token), (bytes(host), bytes(token)), "{field}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! threads publish and asks nothing of them, so looking costs them nothing. It has places and
 //! descriptors of its own, so it answers when the server is full; and it ends with the server, last.
 
+mod access;
 mod desk;
 mod http;
 mod json;
@@ -23,6 +24,7 @@ use crate::hub::{Hub, Order};
 use crate::limits::Limits;
 use crate::sys::process::Process;
 use crate::sys::{ListenOptions, Socket};
+pub(crate) use access::Access;
 use desk::{CLIENTS_MAX, Desk};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -73,12 +75,14 @@ pub(crate) struct Admin {
     driver: Epoll,
     listener: Socket,
     process: Process,
+    access: Access,
     limits: Limits,
 }
 
 impl Admin {
     /// Listens, and takes all descriptors that it needs.
-    pub(crate) fn bind(at: &Addr) -> Result<Self, StartError> {
+    pub(crate) fn bind(at: &Addr, access: Access) -> Result<Self, StartError> {
+        access.check().map_err(|what| StartError::plain(format!("admin: {what}")))?;
         let limits = limits();
         limits.check().map_err(|what| StartError::plain(format!("the admin's limits: {what}")))?;
         let hub = Hub::new(1, Gate::new(CLIENTS_MAX + ACCEPTS, &limits), &limits)
@@ -92,7 +96,7 @@ impl Admin {
             .map_err(|e| StartError::new(format!("listen on {at} for the admin endpoint"), e))?;
         let at = <Epoll as Driver>::local(&listener)
             .map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
-        Ok(Self { at, hub, driver, listener, process: Process::new(), limits })
+        Ok(Self { at, hub, driver, listener, process: Process::new(), access, limits })
     }
 
     /// Where it listens, with the port that was chosen.
@@ -102,7 +106,7 @@ impl Admin {
 
     /// Begins to answer for `server`, on a thread of its own.
     pub(crate) fn serve(self, server: Arc<dyn Watched>) -> Result<Serving, StartError> {
-        let Self { at, hub, driver, listener, process, limits } = self;
+        let Self { at, hub, driver, listener, process, access, limits } = self;
         let bridge = &hub.loops[0];
         // Nothing arrives but at its own listener.
         bridge.arrivals_ended.store(true, Ordering::Release);
@@ -111,7 +115,7 @@ impl Admin {
         let run = move || {
             let _over = over; // dropped at the end, however that comes
             let listeners = vec![Listening::new(at, listener, &limits, &in_thread.entrances)];
-            let desk = Desk::new(server, process);
+            let desk = Desk::new(server, process, access);
             let mut event_loop =
                 EventLoop::new(0, driver, desk, &limits, in_thread, listeners, None);
             if let Err(error) = event_loop.run() {

@@ -139,7 +139,7 @@ where
 fn bind_admin(server: &Server) -> Result<Option<Admin>, StartError> {
     match &server.admin {
         None => Ok(None),
-        Some(Ok(at)) => Admin::bind(at).map(Some),
+        Some(Ok(at)) => Admin::bind(at, server.admin_access.clone()).map(Some),
         Some(Err(error)) => Err(StartError::plain(format!("admin: {error}"))),
     }
 }
