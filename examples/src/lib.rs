@@ -2,5 +2,8 @@
 
 pub mod fan_in;
 pub mod flags;
+#[cfg(test)]
+#[path = "../../net-core/src/fuzzing.rs"]
+mod fuzzing;
 pub mod http;
 pub mod million;

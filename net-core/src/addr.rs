@@ -209,6 +209,7 @@ impl std::error::Error for AddrError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     #[test]
     fn both_families_and_names_parse() {
@@ -272,5 +273,40 @@ mod tests {
     #[test]
     fn an_address_is_no_larger_than_an_internet_one() {
         assert_eq!(size_of::<Addr>(), 32);
+    }
+
+    /// Without names of hosts, which would be looked up.
+    #[test]
+    fn generated_addresses_come_back_and_only_what_is_one_is_read() {
+        crate::fuzzing::fuzz(|random| {
+            let port = random.number() as u16;
+            let ip: IpAddr = match random.one_in(2) {
+                true => Ipv4Addr::from(random.number() as u32).into(),
+                false => {
+                    Ipv6Addr::from(u128::from(random.number()) << 64 | u128::from(random.number()))
+                        .into()
+                }
+            };
+            let inet = Addr::from(SocketAddr::new(ip, port));
+            assert_eq!(Addr::unless_name(&inet.to_string()), Ok(Some(inet.clone())));
+            let name: String = (0..1 + random.below(100))
+                .map(|_| (b' ' + random.below(95) as u8) as char)
+                .collect();
+            let mut texts = vec![inet.to_string(), format!("unix:{name}"), format!("unix:@{name}")];
+            for text in &mut texts {
+                if let Ok(Some(read)) = Addr::unless_name(text) {
+                    assert_eq!(Addr::unless_name(&read.to_string()), Ok(Some(read)), "{text}");
+                }
+                let mut bytes = std::mem::take(text).into_bytes();
+                random.mutate(
+                    &mut bytes,
+                    &[b":", b"[", b"]", b"@", b"unix:", b"::", b"65536", b"\0", b"%1"],
+                );
+                let Ok(text) = String::from_utf8(bytes) else { continue };
+                if let Ok(Some(read)) = Addr::unless_name(&text) {
+                    assert_eq!(Addr::unless_name(&read.to_string()), Ok(Some(read)), "{text}");
+                }
+            }
+        });
     }
 }

@@ -134,4 +134,24 @@ mod tests {
         assert_eq!(ConnId::from_token(0), None);
         assert_eq!(ConnId::from_token(7 << 32), None);
     }
+
+    #[test]
+    fn generated_ids_come_back_and_only_what_is_one_is_read() {
+        crate::fuzzing::fuzz(|random| {
+            let slot = random.below(SLOTS_MAX) as u32;
+            let generation = NonZeroU32::new(random.number() as u32).unwrap_or(NonZeroU32::MIN);
+            let id = ConnId::new(random.below(256) as u8, slot, generation);
+            assert_eq!(id.to_string().parse(), Ok(id));
+            let mut text = id.to_string().into_bytes();
+            random.mutate(
+                &mut text,
+                &[b"/", b".", b"0", b"+", b"-1", b" ", b"16777216", b"4294967296"],
+            );
+            if let Ok(text) = std::str::from_utf8(&text)
+                && let Ok(read) = text.parse::<ConnId>()
+            {
+                assert_eq!(read.to_string(), text);
+            }
+        });
+    }
 }

@@ -34,6 +34,8 @@ mod driver;
 mod entrances;
 mod error;
 mod event_loop;
+#[cfg(test)]
+mod fuzzing;
 mod gate;
 mod handler;
 mod handover;

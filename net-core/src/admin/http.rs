@@ -423,4 +423,78 @@ mod tests {
         assert!(said.contains("; style-src 'unsafe-inline'; img-src data:"), "{said}");
         assert!(said.contains("'none'\r\nX-Content-Type-Options: nosniff\r\nConn"), "{said}");
     }
+
+    /// A request by the grammar, and a little of it something else.
+    fn generated(random: &mut crate::fuzzing::Random) -> Vec<u8> {
+        const WORDS: &[&[u8]] = &[
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"\0",
+            b" ",
+            b"\t",
+            b":",
+            b"Host: a\r\n",
+            b"Content-Length: 1\r\n",
+            b"Content-Length: 0\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Authorization: Bearer t\r\n",
+            b"Origin: http://a\r\n",
+            b"Connection: close\r\n",
+            b"HTTP/1.1",
+            b"HTTP/1.0",
+            b"HTTP/2.0",
+            b"GET",
+            b"http://a/",
+            b"?",
+            b"\xff",
+            b"X: y\r\n",
+        ];
+        let mut bytes = random.pick(&[&b"GET "[..], b"POST ", b"HEAD ", b""]).to_vec();
+        bytes.extend_from_slice(random.pick(&[
+            &b"/"[..],
+            b"/connections?top=1",
+            b"*",
+            b"http://a/b",
+        ]));
+        bytes.extend_from_slice(random.pick(&[&b" HTTP/1.1\r\n"[..], b" HTTP/1.0\r\n", b"\r\n"]));
+        bytes.extend(random.sentence(&WORDS[7..14], 4));
+        bytes.extend_from_slice(b"\r\n");
+        random.mutate(&mut bytes, WORDS);
+        if random.one_in(50) {
+            let filler = format!("F: {}\r\n", "f".repeat(random.below(9000)));
+            let at = random.below(bytes.len() + 1);
+            bytes.splice(at..at, filler.into_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn generated_requests_are_heard_the_same_however_much_has_come() {
+        crate::fuzzing::fuzz(|random| {
+            let bytes = generated(random);
+            let whole = hear(&bytes);
+            match &whole {
+                Heard::Request(request, length) => {
+                    assert!(*length <= bytes.len().min(REQUEST_BYTES_MAX));
+                    let is_word = |text: &str| text.bytes().all(|byte| byte > b' ' && byte != 127);
+                    assert!(
+                        is_word(request.method) && is_word(request.path) && is_word(request.query)
+                    );
+                }
+                Heard::Part => assert!(bytes.len() < REQUEST_BYTES_MAX),
+                Heard::Noise(_) => {}
+            }
+            for _ in 0..4 {
+                let part = &bytes[..random.below(bytes.len() + 1)];
+                match (hear(part), &whole) {
+                    (Heard::Part, _) | (Heard::Noise(_), Heard::Noise(_)) => {}
+                    (Heard::Request(a, length_of_a), Heard::Request(b, length)) => {
+                        assert_eq!((&a, length_of_a), (b, *length), "{}", bytes.escape_ascii());
+                    }
+                    (part, whole) => panic!("{part:?}, then {whole:?}: {}", bytes.escape_ascii()),
+                }
+            }
+        });
+    }
 }

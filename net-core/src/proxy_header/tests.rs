@@ -218,3 +218,76 @@ proptest! {
         prop_assert_eq!(client(&binary(0x21, 0x21, &inet6(v6, port))), expected(v6.into()));
     }
 }
+
+/// A header by the text, whose client is known, and then perhaps a little of it is something else.
+fn generated(random: &mut crate::fuzzing::Random) -> (Vec<u8>, Option<Addr>) {
+    let port = random.number() as u16;
+    let (v4, v6) =
+        (Ipv4Addr::from(random.number() as u32), Ipv6Addr::from(u128::from(random.number())));
+    let client = match random.one_in(2) {
+        true => SocketAddr::from((v4, port)),
+        false => SocketAddr::from((v6, port)),
+    };
+    if random.one_in(2) {
+        let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+        let (ip, port) = (client.ip(), client.port());
+        return (
+            format!("PROXY {family} {ip} {ip} {port} 443\r\n").into_bytes(),
+            Some(client.into()),
+        );
+    }
+    let mut addresses = match client.ip() {
+        std::net::IpAddr::V4(ip) => [ip.octets(), [127, 0, 0, 1]].concat(),
+        std::net::IpAddr::V6(ip) => [ip.octets(), [1; 16]].concat(),
+    };
+    addresses.extend_from_slice(&client.port().to_be_bytes());
+    addresses.extend_from_slice(&[1, 187]);
+    addresses.extend(random.bytes(40)); // extensions, of which nothing is read
+    let mut bytes = SIGNATURE.to_vec();
+    bytes.extend_from_slice(&[0x21, if client.is_ipv4() { 0x11 } else { 0x21 }]);
+    bytes.extend_from_slice(&(addresses.len() as u16).to_be_bytes());
+    bytes.extend(addresses);
+    (bytes, Some(client.into()))
+}
+
+#[test]
+fn generated_headers_are_read_the_same_however_much_has_come() {
+    const WORDS: &[&[u8]] = &[
+        b" ",
+        b"\r\n",
+        b"\r",
+        b"\n",
+        b"0",
+        b"65536",
+        b"::",
+        b".",
+        b"UNKNOWN",
+        b"TCP4",
+        b"TCP6",
+        b"\0",
+        b"\xff\xff",
+    ];
+    crate::fuzzing::fuzz(|random| {
+        let (mut bytes, client) = generated(random);
+        assert_eq!(parse(&bytes), Ok(Some(ProxyHeader { len: bytes.len(), client })));
+        random.mutate(&mut bytes, WORDS);
+        let most = if random.one_in(20) { 5000 } else { 20 };
+        bytes.extend(random.bytes(most));
+        let whole = parse(&bytes);
+        match &whole {
+            Ok(Some(header)) => assert!(header.len <= bytes.len().min(HEADER_MAX)),
+            Ok(None) => assert!(bytes.len() < HEADER_MAX),
+            Err(_) => {}
+        }
+        for _ in 0..4 {
+            let part = parse(&bytes[..random.below(bytes.len() + 1)]);
+            match part {
+                Ok(None) => {}
+                Ok(Some(_)) => assert_eq!(part, whole, "{}", bytes.escape_ascii()),
+                Err(_) => {
+                    assert!(whole.is_err(), "{part:?}, then {whole:?}: {}", bytes.escape_ascii())
+                }
+            }
+        }
+    });
+}

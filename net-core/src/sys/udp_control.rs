@@ -95,38 +95,59 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// Reads what [`Control::listen`] received.
+    /// Reads what [`Control::listen`] received. A message that is shorter than its kind, as the kernel cuts
+    /// the last one where there is no room for it, says nothing.
     pub(super) fn of(header: &libc::msghdr) -> Self {
         let mut told = Self::default();
+        let end = header.msg_control as usize + header.msg_controllen;
         // SAFETY: the kernel has said how long the control messages are that it has written.
         let mut at = unsafe { libc::CMSG_FIRSTHDR(header) };
         while !at.is_null() {
-            // SAFETY: a header that these macros give is a whole one within the control messages, and its
-            // data follows it: for each of these, as long as the type that is read.
-            unsafe {
-                let data = libc::CMSG_DATA(at);
-                match ((*at).cmsg_level, (*at).cmsg_type) {
-                    (libc::SOL_UDP, libc::UDP_GRO) => {
-                        let joined = data.cast::<libc::c_int>().read_unaligned();
-                        told.joined = usize::try_from(joined).unwrap_or(0);
-                    }
-                    // Not the destination itself, which may be a broadcast.
-                    (libc::SOL_IP, libc::IP_PKTINFO) => {
-                        let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+            // SAFETY: a header that these macros give is a whole one within the control messages.
+            let (level, kind) = unsafe { ((*at).cmsg_level, (*at).cmsg_type) };
+            match (level, kind) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    // SAFETY: as above, and an int may be any bytes.
+                    let joined = unsafe { data::<libc::c_int>(at, end) };
+                    told.joined = joined.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+                }
+                // Not the destination itself, which may be a broadcast.
+                (libc::SOL_IP, libc::IP_PKTINFO) => {
+                    // SAFETY: as above, and these are numbers.
+                    if let Some(info) = unsafe { data::<libc::in_pktinfo>(at, end) } {
                         let ip = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
                         told.own = Some(ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4);
                     }
-                    (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
-                        let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                }
+                (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
+                    // SAFETY: as above, and these are numbers.
+                    if let Some(info) = unsafe { data::<libc::in6_pktinfo>(at, end) } {
                         told.own = told.own.or(answering(info.ipi6_addr.s6_addr.into()));
                     }
-                    _ => {}
                 }
-                at = libc::CMSG_NXTHDR(header, at);
+                _ => {}
             }
+            // SAFETY: `at` is one of the headers of this message.
+            at = unsafe { libc::CMSG_NXTHDR(header, at) };
         }
         told
     }
+}
+
+/// What the message at `at` holds, if that is all of it; `end` is where the control messages end.
+///
+/// # Safety
+/// `at` is a whole header within the control messages, and `T` may be any bytes.
+unsafe fn data<T: Copy>(at: *const libc::cmsghdr, end: usize) -> Option<T> {
+    // SAFETY: this only computes.
+    let least = unsafe { libc::CMSG_LEN(mem::size_of::<T>() as u32) } as usize;
+    // SAFETY: it is a whole header, as the caller says.
+    let length = unsafe { (*at).cmsg_len };
+    if length < least || (at as usize).saturating_add(least) > end {
+        return None;
+    }
+    // SAFETY: the data lies within the control messages, as has just been seen.
+    Some(unsafe { libc::CMSG_DATA(at).cast::<T>().read_unaligned() })
 }
 
 /// The address from which to answer what came to that one. A link's own is left to the kernel, which finds
@@ -175,5 +196,35 @@ mod tests {
             assert_eq!(answering(ip.parse().unwrap()), None, "{ip}");
         }
         assert_eq!(answering(Ipv6Addr::LOCALHOST), Some(Ipv6Addr::LOCALHOST.into()));
+    }
+
+    /// Whatever lies there: a message that is cut short was read as if it were whole.
+    #[test]
+    fn generated_control_messages_are_read_within_their_bounds() {
+        crate::fuzzing::fuzz(|random| {
+            // SAFETY: plain data for which zero is valid.
+            let mut header: libc::msghdr = unsafe { mem::zeroed() };
+            let mut control = Control::EMPTY;
+            let own = random.pick(&[None, "127.0.0.9".parse().ok(), "2001:db8::7".parse().ok()]);
+            let segment = Some(random.number() as u16).filter(|_| random.one_in(2));
+            control.tell(&mut header, own, segment);
+            control.listen(&mut header);
+            for _ in 0..random.below(4) {
+                let at = random.below(ROOM);
+                // SAFETY: each byte of the union may be anything.
+                unsafe { control.bytes[at] = random.pick(&[0, 1, 8, 16, 17, 28, 41, 103, 255]) };
+            }
+            header.msg_controllen = random.below(ROOM + 1) as _;
+            let told = Told::of(&header);
+            assert!(told.joined <= i32::MAX as usize);
+            assert!(told.own.is_none_or(|ip| !ip.is_unspecified()));
+            // Cut short, it says less and nothing else.
+            control.tell(&mut header, own, None);
+            let whole = Told::of(&header);
+            assert_eq!(whole.own, own);
+            header.msg_controllen = random.below(header.msg_controllen as usize + 1) as _;
+            let cut = Told::of(&header);
+            assert!(cut == whole || cut == Told::default(), "{cut:?}");
+        });
     }
 }
