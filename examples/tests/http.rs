@@ -16,6 +16,7 @@ in_every_mode!(
     a_file_comes_whole_also_to_a_slow_reader,
     nothing_outside_the_folder_is_served,
     a_request_that_is_none_is_the_last,
+    a_request_that_two_readers_could_read_differently_is_the_last,
     who_pipelines_and_reads_is_answered_in_full,
     small_files_that_nobody_reads_hold_few_descriptors,
     a_chunk_that_is_none_ends_an_answer_that_has_begun,
@@ -248,6 +249,83 @@ fn a_request_that_is_none_is_the_last(mode: Mode) {
     }
     let elsewhere = "GET http://x/elsewhere HTTP/1.1\r\nHost: x\r\n\r\n";
     assert_eq!(ask(&mut client, elsewhere).status(), "404");
+    server.finish();
+}
+
+/// Each was taken, or is one of a kind of which some were: what one reader takes for a part of a request
+/// is another request to the next. A second request behind it must never be answered.
+fn a_request_that_two_readers_could_read_differently_is_the_last(mode: Mode) {
+    let server = http(mode, &[]);
+    let chunked = "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let bodies = [
+        "1\na\r\n0\r\n\r\n",
+        "1\r\na\n0\r\n\r\n",
+        "1\r\na\r\n0\n\n",
+        "1\r\na\r\n0\r\nX: y\n\r\n",
+        "1;\ra\r\na\r\n0\r\n\r\n",
+        "1;\0\r\na\r\n0\r\n\r\n",
+        " 1\r\na\r\n0\r\n\r\n",
+        "1 \r\na\r\n0\r\n\r\n",
+        "1\t\r\na\r\n0\r\n\r\n",
+        "1 ;x\r\na\r\n0\r\n\r\n",
+        "0x1\r\na\r\n0\r\n\r\n",
+        "1\r\nab\r\n0\r\n\r\n",
+        "0\r\nX : y\r\n\r\n",
+        "0\r\nX: y\r\n z\r\n\r\n",
+    ];
+    let heads = [
+        "GET / HTTP/1.1\r\nHost: x\nX: y\r\n\r\n",
+        "GET / HTTP/1.1\nHost: x\r\n\r\n",
+        "\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nX: y\rz: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nX: y\0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n z\r\n\r\n",
+        "GET / HTTP/1.1\r\n Host: x\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nX\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\n: y\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x y\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x/y\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x, y\r\n\r\n",
+        "GET / HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n",
+        "GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET / HTTP/1.1 \r\nHost: x\r\n\r\n",
+        "GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+        "G(T / HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /\r\nHost: x\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 1\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: +1\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 0x1\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 1 0\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length:\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length : 1\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 18446744073709551617\r\n\r\na",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \x0bchunked\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding\x0b: chunked\r\n\r\n",
+        "POST /count HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\r\n chunked\r\n\r\n",
+        "POST /count HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ];
+    let next = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let whole = bodies.iter().map(|body| [chunked, body].concat());
+    for request in whole.chain(heads.iter().map(|&head| head.to_owned())) {
+        let mut client = server.connect();
+        client.write_all([&request, next].concat().as_bytes()).unwrap();
+        let answer = read(&mut client);
+        assert_eq!(answer.status(), "400", "{request:?}");
+        let (rest, end) = read_to_end(&mut client, PATIENCE);
+        assert!(rest.is_empty() && end == End::Fin, "{request:?}: {end:?}, {rest:?}");
+    }
+    let mut client = server.connect();
+    assert_eq!(ask(&mut client, &format!("\r\n{next}")).status(), "200", "RFC 9112, 2.2");
     server.finish();
 }
 

@@ -98,10 +98,12 @@ enum What {
 impl Http {
     /// A request from the bytes before its empty line; or how it fails.
     fn request(&self, head: &[u8]) -> Result<Request, Status> {
+        if !has_clean_lines(head) {
+            return Err(Status::BadRequest);
+        }
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut headers);
         match parsed.parse(head) {
-            // Its own idea of where a head ends is wider than ours: a bare line feed ends a line too.
             Ok(httparse::Status::Complete(end)) if end == head.len() => {}
             Err(httparse::Error::TooManyHeaders) => return Err(Status::HeadersTooLarge),
             Err(httparse::Error::Version) => return Err(Status::Version),
@@ -121,7 +123,12 @@ impl Http {
                 words.any(|own| own.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
             })
         };
-        if !is_1_0 && named("host").count() != 1 {
+        let hosts = named("host").count();
+        if hosts > 1 || hosts == 0 && !is_1_0 || !named("host").all(|host| is_host(host.value)) {
+            return Err(Status::BadRequest);
+        }
+        // What is of 1.0 knows no chunks: whoever sent it on has not understood it. RFC 9112, 6.1.
+        if is_1_0 && named("transfer-encoding").next().is_some() {
             return Err(Status::BadRequest);
         }
         let body = Body::announced(parsed.headers).map_err(|_| Status::BadRequest)?;
@@ -250,8 +257,7 @@ impl Handler for Http {
                 conn.session().request = Some(request);
                 continue;
             };
-            let searched = &mut conn.session().searched;
-            let queued = match request.body.next(input, searched) {
+            let queued = match request.body.next(input) {
                 Part::Bytes(bytes) => {
                     let queued = self.part(conn, &mut request, bytes);
                     if request.came > BODY_MAX {
@@ -288,6 +294,22 @@ impl Handler for Http {
         }
         conn.session().files -= 1;
     }
+}
+
+/// Whether each line ends with CR and LF, which stand nowhere else, nor a NUL. httparse takes a bare line
+/// feed for an end of line, and others do not.
+fn has_clean_lines(head: &[u8]) -> bool {
+    let mut before = b' ';
+    head.iter().all(|&byte| {
+        let is_clean = (before == b'\r') == (byte == b'\n') && byte != b'\0';
+        before = byte;
+        is_clean
+    })
+}
+
+/// Whether this may be a host and a port.
+fn is_host(value: &[u8]) -> bool {
+    value.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\,\"<>".contains(byte))
 }
 
 /// A target as most clients write it: without the scheme and the server's name, which any may write before

@@ -1,6 +1,10 @@
 //! The body of a request: how long it is, and its bytes, in whatever pieces they come.
+//!
+//! What stands between chunks is read by the letter of RFC 9112, section 7.1. Where one reader takes a
+//! bare line feed for the end of a line, or a blank for nothing, and another does not, a request can be
+//! hidden in a body from the one that stands in front.
 
-use net_core::{Input, Searched};
+use net_core::Input;
 
 /// What is still to come of a body.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,7 +73,7 @@ impl Body {
     }
 
     /// Takes the next part of it.
-    pub fn next<'a>(&mut self, input: &mut Input<'a>, searched: &mut Searched) -> Part<'a> {
+    pub fn next<'a>(&mut self, input: &mut Input<'a>) -> Part<'a> {
         loop {
             match *self {
                 Body::Over => return Part::End,
@@ -88,12 +92,11 @@ impl Body {
                     return Part::Bytes(bytes);
                 }
                 Body::ChunkSize | Body::ChunkEnd | Body::Trailers(_) => {
-                    let line =
-                        match input.take_frame(net_core::Lines::new(LINE_MAX).after(searched)) {
-                            Ok(Some(line)) => line,
-                            Ok(None) => return Part::NotYet,
-                            Err(_) => return Part::Bad,
-                        };
+                    let line = match take_line(input) {
+                        Ok(Some(line)) => line,
+                        Ok(None) => return Part::NotYet,
+                        Err(NoLine) => return Part::Bad,
+                    };
                     match self.line(line) {
                         Some(next) => *self = next,
                         None => return Part::Bad,
@@ -108,19 +111,99 @@ impl Body {
         match self {
             Body::ChunkEnd => line.is_empty().then_some(Body::ChunkSize),
             Body::Trailers(_) if line.is_empty() => Some(Body::Over),
-            Body::Trailers(left) => left.checked_sub(line.len()).map(Body::Trailers),
+            Body::Trailers(left) => {
+                left.checked_sub(line.len()).filter(|_| is_field(line)).map(Body::Trailers)
+            }
             _ => {
-                // An extension, behind a semicolon, says nothing to us.
-                let digits = line.split(|byte| *byte == b';').next()?.trim_ascii();
-                let is_hex = !digits.is_empty() && digits.iter().all(u8::is_ascii_hexdigit);
-                let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
-                match u64::from_str_radix(digits, 16).ok()? {
+                // An extension, behind a semicolon, says nothing to us, but is one.
+                let end = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+                let (digits, extensions) = line.split_at(end);
+                let digits = std::str::from_utf8(digits).ok()?;
+                let size = u64::from_str_radix(digits, 16).ok()?;
+                match Some(size).filter(|_| are_extensions(extensions))? {
                     0 => Some(Body::Trailers(TRAILERS_MAX)),
                     size => Some(Body::Chunk(size)),
                 }
             }
         }
     }
+}
+
+/// The bytes up to the end of a line are none that may stand there.
+struct NoLine;
+
+/// The next line, without its end, which is CR and LF and nothing else.
+fn take_line<'a>(input: &mut Input<'a>) -> Result<Option<&'a [u8]>, NoLine> {
+    let bytes = input.peek();
+    let Some(end) = bytes.iter().take(LINE_MAX + 2).position(|byte| *byte == b'\n') else {
+        let without_cr = bytes.strip_suffix(b"\r").unwrap_or(bytes);
+        let may_become_one = bytes.len() < LINE_MAX + 2 && !without_cr.iter().any(breaks_a_line);
+        return if may_become_one { Ok(None) } else { Err(NoLine) };
+    };
+    let line = bytes[..end].strip_suffix(b"\r").ok_or(NoLine)?;
+    if line.iter().any(breaks_a_line) {
+        return Err(NoLine);
+    }
+    input.consume(end + 1);
+    Ok(Some(line))
+}
+
+fn breaks_a_line(byte: &u8) -> bool {
+    matches!(byte, b'\r' | b'\n' | b'\0')
+}
+
+/// Whether this is what may follow the size of a chunk: nothing, or `;name`, `;name=value` again and
+/// again. No blank before the first semicolon, though the text allows one: no honest sender writes it,
+/// and readers differ over it.
+fn are_extensions(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Some(rest) = bytes.strip_prefix(b";") else { return false };
+        let Some(rest) = token(rest.trim_ascii_start()) else { return false };
+        bytes = rest;
+        if let Some(value) = rest.trim_ascii_start().strip_prefix(b"=") {
+            let value = value.trim_ascii_start();
+            let Some(rest) = quoted(value).or_else(|| token(value)) else { return false };
+            bytes = rest;
+        }
+        if bytes.trim_ascii_start().starts_with(b";") {
+            bytes = bytes.trim_ascii_start();
+        }
+    }
+    true
+}
+
+/// What follows a token, of one character at least.
+fn token(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().take_while(|byte| is_token(**byte)).count();
+    Some(&bytes[end..]).filter(|_| end > 0)
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What follows a string in double quotes.
+fn quoted(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', byte, rest @ ..] | [byte, rest @ ..] if is_text(*byte) => rest,
+            _ => return None,
+        };
+    }
+}
+
+/// It may stand in a field's value or a quoted string.
+fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// Whether this line is a field: a name, a colon right behind it, and a value. Neither is one that goes on
+/// the line before (obs-fold).
+fn is_field(line: &[u8]) -> bool {
+    let value = token(line).and_then(|rest| rest.strip_prefix(b":"));
+    value.is_some_and(|value| value.iter().all(|byte| is_text(*byte)))
 }
 
 fn take_up_to<'a>(input: &mut Input<'a>, most: u64) -> &'a [u8] {
@@ -143,12 +226,12 @@ mod tests {
 
     /// Feeds it in pieces of `size` bytes, and returns the body, and the bytes behind it.
     fn read(mut body: Body, bytes: &[u8], size: usize) -> Result<(Vec<u8>, Vec<u8>), ()> {
-        let (mut got, mut kept, mut searched) = (Vec::new(), Vec::new(), Searched::default());
+        let (mut got, mut kept) = (Vec::new(), Vec::new());
         let mut pieces = bytes.chunks(size);
         loop {
             let mut input = Input::new(&kept);
             let is_over = loop {
-                match body.next(&mut input, &mut searched) {
+                match body.next(&mut input) {
                     Part::Bytes(bytes) => got.extend_from_slice(bytes),
                     Part::NotYet => break false,
                     Part::End => break true,
@@ -182,8 +265,7 @@ mod tests {
 
     #[test]
     fn a_chunked_body_does_not_depend_on_the_cuts() {
-        let bytes =
-            b"5\r\nhello\r\n1;name=value\r\n,\r\n6 \r\n world\r\n0\r\nTrailer: x\r\n\r\nGET";
+        let bytes = b"5\r\nhello\r\n1;name=value\r\n,\r\n6\r\n world\r\n0\r\nTrailer: x\r\n\r\nGET";
         for size in 1..bytes.len() {
             let (body, rest) = read(Body::ChunkSize, bytes, size).unwrap();
             assert_eq!(body, b"hello, world", "in pieces of {size}");
@@ -202,7 +284,7 @@ mod tests {
     #[test]
     fn trailers_come_to_an_end() {
         let ending_in = |lines: usize| {
-            let trailers = format!("{}\r\n", "x".repeat(100)).repeat(lines);
+            let trailers = format!("x:{}\r\n", "x".repeat(98)).repeat(lines);
             format!("0\r\n{trailers}\r\n").into_bytes()
         };
         assert!(read(Body::ChunkSize, &ending_in(TRAILERS_MAX / 100), 50).is_ok());
@@ -221,5 +303,120 @@ mod tests {
         ] {
             assert_eq!(read(Body::ChunkSize, wrong, 3), Err(()), "{wrong:?}");
         }
+    }
+
+    /// A bare line feed ended a line, blanks around a size were nothing, and an extension could hold
+    /// anything: what another reader takes for a body was a request here.
+    #[test]
+    fn what_two_readers_could_cut_differently_is_no_chunk() {
+        let wrong: [&[u8]; 40] = [
+            // Ends of lines.
+            b"1\na\r\n0\r\n\r\n",
+            b"1\r\na\n0\r\n\r\n",
+            b"1\r\na\r\n0\n\r\n",
+            b"1\r\na\r\n0\r\n\n",
+            b"1\r\na\r\n0\r\nX: y\n\r\n",
+            b"1\r\na\r\n0\n\n",
+            b"1\r\na\r\r\n0\r\n\r\n",
+            b"1\r\ra\r\n0\r\n\r\n",
+            b"1\ra\r\n0\r\n\r\n",
+            b"1\r\r\na\r\n0\r\n\r\n",
+            b"1\r\nab\r\n0\r\n\r\n",
+            b"2\r\na\r\n0\r\n\r\n",
+            b"1\r\na0\r\n\r\n",
+            // Blanks and signs at a size.
+            b" 1\r\na\r\n0\r\n\r\n",
+            b"\t1\r\na\r\n0\r\n\r\n",
+            b"1 \r\na\r\n0\r\n\r\n",
+            b"1\t\r\na\r\n0\r\n\r\n",
+            b"1 ;x\r\na\r\n0\r\n\r\n",
+            b"1 1\r\na\r\n0\r\n\r\n",
+            b"1\x0b\r\na\r\n0\r\n\r\n",
+            b"1\r\na\r\n 0\r\n\r\n",
+            b"1\r\na\r\n0 \r\n\r\n",
+            b"+1\r\na\r\n0\r\n\r\n",
+            b"0x1\r\na\r\n0\r\n\r\n",
+            b"1_0\r\na\r\n0\r\n\r\n",
+            b";x\r\na\r\n0\r\n\r\n",
+            // Extensions.
+            b"1;\r\na\r\n0\r\n\r\n",
+            b"1;x\ry\r\na\r\n0\r\n\r\n",
+            b"1;x\0y\r\na\r\n0\r\n\r\n",
+            b"1;x=\r\na\r\n0\r\n\r\n",
+            b"1;x=\"y\r\na\r\n0\r\n\r\n",
+            b"1;x y\r\na\r\n0\r\n\r\n",
+            b"1;x=y \r\na\r\n0\r\n\r\n",
+            b"1,x\r\na\r\n0\r\n\r\n",
+            // Trailers.
+            b"0\r\nx\r\n\r\n",
+            b"0\r\nx : y\r\n\r\n",
+            b"0\r\n: y\r\n\r\n",
+            b"0\r\nx: y\r\n folded\r\n\r\n",
+            b"0\r\nx: y\0\r\n\r\n",
+            b"0\r\nx: y\rz: a\r\n\r\n",
+        ];
+        for wrong in wrong {
+            for size in 1..=wrong.len() {
+                let said = read(Body::ChunkSize, wrong, size);
+                assert_eq!(said, Err(()), "{:?} in pieces of {size}", wrong.escape_ascii());
+            }
+        }
+        for right in [
+            &b"1;x\r\na\r\n0;y=z\r\n\r\n"[..],
+            b"1; x = \"a;\\\"\xe4\t\" ; y\r\na\r\n0\r\n\r\n",
+            b"0001\r\na\r\n000\r\nx:\r\ny:\t z\r\n\r\n",
+        ] {
+            for size in 1..=right.len() {
+                let body = read(Body::ChunkSize, right, size).unwrap().0;
+                assert_eq!(body, b"a", "{:?} in pieces of {size}", right.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn generated_bodies_are_read_the_same_however_they_are_cut() {
+        const WORDS: &[&[u8]] = &[
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"0",
+            b"1",
+            b"a",
+            b";x",
+            b";x=y",
+            b"=",
+            b"\"",
+            b"\\",
+            b" ",
+            b"\t",
+            b"\0",
+            b"f",
+            b"X: y\r\n",
+            b":",
+            b"ffffffffffffffff",
+            b"0\r\n\r\n",
+            b"\xff",
+        ];
+        crate::fuzzing::fuzz(|random| {
+            let (mut bytes, mut body) = (Vec::new(), Vec::new());
+            for _ in 0..random.below(5) {
+                let chunk = [random.bytes(40), vec![b'x']].concat();
+                let extension = random.pick(&["", ";x", "; x = \"a b\"", ";x=y;z"]);
+                bytes.extend(format!("{:x}{extension}\r\n", chunk.len()).into_bytes());
+                bytes.extend_from_slice(&chunk);
+                bytes.extend_from_slice(b"\r\n");
+                body.extend(chunk);
+            }
+            bytes.extend_from_slice(b"0\r\n");
+            bytes.extend(random.sentence(&[b"X: y\r\n", b"Trailer:\r\n"], 3));
+            bytes.extend_from_slice(b"\r\n");
+            let size = 1 + random.below(50);
+            assert_eq!(read(Body::ChunkSize, &bytes, size), Ok((body, vec![])));
+            bytes.extend_from_slice(b"GET / HTTP/1.1\r\n\r\n");
+            random.mutate(&mut bytes, WORDS);
+            let whole = read(Body::ChunkSize, &bytes, bytes.len().max(1));
+            let cut = read(Body::ChunkSize, &bytes, size);
+            assert_eq!(cut, whole, "{} in pieces of {size}", bytes.escape_ascii());
+        });
     }
 }
