@@ -2,17 +2,15 @@
 
 use clap::{Arg, Args, ValueEnum};
 use net_core::{
-    Addr, Balance, Bytes, FdTable, Handler, Limits, Loops, Place, PrivateTables, Rate, Server,
-    TrustedProxies, WhenFull,
+    Addr, Balance, Bytes, FdTable, Handler, Limits, LogGuard, LogWriter, Loops, Place,
+    PrivateTables, Rate, Server, TrustedProxies, WhenFull,
 };
 use std::io::Write;
-use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 /// Log lines that wait while standard error is slow; more are dropped.
 const LINES_QUEUED: usize = 1024;
@@ -372,7 +370,7 @@ impl ServerFlags {
 /// nobody: a thread of its own writes, and what it cannot keep up with is dropped. Nor does a file that
 /// has come to its size limit, whose signal would end the program. Call it before the server starts.
 #[must_use = "the last lines are written when the guard is dropped"]
-pub fn start_log(level: LogFlag) -> Option<WorkerGuard> {
+pub fn start_log(level: LogFlag) -> Option<LogGuard> {
     // Caught, so that the write fails instead. Nobody looks at the flag.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     let level = match level {
@@ -384,16 +382,10 @@ pub fn start_log(level: LogFlag) -> Option<WorkerGuard> {
         LogFlag::Trace => tracing::Level::TRACE,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
-    // By default its queue takes 5 MB before the first line.
-    let builder = NonBlockingBuilder::default().buffered_lines_limit(LINES_QUEUED);
-    // It panics where its thread cannot start. The server's will not either, and that is what is said.
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let started = panic::catch_unwind(|| builder.finish(std::io::stderr()));
-    panic::set_hook(hook);
-    let (writer, guard) = started.ok()?;
+    // Where its thread cannot start the server's will not either, and that is what is said.
+    let (writer, guard) = LogWriter::start(std::io::stderr(), LINES_QUEUED).ok()?;
     // Somebody else's subscriber is as good.
-    let _ = log.with_writer(writer).try_init();
+    let _ = log.with_writer(move || writer.clone()).try_init();
     Some(guard)
 }
 

@@ -46,6 +46,7 @@ mod ledger;
 mod life;
 mod limits;
 mod listener;
+mod log_writer;
 mod loop_state;
 mod machine;
 mod mailbox;
@@ -88,6 +89,7 @@ pub use here::Loop;
 pub use hub::Remote;
 pub use id::{ConnId, LOOPS_MAX, NoConnId, SLOTS_MAX};
 pub use limits::Limits;
+pub use log_writer::{LogGuard, LogWriter};
 #[doc(hidden)] // for the examples, which read more of /proc
 pub use machine::proc_file;
 pub use machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine};
