@@ -154,6 +154,12 @@ fn a_callback_that_sleeps_is_named_with_its_connection_while_it_sleeps() {
     let line = log.lines().find(|line| line.contains("stalled") && line.contains("on_data"));
     let line = line.unwrap_or_else(|| panic!("no line about it: {log}"));
     assert!(line.contains("connection=\"0/0.") && line.contains("in_loop=0"), "{line}");
+    // It sleeps: what its thread had of the CPU says that it does not compute.
+    let number = |name: &str| -> u64 {
+        let (_, rest) = line.split_once(name).unwrap_or_else(|| panic!("no {name} in {line}"));
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(number(" cpu_ms=") <= number(" watched_ms=") / 2 + 10, "{line}");
 }
 
 /// The loop that hangs is named in the answer, and the others' connections are in it.

@@ -10,6 +10,13 @@ pub mod proc_file;
 pub use proc_file::LookError;
 use proc_file::{Root, kib_line};
 use std::path::Path;
+use std::time::Duration;
+
+/// For how long the CPU quota of our control group, or of one above it, has held its threads back so far,
+/// on all cores together. `None`: no group says so.
+pub(crate) fn throttled() -> Option<Duration> {
+    cgroup::throttled(&Root::new(Path::new("/")))
+}
 
 /// Memory of kernel and process that an idle connection takes at the server's end, in bytes: TCP over
 /// IPv4 on Linux 6.18, x86-64. `docs/C10M.md` has its parts, and how it was measured.

@@ -4,7 +4,7 @@ use crate::closed::Callback;
 use crate::id::ConnId;
 use crate::ledger::KINDS;
 use net_timer::Tick;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 /// Written by the loop's thread while stalls are looked for, and by whoever looks; each word by one
 /// of them only. On a cache line of its own.
@@ -21,6 +21,8 @@ pub(crate) struct Pulse {
     doing: AtomicU64,
     /// Nanoseconds that each kind of callback took, if they are timed: see `Ledger`.
     took: [AtomicU64; KINDS],
+    /// The CPU clock of the loop's thread; 0: not known.
+    cpu_clock: AtomicI32,
     seen: Seen,
 }
 
@@ -37,6 +39,16 @@ const CALLBACK_SHIFT: u32 = 56;
 const CONNECTION: u64 = (1 << CALLBACK_SHIFT) - 1;
 
 impl Pulse {
+    /// The loop's thread, whose CPU clock this is, begins.
+    pub(crate) fn runs_by(&self, cpu_clock: Option<i32>) {
+        self.cpu_clock.store(cpu_clock.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The CPU clock of the loop's thread.
+    pub(crate) fn cpu_clock(&self) -> Option<i32> {
+        Some(self.cpu_clock.load(Ordering::Relaxed)).filter(|clock| *clock != 0)
+    }
+
     /// A turn begins. The loop's thread only, as the next two.
     pub(crate) fn begin(&self, now: Tick) {
         self.doing.store(0, Ordering::Relaxed);

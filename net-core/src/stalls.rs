@@ -2,10 +2,16 @@
 //!
 //! The acceptor's thread looks at every loop's [`Pulse`] four times in a threshold. So a callback
 //! that never returns is found too, and the loops read no clock for it.
+//!
+//! A turn is long on the wall also where its thread was not let run: by a quota, or by others on its core.
+//! Then no callback is to blame. So the CPU time of the thread stands beside it, and what the quota of
+//! the control group has held back meanwhile.
 
 use crate::limits::Limits;
 use crate::listener::Seldom;
+use crate::machine;
 use crate::pulse::{Beat, Pulse};
+use crate::sys::cpu_clock;
 use net_timer::Tick;
 use std::time::Duration;
 
@@ -25,7 +31,18 @@ struct Look {
     since: Tick,
     /// This turn is among the stalls.
     is_counted: bool,
+    /// When this turn was first seen, and what stood on the clocks then.
+    first: Option<(Tick, Clocks)>,
     trouble: Seldom,
+}
+
+/// Times that are read when a turn is seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Clocks {
+    /// What the loop's thread has had of the CPU.
+    cpu: Option<Duration>,
+    /// What quotas have held back.
+    throttled: Option<Duration>,
 }
 
 /// A turn that takes too long, so far.
@@ -36,6 +53,19 @@ struct Stall {
     /// What was seen of the callback that runs: it may have run a look's time longer.
     callback_ms: u64,
     is_new: bool,
+    /// For how long it was watched, and what its thread had of the CPU in that time.
+    watched_ms: u64,
+    cpu_ms: Option<u64>,
+    /// What quotas have held back meanwhile, on all cores together.
+    throttled_ms: Option<u64>,
+}
+
+impl Stall {
+    /// The thread was kept from running for at least half the time, by a quota.
+    fn is_held_back(&self) -> bool {
+        let has_run = self.cpu_ms.is_some_and(|cpu| cpu >= self.watched_ms / 2);
+        !has_run && self.throttled_ms.is_some_and(|ms| ms > 0 && ms >= self.watched_ms / 4)
+    }
 }
 
 impl Stalls {
@@ -46,6 +76,7 @@ impl Stalls {
             beat: None,
             since: Tick::ZERO,
             is_counted: false,
+            first: None,
             trouble: Seldom::new(limits.log_every),
         };
         Some(Self { threshold, next: Tick::ZERO, loops: (0..loops).map(look).collect() })
@@ -63,9 +94,12 @@ impl Stalls {
         }
         self.next = now.after(self.threshold / LOOKS);
         for (n, (pulse, look)) in pulses.zip(&mut self.loops).enumerate() {
-            let Some(stall) = look.at(now, pulse.beat(n), Tick::millis_of(self.threshold)) else {
-                continue;
+            let clocks = || Clocks {
+                cpu: pulse.cpu_clock().and_then(cpu_clock::read),
+                throttled: machine::throttled(),
             };
+            let threshold = Tick::millis_of(self.threshold);
+            let Some(stall) = look.at(now, pulse.beat(n), threshold, clocks) else { continue };
             let Beat { callback, connection, .. } = stall.beat;
             pulse.note(stall.turn_ms, if callback.is_some() { stall.callback_ms } else { 0 });
             if stall.is_new {
@@ -74,14 +108,22 @@ impl Stalls {
             if let Some(held_back) = look.trouble.may_speak(now) {
                 let callback = callback.map_or("none", |callback| callback.label());
                 let connection = connection.map_or("none".to_owned(), |id| id.to_string());
+                let what = if stall.is_held_back() {
+                    "the CPU quota of its control group keeps its thread from running"
+                } else {
+                    "its turn has not ended yet"
+                };
                 tracing::warn!(
                     in_loop = n,
                     callback,
                     connection,
                     turn_ms = stall.turn_ms,
                     callback_ms = stall.callback_ms,
+                    watched_ms = stall.watched_ms,
+                    cpu_ms = stall.cpu_ms,
+                    throttled_ms = stall.throttled_ms,
                     held_back,
-                    "a loop is stalled: its turn has not ended yet"
+                    "a loop is stalled: {what}"
                 );
             }
         }
@@ -89,7 +131,15 @@ impl Stalls {
 }
 
 impl Look {
-    fn at(&mut self, now: Tick, beat: Option<Beat>, threshold_ms: u64) -> Option<Stall> {
+    /// `clocks` is asked once when a turn is seen that was running at the last look already, and again when
+    /// it is a stall: most turns are never seen twice.
+    fn at(
+        &mut self,
+        now: Tick,
+        beat: Option<Beat>,
+        threshold_ms: u64,
+        clocks: impl Fn() -> Clocks,
+    ) -> Option<Stall> {
         let before = std::mem::replace(&mut self.beat, beat);
         let beat = beat?;
         let is_same_turn = before.is_some_and(|before| before.began == beat.began);
@@ -98,13 +148,30 @@ impl Look {
         }
         if !is_same_turn {
             self.is_counted = false;
+            self.first = None;
+        } else if self.first.is_none() {
+            self.first = Some((now, clocks()));
         }
         let turn_ms = now.saturating_since(beat.began);
         if turn_ms < threshold_ms {
             return None;
         }
         let is_new = !std::mem::replace(&mut self.is_counted, true);
-        Some(Stall { beat, turn_ms, callback_ms: now.saturating_since(self.since), is_new })
+        let callback_ms = now.saturating_since(self.since);
+        let (seen, then) = self.first.unwrap_or((now, Clocks::default()));
+        let clocks = clocks();
+        let grown = |from: Option<Duration>, to: Option<Duration>| {
+            Some(Tick::millis_of(to?.saturating_sub(from?)))
+        };
+        Some(Stall {
+            beat,
+            turn_ms,
+            callback_ms,
+            is_new,
+            watched_ms: now.saturating_since(seen),
+            cpu_ms: grown(then.cpu, clocks.cpu),
+            throttled_ms: grown(then.throttled, clocks.throttled),
+        })
     }
 }
 
@@ -178,5 +245,37 @@ mod tests {
         let found = pulse.stalls();
         assert_eq!(all(&pulse), 1);
         assert!(found.longest_turn_ms >= 175 && found.longest_callback_ms < 30, "{found:?}");
+    }
+
+    /// Under a quota a turn was long on the wall alone, and whatever callback ran then had the blame.
+    #[test]
+    fn a_thread_that_is_not_let_run_is_told_from_one_that_is_long() {
+        let ms = Duration::from_millis;
+        let pulse = Pulse::default();
+        pulse.begin(Tick::from_millis(1000));
+        pulse.calls(Callback::Data, 7 << 32 | 1);
+        let stall = |cpu: Option<u64>, throttled: Option<u64>| {
+            let mut stalls = stalls();
+            let look = &mut stalls.loops[0];
+            let mut found = None;
+            for passed in (0..=400).step_by(25) {
+                // In this share of each hundred milliseconds.
+                let of = |share: Option<u64>| share.map(|share| ms(5000 + passed * share / 100));
+                let clocks = || Clocks { cpu: of(cpu), throttled: of(throttled) };
+                let now = Tick::from_millis(1000 + passed);
+                found = look.at(now, pulse.beat(0), THRESHOLD_MS, clocks).or(found);
+            }
+            found.unwrap()
+        };
+        let found = stall(Some(20), Some(80));
+        assert_eq!(
+            (found.watched_ms, found.cpu_ms, found.throttled_ms),
+            (375, Some(75), Some(300))
+        );
+        assert!(found.is_held_back());
+        assert!(!stall(Some(100), Some(300)).is_held_back(), "others of the group are held back");
+        assert!(!stall(Some(0), Some(0)).is_held_back(), "it waits for something");
+        assert!(!stall(Some(0), None).is_held_back());
+        assert!(stall(None, Some(80)).is_held_back());
     }
 }

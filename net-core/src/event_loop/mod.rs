@@ -36,6 +36,7 @@ use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::listener::Seldom;
 use crate::loop_state::LoopState;
+use crate::sys::cpu_clock;
 use broadcasts::FanOut;
 use datagrams::Endpoints;
 use memory::Share;
@@ -151,6 +152,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Turns until the loop is over. An error is a fault of our own or of the machine's, in the
     /// wait itself.
     pub(crate) fn run(&mut self) -> io::Result<()> {
+        if self.is_watched {
+            self.state.bridge.pulse.runs_by(cpu_clock::own());
+        }
         while self.turn()? {}
         Ok(())
     }

@@ -1,10 +1,11 @@
-//! How much memory the control group leaves us, for machines that are really containers.
+//! How much memory and time the control group leaves us, for machines that are really containers.
 //!
 //! Both versions are read: v2 (`memory.max`) and v1 (`memory.limit_in_bytes`). Every group from our
 //! own up to the top counts, because a limit binds everything below it. Page cache is charged to a
 //! group and given back under pressure, so it counts as available, as it does in `MemAvailable`.
 
 use super::proc_file::{LookError, Root};
+use std::time::Duration;
 
 /// What the tightest control group allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,43 @@ pub(super) fn memory(root: &Root<'_>) -> Result<Option<GroupMemory>, LookError> 
         }
     }
     Ok(tightest)
+}
+
+/// For how long quotas on our own group, and on those above it, have kept threads from running, on all
+/// cores together; `None` if no group says so. What cannot be read says nothing.
+pub(super) fn throttled(root: &Root<'_>) -> Option<Duration> {
+    let groups = root.text("/proc/self/cgroup").ok()??;
+    let mut sum = None;
+    for line in groups.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(id), Some(controllers), Some(group)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        // V2 counts microseconds, V1 nanoseconds.
+        let (mounts, key, nanos): (&[&str], _, _) = match (id, controllers) {
+            ("0", "") => (V2.mounts, "throttled_usec ", 1000),
+            _ if controllers.split(',').any(|name| name == "cpu") => {
+                (&["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu"], "throttled_time ", 1)
+            }
+            _ => continue,
+        };
+        // Of two names of one mount, the first that is there.
+        for mount in mounts {
+            let stats = group_and_parents(group).into_iter().filter_map(|group| {
+                let stat = root.text(&format!("{mount}{group}/cpu.stat")).ok()??;
+                stat_line(&stat, key)
+            });
+            let found =
+                stats.fold(None, |sum: Option<u64>, n| Some(sum.unwrap_or(0).saturating_add(n)));
+            if let Some(found) = found {
+                let time = Duration::from_nanos(found.saturating_mul(nanos));
+                sum = Some(sum.unwrap_or(Duration::ZERO) + time);
+                break;
+            }
+        }
+    }
+    sum
 }
 
 /// The names under which one version of control groups keeps the same four things.
@@ -171,5 +209,26 @@ mod tests {
     fn path_above_the_namespace_counts_as_the_top() {
         assert_eq!(group_and_parents("/../x"), [""]);
         assert_eq!(group_and_parents("/a/b"), ["/a/b", "/a", ""]);
+    }
+
+    #[test]
+    fn a_quota_on_any_group_above_holds_back() {
+        let fake = FakeRoot::new();
+        assert_eq!(throttled(&fake.root()), None);
+        let stat = |usec| format!("usage_usec 9\nnr_throttled 3\nthrottled_usec {usec}\n");
+        fake.write("proc/self/cgroup", "0::/a/b\n")
+            .write("sys/fs/cgroup/cpu.stat", "usage_usec 9\n");
+        assert_eq!(throttled(&fake.root()), None, "the top has no quota");
+        fake.write("sys/fs/cgroup/a/cpu.stat", &stat(2000));
+        fake.write("sys/fs/cgroup/a/b/cpu.stat", &stat(500));
+        assert_eq!(throttled(&fake.root()), Some(Duration::from_micros(2500)));
+    }
+
+    #[test]
+    fn version_one_counts_nanoseconds_of_the_cpu_controller() {
+        let fake = FakeRoot::new();
+        fake.write("proc/self/cgroup", "4:cpu,cpuacct:/x\n3:memory:/y\n0::/\n");
+        fake.write("sys/fs/cgroup/cpu,cpuacct/x/cpu.stat", "nr_periods 1\nthrottled_time 7000\n");
+        assert_eq!(throttled(&fake.root()), Some(Duration::from_micros(7)));
     }
 }

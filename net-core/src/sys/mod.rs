@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod affinity;
+pub(crate) mod cpu_clock;
 mod datagrams;
 pub(crate) mod descriptors;
 pub(crate) mod epoll;
