@@ -10,8 +10,8 @@ use net_buffer::{
     Delimiter, Fixed, FrameError, Framing, Input, LengthPrefix, Lines, Order, Searched, Width,
 };
 
-/// Everything that `next` takes out of `pieces`, how it ended, and how much is left. (How long a frame is that
-/// is too long is what has come of it by then.)
+/// Everything that `next` takes out of `pieces`, how it ended, and how much is left. (How long a frame is
+/// that is too long is what has come of it by then.)
 fn frames(
     pieces: &[&[u8]],
     mut next: impl FnMut(&mut Input<'_>) -> Result<Option<Vec<u8>>, FrameError>,
