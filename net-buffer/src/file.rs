@@ -19,7 +19,8 @@ pub struct FileRange {
 
 impl FileRange {
     /// `len` bytes from `from` on, counted from the beginning of the file. That they are there is for
-    /// the caller to know.
+    /// the caller to know. A stretch that no file can have ([`end`](Self::end)) is refused when it is
+    /// to be sent.
     pub fn new(file: impl Into<Arc<File>>, from: u64, len: usize) -> Self {
         Self { file: file.into(), from, len }
     }
@@ -44,6 +45,13 @@ impl FileRange {
     /// The place in the file at which it begins.
     pub fn from(&self) -> u64 {
         self.from
+    }
+
+    /// The place behind its last byte. `None`: the place is above 2⁶³ - 1, the largest that the kernel
+    /// knows (`off_t`, lseek(2)), so no file has this stretch.
+    pub fn end(&self) -> Option<u64> {
+        let end = self.from.checked_add(self.len as u64)?;
+        (end <= i64::MAX as u64).then_some(end)
     }
 
     /// How many bytes it has.
@@ -78,6 +86,21 @@ impl fmt::Debug for FileRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stretch_ends_where_a_file_can() {
+        let file = Arc::new(File::open("/dev/null").unwrap());
+        let end = |from, len| FileRange::new(Arc::clone(&file), from, len).end();
+        let most = i64::MAX as u64;
+        assert_eq!((end(0, 0), end(7, 3)), (Some(0), Some(10)));
+        for (from, len) in [(most, 0), (most - 1, 1), (0, most as usize)] {
+            assert_eq!(end(from, len), Some(most));
+        }
+        for (from, len) in [(most, 1), (1, most as usize), (u64::MAX, 0), (0, usize::MAX)] {
+            assert_eq!(end(from, len), None, "{from} and {len}");
+        }
+        assert_eq!(end(u64::MAX, usize::MAX), None);
+    }
 
     #[test]
     fn only_a_regular_file_has_a_whole() {

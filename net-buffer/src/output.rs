@@ -155,13 +155,25 @@ impl Output {
     /// Queues a stretch of a file: what was queued before it goes first, and what is queued later
     /// follows it. [`slices`](Self::slices) ends before it; whoever sends takes it from
     /// [`next_file`](Self::next_file).
+    ///
+    /// # Panics
+    ///
+    /// If [`has_room_for_file`](Self::has_room_for_file) says no: nothing is queued then.
     pub fn push_file(&mut self, range: FileRange) {
         if range.is_empty() {
             return;
         }
+        assert!(self.has_room_for_file(&range), "{range:?} behind {} bytes", self.len);
         self.len += range.len();
         self.in_files += range.len();
         self.chunks.push_back(Chunk::Own(Own::File(Box::new(range))));
+    }
+
+    /// Whether a stretch can be queued: no file ends beyond [`FileRange::end`], and all that waits in
+    /// files is no more than the longest file can have, so that no sum here wraps.
+    pub fn has_room_for_file(&self, range: &FileRange) -> bool {
+        let in_files = self.in_files.checked_add(range.len());
+        range.end().is_some() && in_files.is_some_and(|bytes| bytes <= isize::MAX as usize)
     }
 
     /// What is to be sent next, if that lies in a file: the file, the place in it, and how many

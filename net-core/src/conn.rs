@@ -164,7 +164,9 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///
     /// Its bytes count for the marks, so that the input waits while a long file is under way, but
     /// not for the hard cap. `stuck_timeout` counts from the last part that was taken. A file that ends too
-    /// early, because it was truncated, ends the connection: [`Closed::FileEnded`](crate::Closed).
+    /// early, because it was truncated, ends the connection: [`Closed::FileEnded`](crate::Closed). So does
+    /// a stretch that no file can have ([`FileRange::end`](crate::FileRange::end)), and so do stretches
+    /// that are 2⁶³ bytes together: the last is refused, and the connection is reset with what waits.
     ///
     /// With [`FdTable::PerLoop`](crate::FdTable) a descriptor is known to its loop alone: open the
     /// file in a callback of the loop whose connections it is sent to.

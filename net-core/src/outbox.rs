@@ -178,7 +178,14 @@ impl Outbox {
             return answer;
         }
         self.spill(head);
-        head.cold.get_or_insert_default().output.push_file(range);
+        let output = &mut head.cold.get_or_insert_default().output;
+        if !output.has_room_for_file(&range) {
+            // No file has so many bytes: it could only end too early.
+            head.cut_short(Closed::FileEnded);
+            self.wish(head, id, Status::WISH_CAP);
+            return Queued::Refused;
+        }
+        output.push_file(range);
         self.list_unsent(head, id);
         self.mark(head)
     }

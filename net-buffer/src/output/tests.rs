@@ -291,3 +291,26 @@ fn files_are_cut_and_dropped_like_bytes() {
     assert_eq!(output.clear(&mut pool), 1000);
     assert_eq!((output.len(), output.in_files()), (0, 0));
 }
+
+/// The length of a stretch was taken as it came: with a head before it the sum wrapped, and what was
+/// sent of the head was then more than was queued.
+#[test]
+fn the_sum_of_stretches_does_not_wrap() {
+    let file = file_of(b"short");
+    let mut pool = Pool::new(usize::MAX);
+    let mut output = Output::default();
+    output.push(b"HTTP/1.1 200 OK\r\n\r\n", &mut pool);
+    for len in [usize::MAX, usize::MAX - 18, 1 << 63] {
+        assert!(!output.has_room_for_file(&FileRange::new(file.clone(), 0, len)));
+    }
+    let longest = FileRange::new(file.clone(), 0, isize::MAX as usize);
+    assert!(output.has_room_for_file(&longest));
+    output.push_file(longest.clone());
+    assert!(!output.has_room_for_file(&longest), "they are as many as can be");
+    assert!(!output.has_room_for_file(&FileRange::new(file, 0, 1)));
+    output.push(b"behind", &mut pool);
+    assert_eq!(output.len(), 19 + isize::MAX as usize + 6);
+    output.advance(19, &mut pool);
+    assert_eq!(output.clear(&mut pool), isize::MAX as usize + 6);
+    assert_eq!(output.in_files(), 0);
+}

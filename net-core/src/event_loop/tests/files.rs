@@ -14,6 +14,7 @@ on_both_rigs! {
     a_file_keeps_its_place_among_the_bytes: 40,
     a_close_behind_a_file_delivers_it_whole: 20,
     a_file_that_ends_too_early_resets_its_connection_alone: 20,
+    a_stretch_that_no_file_has_costs_its_connection_alone: 10,
     downloads_share_a_turn_and_all_get_on: 10,
     input_waits_while_a_long_file_is_under_way: 20,
     a_file_costs_nothing_of_the_hard_cap: 10,
@@ -119,6 +120,46 @@ fn a_file_that_ends_too_early_resets_its_connection_alone<D: Rig>(seed: u64) {
     assert!(peer.saw_reset(), "a FIN would make it look whole");
     assert_eq!(other.got(), b"echo");
     stage.stop();
+}
+
+/// A stretch of nearly 2⁶⁴ bytes behind a head wrapped the sum of what waits: the loop died of it when the
+/// head was sent.
+fn a_stretch_that_no_file_has_costs_its_connection_alone<D: Rig>(seed: u64) {
+    let file = file_of(&pattern(0, 3000));
+    const LONG: usize = isize::MAX as usize;
+    const CASES: [&[(u64, usize)]; 6] = [
+        &[(0, usize::MAX)],
+        &[(0, usize::MAX - 18)],
+        &[(u64::MAX, 2)],
+        &[(1, LONG)],
+        &[(0, LONG), (0, LONG), (0, LONG)],
+        &[(2999, LONG - 2999), (0, usize::MAX)],
+    ];
+    for stretches in CASES {
+        let mut stage = Stage::<D>::new(seed);
+        let other = stage.open();
+        let file = Arc::clone(&file);
+        stage.play(move |at| match at {
+            At::Data(conn, input) if input.peek() == b"f" => {
+                input.take_all();
+                let _ = conn.send(b"a head of 19 bytes ");
+                let queued = stretches
+                    .iter()
+                    .map(|&(from, len)| conn.send_file(FileRange::new(file.clone(), from, len)));
+                assert_eq!(queued.last(), Some(Queued::Refused));
+            }
+            other => usual(other),
+        });
+        let peer = stage.open();
+        peer.send(b"f");
+        stage.settle();
+        assert!(peer.saw_reset(), "{stretches:?}");
+        assert_eq!(stage.record(&peer).closed, Some(Closed::FileEnded), "{stretches:?}");
+        other.send(b"x");
+        stage.settle();
+        assert_eq!(other.got(), b"x");
+        stage.stop();
+    }
 }
 
 fn downloads_share_a_turn_and_all_get_on<D: Rig>(seed: u64) {
