@@ -172,7 +172,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
 
     /// As many as fit in one turn, and on the ways to the loops.
     fn accept_batch(&mut self, now: Tick, arrivals: &mut Vec<Arrival>) {
-        let a_turn = self.limits.accepts_per_turn * self.hub.loops.len();
+        let a_turn = self.limits.accepts_per_turn.saturating_mul(self.hub.loops.len());
         let most = a_turn.min(self.handover.room());
         while arrivals.len() < most {
             let before = arrivals.len();

@@ -58,7 +58,7 @@ impl Gate {
 
     /// A place for one who comes from there, if there is one. `None`: that is not known yet.
     pub(crate) fn enter(self: &Arc<Self>, from: Option<&Addr>) -> Result<Permit, Why> {
-        let one_more = |n| (n < self.max + self.spare).then_some(n + 1);
+        let one_more = |n| (n < self.max.saturating_add(self.spare)).then_some(n + 1);
         let entered = self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         let before = entered.map_err(|_| Why::Full)?;
         let is_over = before >= self.max;

@@ -8,6 +8,14 @@ use std::time::Duration;
 /// than one receive can add.
 const MEMORY_SHARE_LEAST: usize = 4 << 20;
 
+/// The most that a queue between threads may hold, and a wait may bring: the memory for it is taken at
+/// the start. A million; of the largest items, some hundred MB.
+const QUEUE_MOST: usize = 1 << 20;
+
+/// The largest block of a loop: 1 GiB. Places in a block are 32-bit numbers, and the kernel moves less
+/// than 2 GiB in a call.
+const BLOCK_MOST: usize = 1 << 30;
+
 /// What a server may use at most. Everything has a bound, and every bound is here.
 ///
 /// Bytes are bytes, not kilobytes. "Per loop" bounds hold for each loop by itself.
@@ -116,7 +124,8 @@ pub struct Limits {
     pub input_bytes_max: usize,
 
     /// The block of a loop into which all its connections receive. Large enough for a burst in
-    /// one call, small enough for a core's second-level cache. No larger than `output_limit`.
+    /// one call, small enough for a core's second-level cache. No larger than `output_limit`. At most
+    /// 1 GiB.
     pub receive_block_bytes: usize,
     /// Bytes that one connection may receive in a turn: all that have more than that share the
     /// next turn's, after whoever has something new.
@@ -133,7 +142,8 @@ pub struct Limits {
     /// amounts past this process, two descriptors each: one for each direction that has bytes under
     /// way. None free, or 0: they are copied.
     pub pipes_max: usize,
-    /// The block of a loop in which small writes to other connections wait for the turn's end.
+    /// The block of a loop in which small writes to other connections wait for the turn's end. At most
+    /// 1 GiB.
     pub cork_bytes: usize,
     /// Free memory that a loop's pool keeps for the next burst.
     pub pool_retain_bytes: usize,
@@ -149,13 +159,14 @@ pub struct Limits {
     /// limits allow for each connection.
     pub memory_budget: Option<usize>,
 
-    /// Events taken from the kernel at once.
+    /// Events taken from the kernel at once. At most 2²⁰.
     pub events_per_wait: usize,
     /// Connections accepted in one batch, for each loop by the acceptor. A loop that accepts for itself
     /// accepts no more than `arrivals_per_turn`.
     pub accepts_per_turn: usize,
     /// Handed-over connections that wait for a loop, or are on their way to it by courier. Full: the
-    /// acceptor passes the loop over; so a bound below one batch makes accepting slow.
+    /// acceptor passes the loop over; so a bound below one batch makes accepting slow. At most 2²⁰: the
+    /// memory is taken at the start.
     pub arrivals_queue: usize,
     /// New connections that a loop takes in a turn, from its queue or its listeners, and one more for every
     /// eight messages that it has received in it; by courier, those of four messages.
@@ -170,7 +181,8 @@ pub struct Limits {
     /// dialled. A silent name server holds a thread for many seconds, so names of one domain may use half
     /// of these.
     pub resolver_threads: usize,
-    /// Messages that wait for a loop. Full: `post` gives the message back.
+    /// Messages that wait for a loop. Full: `post` gives the message back. At most 2²⁰: the memory is
+    /// taken at the start.
     pub mail_queue: usize,
     /// Messages that a loop takes in a turn.
     pub mail_per_turn: usize,
@@ -189,8 +201,9 @@ pub struct Limits {
     pub slice_time_per_turn: Duration,
     /// Jobs in slices under way on a loop. One more is given back.
     pub jobs_max: usize,
-    /// Datagrams that each endpoint receives in a turn, in whole batches of 32 messages: of up to 64
-    /// datagrams each, where the kernel joins them.
+    /// Datagrams of each endpoint that its handler is given in a turn. They are received in batches of 32
+    /// messages, of up to 64 datagrams each where the kernel joins them: what is beyond this waits for the
+    /// next turn, in up to 2 MiB for each endpoint.
     pub datagrams_per_turn: usize,
     /// Bytes of datagrams, and 64 for each, that wait while an endpoint's socket is full; more are
     /// dropped and counted. One batch of the largest takes 2 MiB.
@@ -292,29 +305,35 @@ impl Limits {
         self.receive_block_bytes.min(self.receive_bytes_per_turn).min(self.output_limit)
     }
 
-    /// Says in one sentence which limits contradict each other, if any do.
+    /// Says in one sentence which limits contradict each other, or which one is beyond its bounds, if any
+    /// is: each by the name of its field, with the value. A server starts with whatever this accepts, but
+    /// for what depends on its other settings ([`Server::check`](crate::Server::check)).
     pub fn check(&self) -> Result<(), String> {
         let refuse = |what: String| Err(what);
         if self.low_watermark > self.high_watermark {
             return refuse(format!(
-                "the low watermark ({}) is above the high watermark ({})",
+                "the low watermark ({}) is above the high watermark ({}): low_watermark, high_watermark",
                 self.low_watermark, self.high_watermark
             ));
         }
         if self.high_watermark > self.output_limit {
             return refuse(format!(
-                "the high watermark ({}) is above the output limit ({})",
+                "the high watermark ({}) is above the output limit ({}): high_watermark, output_limit",
                 self.high_watermark, self.output_limit
             ));
         }
-        if self.connections_max == Some(0) || self.per_source_max == Some(0) {
-            return refuse("a server of 0 connections can serve nobody".into());
+        for (name, most) in
+            [("connections_max", self.connections_max), ("per_source_max", self.per_source_max)]
+        {
+            if most == Some(0) {
+                return refuse(format!("{name} is 0: a server of 0 connections can serve nobody"));
+            }
         }
         if !(1..=32).contains(&self.source_prefix_v4) || !(1..=128).contains(&self.source_prefix_v6)
         {
             return refuse(format!(
                 "a source has the first 1 to 32 bits of an IPv4 address and 1 to 128 of an IPv6 one, \
-                 not {} and {}",
+                 not {} and {} (source_prefix_v4, source_prefix_v6)",
                 self.source_prefix_v4, self.source_prefix_v6
             ));
         }
@@ -347,20 +366,35 @@ impl Limits {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return refuse(format!("{name} is 0: nothing would ever move"));
         }
+        let at_start = [
+            ("events_per_wait", self.events_per_wait, QUEUE_MOST),
+            ("arrivals_queue", self.arrivals_queue, QUEUE_MOST),
+            ("mail_queue", self.mail_queue, QUEUE_MOST),
+            ("receive_block_bytes", self.receive_block_bytes, BLOCK_MOST),
+            ("cork_bytes", self.cork_bytes, BLOCK_MOST),
+        ];
+        if let Some((name, value, most)) = at_start.iter().find(|(_, value, most)| value > most) {
+            return refuse(format!(
+                "{name} is {value}: its memory is taken at the start, for at most {most}"
+            ));
+        }
         if self.stall_threshold.is_some_and(|threshold| threshold < Duration::from_millis(4)) {
-            return refuse("the stall threshold is below 4 ms: looking would take longer".into());
+            return refuse(
+                "the stall threshold is below 4 ms: looking would take longer (stall_threshold)"
+                    .into(),
+            );
         }
         for (name, timeout) in [
-            ("idle timeout", self.idle_timeout),
-            ("first-byte timeout", self.first_byte_timeout),
-            ("timeout of a PROXY header", Some(self.proxy_header_timeout)),
-            ("message timeout", self.message_timeout),
-            ("stuck timeout", self.stuck_timeout),
-            ("longest lifetime", self.lifetime_max),
-            ("heartbeat interval", self.heartbeat_interval),
+            ("idle_timeout", self.idle_timeout),
+            ("first_byte_timeout", self.first_byte_timeout),
+            ("proxy_header_timeout", Some(self.proxy_header_timeout)),
+            ("message_timeout", self.message_timeout),
+            ("stuck_timeout", self.stuck_timeout),
+            ("lifetime_max", self.lifetime_max),
+            ("heartbeat_interval", self.heartbeat_interval),
         ] {
             if timeout == Some(Duration::ZERO) {
-                return refuse(format!("the {name} is 0: every connection would meet it at once"));
+                return refuse(format!("{name} is 0: every connection would meet it at once"));
             }
         }
         if let (Some(beat), Some(idle)) = (self.heartbeat_interval, self.idle_timeout)
@@ -368,7 +402,7 @@ impl Limits {
         {
             return refuse(format!(
                 "the idle timeout ({idle:?}) is not above the heartbeat interval ({beat:?}): a \
-                 connection would end before it could answer"
+                 connection would end before it could answer (idle_timeout, heartbeat_interval)"
             ));
         }
         Ok(())
@@ -376,12 +410,13 @@ impl Limits {
 
     /// Says whether so many loops can divide the memory budget between them.
     pub(crate) fn check_memory(&self, loops: usize) -> Result<(), String> {
-        let least = (2 * (self.output_limit + self.input_bytes_max)).max(MEMORY_SHARE_LEAST);
-        if self.memory_share(loops) >= least {
+        let of_one = self.output_limit.saturating_add(self.input_bytes_max);
+        let least = of_one.saturating_mul(2).max(MEMORY_SHARE_LEAST);
+        if self.memory_budget.is_none() || self.memory_share(loops) >= least {
             return Ok(());
         }
         Err(format!(
-            "a memory budget of {} is {} for each of {loops} loops, and each needs {least}: room for \
+            "a memory_budget of {} is {} for each of {loops} loops, and each needs {least}: room for \
              two connections at their limits",
             self.memory_budget.unwrap_or_default(),
             self.memory_share(loops)
@@ -396,12 +431,16 @@ impl Limits {
     fn check_rate(&self) -> Result<(), String> {
         let Some(rate) = self.accept_rate else { return Ok(()) };
         if rate == 0 || self.accept_burst == 0 {
-            return Err("a server that accepts 0 connections a second can serve nobody".into());
+            return Err(format!(
+                "a server that accepts 0 connections a second can serve nobody (accept_rate {rate}, \
+                 accept_burst {})",
+                self.accept_burst
+            ));
         }
         let least = rate.div_ceil(500);
         if self.accept_burst < least {
             return Err(format!(
-                "an accept burst of {} is too small for a rate of {rate}: with rests of whole \
+                "an accept_burst of {} is too small for an accept_rate of {rate}: with rests of whole \
                  milliseconds it takes {least}",
                 self.accept_burst
             ));
@@ -409,6 +448,9 @@ impl Limits {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod edges;
 
 #[cfg(test)]
 mod tests {
@@ -434,7 +476,7 @@ mod tests {
     fn zeros_that_stop_everything_are_refused() {
         assert!(Limits { mail_per_turn: 0, ..Limits::default() }.check().is_err());
         let at_once = Limits { idle_timeout: Some(Duration::ZERO), ..Limits::default() };
-        assert!(at_once.check().unwrap_err().contains("idle timeout"));
+        assert!(at_once.check().unwrap_err().contains("idle_timeout"));
         let ms = Duration::from_millis;
         let beats = |beat, idle| Limits {
             heartbeat_interval: Some(ms(beat)),

@@ -467,7 +467,7 @@ impl<S, M> LoopState<S, M> {
     /// How many may come or go in this turn: few, and one for every eight messages, so that those who come
     /// have their share of a loop that is busy with others.
     pub(crate) fn a_few(&self, few: usize) -> usize {
-        few + self.tally.receives as usize / 8
+        few.saturating_add(self.tally.receives as usize / 8)
     }
 
     /// To be received from in the next turn, or later in this one.

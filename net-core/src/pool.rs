@@ -21,6 +21,9 @@ use std::{fmt, io, thread};
 
 type Job = Box<dyn FnOnce(&Shared) + Send>;
 
+/// Threads that a pool has at most. More would wait for the processors, not for the work.
+const THREADS_MOST: usize = 1024;
+
 /// Threads that do long work for the connections of any server. Cheap to clone; the threads end when
 /// the last clone is gone.
 ///
@@ -118,12 +121,17 @@ impl<W, T> fmt::Debug for PoolFull<W, T> {
 }
 
 impl Pool {
-    /// Starts `threads` threads, for which up to `queue_max` jobs may wait (both at least 1).
+    /// Starts `threads` threads, for which up to `queue_max` jobs may wait (0 of either is taken for 1). More
+    /// than 1,024 threads are an error, `InvalidInput`, before the first is started.
     ///
     /// Call it before the server starts, and never on a loop's thread: with private tables
     /// ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) a thread that is started there shares the
     /// loop's descriptor table. Fails if the system has no thread left.
     pub fn new(threads: usize, queue_max: usize) -> io::Result<Self> {
+        if threads > THREADS_MOST {
+            let said = format!("a pool of {threads} threads: at most {THREADS_MOST} are possible");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, said));
+        }
         let shared = Arc::new(Shared {
             inner: Mutex::default(),
             news: Condvar::new(),

@@ -381,7 +381,8 @@ impl Server {
         self.limits.check_memory(loops).map_err(StartError::plain)?;
         if !self.limits.drain_spread.is_zero() && self.limits.drain_spread >= self.drain_timeout {
             return Err(StartError::plain(format!(
-                "a drain spread over {:?} does not end before the drain timeout ({:?}), which resets",
+                "a drain spread over {:?} does not end before the drain timeout ({:?}), which resets \
+                 (drain_spread)",
                 self.limits.drain_spread, self.drain_timeout
             )));
         }

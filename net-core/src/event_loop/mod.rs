@@ -265,7 +265,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.start_dials();
         // More where many wait: else those who die faster than that would be ever more.
         let few = self.state.a_few(self.state.limits.endings_per_turn);
-        let mut closes = few + self.state.dead.len() / 8;
+        let mut closes = few.saturating_add(self.state.dead.len() / 8);
         for _ in 0..3 {
             self.grant_wishes();
             self.reap(&mut closes);

@@ -15,6 +15,7 @@ use crate::connection::Status;
 use crate::driver::Driver;
 use crate::handler::Handler;
 use crate::id::ConnId;
+use net_timer::Tick;
 
 /// A receive of so many bytes is taken for a piece of something larger.
 const PIECE_OF_A_FLOW: u32 = 4096;
@@ -99,7 +100,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// The drain begins for this connection: was it just in use?
     pub(super) fn flows_if_just_used(&mut self, id: ConnId) {
-        let quiet = self.state.limits.quiet_time.as_millis() as u64;
+        let quiet = Tick::millis_of(self.state.limits.quiet_time);
         let Some(head) = self.state.head(id) else { return };
         if head.status.state().delivers()
             && self.driver.quiet_for(&head.socket).is_some_and(|since| since < quiet)

@@ -13,6 +13,7 @@ use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::life::{Event, State};
 use crate::policy::WhenFull;
+use net_timer::Tick;
 
 /// Connections that are compared. With so many, the one that goes is among the idlest tenth in four
 /// of five times.
@@ -28,7 +29,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return true; // somebody has left meanwhile
         }
         let WhenFull::ReuseIdle { min_idle } = self.state.limits.when_full else { return false };
-        let Some(id) = self.longest_idle(min_idle.as_millis() as u64) else { return false };
+        let Some(id) = self.longest_idle(Tick::millis_of(min_idle)) else { return false };
         self.state.cut_short_because(id, Closed::Reused);
         self.step(id, Event::Idle);
         true

@@ -58,7 +58,7 @@ impl Telling {
     pub(super) fn next(&self) -> Tick {
         let whole = u128::from(self.told + 1) * u128::from(self.spread);
         let passed = whole.div_ceil(u128::from(self.of.max(1))).min(u128::from(self.spread));
-        Tick::from_millis(self.began.as_millis() + passed as u64)
+        self.began.saturating_add(passed as u64)
     }
 }
 

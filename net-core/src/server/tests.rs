@@ -1,6 +1,7 @@
 //! What only a real kernel does, with a whole server: few tests, each bounded in time.
 
 mod dying;
+mod edges;
 
 use super::*;
 use crate::bound::bound;

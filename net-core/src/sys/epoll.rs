@@ -48,6 +48,12 @@ impl Events {
         has_room
     }
 
+    /// How many events one wait may bring.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.list.capacity()
+    }
+
     #[cfg(test)]
     pub(crate) fn clear(&mut self) {
         self.list.clear();

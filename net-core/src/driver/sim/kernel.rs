@@ -42,7 +42,7 @@ impl Kernel for ModelKernel {
         self.world.sleep((timeout_ms >= 0).then(|| now + timeout_ms as u64));
         events.clear();
         // A small batch now and then: the rest of the ready list comes with the next wait.
-        let most = self.world.get().rng.pick(&[1, 3, 64]);
+        let most = self.world.get().rng.pick(&[1, 3, 64]).min(events.room());
         for (token, bits) in self.world.harvest(most) {
             assert!(events.push(Event { token, bits }), "there is room for so few");
         }

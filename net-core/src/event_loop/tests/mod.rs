@@ -14,6 +14,7 @@ mod dials;
 mod dials_again;
 mod drain;
 mod echo;
+mod edges;
 mod ends;
 mod files;
 mod heartbeats;
