@@ -117,7 +117,8 @@ impl Output {
             return;
         }
         if bytes.len() <= SHARED_COPY_MAX && self.prefers_copy(bytes.len()) {
-            return self.push(&bytes, pool);
+            self.push(&bytes, pool);
+            return pool.drop_shared(bytes);
         }
         self.len += bytes.len();
         pool.count_shared(bytes.len());
@@ -328,8 +329,15 @@ impl Output {
                 self.memory -= block.capacity();
                 pool.give(block);
             }
-            Some(chunk) if chunk.is_shared() => pool.forget_shared(chunk.len()),
-            _ => {}
+            Some(Chunk::Own(Own::Message(message))) => {
+                pool.forget_shared(message.bytes.len());
+                pool.drop_shared(message.bytes);
+            }
+            Some(Chunk::Shared(bytes)) => {
+                pool.forget_shared(bytes.len());
+                pool.drop_shared(bytes);
+            }
+            Some(Chunk::Own(Own::Few(_) | Own::File(_))) | None => {}
         }
     }
 

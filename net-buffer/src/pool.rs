@@ -2,6 +2,8 @@
 
 use crate::block::{Block, CLASS_MIN, class_for};
 use crate::pipe::{Pipe, Pipes};
+use bytes::Bytes;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How many classes are kept: 4 KiB, 16 KiB, 64 KiB, 256 KiB and 1 MiB.
 ///
@@ -37,6 +39,8 @@ pub struct Pool {
     /// Counted payloads that are queued, once for each queue that has them.
     shared_bytes: usize,
     pipes: Pipes,
+    /// Payloads whose drop panicked, since that was last asked.
+    panics: usize,
 }
 
 impl Pool {
@@ -49,6 +53,7 @@ impl Pool {
             lent_bytes: 0,
             shared_bytes: 0,
             pipes: Pipes::default(),
+            panics: 0,
         }
     }
 
@@ -125,6 +130,31 @@ impl Pool {
     pub(crate) fn forget_shared(&mut self, bytes: usize) {
         debug_assert!(self.shared_bytes >= bytes, "bytes that were never counted here");
         self.shared_bytes = self.shared_bytes.saturating_sub(bytes);
+    }
+
+    /// Drops a counted payload that has left a queue. Its owner is the user's, and may panic: that is
+    /// caught here, in the middle of the queue's own work, and told by [`take_panics`](Self::take_panics).
+    pub(crate) fn drop_shared(&mut self, bytes: Bytes) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(bytes))) {
+            self.panics += 1;
+            // And so may what it panicked with.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
+        }
+    }
+
+    /// Whether the drop of a payload has panicked.
+    #[inline]
+    pub fn has_panicked(&self) -> bool {
+        self.panics > 0
+    }
+
+    /// How many payloads have panicked when a queue of this pool dropped them, sent or not, since this was
+    /// last asked. (One that was made by [`Bytes::from_owner`], by the drop of its owner.) The queue is
+    /// as it would be without.
+    pub fn take_panics(&mut self) -> usize {
+        std::mem::take(&mut self.panics)
     }
 
     /// How many bytes of memory lie idle in the pool.

@@ -9,6 +9,7 @@ use crate::driver::{Driver, WAKER, listener_number};
 use crate::handover::Handover;
 use crate::hub::{Bridge, Hub, Order};
 use crate::limits::Limits;
+use crate::panics::Quiet;
 use crate::resolver::{self, Answer, Question};
 use crate::stalls::Stalls;
 use crate::stats::Counter;
@@ -116,7 +117,10 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     fn start_resolving(&mut self) {
         while self.hub.resolver.takes_thread() {
             let hub = Arc::clone(&self.hub);
-            let serve = move || hub.resolver.serve(resolver::lookup, |answer| hub.answer(answer));
+            let serve = move || {
+                let _quiet = Quiet::here();
+                hub.resolver.serve(resolver::lookup, |answer| hub.answer(answer));
+            };
             let thread = thread::Builder::new().name("net-resolver".into()).spawn(serve);
             let Err(error) = thread else { continue };
             tracing::error!(%error, "cannot start a thread that looks names up");

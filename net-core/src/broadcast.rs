@@ -4,11 +4,11 @@
 //! turn, and counts. A part that is lost on any way (a full mailbox, a loop that ends) says so when
 //! it is dropped, so the account always closes.
 
+use crate::panics::{guard, take_said};
 use crate::policy::AtLimit;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -257,8 +257,9 @@ impl Drop for Part {
         }
         if let Some(then) = account.then.lock().take() {
             let report = account.report();
-            if catch_unwind(AssertUnwindSafe(|| then(report))).is_err() {
-                tracing::error!("what was to follow a broadcast panicked");
+            if guard(|| then(report)).is_none() {
+                let said = take_said();
+                tracing::error!(said, "what was to follow a broadcast panicked");
             }
         }
     }

@@ -143,8 +143,14 @@ pub trait Handler: Sized + 'static {
     /// By default: the datagram is dropped.
     fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, _datagram: Datagram<'_>) {}
 
-    /// A callback has panicked. The connection, message, datagram or timer at fault is lost, and counted;
-    /// this decides about the rest. A panic in here stops the server.
+    /// A callback has panicked, or the drop of a value that is the handler's: a session, a message, a
+    /// payload, a job ([`Callback::Drop`]). The connection, message, datagram or timer at fault is lost, and
+    /// counted; this decides about the rest. A panic in here stops the server.
+    ///
+    /// What the panic said, and where, is a line of the log (`tracing`, at error level). The threads of a
+    /// server do not write it to standard error, where a full pipe would hold the loop for ever: the
+    /// hook that a server's start puts in front of the process's own keeps it. On other threads the former
+    /// hook runs as before.
     ///
     /// By default: [`Keep::Running`].
     fn on_panic(&mut self, _place: Callback) -> Keep {

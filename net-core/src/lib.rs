@@ -52,6 +52,7 @@ mod machine;
 mod mailbox;
 mod outbox;
 mod pace;
+mod panics;
 mod placement;
 mod policy;
 mod pool;

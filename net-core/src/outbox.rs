@@ -63,6 +63,8 @@ pub(crate) struct Outbox {
     pub(crate) drops: Drops,
     /// Where handlers want to be told that all before has left.
     pub(crate) marks: Marks,
+    /// Connections of whose payloads one has panicked when it was dropped, to be counted and closed.
+    pub(crate) panicked: Vec<ConnId>,
     /// Bytes of the running connection that had waited when its callback began, as `begin` has seen
     /// it: what comes behind them is this callback's.
     pub(crate) begun: usize,
@@ -107,6 +109,7 @@ impl Outbox {
             direct: Direct::default(),
             drops: Drops::default(),
             marks: Marks::default(),
+            panicked: Vec::new(),
             begun: 0,
             watermarks: usual,
             usual,
@@ -148,6 +151,7 @@ impl Outbox {
         }
         head.cold.get_or_insert_default().output.push_shared(bytes, &mut self.pool);
         self.list_unsent(head, id);
+        self.blame(head, id);
         self.mark(head)
     }
 
@@ -169,6 +173,7 @@ impl Outbox {
         }
         head.cold.get_or_insert_default().output.push_frame(shape, payload, &mut self.pool)?;
         self.list_unsent(head, id);
+        self.blame(head, id);
         Ok(self.mark(head))
     }
 
@@ -386,7 +391,7 @@ impl Outbox {
 
     /// Takes back what was queued after the first `pending` bytes: a callback's output, when it
     /// has panicked.
-    pub(crate) fn undo(&mut self, head: &mut Head, pending: usize) {
+    pub(crate) fn undo(&mut self, head: &mut Head, id: ConnId, pending: usize) {
         let now = self.pending(head);
         if now <= pending {
             return;
@@ -398,10 +403,27 @@ impl Outbox {
         if cold.output.is_empty() {
             head.status.clear(Status::UNSENT);
         }
+        self.blame(head, id);
+    }
+
+    /// If a payload that was just dropped has panicked, it was this connection's: the turn counts it, and
+    /// closes the connection.
+    #[inline]
+    pub(crate) fn blame(&mut self, head: &mut Head, id: ConnId) {
+        if self.pool.has_panicked() {
+            self.note_panics(head, id);
+        }
+    }
+
+    #[cold]
+    fn note_panics(&mut self, head: &mut Head, id: ConnId) {
+        let panics = self.pool.take_panics();
+        self.panicked.extend(std::iter::repeat_n(id, panics));
+        self.list_wish(head, id); // so that the turn looks
     }
 
     /// Drops all that waits.
-    pub(crate) fn drop_all(&mut self, head: &mut Head) {
+    pub(crate) fn drop_all(&mut self, head: &mut Head, id: ConnId) {
         if head.status.has(Status::CORKED) {
             self.drops.add_bytes(self.cork.len(head.corked) as u64);
             self.uncork(head);
@@ -414,6 +436,7 @@ impl Outbox {
         }
         head.status.clear(Status::UNSENT | Status::UNREAD);
         head.cold = None;
+        self.blame(head, id);
     }
 
     /// Notes a wish, for the end of the callback or of the turn.

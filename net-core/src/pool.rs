@@ -7,15 +7,15 @@
 //!
 //! The threads hold nothing of a loop, so nobody waits for them at the end: jobs that nobody has begun
 //! are given up with the last [`Pool`], and a thread ends after the job that it is at. The connection of
-//! a job that is given up is told so by the thread, since it may wait for it.
+//! a job that is given up is told so, since it may wait for it.
 
 use crate::conn::Conn;
 use crate::handler::Handler;
 use crate::id::ConnId;
+use crate::panics::{Quiet, guard, take_said};
 use crate::runner::{Runner, Task};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::{fmt, io, thread};
 
@@ -185,10 +185,10 @@ impl Pool {
         conn.here().state().job_begun(id);
         let mut debt = Debt { id, runner: runner.clone(), is_settled: false };
         inner.jobs.push_back(Box::new(move |shared| {
-            let answer = catch_unwind(AssertUnwindSafe(work)).map_err(|_| JobPanicked);
+            let answer = guard(work).ok_or(JobPanicked);
             if answer.is_err() {
                 shared.inner.lock().counts.panicked += 1;
-                tracing::error!(conn = %id, "a job of the pool panicked");
+                tracing::error!(conn = %id, said = take_said(), "a job of the pool panicked");
             }
             // Counted as dropped unless it is delivered, also where a mailbox is dropped unread.
             let mut outcome = Outcome { shared: counted, is_delivered: false };
@@ -260,23 +260,15 @@ impl Drop for Outcome {
 impl Shared {
     /// Does one job after the other until it is over: what a thread of the pool does.
     fn serve(&self) {
+        let _quiet = Quiet::here();
         while let Some(job) = self.next() {
             // What can panic here is the drop of an answer that nobody took.
-            if catch_unwind(AssertUnwindSafe(|| job(self))).is_err() {
-                tracing::error!("an answer of the pool panicked when it was dropped");
+            if guard(|| job(self)).is_none() {
+                let said = take_said();
+                tracing::error!(said, "an answer of the pool panicked when it was dropped");
             }
             self.inner.lock().counts.running -= 1;
         }
-        while let Some(given_up) = self.given_up() {
-            if catch_unwind(AssertUnwindSafe(|| drop(given_up))).is_err() {
-                tracing::error!("a job that was given up panicked when it was dropped");
-            }
-        }
-    }
-
-    /// The next of those that nobody has begun. Not dropped under the lock: its drop is user code.
-    fn given_up(&self) -> Option<Job> {
-        self.inner.lock().jobs.pop_front()
     }
 
     fn next(&self) -> Option<Job> {
@@ -296,12 +288,21 @@ impl Drop for Handle {
     fn drop(&mut self) {
         let mut inner = self.0.inner.lock();
         inner.is_over = true;
-        let given_up = inner.jobs.len();
+        let given_up = std::mem::take(&mut inner.jobs);
         drop(inner);
-        if given_up > 0 {
-            tracing::warn!(jobs = given_up, "the pool ends with jobs that nobody has begun");
+        if !given_up.is_empty() {
+            tracing::warn!(jobs = given_up.len(), "the pool ends with jobs that nobody has begun");
         }
         self.0.news.notify_all();
+        for job in given_up {
+            // A job's drop is user code; of two that panic in one drop, the process would end.
+            if guard(|| drop(job)).is_none() {
+                tracing::error!(
+                    said = take_said(),
+                    "a job that nobody has begun panicked at its drop"
+                );
+            }
+        }
     }
 }
 

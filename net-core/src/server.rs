@@ -475,7 +475,10 @@ impl<M> Running<M> {
         let Some(acceptor) = self.acceptor.take() else {
             return Err(StartError::plain("the server has been waited for already"));
         };
-        acceptor.join().unwrap_or_else(|_| Err(StartError::plain("the acceptor's thread panicked")))
+        acceptor.join().unwrap_or_else(|payload| {
+            crate::panics::forget(payload);
+            Err(StartError::plain("the acceptor's thread panicked"))
+        })
     }
 }
 

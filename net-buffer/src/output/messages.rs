@@ -79,7 +79,7 @@ impl Output {
                     debug_assert!(!bytes.is_empty(), "a chunk has at least one byte");
                     pool.count_shared(bytes.len());
                     pool.forget_shared(old.len);
-                    message.bytes = bytes;
+                    pool.drop_shared(std::mem::replace(&mut message.bytes, bytes));
                     self.len = longer;
                     return Replaced::Old(old);
                 }
@@ -115,9 +115,9 @@ impl Output {
         while left > 0 {
             let len = self.chunks[at].len();
             if may_go(at, &self.chunks[at]) {
-                self.chunks.remove(at);
-                pool.forget_shared(len);
+                let removed = self.chunks.remove(at);
                 self.len -= len;
+                self.retire(removed, pool);
                 left = left.saturating_sub(len);
                 dropped(Waiting { before, len });
             } else {

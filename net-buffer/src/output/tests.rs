@@ -314,3 +314,57 @@ fn the_sum_of_stretches_does_not_wrap() {
     assert_eq!(output.clear(&mut pool), isize::MAX as usize + 6);
     assert_eq!(output.in_files(), 0);
 }
+
+/// A payload whose owner panics when it is dropped.
+struct Bomb(Vec<u8>);
+
+impl AsRef<[u8]> for Bomb {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("on purpose"));
+    }
+}
+
+/// The panic of a payload's owner left the queue in the middle of its work: what it said was unsent did
+/// not lie there any more.
+#[test]
+fn a_payload_that_panics_when_it_is_dropped_leaves_the_queue_whole() {
+    let bomb = |len: usize| Bytes::from_owner(Bomb(vec![b'!'; len]));
+    type Drops = fn(&mut Output, &mut Pool);
+    let ways: [(usize, Option<Option<u64>>, Drops); 6] = [
+        (LARGE, None, |output, pool| output.advance(LARGE, pool)),
+        (LARGE, None, |output, pool| output.truncate(0, pool)),
+        (LARGE, Some(None), |output, pool| output.advance(LARGE, pool)),
+        (LARGE, Some(None), |output, pool| assert!(output.drop_messages(1, pool, |_| ()))),
+        (LARGE, Some(Some(7)), |output, pool| {
+            let new = Bytes::from_static(&[0; LARGE]);
+            assert!(matches!(output.replace_message(7, new, 1000, pool), Replaced::Old(_)));
+            output.advance(LARGE, pool);
+        }),
+        // Copied into the room of a block, and dropped at once.
+        (3, None, |output, pool| output.truncate(0, pool)),
+    ];
+    for (n, (len, key, drops)) in ways.into_iter().enumerate() {
+        let mut pool = Pool::new(usize::MAX);
+        let mut output = Output::default();
+        if len == 3 {
+            output.push(b"own", &mut pool);
+        }
+        match key {
+            None => output.push_shared(bomb(len), &mut pool),
+            Some(key) => output.push_message(bomb(len), key, &mut pool),
+        }
+        drops(&mut output, &mut pool);
+        assert_eq!((output.len(), output.chunks.len()), (0, 0), "way {n}");
+        assert!(pool.has_panicked() && pool.take_panics() == 1 && !pool.has_panicked(), "way {n}");
+        output.push(b"goes on", &mut pool);
+        assert_eq!(drain(&mut output, &mut pool, 8, usize::MAX).0, b"goes on", "way {n}");
+        pool.trim(0);
+        assert_eq!(pool.memory(), 0, "way {n}");
+    }
+}

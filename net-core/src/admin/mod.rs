@@ -22,6 +22,7 @@ use crate::event_loop::EventLoop;
 use crate::gate::Gate;
 use crate::hub::{Hub, Order};
 use crate::limits::Limits;
+use crate::panics::Quiet;
 use crate::sys::process::Process;
 use crate::sys::{ListenOptions, Socket};
 pub(crate) use access::Access;
@@ -114,6 +115,7 @@ impl Admin {
         let in_thread = Arc::clone(&hub);
         let run = move || {
             let _over = over; // dropped at the end, however that comes
+            let _quiet = Quiet::here();
             let listeners = vec![Listening::new(at, listener, &limits, &in_thread.entrances)];
             let desk = Desk::new(server, process, access);
             let mut event_loop =

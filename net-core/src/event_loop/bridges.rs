@@ -13,12 +13,10 @@ use crate::hub::{Mail, Order};
 use crate::id::ConnId;
 use crate::life::State;
 use crate::loop_state::Way;
-use crate::outbox::Queued;
 use crate::policy::AtLimit;
 use crate::runner::Task;
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
-use bytes::Bytes;
 use net_buffer::Unread;
 use net_timer::Tick;
 use std::sync::atomic::Ordering;
@@ -232,9 +230,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// There is no place for it after all.
     fn refuse_with(&mut self, socket: Socket, session: H::Session, why: Closed) {
         self.refuse(socket, why);
-        if guard(|| drop(session)).is_none() {
-            self.count_panic(Callback::Drop);
-        }
+        self.drop_of_user(session);
     }
 
     /// Keeps bytes that were received with the header: they come to the handler as if it had resumed.
@@ -332,15 +328,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.count_panic(Callback::Message);
                 }
             }
-            Mail::Bytes(id, bytes) => {
-                let len = bytes.len() as u64;
-                let queued =
-                    self.state.with(id, |outbox, head| outbox.send_shared(head, id, bytes));
-                if !queued.is_some_and(Queued::is_taken) {
-                    self.state.outbox.drops.add_bytes(len);
-                }
+            Mail::Bytes(id, bytes) => self.sent_from_afar(id, bytes, AtLimit::Close),
+            Mail::BytesOr(addressed) => {
+                let (id, bytes, at_limit) = *addressed;
+                self.sent_from_afar(id, bytes, at_limit);
             }
-            Mail::BytesOr(addressed) => self.sent_from_afar(*addressed),
             Mail::Arrival(arrival) => {
                 self.state.bridge.stats.add(Counter::Given, 1);
                 self.adopt(*arrival);
@@ -381,22 +373,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.state.job_done(id);
                 self.look_again(id);
             }
-            Task::OfConnection(_, answer) => {
-                if guard(|| drop(answer)).is_none() {
-                    self.count_panic(Callback::Drop);
-                }
-            }
-        }
-    }
-
-    /// A message with a policy, from another thread.
-    #[cold]
-    fn sent_from_afar(&mut self, (id, bytes, at_limit): (ConnId, Bytes, AtLimit)) {
-        let len = bytes.len() as u64;
-        let queued =
-            self.state.with(id, |outbox, head| outbox.send_or(head, id, bytes, at_limit).0);
-        if !queued.is_some_and(Queued::is_taken) {
-            self.state.outbox.drops.add_bytes(len);
+            Task::OfConnection(_, answer) => self.drop_of_user(answer),
         }
     }
 

@@ -1,8 +1,9 @@
 //! Sends one payload to many connections, a few in each turn, so that whoever else is on the loop
 //! waits no longer than that.
 
-use super::EventLoop;
+use super::{EventLoop, guard};
 use crate::broadcast::{Fate, Part};
+use crate::closed::Callback;
 use crate::connection::Status;
 use crate::driver::Driver;
 use crate::handler::Handler;
@@ -38,6 +39,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.topics.notes_leaves = true;
         } else {
             tracing::warn!(in_loop = self.state.number, "a broadcast too many is not sent");
+            self.drop_of_user(part); // perhaps the last that has its bytes
         }
     }
 
@@ -58,7 +60,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.give(&mut fan_out);
             self.fan_outs.push_front(fan_out);
         } else {
-            fan_out.part.finish();
+            let FanOut { part, .. } = fan_out;
+            if guard(|| part.finish()).is_none() {
+                self.count_panic(Callback::Drop);
+            }
             self.state.topics.notes_leaves = !self.fan_outs.is_empty();
             self.broadcast_is_through();
         }

@@ -164,7 +164,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn panicked(&mut self, id: ConnId, callback: Callback, pending: usize) {
         self.state.outbox.direct = Default::default();
         self.state.with(id, |outbox, head| {
-            outbox.undo(head, pending);
+            outbox.undo(head, id, pending);
             head.status.clear(Status::WISHES | Status::PAUSED);
         });
         self.count_panic(callback);
@@ -434,7 +434,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if how == Ending::Reset {
             head.status.set(Status::RESET);
         }
-        self.state.outbox.drop_all(head);
+        self.state.outbox.drop_all(head, id);
         head.deadline = Tick::MAX;
         self.state.wheel.cancel(&mut Filed(&mut self.state.table), id.slot());
         self.state.dead.push_back(id);
@@ -460,9 +460,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.hub.gate.leave(source);
             self.state.bridge.stats.closed(why);
             self.runs(Callback::Drop, Some(id));
-            if guard(|| drop(session)).is_none() {
-                self.count_panic(Callback::Drop);
-            }
+            self.drop_of_user(session);
         }
     }
 
@@ -490,7 +488,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.
-            let _ = guard(|| drop(mail));
+            if guard(|| drop(mail)).is_none() {
+                bridge.stats.add(Counter::Panics, 1);
+            }
         });
         bridge.stats.add(Counter::MailLost, lost);
     }

@@ -5,6 +5,7 @@ mod broadcasts;
 mod datagrams;
 mod deadlines;
 mod dialling;
+mod dropping;
 mod ending;
 mod heartbeats;
 mod memory;
@@ -37,6 +38,7 @@ use crate::limits::Limits;
 use crate::listener::Seldom;
 use crate::loop_state::LoopState;
 use crate::sys::cpu_clock;
+pub(crate) use crate::panics::{forget, guard};
 use broadcasts::FanOut;
 use datagrams::Endpoints;
 use memory::Share;
@@ -267,12 +269,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let few = self.state.a_few(self.state.limits.endings_per_turn);
         let mut closes = few.saturating_add(self.state.dead.len() / 8);
         for _ in 0..3 {
+            if !self.state.outbox.panicked.is_empty() {
+                self.payloads_panicked();
+            }
             self.grant_wishes();
             self.reap(&mut closes);
             self.flush_all();
             if self.state.outbox.wishes.is_empty() && self.state.dead.is_empty() {
                 break;
             }
+        }
+        if !self.state.outbox.panicked.is_empty() {
+            self.payloads_panicked(); // of the last round
         }
     }
 
@@ -353,7 +361,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     fn count_panic(&mut self, callback: Callback) {
         self.state.bridge.stats.add(crate::stats::Counter::Panics, 1);
-        tracing::error!(in_loop = self.state.number, ?callback, "a callback panicked");
+        let said = crate::panics::take_said();
+        tracing::error!(in_loop = self.state.number, ?callback, said, "a callback panicked");
         let answer = guard(|| self.handler.on_panic(callback));
         if answer != Some(Keep::Running) {
             self.hub.ask(Order::Stop);
@@ -380,22 +389,5 @@ fn sooner(a: Option<Tick>, b: Option<Tick>) -> Option<Tick> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, other) => one.or(other),
-    }
-}
-
-/// Runs user code that may panic. `None` if it did.
-///
-/// What it leaves half changed is its own: the loop's state is only ever changed by calls that do
-/// not panic, and user code sees nothing of it but through them.
-pub(crate) fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(forget).ok()
-}
-
-/// Drops a panic's payload, whose own drop may panic again.
-#[cold]
-pub(crate) fn forget(payload: Box<dyn std::any::Any + Send>) {
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // A payload that panics on drop with a payload that may do so too: leak it.
-        std::mem::forget(again);
     }
 }

@@ -94,6 +94,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let (socket, link) = (&head.socket, &mut head.link);
             let (output, pool) = (&mut cold.output, &mut outbox.pool);
             taken = self.driver.send(socket, link, output, pool, budget, more);
+            outbox.blame(head, id);
             if has_file {
                 outbox.files_left -= taken.bytes;
                 self.file_moved(id, taken);

@@ -77,8 +77,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// What a job holds is the user's, and so is its drop.
     fn drop_job(&mut self, job: Job<H>) {
-        if guard(|| drop(job)).is_none() {
-            self.count_panic(Callback::Drop);
-        }
+        self.drop_of_user(job);
     }
 }

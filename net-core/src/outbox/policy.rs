@@ -91,6 +91,7 @@ impl Outbox {
                 self.drop_oldest(head, id, excess, &mut cost)
             };
             // Who has dropped enough of his own may still have freed less: blocks go back whole.
+            self.blame(head, id);
             if !made_room || !self.has_memory(bytes.len()) {
                 self.drops.dropped(id, 0);
                 return (Queued::Dropped, cost);
@@ -104,6 +105,7 @@ impl Outbox {
             output.push_message(bytes, key, &mut self.pool);
         }
         self.list_unsent(head, id);
+        self.blame(head, id);
         (self.mark(head), cost)
     }
 
@@ -130,6 +132,7 @@ impl Outbox {
                 self.moved(head, id, old.before, old.len, bytes.len());
                 // Listed although nothing may have been added: less may wait than the low mark.
                 self.list_unsent(head, id);
+                self.blame(head, id);
                 Some((self.mark(head), 1))
             }
         }

@@ -1,11 +1,12 @@
 //! A server whose last loop runs on the thread that starts it.
 
-use super::loops::{Farewell, Seed, Stands, grow, pin, verdict};
+use super::loops::{Farewell, Seed, Stands, grow, pin, run_to_its_end, verdict};
 use super::{Ended, FdTable, Loops, Place, Running, Server, start};
 use crate::driver::{Driver, Epoll};
 use crate::error::StartError;
 use crate::event_loop::EventLoop;
 use crate::handler::Handler;
+use crate::panics::Quiet;
 use crate::sys::affinity::Affinity;
 use crate::sys::signals::Signals;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -143,12 +144,10 @@ impl<H: Handler, D: Driver> OwnLoop<H, D> {
         let (number, core) = (self.number, self.core);
         let lent = core.and_then(|_| Lent::new());
         pin(number, core.filter(|_| lent.is_some()));
+        let _quiet = Quiet::here();
         let run = || {
-            let mut own = self; // dropped in here too: a handler may panic even then
-            let ran = own.event_loop.run();
-            drop(own.event_loop);
-            drop(own.farewell);
-            ran
+            let Self { event_loop, farewell: _farewell, .. } = self;
+            run_to_its_end(event_loop)
         };
         verdict(number, catch_unwind(AssertUnwindSafe(run)))
     }

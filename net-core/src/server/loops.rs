@@ -13,12 +13,13 @@ use crate::event_loop::{EventLoop, forget, guard};
 use crate::handler::Handler;
 use crate::hub::{Bridge, Hub, Order, Remote};
 use crate::limits::Limits;
+use crate::panics::{Quiet, take_said};
 use crate::stats::{Counter, Stats};
 use crate::sys::descriptors::{LeftBehind, Traveller};
 use crate::sys::{ListenOptions, PrivateTables, Socket};
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -145,7 +146,13 @@ where
         let (factory, report) = (Arc::clone(&factory), report.clone());
         let thread = thread::Builder::new()
             .name(format!("net-loop-{number}"))
-            .spawn(move || loop_thread::<H, D, F>(seed, &factory, report))
+            .spawn(move || {
+                let _quiet = Quiet::here();
+                let run = || loop_thread::<H, D, F>(seed, &factory, report);
+                let ran = catch_unwind(AssertUnwindSafe(run));
+                drop_factory(factory);
+                ran.unwrap_or_else(|died| resume_unwind(died))
+            })
             .map_err(|error| {
                 StartError::new(format!("start the thread of loop {number}"), error)
             })?;
@@ -166,7 +173,16 @@ where
         }
     }
     team.close_left_behind();
+    drop_factory(factory);
     Ok(Stand { couriers, opened, own: own.map(|(own, _)| own) })
+}
+
+/// What it holds is the user's, and its drop may panic; a thread that dies already would then end the
+/// process.
+fn drop_factory<F>(factory: Arc<F>) {
+    if guard(|| drop(factory)).is_none() {
+        tracing::error!(said = take_said(), "the drop of the handlers' factory panicked");
+    }
 }
 
 /// What a loop's thread is born with.
@@ -198,7 +214,7 @@ where
     F: Fn(&Place<H::Message>) -> H,
 {
     let _farewell = Farewell::of(&seed);
-    let (mut event_loop, stands) = match grow::<H, D, _>(seed, factory) {
+    let (event_loop, stands) = match grow::<H, D, _>(seed, factory) {
         Ok(grown) => grown,
         Err(error) => {
             let _ = report.send(Err(error)); // nobody listens: another loop has failed first
@@ -206,10 +222,20 @@ where
         }
     };
     if report.send(Ok(stands)).is_err() {
+        event_loop.dismantle();
         return Ok(());
     }
     drop(report);
-    event_loop.run()
+    run_to_its_end(event_loop)
+}
+
+/// Turns until the loop is over, and then drops what it holds of the user's, also if it has died.
+pub(super) fn run_to_its_end<H: Handler, D: Driver>(
+    mut event_loop: EventLoop<H, D>,
+) -> io::Result<()> {
+    let ran = catch_unwind(AssertUnwindSafe(|| event_loop.run()));
+    event_loop.dismantle();
+    ran.unwrap_or_else(|died| resume_unwind(died))
 }
 
 /// However a loop ends, the acceptor learns of it, and posts to it are given back. Dropped after the
@@ -232,7 +258,9 @@ impl<M> Drop for Farewell<M> {
         // in a thread that panics already would end the process.
         bridge.mail.close_and_drain(|mail| {
             bridge.stats.add(Counter::MailLost, 1);
-            let _ = guard(|| drop(mail));
+            if guard(|| drop(mail)).is_none() {
+                bridge.stats.add(Counter::Panics, 1);
+            }
         });
         close_arrivals(bridge, &bridge.stats);
         // Release: with it, the acceptor sees the loop's last counts.
@@ -292,8 +320,10 @@ where
         }
     };
     let place = Place { number, remote: Remote(Arc::clone(&hub)) };
-    let handler = catch_unwind(AssertUnwindSafe(|| factory(&place)))
-        .map_err(|_| StartError::plain(format!("loop {number}: the handler's factory panicked")))?;
+    let handler = guard(|| factory(&place)).ok_or_else(|| {
+        let said = take_said();
+        StartError::plain(format!("loop {number}: the handler's factory panicked: {said}"))
+    })?;
     let mut event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
     event_loop.begin_table().map_err(|e| fail("take memory for its connections", e))?;
     for at in endpoints {

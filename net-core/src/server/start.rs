@@ -15,6 +15,7 @@ use crate::gate::Gate;
 use crate::handler::Handler;
 use crate::handover::Handover;
 use crate::hub::{Hub, Remote};
+use crate::panics::Quiet;
 use crate::sys::signals::Signals;
 use crate::sys::{Waker, descriptors};
 use std::io;
@@ -119,7 +120,10 @@ where
     let crew = Crew { acceptor, admin, team };
     let acceptor = thread::Builder::new()
         .name("net-acceptor".into())
-        .spawn(move || crew.supervise())
+        .spawn(move || {
+            let _quiet = Quiet::here();
+            crew.supervise()
+        })
         .map_err(|error| StartError::new("start the acceptor's thread", error))?;
     for at in &addrs {
         tracing::info!(loops, connections_max = max, "listening on {at}");

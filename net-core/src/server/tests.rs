@@ -1,5 +1,6 @@
 //! What only a real kernel does, with a whole server: few tests, each bounded in time.
 
+mod drops;
 mod dying;
 mod edges;
 

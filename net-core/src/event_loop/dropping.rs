@@ -1,0 +1,87 @@
+//! Drops of what is the user's: each may panic, and costs no more than a callback that does.
+
+use super::{EventLoop, guard};
+use crate::closed::{Callback, Closed};
+use crate::connection::{Connection, Status};
+use crate::driver::Driver;
+use crate::handler::Handler;
+use crate::id::ConnId;
+use crate::life::{Event, State};
+use crate::outbox::Queued;
+use crate::policy::AtLimit;
+use crate::stats::{Counter, Stats};
+use bytes::Bytes;
+use std::sync::Arc;
+
+impl<H: Handler, D: Driver> EventLoop<H, D> {
+    /// Payloads of these connections panicked when they were dropped, sent or not: a panic of each.
+    #[cold]
+    pub(super) fn payloads_panicked(&mut self) {
+        for id in std::mem::take(&mut self.state.outbox.panicked) {
+            self.count_panic(Callback::Drop);
+            let Some(head) = self.state.head(id) else { continue };
+            if head.status.state() != State::Dead {
+                head.why = Some(Closed::Panicked(Callback::Drop));
+                self.step(id, Event::Panicked);
+            }
+        }
+    }
+
+    /// Drops something of the user's.
+    pub(super) fn drop_of_user<T>(&mut self, value: T) {
+        if guard(|| drop(value)).is_none() {
+            self.count_panic(Callback::Drop);
+        }
+    }
+
+    /// Bytes from another thread, with a policy or without. What is refused is dropped here.
+    pub(super) fn sent_from_afar(&mut self, id: ConnId, bytes: Bytes, at_limit: AtLimit) {
+        let len = bytes.len() as u64;
+        let state = &mut self.state;
+        let queued = guard(|| {
+            state.with(id, |outbox, head| match at_limit {
+                AtLimit::Close => outbox.send_shared(head, id, bytes),
+                at_limit => outbox.send_or(head, id, bytes, at_limit).0,
+            })
+        });
+        if !queued.flatten().is_some_and(Queued::is_taken) {
+            self.state.outbox.drops.add_bytes(len);
+        }
+        if queued.is_none() {
+            self.count_panic(Callback::Drop);
+            // It was refused, most often since the connection ends; if not, it ends now.
+            self.state.with(id, |outbox, head| {
+                if head.status.state() != State::Dead {
+                    outbox.wish(head, id, Status::WISH_CLOSE);
+                }
+            });
+        }
+    }
+
+    /// The loop is over, or has died: what is left of the user's is dropped, each value by itself. Two
+    /// that panic in one drop would end the process.
+    pub(crate) fn dismantle(self) {
+        let Self { mut state, handler, fan_outs, .. } = self;
+        let bridge = Arc::clone(&state.bridge);
+        let mut from = 0;
+        while let Some(id) = state.table.next_live(from) {
+            from = id.slot() + 1;
+            let Some(Connection { mut head, session }) = state.table.remove(id) else { continue };
+            state.outbox.drop_all(&mut head, id);
+            last_drop(&bridge.stats, session);
+        }
+        let payloads = state.outbox.panicked.len() as u64;
+        bridge.stats.add(Counter::Panics, payloads);
+        state.jobs.drain(..).for_each(|job| last_drop(&bridge.stats, job));
+        fan_outs.into_iter().for_each(|fan_out| last_drop(&bridge.stats, fan_out));
+        last_drop(&bridge.stats, handler);
+    }
+}
+
+/// Nobody is left who could be asked what is to become of the rest.
+fn last_drop<T>(stats: &Stats, value: T) {
+    if guard(|| drop(value)).is_none() {
+        stats.add(Counter::Panics, 1);
+        tracing::error!(said = crate::panics::take_said(), "a drop panicked at the end of a loop");
+    }
+}
