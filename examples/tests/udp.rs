@@ -12,6 +12,7 @@ in_both_tables!(
     answers_leave_from_the_address_that_was_asked,
     a_peer_that_is_gone_costs_its_neighbour_nothing,
     beside_a_flood_a_peer_is_answered,
+    what_comes_from_a_service_s_port_is_not_echoed,
     a_drain_answers_what_is_there_and_exits_with_0,
 );
 
@@ -97,6 +98,24 @@ fn a_peer_that_is_gone_costs_its_neighbour_nothing(mode: Mode) {
         gone.send(b"answer me").unwrap();
         drop(gone); // the answer meets a closed port, and ICMP says so
         ping(&stays, b"still there?");
+    }
+    ended(server);
+}
+
+/// An echo answered whatever said that it comes from another echo, which answered that, and so on.
+fn what_comes_from_a_service_s_port_is_not_echoed(mode: Mode) {
+    let server = Start::udp_echo(mode).loops(1).run();
+    let like_it = UdpSocket::bind(("127.0.0.5", server.addr.port())).unwrap();
+    // A low port takes a right that not everybody has.
+    let low = (1..1024).rev().find_map(|port| UdpSocket::bind(("127.0.0.5", port)).ok());
+    let usual = client(server.addr);
+    for service in [Some(like_it), low].into_iter().flatten() {
+        service.set_nonblocking(true).unwrap();
+        service.send_to(b"echo this", server.addr).unwrap();
+        // Behind it on the same loop, so that it has been seen when this comes back.
+        ping(&usual, b"a client");
+        let heard = service.recv(&mut [0; 64]);
+        assert_eq!(heard.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
     ended(server);
 }

@@ -65,6 +65,10 @@ counters! {
     Buffered = "buffered_bytes",
     /// Datagrams received.
     DatagramsIn = "datagrams_in",
+    /// Datagrams dropped unheard, since they say that they come from an endpoint of the server itself.
+    DatagramsOwn = "datagrams_own",
+    /// Datagrams received beyond a turn's budget when the endpoint closed, and dropped unheard.
+    DatagramsUnheard = "datagrams_unheard",
     /// Datagrams that the kernel took.
     DatagramsOut = "datagrams_out",
     /// Datagrams that were to be sent and were dropped, since the socket and its queue were full.

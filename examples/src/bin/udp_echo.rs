@@ -4,7 +4,12 @@
 //!     nc -u 127.0.0.1 9000
 //!
 //! Of the flags, those about connections have nothing to act on. Anybody can forge where a datagram
-//! comes from: on an open network, a server should answer no more bytes than it was sent.
+//! comes from: on an open network, a server should answer no more bytes than it was sent. And two echoes
+//! answer each other for ever, if one datagram to the one says that it comes from the other: so nothing is
+//! answered that comes from a port below 1024, where such services are (echo has 7, chargen 19, DNS 53, NTP
+//! 123; CERT advisory CA-1996-01), nor from the port at which this one listens, where another of its kind
+//! may. A client's port is neither, unless it chose it. What comes from this server's own address the
+//! library drops.
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
@@ -33,8 +38,16 @@ impl Handler for Echo {
     fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
 
     fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, mut datagram: Datagram<'_>) {
+        if is_of_a_service(datagram.peer().port(), datagram.at().port()) {
+            return;
+        }
         let _ = datagram.reply(datagram.bytes()); // what is dropped is counted
     }
+}
+
+/// Whether that port may be another server's, which would answer the answer. `own`: where this one listens.
+fn is_of_a_service(port: u16, own: u16) -> bool {
+    port < 1024 || port == own
 }
 
 fn main() -> ExitCode {

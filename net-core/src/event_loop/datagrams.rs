@@ -23,8 +23,11 @@ const MUCH: usize = 256 << 10;
 
 /// The loop's own sockets for datagrams. The kernel spreads peers over the loops.
 pub(super) struct Endpoints {
-    inbound: Inbound,
+    /// Room for the next batch, where no endpoint has it.
+    spare: Option<Inbound>,
     all: Vec<Endpoint>,
+    /// Where they are bound.
+    bound: Rc<[SocketAddr]>,
 }
 
 struct Endpoint {
@@ -33,6 +36,8 @@ struct Endpoint {
     socket: Option<Socket>,
     /// Something may be there, although no edge will tell.
     has_more: bool,
+    /// What was received and had no place in the turn's budget: served first in the next turn.
+    rest: Option<Rest>,
     /// Receives in a row that have failed.
     failed: u32,
     /// Too many have: nothing is received before this.
@@ -40,7 +45,30 @@ struct Endpoint {
     outgoing: Rc<RefCell<Outgoing>>,
 }
 
+/// A received batch, of which the handler has been given those before number `next`.
+struct Rest {
+    inbound: Inbound,
+    next: usize,
+}
+
+impl Rest {
+    /// Datagrams that are left of it.
+    fn len(&self) -> usize {
+        self.inbound.len() - self.next
+    }
+}
+
+impl Endpoint {
+    fn is_waiting(&self) -> bool {
+        self.has_more || self.rest.is_some()
+    }
+}
+
 impl Endpoints {
+    fn new() -> Self {
+        Self { spare: None, all: Vec::new(), bound: Rc::new([]) }
+    }
+
     pub(super) fn signalled(&mut self, n: usize) {
         if let Some(endpoint) = self.all.get_mut(n) {
             // One that is closed may have signalled in the wait before that.
@@ -68,9 +96,7 @@ impl Endpoints {
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Receives datagrams at this address too, which is held.
     pub(crate) fn open_datagrams(&mut self, at: SocketAddr) -> std::io::Result<()> {
-        let endpoints = self.endpoints.get_or_insert_with(|| {
-            Box::new(Endpoints { inbound: Inbound::new(), all: Vec::new() })
-        });
+        let endpoints = self.endpoints.get_or_insert_with(|| Box::new(Endpoints::new()));
         let token = endpoint_token(endpoints.all.len());
         let (socket, joins) = self.driver.open_datagrams(token, at)?;
         self.hub.entrances.opened();
@@ -82,32 +108,35 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             at,
             socket: Some(socket),
             has_more: true,
+            rest: None,
             failed: 0,
             rests_until: None,
             outgoing,
         });
+        endpoints.bound = endpoints.all.iter().map(|endpoint| endpoint.at).collect();
         Ok(())
     }
 
     /// Some wait to be received.
     #[cold]
     pub(super) fn has_datagrams(&self) -> bool {
-        self.endpoints.as_ref().is_some_and(|of| of.all.iter().any(|endpoint| endpoint.has_more))
+        self.endpoints.as_ref().is_some_and(|of| of.all.iter().any(Endpoint::is_waiting))
     }
 
     /// Serves the endpoints, each within the turn's budget.
     #[cold]
     pub(super) fn serve_datagrams(&mut self) {
         let Some(mut endpoints) = self.endpoints.take() else { return };
-        let Endpoints { inbound, all } = &mut *endpoints;
-        for endpoint in all.iter_mut().filter(|endpoint| endpoint.has_more) {
-            self.serve_endpoint(endpoint, inbound);
+        let Endpoints { spare, all, bound } = &mut *endpoints;
+        for endpoint in all.iter_mut().filter(|endpoint| endpoint.is_waiting()) {
+            self.serve_endpoint(endpoint, spare, bound);
         }
         self.endpoints = Some(endpoints);
     }
 
     /// A last look, within a turn's budget unless all is to stop at once, and then the sockets are
-    /// closed.
+    /// closed. What was received beyond that budget is dropped, and counted; so is no less than what the
+    /// kernel still has.
     #[cold]
     pub(super) fn end_datagrams(&mut self) {
         if self.order < Order::Stop {
@@ -120,6 +149,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         for endpoint in self.endpoints.iter_mut().flat_map(|endpoints| &mut endpoints.all) {
             endpoint.has_more = false;
+            if let Some(rest) = endpoint.rest.take() {
+                self.state.bridge.stats.add(Counter::DatagramsUnheard, rest.len() as u64);
+            }
             endpoint.outgoing.borrow_mut().close();
             if let Some(socket) = endpoint.socket.take() {
                 self.driver.detach(socket, Ending::Close);
@@ -127,23 +159,32 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    fn serve_endpoint(&mut self, endpoint: &mut Endpoint, inbound: &mut Inbound) {
+    /// Gives the handler as many datagrams as a turn may: of one batch there may be far more, since the
+    /// kernel joins them. The rest waits here for the next turn.
+    fn serve_endpoint(
+        &mut self,
+        endpoint: &mut Endpoint,
+        spare: &mut Option<Inbound>,
+        bound: &[SocketAddr],
+    ) {
         self.send_datagrams(endpoint);
         let mut left = self.state.limits.datagrams_per_turn;
-        while endpoint.has_more && left > 0 {
+        while left > 0 {
+            if let Some(rest) = endpoint.rest.take() {
+                left -= self.hear_some(endpoint, rest, left, spare, bound);
+                continue;
+            }
+            if !endpoint.has_more {
+                return;
+            }
             let Some(socket) = &endpoint.socket else { return };
-            match self.driver.receive_datagrams(socket, inbound) {
+            let mut inbound = spare.take().unwrap_or_else(Inbound::new);
+            match self.driver.receive_datagrams(socket, &mut inbound) {
                 Ok(got) => {
                     (endpoint.has_more, endpoint.failed) = (got == BATCH, 0);
-                    left = left.saturating_sub(inbound.len().max(1));
                     self.state.bridge.stats.add(Counter::DatagramsIn, inbound.len() as u64);
-                    for n in 0..inbound.len() {
-                        self.datagram(endpoint, inbound.datagram(n));
-                        if endpoint.outgoing.borrow().size() > MUCH {
-                            self.send_datagrams(endpoint);
-                        }
-                    }
-                    self.send_datagrams(endpoint);
+                    endpoint.rest = Some(Rest { inbound, next: 0 });
+                    continue;
                 }
                 Err(errno) if errno.raw() == libc::EAGAIN => {
                     (endpoint.has_more, endpoint.failed) = (false, 0);
@@ -153,7 +194,40 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.datagram_trouble(endpoint, errno);
                 }
             }
+            *spare = Some(inbound);
         }
+    }
+
+    /// Gives the handler the next `most` datagrams of a batch, and says how many they were: at least 1, so
+    /// that an empty batch ends too.
+    fn hear_some(
+        &mut self,
+        endpoint: &mut Endpoint,
+        mut rest: Rest,
+        most: usize,
+        spare: &mut Option<Inbound>,
+        bound: &[SocketAddr],
+    ) -> usize {
+        let some = rest.len().min(most);
+        for n in rest.next..rest.next + some {
+            let (ends, bytes) = rest.inbound.datagram(n);
+            if is_own(bound, endpoint.at, ends) {
+                self.state.bridge.stats.add(Counter::DatagramsOwn, 1);
+                continue;
+            }
+            self.datagram(endpoint, (ends, bytes));
+            if endpoint.outgoing.borrow().size() > MUCH {
+                self.send_datagrams(endpoint);
+            }
+        }
+        self.send_datagrams(endpoint);
+        rest.next += some;
+        if rest.len() > 0 {
+            endpoint.rest = Some(rest);
+        } else {
+            *spare = Some(rest.inbound);
+        }
+        some.max(1)
     }
 
     fn datagram(&mut self, endpoint: &mut Endpoint, (ends, bytes): (Ends, &[u8])) {
@@ -248,6 +322,26 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         self.hub.entrances.broke(&endpoint.at.into(), errno);
     }
+}
+
+/// Whether it says that it comes from one of our own endpoints, to which an answer would come back to
+/// us: by a stranger's forgery, two datagrams would answer each other for ever. `at`: where the endpoint
+/// that it came to is bound.
+///
+/// An endpoint of a group is none: what its own machine says to the group comes back to it by design,
+/// and an answer leaves to one address, at which it does not receive.
+fn is_own(bound: &[SocketAddr], at: SocketAddr, ends: Ends) -> bool {
+    let (ip, port) = (ends.peer.ip().to_canonical(), ends.peer.port());
+    if at.ip().is_multicast() || bound.iter().all(|own| own.port() != port) {
+        return false;
+    }
+    // All addresses of the machine are not known here; the kernel lets none of them in from outside.
+    let came_to = ends.own.unwrap_or(at.ip()).to_canonical();
+    let is_ours = ip == came_to || ip.is_loopback();
+    bound.iter().filter(|own| own.port() == port).any(|own| match own.ip().to_canonical() {
+        all if all.is_unspecified() => is_ours,
+        one => one == ip,
+    })
 }
 
 /// Whether the kernel may have refused because several datagrams were one message (udp(7)).
