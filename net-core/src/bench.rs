@@ -16,7 +16,8 @@ use crate::life::State;
 use crate::limits::Limits;
 use crate::stats::Counter;
 use crate::sys::{
-    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, UdpMessage, Waker,
+    DatagramOptions, DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket,
+    UdpMessage, Waker,
 };
 use crate::table::Table;
 use net_buffer::{Input, Pipe};
@@ -303,7 +304,11 @@ impl Kernel for Eager {
 
     fn unlisten(&mut self, _listener: Socket) {}
 
-    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<(Socket, bool)> {
+    fn datagrams(
+        &mut self,
+        _at: SocketAddr,
+        _options: &DatagramOptions,
+    ) -> io::Result<(Socket, bool)> {
         Ok((Socket::none(), true))
     }
 

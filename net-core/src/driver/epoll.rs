@@ -10,8 +10,8 @@ use crate::limits::Limits;
 use crate::readiness::AfterReceive;
 use crate::survey::Moved;
 use crate::sys::{
-    DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket, UdpMessage, Waker,
-    epoll,
+    DatagramOptions, DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket,
+    UdpMessage, Waker, epoll,
 };
 use net_buffer::{Output, Pipe, Pool};
 use net_timer::Tick;
@@ -120,8 +120,13 @@ impl<K: Kernel> Driver for Epoll<K> {
         self.kernel.unlisten(listener);
     }
 
-    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<(Socket, bool)> {
-        let (socket, joins) = self.kernel.datagrams(at)?;
+    fn open_datagrams(
+        &mut self,
+        token: u64,
+        at: SocketAddr,
+        options: &DatagramOptions,
+    ) -> io::Result<(Socket, bool)> {
+        let (socket, joins) = self.kernel.datagrams(at, options)?;
         self.kernel.watch(&socket, token)?;
         Ok((socket, joins))
     }

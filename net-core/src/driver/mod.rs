@@ -16,7 +16,9 @@ use crate::addr::Addr;
 use crate::limits::Limits;
 pub(crate) use crate::readiness::{Link, What};
 use crate::survey::Moved;
-use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, Socket, UdpMessage, Waker};
+use crate::sys::{
+    DatagramOptions, DialOptions, Errno, Inbound, ListenOptions, Socket, UdpMessage, Waker,
+};
 pub(crate) use epoll::Epoll;
 use net_buffer::{Output, Pool};
 use net_timer::Tick;
@@ -172,7 +174,12 @@ pub(crate) trait Driver: Sized {
     fn unlisten(&mut self, listener: Socket);
     /// Opens a socket for datagrams at an address that is held, and attaches it under `token`. It is
     /// ended by `detach`. True: the kernel cuts up messages that carry several.
-    fn open_datagrams(&mut self, token: u64, at: SocketAddr) -> io::Result<(Socket, bool)>;
+    fn open_datagrams(
+        &mut self,
+        token: u64,
+        at: SocketAddr,
+        options: &DatagramOptions,
+    ) -> io::Result<(Socket, bool)>;
     /// Receives a batch of messages with datagrams; fewer than a batch: no more will come without a new
     /// signal.
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno>;

@@ -9,7 +9,7 @@ use crate::here::Loop;
 use crate::hub::Order;
 use crate::listener::{AcceptError, judge};
 use crate::stats::Counter;
-use crate::sys::{BATCH, Ends, Errno, Inbound, Socket, UdpMessage};
+use crate::sys::{BATCH, DatagramOptions, Ends, Errno, Inbound, Socket, UdpMessage};
 use net_timer::Tick;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -94,11 +94,21 @@ impl Endpoints {
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// Receives datagrams at this address too, which is held.
+    /// Receives datagrams at this address too, which is held, as by default.
+    #[cfg(test)]
     pub(crate) fn open_datagrams(&mut self, at: SocketAddr) -> std::io::Result<()> {
+        self.open_datagrams_with(at, &DatagramOptions::default())
+    }
+
+    /// Receives datagrams at this address too, which is held.
+    pub(crate) fn open_datagrams_with(
+        &mut self,
+        at: SocketAddr,
+        options: &DatagramOptions,
+    ) -> std::io::Result<()> {
         let endpoints = self.endpoints.get_or_insert_with(|| Box::new(Endpoints::new()));
         let token = endpoint_token(endpoints.all.len());
-        let (socket, joins) = self.driver.open_datagrams(token, at)?;
+        let (socket, joins) = self.driver.open_datagrams(token, at, options)?;
         self.hub.entrances.opened();
         let outgoing = Outgoing::new(self.state.limits.datagram_queue_bytes, joins);
         let outgoing = Rc::new(RefCell::new(outgoing));

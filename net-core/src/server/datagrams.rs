@@ -16,6 +16,19 @@ impl Server {
     ///
     /// What is wrong with the address, or that it is in use, is said at start; what arrives until the
     /// start is done may be lost. A drain closes the sockets after a last look.
+    ///
+    /// Of [`Server::sockets`](Self::sockets), the buffers, the device and `only_v6` hold here too; so
+    /// `receive_buffer` is what a burst may be while the loop is at other work, and by default that is
+    /// `net.core.rmem_default`, some 200 KiB. The rest is of TCP.
+    ///
+    /// The address of a group (multicast) is joined at the interface of `sockets`' device, of an IPv6
+    /// address' scope (`[ff02::1%2]:5353`), or else at the one that the system routes the group to; what
+    /// cannot be joined is an error at start. To a group, the kernel would give every loop a copy: so one
+    /// loop hears it, number n of these addresses loop n modulo their number, and all may send from it.
+    ///
+    /// A datagram that says it comes from one of these addresses themselves is dropped, and counted in
+    /// `datagrams_own`: anybody on the machine can forge that, and a handler that answers would answer
+    /// itself for ever. (From outside the kernel lets none in that has an address of the machine.)
     pub fn datagrams(self, at: &str) -> Self {
         self.datagrams_wanted(at.parse())
     }
@@ -46,7 +59,8 @@ pub(super) fn hold<D: Driver>(
     let hold = |at: &Result<Addr, AddrError>| {
         let at = at.as_ref().map_err(|e| StartError::plain(format!("datagrams: {e}")))?;
         let fail = |e| StartError::new(format!("receive datagrams at {at}"), e);
-        let socket = Socket::hold_datagrams(inet_of(at).map_err(fail)?).map_err(fail)?;
+        let held = inet_of(at).and_then(|at| Socket::hold_datagrams(at, &server.sockets));
+        let socket = held.map_err(fail)?;
         let at = inet_of(&D::local(&socket).map_err(fail)?).map_err(fail)?;
         Ok((socket, at))
     };

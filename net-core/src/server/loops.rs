@@ -16,7 +16,7 @@ use crate::limits::Limits;
 use crate::panics::{Quiet, take_said};
 use crate::stats::{Counter, Stats};
 use crate::sys::descriptors::{LeftBehind, Traveller};
-use crate::sys::{ListenOptions, PrivateTables, Socket};
+use crate::sys::{DatagramOptions, ListenOptions, PrivateTables, Socket};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -319,6 +319,7 @@ where
             Some(CourierEnd::new(end))
         }
     };
+    let loops = hub.loops.len();
     let place = Place { number, remote: Remote(Arc::clone(&hub)) };
     let handler = guard(|| factory(&place)).ok_or_else(|| {
         let said = take_said();
@@ -326,8 +327,10 @@ where
     })?;
     let mut event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
     event_loop.begin_table().map_err(|e| fail("take memory for its connections", e))?;
-    for at in endpoints {
-        let opened = event_loop.open_datagrams(at);
+    for (n, at) in endpoints.into_iter().enumerate() {
+        let sockets = options.sockets.clone();
+        let how = DatagramOptions { sockets, hears_group: n % loops == number };
+        let opened = event_loop.open_datagrams_with(at, &how);
         opened.map_err(|e| fail(&format!("receive datagrams at {at}"), e))?;
     }
     Ok((event_loop, Stands { addrs }))

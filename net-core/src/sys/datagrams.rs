@@ -2,11 +2,12 @@
 //! can, one message carries several datagrams of one peer, as long as each other (udp(7), UDP_GRO and
 //! UDP_SEGMENT): it then takes the way through the kernel once for all of them.
 
-use super::options::set_number;
+use super::options::{DatagramOptions, SocketOptions, named, set_number};
 use super::socket::address_of;
 use super::udp_control::{Control, Told};
 use super::{Errno, Socket};
-use socket2::{Domain, Protocol, SockAddr, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Type};
+use std::ffi::CString;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -101,8 +102,9 @@ impl Inbound {
 impl Socket {
     /// A socket that holds `at` against everybody else, and lets those of this user that are made by
     /// [`datagrams`](Self::datagrams) share it from now on.
-    pub(crate) fn hold_datagrams(at: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn hold_datagrams(at: SocketAddr, options: &SocketOptions) -> io::Result<Self> {
         let socket = datagram_socket(at)?;
+        options.set_for_datagrams(&socket, at)?;
         socket.bind(&at.into())?;
         // Only now: asked for before, it would let this one join a stranger's.
         socket.set_reuse_port(true)?;
@@ -111,10 +113,14 @@ impl Socket {
 
     /// A socket at an address that is held. The kernel spreads peers over all that share it, by a
     /// hash of both addresses. Also whether it cuts up what is sent joined.
-    pub(crate) fn datagrams(at: SocketAddr) -> io::Result<(Self, bool)> {
+    pub(crate) fn datagrams(at: SocketAddr, options: &DatagramOptions) -> io::Result<(Self, bool)> {
         let socket = datagram_socket(at)?;
+        options.sockets.set_for_datagrams(&socket, at)?;
         socket.set_reuse_port(true)?;
         socket.bind(&at.into())?;
+        if at.ip().is_multicast() {
+            join(&socket, at, options)?;
+        }
         if at.ip().is_unspecified() {
             // An answer is to leave from the address that was asked: to a peer that is connected to it,
             // any other is a stranger's.
@@ -219,6 +225,42 @@ impl Socket {
     }
 }
 
+/// Since Linux 4.20, and without a name in the C library's headers.
+const IPV6_MULTICAST_ALL: libc::c_int = 29;
+
+/// Has the socket hear the group that it is bound to, or hear it not: by default the kernel gives a socket
+/// what comes to any group that anybody on the machine has joined (ip(7), IP_MULTICAST_ALL).
+fn join(socket: &socket2::Socket, at: SocketAddr, options: &DatagramOptions) -> io::Result<()> {
+    let (level, all) = match at {
+        SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_MULTICAST_ALL),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, IPV6_MULTICAST_ALL),
+    };
+    set_number(socket, level, all, 0).map_err(|error| named("MULTICAST_ALL", error))?;
+    if !options.hears_group {
+        return Ok(());
+    }
+    let device = options.sockets.device.as_deref().map_or(Ok(0), device_index)?;
+    match at {
+        SocketAddr::V4(at) => socket
+            .join_multicast_v4_n(at.ip(), &InterfaceIndexOrAddress::Index(device))
+            .map_err(|error| named("IP_ADD_MEMBERSHIP", error)),
+        SocketAddr::V6(at) => {
+            let interface = if at.scope_id() > 0 { at.scope_id() } else { device };
+            socket
+                .join_multicast_v6(at.ip(), interface)
+                .map_err(|error| named("IPV6_ADD_MEMBERSHIP", error))
+        }
+    }
+}
+
+/// The number of a network device.
+fn device_index(device: &str) -> io::Result<u32> {
+    let name = CString::new(device)?;
+    // SAFETY: the name is a string of C that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 { Err(named(device, io::Error::last_os_error())) } else { Ok(index) }
+}
+
 fn datagram_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
     let kind = Type::DGRAM.nonblocking().cloexec();
     socket2::Socket::new(Domain::for_address(at), kind, Some(Protocol::UDP))
@@ -228,6 +270,10 @@ fn datagram_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
 mod tests {
     use super::*;
     use std::net::UdpSocket;
+
+    fn plain(at: &str) -> io::Result<(Socket, bool)> {
+        Socket::datagrams(at.parse().unwrap(), &DatagramOptions::default())
+    }
 
     fn at(socket: &Socket) -> SocketAddr {
         socket.local().unwrap().inet().unwrap()
@@ -242,16 +288,16 @@ mod tests {
     #[test]
     fn joined_datagrams_arrive_apart() {
         for local in ["127.0.0.1:0", "[::1]:0"] {
-            let (from, joins) = Socket::datagrams(local.parse().unwrap()).unwrap();
-            let (to, _) = Socket::datagrams(local.parse().unwrap()).unwrap();
-            let plain = UdpSocket::bind(local).unwrap();
+            let (from, joins) = plain(local).unwrap();
+            let (to, _) = plain(local).unwrap();
+            let single = UdpSocket::bind(local).unwrap();
             if !joins {
                 return; // an old kernel
             }
             for (count, len) in [(1, 1), (49, 3), (63, 1), (40, 1472), (2, 20_000)] {
                 let bytes = said(count, len);
                 let end = bytes.len();
-                let batch = [at(&to), plain.local_addr().unwrap()].map(|peer| UdpMessage {
+                let batch = [at(&to), single.local_addr().unwrap()].map(|peer| UdpMessage {
                     ends: Ends { peer, own: None },
                     from: 0,
                     end,
@@ -266,7 +312,7 @@ mod tests {
                 assert!(came.iter().map(|(_, bytes)| *bytes).eq(wanted.iter().copied()));
                 let mut one = vec![0; SLOT];
                 for wanted in wanted {
-                    let len = plain.recv(&mut one).unwrap();
+                    let len = single.recv(&mut one).unwrap();
                     assert_eq!(&one[..len], wanted);
                 }
             }
@@ -279,7 +325,7 @@ mod tests {
         for (bound, asked) in
             [("0.0.0.0:0", "127.0.0.7"), ("[::]:0", "127.0.0.7"), ("[::]:0", "::1")]
         {
-            let (server, _) = Socket::datagrams(bound.parse().unwrap()).unwrap();
+            let (server, _) = plain(bound).unwrap();
             let asked: IpAddr = asked.parse().unwrap();
             let own = if asked.is_ipv4() { "127.0.0.8:0" } else { "[::1]:0" };
             let client = UdpSocket::bind(own).unwrap();
@@ -301,10 +347,68 @@ mod tests {
         }
     }
 
+    /// `receive_buffer` was a word of TCP alone; a burst then had the room that the system gives by default.
+    #[test]
+    fn the_options_that_are_not_of_tcp_hold_for_datagrams() {
+        let sockets = SocketOptions {
+            receive_buffer: Some(20_000),
+            send_buffer: Some(30_000),
+            only_v6: Some(true),
+            keepalive: None,
+            ..SocketOptions::default()
+        };
+        let options = DatagramOptions { sockets, hears_group: true };
+        for local in ["127.0.0.1:0", "[::1]:0"] {
+            let (socket, _) = Socket::datagrams(local.parse().unwrap(), &options).unwrap();
+            let socket = socket2::Socket::from(socket.into_owned());
+            assert_eq!(socket.recv_buffer_size().unwrap(), 40_000);
+            assert_eq!(socket.send_buffer_size().unwrap(), 60_000);
+            assert_eq!(socket.only_v6().ok(), local.starts_with('[').then_some(true));
+        }
+        let sockets = SocketOptions { device: Some("no0".into()), ..SocketOptions::default() };
+        let options = DatagramOptions { sockets, hears_group: true };
+        let said = Socket::datagrams("127.0.0.1:0".parse().unwrap(), &options).err().unwrap();
+        assert!(said.to_string().contains("no0"), "{said}");
+    }
+
+    /// The address of a group was bound and never joined: the server was ready, and heard nothing. And if
+    /// another had joined it, each loop heard a copy.
+    #[test]
+    fn of_the_sockets_of_a_group_one_hears_it() {
+        let Ok(loopback) = device_index("lo") else { return };
+        let held = "239.255.77.7:0".parse().unwrap();
+        let held = Socket::hold_datagrams(held, &SocketOptions::default()).unwrap();
+        let group = at(&held);
+        let of = |hears_group| {
+            let device = Some("lo".to_owned());
+            let sockets = SocketOptions { device, ..SocketOptions::default() };
+            Socket::datagrams(group, &DatagramOptions { sockets, hears_group })
+        };
+        let sockets = match [of(true), of(false)] {
+            [Ok((hears, _)), Ok((silent, _))] => [hears, silent],
+            [Err(error), _] | [_, Err(error)] => {
+                // The device needs a right that not everybody has.
+                assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+                return;
+            }
+        };
+        drop(held);
+        let from = socket2::Socket::from(plain("127.0.0.1:0").unwrap().0.into_owned());
+        from.set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
+        from.send_to(b"to all", &group.into()).unwrap();
+        assert!(loopback > 0);
+        let heard = sockets.map(|socket| {
+            let mut inbound = Inbound::new();
+            socket.receive_datagrams(&mut inbound).map(|_| inbound.datagram(0).1.to_vec())
+        });
+        assert_eq!(heard[0], Ok(b"to all".to_vec()));
+        assert_eq!(heard[1].as_ref().map_err(|errno| errno.raw()), Err(libc::EAGAIN));
+    }
+
     #[test]
     fn single_ones_and_empty_ones_come_as_they_are() {
-        let (from, _) = Socket::datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
-        let (to, _) = Socket::datagrams("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (from, _) = plain("127.0.0.1:0").unwrap();
+        let (to, _) = plain("127.0.0.1:0").unwrap();
         let bytes = said(1, 100);
         let ends = [(0, 0), (0, 7), (7, 7), (7, 150)];
         let peer = Ends { peer: at(&to), own: None };

@@ -1,8 +1,8 @@
 //! `Kernel`: what the epoll driver asks of the system, so that tests can put a model in its place.
 
 use super::{
-    DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, UdpMessage, Waker,
-    descriptors, epoll, pipe, signals,
+    DatagramOptions, DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, UdpMessage,
+    Waker, descriptors, epoll, pipe, signals,
 };
 use crate::addr::Addr;
 use net_buffer::Pipe;
@@ -91,7 +91,11 @@ pub(crate) trait Kernel: Sized {
     fn unlisten(&mut self, listener: Socket);
     /// A socket for datagrams, at an address that is held; and whether messages that carry several are
     /// cut up.
-    fn datagrams(&mut self, at: SocketAddr) -> io::Result<(Socket, bool)>;
+    fn datagrams(
+        &mut self,
+        at: SocketAddr,
+        options: &DatagramOptions,
+    ) -> io::Result<(Socket, bool)>;
     /// recvmmsg(2), one batch at most; fewer than that: there are no more.
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno>;
     /// sendmmsg(2) of one batch at most; an error is the first one's.
@@ -283,8 +287,12 @@ impl Kernel for Linux {
         listener.shutdown_listener();
     }
 
-    fn datagrams(&mut self, at: SocketAddr) -> io::Result<(Socket, bool)> {
-        Socket::datagrams(at)
+    fn datagrams(
+        &mut self,
+        at: SocketAddr,
+        options: &DatagramOptions,
+    ) -> io::Result<(Socket, bool)> {
+        Socket::datagrams(at, options)
     }
 
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno> {

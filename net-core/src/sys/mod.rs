@@ -35,7 +35,7 @@ pub use foreign::Unfit;
 pub(crate) use kernel::fault;
 pub(crate) use kernel::{Kernel, Linux};
 pub use malloc::return_large_blocks;
-pub(crate) use options::ListenOptions;
+pub(crate) use options::{DatagramOptions, ListenOptions};
 pub use options::{Keepalive, SocketOptions};
 #[cfg(test)]
 pub(crate) use socket::SIM_BASE;

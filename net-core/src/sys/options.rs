@@ -11,7 +11,8 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// What a server asks of its TCP sockets; [`Server::sockets`](crate::Server::sockets) takes it. It
-/// holds for every listener, and every accepted connection inherits it. Unix sockets, which know
+/// holds for every listener, and every accepted connection inherits it. Of a server's sockets for
+/// datagrams, the buffers, the device and `only_v6` hold too. Unix sockets, which know
 /// none of it, are left as they are. What the kernel refuses is an error at start, which names the
 /// option and the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,8 @@ pub struct SocketOptions {
     pub keepalive: Option<Keepalive>,
     /// Bytes of the kernel's receive buffer (`SO_RCVBUF`), up to `net.core.rmem_max`; the kernel
     /// takes as much again for its own bookkeeping. `None`: it grows as needed, by
-    /// `net.ipv4.tcp_rmem`, which is better but for very many or very distant peers.
+    /// `net.ipv4.tcp_rmem`, which is better but for very many or very distant peers. One for datagrams
+    /// does not grow: `None` is `net.core.rmem_default`.
     pub receive_buffer: Option<usize>,
     /// Bytes of the kernel's send buffer (`SO_SNDBUF`), up to `net.core.wmem_max`. `None`: it grows
     /// as needed, by `net.ipv4.tcp_wmem`.
@@ -89,9 +91,25 @@ impl SocketOptions {
         Ok(())
     }
 
+    /// Those that are numbers and not TCP's, with their names.
+    fn numbers_of_all(&self, at: SocketAddr) -> Vec<(&'static str, i32, i32, i32)> {
+        use libc::{IPPROTO_IPV6, SOL_SOCKET};
+        let mut all = Vec::new();
+        if let Some(bytes) = self.receive_buffer {
+            all.push(("SO_RCVBUF", SOL_SOCKET, libc::SO_RCVBUF, at_most(bytes)));
+        }
+        if let Some(bytes) = self.send_buffer {
+            all.push(("SO_SNDBUF", SOL_SOCKET, libc::SO_SNDBUF, at_most(bytes)));
+        }
+        if let Some(only) = self.only_v6.filter(|_| at.is_ipv6()) {
+            all.push(("IPV6_V6ONLY", IPPROTO_IPV6, libc::IPV6_V6ONLY, i32::from(only)));
+        }
+        all
+    }
+
     /// The options that are numbers, with their names.
     fn numbers(&self, at: SocketAddr) -> Vec<(&'static str, i32, i32, i32)> {
-        use libc::{IPPROTO_IPV6, IPPROTO_TCP, SOL_SOCKET};
+        use libc::{IPPROTO_TCP, SOL_SOCKET};
         let mut all =
             vec![("TCP_NODELAY", IPPROTO_TCP, libc::TCP_NODELAY, i32::from(self.nodelay))];
         if let Some(Keepalive { idle, interval, probes }) = self.keepalive {
@@ -102,21 +120,13 @@ impl SocketOptions {
                 ("TCP_KEEPCNT", IPPROTO_TCP, libc::TCP_KEEPCNT, i32::from(probes)),
             ]);
         }
-        if let Some(bytes) = self.receive_buffer {
-            all.push(("SO_RCVBUF", SOL_SOCKET, libc::SO_RCVBUF, at_most(bytes)));
-        }
-        if let Some(bytes) = self.send_buffer {
-            all.push(("SO_SNDBUF", SOL_SOCKET, libc::SO_SNDBUF, at_most(bytes)));
-        }
         if let Some(bytes) = self.notsent_lowat {
             all.push(("TCP_NOTSENT_LOWAT", IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, at_most(bytes)));
         }
         if let Some(time) = self.defer_accept {
             all.push(("TCP_DEFER_ACCEPT", IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, seconds(time)));
         }
-        if let Some(only) = self.only_v6.filter(|_| at.is_ipv6()) {
-            all.push(("IPV6_V6ONLY", IPPROTO_IPV6, libc::IPV6_V6ONLY, i32::from(only)));
-        }
+        all.extend(self.numbers_of_all(at));
         all
     }
 
@@ -128,18 +138,31 @@ impl SocketOptions {
         Self { defer_accept: None, only_v6: None, ..self.clone() }.set(socket, to)
     }
 
+    /// Sets those that are not TCP's, on a socket for datagrams that is to be bound to `at`.
+    pub(super) fn set_for_datagrams(&self, socket: &Socket, at: SocketAddr) -> io::Result<()> {
+        for (name, level, option, value) in self.numbers_of_all(at) {
+            set_number(socket, level, option, value).map_err(|error| named(name, error))?;
+        }
+        self.bind_device(socket)
+    }
+
     /// Sets them on a socket that is to be bound to `at`, or to connect to it.
     fn set(&self, socket: &Socket, at: SocketAddr) -> io::Result<()> {
         for (name, level, option, value) in self.numbers(at) {
             set_number(socket, level, option, value).map_err(|error| named(name, error))?;
         }
+        self.bind_device(socket)?;
+        if self.linger.is_some() {
+            SockRef::from(socket).set_linger(self.linger).map_err(|e| named("SO_LINGER", e))?;
+        }
+        Ok(())
+    }
+
+    fn bind_device(&self, socket: &Socket) -> io::Result<()> {
         if let Some(device) = &self.device {
             socket
                 .bind_device(Some(device.as_bytes()))
                 .map_err(|error| named(&format!("SO_BINDTODEVICE {device}"), error))?;
-        }
-        if self.linger.is_some() {
-            SockRef::from(socket).set_linger(self.linger).map_err(|e| named("SO_LINGER", e))?;
         }
         Ok(())
     }
@@ -158,6 +181,15 @@ pub(crate) struct ListenOptions {
     /// accepted at a time, and is closed at once.
     pub(crate) spares: usize,
     pub(crate) sockets: SocketOptions,
+}
+
+/// How a socket for datagrams is made.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DatagramOptions {
+    pub(crate) sockets: SocketOptions,
+    /// It hears the group whose address it has, if it has one. Of several sockets one does: to a group, the
+    /// kernel gives each a copy.
+    pub(crate) hears_group: bool,
 }
 
 impl Default for ListenOptions {
@@ -218,7 +250,7 @@ fn at_most(bytes: usize) -> i32 {
     i32::try_from(bytes).unwrap_or(i32::MAX)
 }
 
-fn named(option: &str, error: io::Error) -> io::Error {
+pub(super) fn named(option: &str, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{option}: {error}"))
 }
 

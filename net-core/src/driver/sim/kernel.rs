@@ -4,7 +4,8 @@
 use super::world::World;
 use crate::addr::Addr;
 use crate::sys::{
-    DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket, UdpMessage, Waker,
+    DatagramOptions, DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket,
+    UdpMessage, Waker,
 };
 use net_buffer::Pipe;
 use net_timer::Tick;
@@ -140,7 +141,11 @@ impl Kernel for ModelKernel {
         self.world.unlisten(listener);
     }
 
-    fn datagrams(&mut self, _at: SocketAddr) -> io::Result<(Socket, bool)> {
+    fn datagrams(
+        &mut self,
+        _at: SocketAddr,
+        _options: &DatagramOptions,
+    ) -> io::Result<(Socket, bool)> {
         Ok((self.world.open_datagrams(), true))
     }
 

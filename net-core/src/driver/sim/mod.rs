@@ -18,7 +18,10 @@ use super::splice::splice;
 use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, What};
 use crate::addr::Addr;
 use crate::limits::Limits;
-use crate::sys::{DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, UdpMessage, Waker};
+use crate::sys::{
+    DatagramOptions, DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, UdpMessage,
+    Waker,
+};
 pub(crate) use doors::Outcome;
 pub(crate) use kernel::ModelKernel;
 use net_buffer::{Output, Pipe, Pool};
@@ -191,7 +194,12 @@ impl Driver for Sim {
         self.world.unlisten(listener);
     }
 
-    fn open_datagrams(&mut self, token: u64, _at: SocketAddr) -> io::Result<(Socket, bool)> {
+    fn open_datagrams(
+        &mut self,
+        token: u64,
+        _at: SocketAddr,
+        _options: &DatagramOptions,
+    ) -> io::Result<(Socket, bool)> {
         let socket = self.world.open_datagrams();
         self.world.watch(&socket, token)?;
         Ok((socket, true))
