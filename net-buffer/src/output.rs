@@ -8,9 +8,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::IoSlice;
+use std::mem::size_of;
 
 use bytes::Bytes;
 
+use crate::block::CLASS_MIN;
 use crate::file::FileRange;
 use crate::frame::{FrameError, LengthPrefix};
 use crate::pool::Pool;
@@ -25,12 +27,18 @@ pub const SHARED_COPY_MAX: usize = 128;
 /// far smaller than a block, which matters when one message is owed to very many slow readers.
 const REFERENCES_BEFORE_BLOCK: usize = 4;
 
+/// A copy of up to so many bytes behind a reference takes no block, half of which or more would be empty.
+const SMALL_MAX: usize = CLASS_MIN / 2;
+
 /// The largest block taken for queued bytes. A longer push is cut into several, and each is free
 /// again as soon as it is sent.
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
-/// Room for this many chunks stays allocated while the queue is short.
+/// Room for this many chunks stays allocated while the queue is short, and is not counted.
 const QUEUE_KEPT: usize = 8;
+
+/// What a chunk takes at most beside its bytes: its place in a list that has just grown, and a box.
+const CHUNK_COST: usize = 2 * size_of::<Chunk>() + 64;
 
 /// A queue of bytes to send. Own chunks are copies in pooled blocks; shared chunks are counted
 /// references.
@@ -89,25 +97,58 @@ impl Output {
     }
 
     /// Bytes of memory held in own blocks. Shared payloads are not counted: others may hold them
-    /// too.
+    /// too. Nor is what the list takes: see [`bookkeeping`](Self::bookkeeping).
     pub fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Queues a copy of `bytes`: first in the room of the last block, then in new ones.
+    /// Bytes of memory that the queue takes at most beside its blocks and payloads: the list of what
+    /// waits, and a box for each message, file and short copy. None for the first few, whose room a
+    /// queue keeps.
+    pub fn bookkeeping(&self) -> usize {
+        self.chunks.len().saturating_sub(QUEUE_KEPT) * CHUNK_COST
+    }
+
+    /// Queues a copy of `bytes`: first in the room of the last block, then in new ones. In a long queue
+    /// few bytes behind a reference take no block of their own, so that memory stays in proportion to
+    /// what is queued, however copies and references take turns.
     pub fn push(&mut self, bytes: &[u8], pool: &mut Pool) {
-        let fitted = match self.chunks.back_mut() {
-            Some(Chunk::Own(Own::Block(block))) => block.append(bytes),
-            _ => 0,
-        };
+        // Small pushes get larger blocks as the queue grows, but never larger than what it holds
+        // already; and not behind a reference, where the last block may be nearly empty.
+        let (mut fitted, mut grown) = (0, 0);
+        if let Some(Chunk::Own(Own::Block(block))) = self.chunks.back_mut() {
+            (fitted, grown) = (block.append(bytes), self.memory / 4);
+        } else if self.push_small(bytes, pool) {
+            return;
+        }
         for piece in bytes[fitted..].chunks(BLOCK_BYTES_MAX) {
-            // Small pushes get larger blocks as the queue grows, but never larger than what it
-            // holds already.
-            let at_least = piece.len().max(self.memory / 4).min(BLOCK_BYTES_MAX);
+            let at_least = piece.len().max(grown).min(BLOCK_BYTES_MAX);
             let chunk = self.own(piece, at_least, pool);
-            self.chunks.push_back(chunk);
+            self.append(chunk, pool);
         }
         self.len += bytes.len();
+    }
+
+    /// Queues a copy that takes as much as it needs, if the queue is long and the bytes are few. The
+    /// last chunk is no block.
+    fn push_small(&mut self, bytes: &[u8], pool: &mut Pool) -> bool {
+        if bytes.is_empty() || bytes.len() > SMALL_MAX || self.chunks.len() < QUEUE_KEPT {
+            return false;
+        }
+        match self.chunks.back_mut() {
+            Some(Chunk::Own(Own::Few(few))) if few.has_room(bytes.len()) => few.append(bytes),
+            Some(chunk @ Chunk::Own(Own::Small(_))) => {
+                if chunk.len() + bytes.len() > SMALL_MAX {
+                    return false;
+                }
+                chunk.discount(pool);
+                *chunk = Chunk::Own(Own::Small([chunk.as_slice(), bytes].concat().into()));
+                chunk.count(pool);
+            }
+            _ => self.append(Chunk::Own(Own::Small(bytes.into())), pool),
+        }
+        self.len += bytes.len();
+        true
     }
 
     /// Queues `bytes` without copying them, except few (see [`SHARED_COPY_MAX`]) where that saves
@@ -121,8 +162,7 @@ impl Output {
             return pool.drop_shared(bytes);
         }
         self.len += bytes.len();
-        pool.count_shared(bytes.len());
-        self.chunks.push_back(Chunk::Shared(bytes));
+        self.append(Chunk::Shared(bytes), pool);
     }
 
     /// Queues a frame: its prefix, and behind it `payload`, as [`push_shared`](Self::push_shared)
@@ -148,26 +188,26 @@ impl Output {
         pool: &mut Pool,
     ) -> Result<(), FrameError> {
         let (header, width) = shape.encode_header(payload.len())?;
-        self.push_few(&header[..width]);
+        self.push_few(&header[..width], pool);
         self.push_shared(payload, pool);
         Ok(())
     }
 
     /// Queues a stretch of a file: what was queued before it goes first, and what is queued later
     /// follows it. [`slices`](Self::slices) ends before it; whoever sends takes it from
-    /// [`next_file`](Self::next_file).
+    /// [`next_file`](Self::next_file). It takes [`bookkeeping`](Self::bookkeeping) alone.
     ///
     /// # Panics
     ///
     /// If [`has_room_for_file`](Self::has_room_for_file) says no: nothing is queued then.
-    pub fn push_file(&mut self, range: FileRange) {
+    pub fn push_file(&mut self, range: FileRange, pool: &mut Pool) {
         if range.is_empty() {
             return;
         }
         assert!(self.has_room_for_file(&range), "{range:?} behind {} bytes", self.len);
         self.len += range.len();
         self.in_files += range.len();
-        self.chunks.push_back(Chunk::Own(Own::File(Box::new(range))));
+        self.append(Chunk::Own(Own::File(Box::new(range))), pool);
     }
 
     /// Whether a stretch can be queued: no file ends beyond [`FileRange::end`], and all that waits in
@@ -193,7 +233,9 @@ impl Output {
         self.discard_sent(pool);
         for piece in bytes.rchunks(BLOCK_BYTES_MAX) {
             let chunk = self.own(piece, piece.len(), pool);
+            let before = self.listed();
             self.chunks.push_front(chunk);
+            pool.charge(self.listed() - before);
         }
         self.len += bytes.len();
     }
@@ -241,7 +283,7 @@ impl Output {
             let finished = self.chunks.pop_front();
             self.retire(finished, pool);
         }
-        self.shrink_queue();
+        self.shrink_queue(pool);
     }
 
     /// Drops bytes at the end, so that only the first `len` unsent ones remain. Does nothing if
@@ -259,16 +301,15 @@ impl Output {
                 self.in_files -= excess.min(unsent);
             }
             if excess < unsent {
+                back.discount(pool);
                 back.truncate(back.len() - excess);
-                if back.is_shared() {
-                    pool.forget_shared(excess);
-                }
+                back.count(pool);
                 self.len = len;
             } else {
                 self.len -= unsent;
                 let mut dropped = self.chunks.pop_back();
                 if let Some(Chunk::Own(Own::Pipe(pipe))) = &mut dropped {
-                    pool.forget_shared(pipe.len());
+                    pool.discharge(pipe.len());
                     pipe.truncate(0);
                 }
                 self.retire(dropped, pool);
@@ -277,7 +318,7 @@ impl Output {
         if self.chunks.is_empty() {
             self.sent_front = 0;
         }
-        self.shrink_queue();
+        self.shrink_queue(pool);
     }
 
     /// Drops everything and returns how many unsent bytes that were.
@@ -288,17 +329,46 @@ impl Output {
     }
 
     /// Queues so few bytes that a block of their own would be a waste: in the room of the last block,
-    /// or else in the list itself.
-    fn push_few(&mut self, bytes: &[u8]) {
-        self.len += bytes.len();
-        if let Some(Chunk::Own(Own::Block(block))) = self.chunks.back_mut()
-            && bytes.len() <= block.room()
-        {
-            let taken = block.append(bytes);
-            debug_assert_eq!(taken, bytes.len(), "there was room for them");
-            return;
+    /// or else in the list itself. Many in a row pay off a block.
+    fn push_few(&mut self, bytes: &[u8], pool: &mut Pool) {
+        let are_many = self.chunks.len() >= REFERENCES_BEFORE_BLOCK;
+        let (joins, follows_few) = match self.chunks.back_mut() {
+            Some(Chunk::Own(Own::Block(block))) => {
+                let fits = bytes.len() <= block.room();
+                let taken = if fits { block.append(bytes) } else { 0 };
+                debug_assert_eq!(taken, if fits { bytes.len() } else { 0 });
+                (fits, false)
+            }
+            Some(Chunk::Own(Own::Few(few))) => {
+                let fits = few.has_room(bytes.len());
+                if fits {
+                    few.append(bytes);
+                }
+                (fits, true)
+            }
+            _ => (false, false),
+        };
+        if !joins && follows_few && are_many {
+            return self.push(bytes, pool);
         }
-        self.chunks.push_back(Chunk::Own(Own::Few(Few::of(bytes))));
+        if !joins {
+            self.append(Chunk::Own(Own::Few(Few::of(bytes))), pool);
+        }
+        self.len += bytes.len();
+    }
+
+    /// Puts a chunk at the end, and tells the pool what it takes.
+    fn append(&mut self, chunk: Chunk, pool: &mut Pool) {
+        chunk.count(pool);
+        let before = self.listed();
+        self.chunks.push_back(chunk);
+        pool.charge(self.listed() - before);
+    }
+
+    /// Bytes of the list that count: none as long as it has no more room than a short queue keeps.
+    fn listed(&self) -> usize {
+        let capacity = self.chunks.capacity();
+        if capacity > QUEUE_KEPT { capacity * size_of::<Chunk>() } else { 0 }
     }
 
     /// Is a small payload better copied? Yes if that needs no new block, or if so many wait that a
@@ -322,42 +392,41 @@ impl Output {
     fn retire(&mut self, chunk: Option<Chunk>, pool: &mut Pool) {
         match chunk {
             Some(Chunk::Own(Own::Pipe(pipe))) => {
-                pool.forget_shared(pipe.len());
+                pool.discharge(pipe.len());
                 pool.pipes().take_back(pipe);
             }
             Some(Chunk::Own(Own::Block(block))) => {
                 self.memory -= block.capacity();
                 pool.give(block);
             }
-            Some(Chunk::Own(Own::Message(message))) => {
-                pool.forget_shared(message.bytes.len());
-                pool.drop_shared(message.bytes);
+            Some(chunk) => {
+                chunk.discount(pool);
+                if let Some(payload) = chunk.into_payload() {
+                    pool.drop_shared(payload);
+                }
             }
-            Some(Chunk::Shared(bytes)) => {
-                pool.forget_shared(bytes.len());
-                pool.drop_shared(bytes);
-            }
-            Some(Chunk::Own(Own::Few(_) | Own::File(_))) | None => {}
+            None => {}
         }
     }
 
     /// Cuts the sent bytes off the first chunk, so that another may stand before it.
     fn discard_sent(&mut self, pool: &mut Pool) {
         if let Some(front) = self.chunks.front_mut() {
-            if front.is_shared() {
-                pool.forget_shared(self.sent_front);
-            }
+            front.discount(pool);
             front.discard_front(self.sent_front);
+            front.count(pool);
         }
         self.sent_front = 0;
     }
 
     /// Gives back the list's own memory after a burst. Halving at a quarter makes it cheap on
     /// average.
-    fn shrink_queue(&mut self) {
+    fn shrink_queue(&mut self, pool: &mut Pool) {
         let capacity = self.chunks.capacity();
         if capacity > QUEUE_KEPT && self.chunks.len() < capacity / 4 {
+            let before = self.listed();
             self.chunks.shrink_to(2 * self.chunks.len());
+            pool.discharge(before - self.listed());
         }
     }
 }

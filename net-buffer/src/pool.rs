@@ -3,6 +3,7 @@
 use crate::block::{Block, CLASS_MIN, class_for};
 use crate::pipe::{Pipe, Pipes};
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// How many classes are kept: 4 KiB, 16 KiB, 64 KiB, 256 KiB and 1 MiB.
@@ -36,11 +37,96 @@ pub struct Pool {
     retain_bytes_max: usize,
     /// The capacities of all blocks taken and not given back.
     lent_bytes: usize,
-    /// Counted payloads that are queued, once for each queue that has them.
-    shared_bytes: usize,
+    payloads: Payloads,
+    /// What else was told of.
+    charged_bytes: usize,
     pipes: Pipes,
     /// Payloads whose drop panicked, since that was last asked.
     panics: usize,
+}
+
+/// Counted payloads that are queued.
+#[derive(Debug, Default)]
+struct Payloads {
+    /// Bytes of them all.
+    bytes: usize,
+    /// By address, which tells them apart as long as they are queued. `None`: each counts once for
+    /// each queue that has it.
+    by_address: Option<HashMap<usize, Payload>>,
+}
+
+#[derive(Debug)]
+struct Payload {
+    /// How often it is queued.
+    times: usize,
+    /// What it counts for.
+    bytes: usize,
+}
+
+/// What a payload takes beside its bytes: its count of references, and its place in `by_address`.
+const PAYLOAD_COST: usize = 96;
+
+/// Room for so many payloads stays.
+const PAYLOADS_KEPT: usize = 64;
+
+/// What so many bytes of the heap take: a header, and whole units of 16 bytes, as in glibc.
+pub(crate) fn allocation(bytes: usize) -> usize {
+    (bytes + 8).next_multiple_of(16).max(32)
+}
+
+impl Payloads {
+    fn cost(&self, bytes: &Bytes) -> usize {
+        match &self.by_address {
+            None => bytes.len(),
+            Some(known) => {
+                let counts = known.get(&address(bytes)).map_or(0, |known| known.bytes);
+                Self::cost_of(bytes).saturating_sub(counts)
+            }
+        }
+    }
+
+    fn cost_of(bytes: &Bytes) -> usize {
+        allocation(bytes.len()) + PAYLOAD_COST
+    }
+
+    fn hold(&mut self, bytes: &Bytes) {
+        self.bytes += self.cost(bytes);
+        if let Some(known) = &mut self.by_address {
+            let payload =
+                known.entry(address(bytes)).or_insert_with(|| Payload { times: 0, bytes: 0 });
+            payload.times += 1;
+            payload.bytes = payload.bytes.max(Self::cost_of(bytes));
+        }
+    }
+
+    fn let_go(&mut self, bytes: &Bytes) {
+        let Some(known) = &mut self.by_address else {
+            return self.less(bytes.len());
+        };
+        let Some(payload) = known.get_mut(&address(bytes)) else {
+            debug_assert!(false, "a payload that was never counted here");
+            return;
+        };
+        payload.times -= 1;
+        if payload.times > 0 {
+            return;
+        }
+        let counted = payload.bytes;
+        known.remove(&address(bytes));
+        if known.capacity() > PAYLOADS_KEPT && known.len() < known.capacity() / 8 {
+            known.shrink_to(2 * known.len());
+        }
+        self.less(counted);
+    }
+
+    fn less(&mut self, bytes: usize) {
+        debug_assert!(self.bytes >= bytes, "bytes that were never counted here");
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+fn address(bytes: &Bytes) -> usize {
+    bytes.as_ptr() as usize
 }
 
 impl Pool {
@@ -51,7 +137,8 @@ impl Pool {
             retained_bytes: 0,
             retain_bytes_max,
             lent_bytes: 0,
-            shared_bytes: 0,
+            payloads: Payloads::default(),
+            charged_bytes: 0,
             pipes: Pipes::default(),
             panics: 0,
         }
@@ -113,23 +200,63 @@ impl Pool {
         }
     }
 
-    /// Bytes of memory that all who use this pool have now: blocks in use and kept ones, and the
-    /// counted payloads in their queues; the bytes in pipes too, which the kernel has. A payload in
-    /// several queues counts in each, since nobody knows here that it is the same one: so this is never
-    /// less than there is. A block that was dropped instead of given back counts for ever.
+    /// From now on a payload that several queues have counts once in [`memory`](Self::memory), and with
+    /// what its count of references takes. Two look-ups in a table for each time that one is queued:
+    /// so not the default, where it counts once for each queue. Call it before anything is queued.
+    ///
+    /// ```
+    /// use net_buffer::{Bytes, Output, Pool};
+    ///
+    /// let mut pool = Pool::new(0);
+    /// pool.count_payloads_once();
+    /// let payload = Bytes::from(vec![7; 10_000]);
+    /// let mut queues: Vec<Output> = (0..5).map(|_| Output::default()).collect();
+    /// queues.iter_mut().for_each(|queue| queue.push_shared(payload.clone(), &mut pool));
+    /// assert!((10_000..11_000).contains(&pool.memory()));
+    /// queues.iter_mut().for_each(|queue| _ = queue.clear(&mut pool));
+    /// assert_eq!(pool.memory(), 0);
+    /// ```
+    pub fn count_payloads_once(&mut self) {
+        debug_assert!(self.payloads.bytes == 0, "some are queued, and were counted otherwise");
+        self.payloads.by_address = Some(HashMap::new());
+    }
+
+    /// Bytes of memory that all who use this pool have now: blocks in use and kept ones; the
+    /// counted payloads in their queues, each once for each queue that has it, or
+    /// [once](Self::count_payloads_once); what the lists of long queues take, and the boxes of what
+    /// waits in them; the bytes in pipes, which the kernel has; and what it was told of by
+    /// [`charge`](Self::charge). A block or a queue that was dropped instead of given back or cleared
+    /// counts for ever.
     pub fn memory(&self) -> usize {
-        self.lent_bytes + self.retained_bytes + self.shared_bytes
+        self.lent_bytes + self.retained_bytes + self.payloads.bytes + self.charged_bytes
     }
 
-    /// Bytes of a counted payload were queued.
-    pub(crate) fn count_shared(&mut self, bytes: usize) {
-        self.shared_bytes += bytes;
+    /// Counts `bytes` that whoever uses this pool holds elsewhere, until
+    /// [`discharge`](Self::discharge).
+    pub fn charge(&mut self, bytes: usize) {
+        self.charged_bytes += bytes;
     }
 
-    /// They are queued no more.
-    pub(crate) fn forget_shared(&mut self, bytes: usize) {
-        debug_assert!(self.shared_bytes >= bytes, "bytes that were never counted here");
-        self.shared_bytes = self.shared_bytes.saturating_sub(bytes);
+    /// Counts `bytes` less, of those that [`charge`](Self::charge) was told of.
+    pub fn discharge(&mut self, bytes: usize) {
+        debug_assert!(self.charged_bytes >= bytes, "bytes that were never counted here");
+        self.charged_bytes = self.charged_bytes.saturating_sub(bytes);
+    }
+
+    /// What [`memory`](Self::memory) would grow by if that payload were queued once more, but for its
+    /// place in the list.
+    pub fn cost_of(&self, payload: &Bytes) -> usize {
+        self.payloads.cost(payload)
+    }
+
+    /// A counted payload was queued.
+    pub(crate) fn hold(&mut self, payload: &Bytes) {
+        self.payloads.hold(payload);
+    }
+
+    /// It is queued once less.
+    pub(crate) fn let_go(&mut self, payload: &Bytes) {
+        self.payloads.let_go(payload);
     }
 
     /// Drops a counted payload that has left a queue. Its owner is the user's, and may panic: that is

@@ -129,6 +129,7 @@ proptest! {
     #[test]
     fn what_is_sent_is_what_a_list_of_messages_sends(steps in vec(a_step(), 0..80)) {
         let mut pool = Pool::new(1 << 16);
+        pool.count_payloads_once();
         let mut output = Output::default();
         let mut model = Model::default();
         let mut number = 0_u8;

@@ -190,7 +190,7 @@ impl Outbox {
             self.wish(head, id, Status::WISH_CAP);
             return Queued::Refused;
         }
-        output.push_file(range);
+        output.push_file(range, &mut self.pool);
         self.list_unsent(head, id);
         self.mark(head)
     }

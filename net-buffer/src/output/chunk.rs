@@ -3,7 +3,9 @@
 use crate::block::Block;
 use crate::file::FileRange;
 use crate::pipe::Pipe;
+use crate::pool::{Pool, allocation};
 use bytes::{Buf, Bytes};
+use std::mem::size_of;
 
 /// One piece of the queue.
 pub(super) enum Chunk {
@@ -17,8 +19,12 @@ pub(super) enum Chunk {
 pub(super) enum Own {
     /// A copy.
     Block(Block),
-    /// The prefix of a frame.
+    /// The prefix of a frame, or of several.
     Few(Few),
+    /// A short copy behind a reference, where a block of its own would be a waste.
+    Small(Box<[u8]>),
+    /// A short message that may be dropped while it waits whole.
+    Loose(Box<[u8]>),
     /// Shared, but in a box: rare, and a whole message as long as no byte of it has left.
     Message(Box<Message>),
     /// No bytes, but where they are.
@@ -49,6 +55,17 @@ impl Few {
         few
     }
 
+    pub(super) fn has_room(&self, n: usize) -> bool {
+        usize::from(self.len) + n <= self.bytes.len()
+    }
+
+    /// Appends `bytes`, for which there is room.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        let len = usize::from(self.len);
+        self.bytes[len..len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u8;
+    }
+
     pub(super) fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
@@ -60,6 +77,7 @@ impl Chunk {
         match self {
             Self::Own(Own::Block(block)) => block.as_slice(),
             Self::Own(Own::Few(few)) => few.as_slice(),
+            Self::Own(Own::Small(bytes) | Own::Loose(bytes)) => bytes,
             Self::Own(Own::Message(message)) => &message.bytes,
             Self::Own(Own::File(_) | Own::Pipe(_)) => &[],
             Self::Shared(bytes) => bytes,
@@ -89,15 +107,66 @@ impl Chunk {
         }
     }
 
-    /// Not in a block: the pool counts these bytes by what it is told.
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(self, Self::Shared(_) | Self::Own(Own::Message(_) | Own::Pipe(_)))
+    /// Bytes that others may hold too.
+    fn payload(&self) -> Option<&Bytes> {
+        match self {
+            Self::Shared(bytes) => Some(bytes),
+            Self::Own(Own::Message(message)) => Some(&message.bytes),
+            _ => None,
+        }
+    }
+
+    /// Bytes that others may hold too, of which this was one holder.
+    pub(super) fn into_payload(self) -> Option<Bytes> {
+        match self {
+            Self::Shared(bytes) => Some(bytes),
+            Self::Own(Own::Message(message)) => Some(message.bytes),
+            _ => None,
+        }
+    }
+
+    /// What it takes beside its place in the list, its payload and its block. Of a pipe, the bytes that
+    /// the kernel has.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Own(Own::Small(bytes) | Own::Loose(bytes)) => allocation(bytes.len()),
+            Self::Own(Own::Message(_)) => allocation(size_of::<Message>()),
+            Self::Own(Own::File(_)) => allocation(size_of::<FileRange>()),
+            Self::Own(Own::Pipe(pipe)) => pipe.len(),
+            Self::Own(Own::Block(_) | Own::Few(_)) | Self::Shared(_) => 0,
+        }
+    }
+
+    /// Tells the pool what it takes. (A block has been told of by whoever took it.)
+    pub(super) fn count(&self, pool: &mut Pool) {
+        pool.charge(self.cost());
+        if let Some(payload) = self.payload() {
+            pool.hold(payload);
+        }
+    }
+
+    /// It changes, or leaves the queue: takes back what `count` has told.
+    pub(super) fn discount(&self, pool: &mut Pool) {
+        pool.discharge(self.cost());
+        if let Some(payload) = self.payload() {
+            pool.let_go(payload);
+        }
+    }
+
+    /// A message without a key, which may be dropped while it waits whole.
+    pub(super) fn is_loose(&self) -> bool {
+        match self {
+            Self::Own(Own::Loose(_)) => true,
+            Self::Own(Own::Message(message)) => message.key.is_none(),
+            _ => false,
+        }
     }
 
     pub(super) fn truncate(&mut self, len: usize) {
         match self {
             Self::Own(Own::Block(block)) => block.truncate(len),
             Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[..len]),
+            Self::Own(Own::Small(bytes) | Own::Loose(bytes)) => *bytes = bytes[..len].into(),
             Self::Own(Own::Message(message)) => message.bytes.truncate(len),
             Self::Own(Own::File(range)) => range.truncate(len),
             Self::Own(Own::Pipe(pipe)) => pipe.truncate(len),
@@ -110,6 +179,11 @@ impl Chunk {
         match self {
             Self::Own(Own::Block(block)) => block.discard_front(n),
             Self::Own(Own::Few(few)) => *few = Few::of(&few.as_slice()[n..]),
+            Self::Own(Own::Small(bytes)) => *bytes = bytes[n..].into(),
+            Self::Own(Own::Loose(bytes)) if n > 0 => {
+                *self = Self::Own(Own::Small(bytes[n..].into()))
+            }
+            Self::Own(Own::Loose(_)) => {}
             // What is left of it is no whole message any more.
             Self::Own(Own::Message(message)) if n > 0 => {
                 *self = Self::Shared(message.bytes.split_off(n));

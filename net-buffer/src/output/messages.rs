@@ -6,6 +6,9 @@ use super::Output;
 use super::chunk::{Chunk, Message, Own};
 use crate::pool::Pool;
 
+/// A message without a key of up to so many bytes is copied: a box of that size is all that it takes.
+const LOOSE_COPY_MAX: usize = 64;
+
 /// Where a message was in the queue, and how long it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
@@ -27,11 +30,12 @@ pub enum Replaced {
 }
 
 impl Output {
-    /// Queues a message uncopied that may be taken out again, while it waits whole: if it has a key,
+    /// Queues a message that may be taken out again, while it waits whole: if it has a key,
     /// only by another in its place ([`replace_message`](Self::replace_message)), or else only to
-    /// make room ([`drop_messages`](Self::drop_messages)). An empty one is nothing.
+    /// make room ([`drop_messages`](Self::drop_messages)). An empty one is nothing. It is not copied,
+    /// but for few bytes without a key, where a copy is smaller than a reference.
     ///
-    /// Some forty bytes more than [`push_shared`](Self::push_shared) takes; whoever queues no such
+    /// Some sixty bytes more than [`push_shared`](Self::push_shared) takes; whoever queues no such
     /// message pays nothing for them.
     ///
     /// ```
@@ -53,8 +57,14 @@ impl Output {
             return;
         }
         self.len += bytes.len();
-        pool.count_shared(bytes.len());
-        self.chunks.push_back(Chunk::Own(Own::Message(Box::new(Message { bytes, key }))));
+        let own = if key.is_none() && bytes.len() <= LOOSE_COPY_MAX {
+            let copy = bytes[..].into();
+            pool.drop_shared(bytes);
+            Own::Loose(copy)
+        } else {
+            Own::Message(Box::new(Message { bytes, key }))
+        };
+        self.append(Chunk::Own(own), pool);
     }
 
     /// Puts a message in the place of the one with that key, which waits whole, unless the queue
@@ -77,8 +87,8 @@ impl Output {
                         return Replaced::TooLong;
                     }
                     debug_assert!(!bytes.is_empty(), "a chunk has at least one byte");
-                    pool.count_shared(bytes.len());
-                    pool.forget_shared(old.len);
+                    pool.hold(&bytes);
+                    pool.let_go(&message.bytes);
                     pool.drop_shared(std::mem::replace(&mut message.bytes, bytes));
                     self.len = longer;
                     return Replaced::Old(old);
@@ -100,9 +110,7 @@ impl Output {
     ) -> bool {
         let sent_front = self.sent_front;
         let begun = |at: usize| if at == 0 { sent_front } else { 0 };
-        let may_go = |at: usize, chunk: &Chunk| {
-            begun(at) == 0 && matches!(chunk, Chunk::Own(Own::Message(m)) if m.key.is_none())
-        };
+        let may_go = |at: usize, chunk: &Chunk| begun(at) == 0 && chunk.is_loose();
         let mut to_be_had = 0;
         let mut chunks = self.chunks.iter().enumerate();
         while to_be_had < at_least {
@@ -115,9 +123,7 @@ impl Output {
         while left > 0 {
             let len = self.chunks[at].len();
             if may_go(at, &self.chunks[at]) {
-                let removed = self.chunks.remove(at);
-                self.len -= len;
-                self.retire(removed, pool);
+                self.drop_chunk(at, pool);
                 left = left.saturating_sub(len);
                 dropped(Waiting { before, len });
             } else {
@@ -125,7 +131,39 @@ impl Output {
                 at += 1;
             }
         }
-        self.shrink_queue();
+        self.shrink_queue(pool);
         true
+    }
+
+    /// Takes out the oldest messages without a key that wait whole, until all that the pool knows of
+    /// takes no more than `memory` bytes, or no such message is left. Tells of each as
+    /// [`drop_messages`](Self::drop_messages) does.
+    pub fn shed_messages(
+        &mut self,
+        memory: usize,
+        pool: &mut Pool,
+        mut dropped: impl FnMut(Waiting),
+    ) {
+        let (mut at, mut before) = (0, 0);
+        while pool.memory() > memory
+            && let Some(chunk) = self.chunks.get(at)
+        {
+            let begun = if at == 0 { self.sent_front } else { 0 };
+            let len = chunk.len();
+            if begun == 0 && chunk.is_loose() {
+                self.drop_chunk(at, pool);
+                dropped(Waiting { before, len });
+            } else {
+                before += len - begun;
+                at += 1;
+            }
+        }
+        self.shrink_queue(pool);
+    }
+
+    fn drop_chunk(&mut self, at: usize, pool: &mut Pool) {
+        let chunk = self.chunks.remove(at);
+        self.len -= chunk.as_ref().map_or(0, Chunk::len);
+        self.retire(chunk, pool);
     }
 }

@@ -30,7 +30,7 @@ impl Output {
             if let Ok(n) = filled {
                 pipe.filled(n);
                 self.len += n;
-                pool.count_shared(n);
+                pool.charge(n);
             }
             return Some(filled);
         }
@@ -43,8 +43,7 @@ impl Output {
             Ok(n) if n > 0 => {
                 pipe.filled(n);
                 self.len += n;
-                pool.count_shared(n);
-                self.chunks.push_back(Chunk::Own(Own::Pipe(pipe)));
+                self.append(Chunk::Own(Own::Pipe(pipe)), pool);
             }
             _ => pool.pipes().take_back(pipe),
         }

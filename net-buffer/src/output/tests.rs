@@ -1,7 +1,6 @@
 //! The queue's edges: where chunks begin and end, and what memory they hold.
 
 use super::*;
-use crate::block::CLASS_MIN;
 
 const LARGE: usize = SHARED_COPY_MAX + 1;
 
@@ -218,6 +217,119 @@ fn the_pool_knows_what_all_queues_have() {
     assert_eq!(pool.memory(), 0);
 }
 
+/// A byte between two references took a block of 4 KiB for itself, and the list and the boxes of
+/// messages and files were in no figure: 1 MiB of one-byte messages was counted as that, and took 128 MiB.
+#[test]
+fn what_a_queue_takes_is_counted_and_in_proportion_to_what_it_holds() {
+    let file = file_of(&[7; 1000]);
+    type Push<'a> = &'a dyn Fn(&mut Output, &mut Pool);
+    let tiny: Push<'_> = &|output, pool| output.push(b"1", pool);
+    let shared: Push<'_> = &|output, pool| output.push_shared(Bytes::from(vec![0; LARGE]), pool);
+    let loose: Push<'_> = &|output, pool| output.push_message(vec![1].into(), None, pool);
+    let keyed: Push<'_> = &|output, pool| output.push_message(vec![1].into(), Some(7), pool);
+    let range: Push<'_> =
+        &|output, pool| output.push_file(FileRange::new(file.clone(), 0, 1), pool);
+    let empty: Push<'_> = &|output, pool| {
+        output.push_frame(&LengthPrefix::u8(9), Bytes::new(), pool).unwrap();
+    };
+    let framed: Push<'_> = &|output, pool| {
+        output.push_frame(&LengthPrefix::u32_be(999), Bytes::from(vec![0; LARGE]), pool).unwrap();
+    };
+    // And how many bytes one of each round may take at most: what malloc(3) rounds to and the list's
+    // growth included.
+    let short: Push<'_> = &|output, pool| output.push(&[0; 100], pool);
+    let rounds: [(&[Push<'_>], usize); 13] = [
+        (&[tiny], 3),
+        (&[empty], 3),
+        (&[shared], 64 + 240),
+        (&[framed], 2 * 64 + 240),
+        (&[loose], 64 + 32),
+        (&[keyed], 64 + 64 + 32 + PAYLOAD),
+        (&[range], 64 + 48),
+        (&[tiny, shared], 2 * 64 + 32 + 240),
+        (&[tiny, tiny, shared], 2 * 64 + 32 + 240),
+        (&[short, short, tiny, framed], 3 * 64 + 224 + 240),
+        (&[loose, short, empty], 3 * 64 + 32 + 112),
+        (&[tiny, loose], 2 * 64 + 2 * 32),
+        (&[tiny, range, empty], 3 * 64 + 2 * 48),
+    ];
+    for (n, (pushes, most)) in rounds.into_iter().enumerate() {
+        let mut pool = Pool::new(0);
+        pool.count_payloads_once();
+        let mut output = Output::default();
+        for _ in 0..10_000 {
+            pushes.iter().for_each(|push| push(&mut output, &mut pool));
+        }
+        let taken = pool.memory();
+        assert!(taken <= 10_000 * most + CLASS_MIN, "{n}: {} bytes a round", taken / 10_000);
+        let list = output.chunks.capacity().saturating_sub(QUEUE_KEPT) * size_of::<Chunk>();
+        let listed = list + output.memory();
+        assert!(taken >= listed.max(output.len() - output.in_files()), "{n}: {taken} are too few");
+        output.advance(1, &mut pool);
+        output.truncate(output.len() / 2, &mut pool);
+        output.push_front(b"first", &mut pool);
+        assert!(output.bookkeeping() > 0 || output.chunks.len() < 20);
+        output.clear(&mut pool);
+        assert_eq!(pool.memory(), 0, "{n}: nothing is counted that is gone");
+    }
+}
+
+const PAYLOAD: usize = 96;
+
+/// A payload owed to a hundred slow readers was counted a hundred times.
+#[test]
+fn a_payload_counts_once_however_many_queues_have_it() {
+    let mut pool = Pool::new(0);
+    pool.count_payloads_once();
+    let payload = Bytes::from(vec![7; 2000]);
+    let mut outputs: Vec<_> = (0..100).map(|_| Output::default()).collect();
+    for (n, output) in outputs.iter_mut().enumerate() {
+        match n % 3 {
+            0 => output.push_shared(payload.clone(), &mut pool),
+            1 => output.push_message(payload.clone(), None, &mut pool),
+            _ => output.push_message(payload.clone(), Some(1), &mut pool),
+        }
+    }
+    let boxes = 66 * 64;
+    assert!((2000..2200 + boxes).contains(&pool.memory()), "{} bytes", pool.memory());
+    assert_eq!(pool.cost_of(&payload), 0);
+    // Some are cut, some begun, some dropped or replaced; and the last one takes it along.
+    outputs[0].truncate(1000, &mut pool);
+    outputs[3].advance(500, &mut pool);
+    outputs[3].push_front(b"first", &mut pool);
+    assert!(outputs[1].drop_messages(1, &mut pool, |_| ()));
+    let new = Bytes::from(vec![8; 3000]);
+    assert!(matches!(outputs[2].replace_message(1, new, 9999, &mut pool), Replaced::Old(_)));
+    for output in &mut outputs {
+        assert!(pool.memory() > 0);
+        output.clear(&mut pool);
+    }
+    assert_eq!(pool.memory(), 0);
+}
+
+#[test]
+fn messages_are_shed_from_the_oldest_until_little_enough_is_left() {
+    let mut pool = Pool::new(0);
+    pool.count_payloads_once();
+    let mut output = Output::default();
+    output.push(b"own", &mut pool);
+    for n in 0..10_u8 {
+        output.push_message(vec![n; 1000].into(), None, &mut pool);
+        output.push_message(vec![n; 10].into(), Some(n.into()), &mut pool);
+    }
+    output.advance(3 + 500, &mut pool); // the first has begun
+    let before = pool.memory();
+    let mut dropped = Vec::new();
+    output.shed_messages(before - 2500, &mut pool, |waiting| dropped.push(waiting));
+    assert!(pool.memory() <= before - 2500);
+    let third = [510, 520].map(|before| Waiting { before, len: 1000 });
+    assert_eq!(dropped[..2], third);
+    output.shed_messages(0, &mut pool, |waiting| dropped.push(waiting));
+    assert_eq!((dropped.len(), output.len()), (9, 500 + 10 * 10), "no other goes");
+    output.clear(&mut pool);
+    assert_eq!(pool.memory(), 0);
+}
+
 /// A file of these bytes, without a name.
 fn file_of(bytes: &[u8]) -> std::sync::Arc<File> {
     use std::io::Write;
@@ -262,10 +374,10 @@ fn files_keep_their_place_among_bytes() {
         let mut pool = Pool::new(usize::MAX);
         let mut output = Output::default();
         output.push(b"head", &mut pool);
-        output.push_file(FileRange::new(file.clone(), 0, 3000));
-        output.push_file(FileRange::new(file.clone(), 5, 0)); // nothing
+        output.push_file(FileRange::new(file.clone(), 0, 3000), &mut pool);
+        output.push_file(FileRange::new(file.clone(), 5, 0), &mut pool); // nothing
         output.push(b"between", &mut pool);
-        output.push_file(FileRange::new(file.clone(), 2990, 10));
+        output.push_file(FileRange::new(file.clone(), 2990, 10), &mut pool);
         assert_eq!((output.len(), output.in_files()), (4 + 3000 + 7 + 10, 3010));
         let sent = drain_with_files(&mut output, &mut pool, budget);
         assert!(sent == [b"head", &bytes[..], b"between", &bytes[2990..]].concat());
@@ -277,9 +389,9 @@ fn files_are_cut_and_dropped_like_bytes() {
     let file = file_of(&[7; 1000]);
     let mut pool = Pool::new(usize::MAX);
     let mut output = Output::default();
-    output.push_file(FileRange::new(file.clone(), 0, 1000));
+    output.push_file(FileRange::new(file.clone(), 0, 1000), &mut pool);
     output.advance(300, &mut pool);
-    output.push_file(FileRange::new(file.clone(), 0, 1000));
+    output.push_file(FileRange::new(file.clone(), 0, 1000), &mut pool);
     output.push(b"tail", &mut pool);
     output.truncate(900, &mut pool);
     assert_eq!((output.len(), output.in_files()), (900, 900));
@@ -287,7 +399,7 @@ fn files_are_cut_and_dropped_like_bytes() {
     output.push_front(b"first", &mut pool);
     let sent = drain_with_files(&mut output, &mut pool, 64);
     assert!(sent == [b"first", &[7; 900][..]].concat());
-    output.push_file(FileRange::new(file, 0, 1000));
+    output.push_file(FileRange::new(file, 0, 1000), &mut pool);
     assert_eq!(output.clear(&mut pool), 1000);
     assert_eq!((output.len(), output.in_files()), (0, 0));
 }
@@ -305,7 +417,7 @@ fn the_sum_of_stretches_does_not_wrap() {
     }
     let longest = FileRange::new(file.clone(), 0, isize::MAX as usize);
     assert!(output.has_room_for_file(&longest));
-    output.push_file(longest.clone());
+    output.push_file(longest.clone(), &mut pool);
     assert!(!output.has_room_for_file(&longest), "they are as many as can be");
     assert!(!output.has_room_for_file(&FileRange::new(file, 0, 1)));
     output.push(b"behind", &mut pool);
