@@ -218,8 +218,7 @@ impl<S, M> LoopState<S, M> {
         if !self.last_words.is_empty() {
             self.last_words.remove(&id);
         }
-        self.outbox.drops.forget(id);
-        self.outbox.marks.forget(id);
+        self.outbox.forget(id);
         self.sources.get_mut(id.slot() as usize)?.take()
     }
 

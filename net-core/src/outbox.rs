@@ -76,7 +76,13 @@ pub(crate) struct Outbox {
     output_limit: usize,
     /// What the pool may come to by what callbacks send. `MAX`: as much as they like.
     memory_max: usize,
+    /// What it may come to by messages of which one may be dropped: below the mark at which connections
+    /// are reset.
+    memory_for_lossy: usize,
 }
+
+/// What a mark takes: its place in a list that has just grown.
+const MARK_BYTES: usize = 32;
 
 /// A stretch of the running callback's input. Empty: `from == to`.
 #[derive(Clone, Copy, Default, Debug)]
@@ -97,6 +103,9 @@ impl Outbox {
     pub(crate) fn new(limits: &Limits, memory_max: usize) -> Self {
         let mut pool = Pool::new(limits.pool_retain_bytes);
         pool.allow_pipes(limits.pipes_max);
+        if memory_max < usize::MAX {
+            pool.count_payloads_once();
+        }
         let usual = Watermarks::of(limits);
         Self {
             cork: Cork::new(limits.cork_bytes),
@@ -116,6 +125,7 @@ impl Outbox {
             files_left: limits.file_bytes_per_turn,
             output_limit: limits.output_limit,
             memory_max,
+            memory_for_lossy: memory_max / 16 * 13,
         }
     }
 
@@ -146,7 +156,7 @@ impl Outbox {
             return answer;
         }
         self.spill(head);
-        if !self.has_memory(bytes.len()) {
+        if !self.has_memory(self.pool.cost_of(&bytes)) {
             return self.out_of_memory(head, id);
         }
         head.cold.get_or_insert_default().output.push_shared(bytes, &mut self.pool);
@@ -168,7 +178,7 @@ impl Outbox {
             return Ok(answer);
         }
         self.spill(head);
-        if !self.has_memory(payload.len().saturating_add(width)) {
+        if !self.has_memory(self.pool.cost_of(&payload).saturating_add(width)) {
             return Ok(self.out_of_memory(head, id));
         }
         head.cold.get_or_insert_default().output.push_frame(shape, payload, &mut self.pool)?;
@@ -177,10 +187,15 @@ impl Outbox {
         Ok(self.mark(head))
     }
 
-    /// Queues a stretch of a file. It takes no memory, so the hard cap does not know it.
+    /// Queues a stretch of a file. Its bytes take no memory, so the hard cap does not know them; what
+    /// its place in the queue takes, the cap knows.
     pub(crate) fn send_file(&mut self, head: &mut Head, id: ConnId, range: FileRange) -> Queued {
         if let Some(answer) = self.refusal_of(head, id, range.len(), 0) {
             return answer;
+        }
+        if self.bookkeeping(head) > self.output_limit {
+            self.wish(head, id, Status::WISH_CAP);
+            return Queued::Refused;
         }
         self.spill(head);
         let output = &mut head.cold.get_or_insert_default().output;
@@ -190,7 +205,10 @@ impl Outbox {
             self.wish(head, id, Status::WISH_CAP);
             return Queued::Refused;
         }
-        output.push_file(range, &mut self.pool);
+        if !self.has_memory(0) {
+            return self.out_of_memory(head, id);
+        }
+        head.cold.get_or_insert_default().output.push_file(range, &mut self.pool);
         self.list_unsent(head, id);
         self.mark(head)
     }
@@ -316,6 +334,11 @@ impl Outbox {
         self.pending(head) - head.cold.as_deref().map_or(0, |cold| cold.output.in_files())
     }
 
+    /// What its queue takes beside bytes.
+    fn bookkeeping(&self, head: &Head) -> usize {
+        head.cold.as_deref().map_or(0, |cold| cold.output.bookkeeping())
+    }
+
     fn owner_of(&self, head: &Head) -> u16 {
         if head.status.has(Status::CORKED) { head.corked } else { 0 }
     }
@@ -373,12 +396,34 @@ impl Outbox {
         }
     }
 
-    /// Marks the end of what was given to be sent so far.
+    /// Marks the end of what was given to be sent so far. At the hard cap, which knows what the marks
+    /// take, the connection ends.
     pub(crate) fn mark_sent(&mut self, head: &mut Head, id: ConnId, tag: u64) {
+        if self.marks.of(id).saturating_mul(MARK_BYTES) > self.output_limit {
+            return self.wish(head, id, Status::WISH_CAP);
+        }
+        if !self.has_memory(MARK_BYTES) {
+            _ = self.out_of_memory(head, id);
+            return;
+        }
         let direct = if self.running == Some(id) { self.direct.to - self.direct.from } else { 0 };
         self.marks.set(id, self.pending(head) + direct, tag);
+        self.pool.charge(MARK_BYTES);
         // Off the straight path, where nobody counts; and if nothing waits it is reached already.
         self.wish(head, id, 0);
+    }
+
+    /// Takes the first mark of a connection that is reached.
+    pub(crate) fn take_mark(&mut self, id: ConnId) -> Option<u64> {
+        let tag = self.marks.take_reached(id)?;
+        self.pool.discharge(MARK_BYTES);
+        Some(tag)
+    }
+
+    /// Forgets what was noted of a connection that is over.
+    pub(crate) fn forget(&mut self, id: ConnId) {
+        self.drops.forget(id);
+        self.pool.discharge(self.marks.forget(id) * MARK_BYTES);
     }
 
     /// The kernel has taken bytes of a connection.

@@ -2,8 +2,9 @@
 //!
 //! Every loop has the same share for itself, so the sum needs no counting together, and holds. Above
 //! three quarters of it, whoever has anything unsent is not read, and the pool keeps nothing. Above
-//! seven eighths, connections are reset, the one with the most waiting first. What a callback would
-//! queue beyond the share is refused, and ends the connection to which it was sent.
+//! thirteen sixteenths, messages of which one may be dropped make no queue longer. Above seven eighths,
+//! the one with the most waiting loses those that wait for it, or else is reset, and then the next. What
+//! a callback would queue beyond the share is refused, and ends the connection to which it was sent.
 
 use super::EventLoop;
 use crate::closed::Closed;
@@ -108,10 +109,24 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn shed(&mut self, most: usize) {
         while self.state.outbox.pool.memory() > most {
             let Some(id) = self.most_expensive() else { return };
+            if self.sheds_messages(id, most) {
+                continue;
+            }
             self.state.cut_short_because(id, Closed::MemoryBudget);
             self.step(id, Event::OutputFull);
             self.state.outbox.pool.trim(0);
         }
+    }
+
+    /// It loses messages of which one may be lost, and lives: by their policy that comes before a reset.
+    /// False: it has none.
+    fn sheds_messages(&mut self, id: ConnId, most: usize) -> bool {
+        let shed = self.state.with(id, |outbox, head| outbox.shed_messages(head, id, most));
+        let has_shed = shed == Some(true);
+        if has_shed {
+            self.list_to_flush(id); // less waits: perhaps less than the low mark
+        }
+        has_shed
     }
 
     /// The connection with the most memory, here and in the kernel.
@@ -167,7 +182,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let cold = head.cold.as_deref()?;
         // Counted payloads are in no block; and what lies in a file is in no memory.
         let output = &cold.output;
-        let unsent = output.memory().max(output.len() - output.in_files());
+        let own = output.memory() + output.bookkeeping();
+        let unsent = own.max(output.len() - output.in_files());
         Some(unsent + cold.unread.as_ref().map_or(0, Unread::memory)).filter(|memory| *memory > 0)
     }
 }

@@ -226,7 +226,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if state.is_closing() || matches!(state, State::Dead | State::Connecting) {
                 return;
             }
-            let Some(tag) = self.state.outbox.marks.take_reached(id) else { return };
+            let Some(tag) = self.state.outbox.take_mark(id) else { return };
             self.call(id, Callback::Sent, |handler, conn| handler.on_sent(conn, tag));
             self.after(id);
         }

@@ -28,6 +28,11 @@ impl Marks {
         self.0.contains_key(&id)
     }
 
+    /// Marks of that connection.
+    pub(crate) fn of(&self, id: ConnId) -> usize {
+        if self.0.is_empty() { 0 } else { self.0.get(&id).map_or(0, |line| line.marks.len()) }
+    }
+
     /// Marks the place with so many unsent bytes in front of it.
     pub(crate) fn set(&mut self, id: ConnId, before: usize, tag: u64) {
         let line = self.0.entry(id).or_default();
@@ -56,17 +61,19 @@ impl Marks {
     pub(crate) fn take_reached(&mut self, id: ConnId) -> Option<u64> {
         let line = self.0.get_mut(&id)?;
         let tag = if line.is_reached() { line.marks.pop_front() } else { None };
+        if line.marks.len() < line.marks.capacity() / 4 {
+            line.marks.shrink_to(2 * line.marks.len());
+        }
         if line.marks.is_empty() {
             self.0.remove(&id);
         }
         tag.map(|(_, tag)| tag)
     }
 
-    /// That connection tells nothing more.
-    pub(crate) fn forget(&mut self, id: ConnId) {
-        if !self.0.is_empty() {
-            self.0.remove(&id);
-        }
+    /// That connection tells nothing more. How many marks it had.
+    pub(crate) fn forget(&mut self, id: ConnId) -> usize {
+        let line = if self.0.is_empty() { None } else { self.0.remove(&id) };
+        line.map_or(0, |line| line.marks.len())
     }
 }
 

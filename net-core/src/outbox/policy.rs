@@ -81,21 +81,22 @@ impl Outbox {
         {
             return answer;
         }
-        let excess =
-            self.in_memory(head).saturating_add(bytes.len()).saturating_sub(self.output_limit);
-        let excess = excess.max(self.beyond_share(bytes.len()));
+        let excess = self.excess(head, &bytes, at_limit);
         let mut cost = 0;
         if excess > 0 {
             let made_room = at_limit == AtLimit::DropOldest && {
                 self.spill(head);
                 self.drop_oldest(head, id, excess, &mut cost)
             };
-            // Who has dropped enough of his own may still have freed less: blocks go back whole.
             self.blame(head, id);
-            if !made_room || !self.has_memory(bytes.len()) {
+            if !made_room {
                 self.drops.dropped(id, 0);
                 return (Queued::Dropped, cost);
             }
+        }
+        if !self.has_memory(self.pool.cost_of(&bytes)) {
+            self.drops.dropped(id, 0);
+            return (Queued::Dropped, cost);
         }
         self.spill(head);
         let output = &mut head.cold.get_or_insert_default().output;
@@ -109,6 +110,26 @@ impl Outbox {
         (self.mark(head), cost)
     }
 
+    /// Bytes of older messages that are to go for this one: what would be above the hard cap, in bytes
+    /// or in what the queue takes beside them; and while memory is short, as many as it brings, so that
+    /// a queue grows no more. One for which nothing waits may have it all the same: a prompt reader is not
+    /// the one to pay.
+    fn excess(&self, head: &Head, bytes: &Bytes, at_limit: AtLimit) -> usize {
+        let waits = self.in_memory(head);
+        let mut excess = waits.saturating_add(bytes.len()).saturating_sub(self.output_limit);
+        // Once it is in, nobody drops it, so that it may share a block with others.
+        let takes_a_place = at_limit != AtLimit::DropNewest;
+        if takes_a_place && self.bookkeeping(head) > self.output_limit {
+            excess = excess.max(1);
+        }
+        let cost = self.pool.cost_of(bytes);
+        let is_short = self.pool.memory().saturating_add(cost) > self.memory_for_lossy;
+        if is_short && waits > 0 {
+            excess = excess.max(bytes.len());
+        }
+        excess
+    }
+
     /// Puts a message in the place of an older one. `None`: there is none.
     fn replace(
         &mut self,
@@ -117,10 +138,12 @@ impl Outbox {
         key: u64,
         bytes: &Bytes,
     ) -> Option<(Queued, u64)> {
-        let spare = self.memory_max.saturating_sub(self.pool.memory());
+        let spare = self.memory_for_lossy.saturating_sub(self.pool.memory());
+        let is_known = self.pool.cost_of(bytes) < bytes.len();
         let output = &mut head.cold.as_deref_mut()?.output;
         let len_max = self.output_limit.saturating_add(output.in_files());
-        let len_max = len_max.min(output.len().saturating_add(spare));
+        let by_memory = if is_known { usize::MAX } else { output.len().saturating_add(spare) };
+        let len_max = len_max.min(by_memory);
         match output.replace_message(key, bytes.clone(), len_max, &mut self.pool) {
             Replaced::Nothing => None,
             Replaced::TooLong => {
@@ -149,6 +172,19 @@ impl Outbox {
             *cost += 1;
         }
         made_room
+    }
+
+    /// Memory is to be had again: drops the connection's oldest messages that may be dropped, until the
+    /// loop has no more than `memory`, or none is left. True: some were dropped.
+    pub(crate) fn shed_messages(&mut self, head: &mut Head, id: ConnId, memory: usize) -> bool {
+        let Some(cold) = head.cold.as_deref_mut() else { return false };
+        let mut dropped = Vec::new();
+        cold.output.shed_messages(memory, &mut self.pool, |waiting| dropped.push(waiting));
+        for old in &dropped {
+            self.drops.dropped(id, old.len);
+            self.moved(head, id, old.before, old.len, 0);
+        }
+        !dropped.is_empty()
     }
 
     /// Of what waits for a connection, the `old` bytes behind the first `before` are `new` ones now.

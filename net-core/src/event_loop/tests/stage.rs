@@ -395,6 +395,8 @@ impl<D: Rig> Stage<D> {
         assert!(state.outbox.marks.is_empty(), "marks are left");
         assert!(state.rates.is_empty(), "rate limits are left");
         assert!(state.owed.is_empty(), "answers are owed");
+        let pool = &state.outbox.pool;
+        assert_eq!(pool.memory(), pool.retained_bytes(), "memory is counted that is gone");
         let places = (self.hub.gate.inside(), self.hub.gate.sources());
         assert_eq!(places, (0, 0), "places are left in the gate");
         let snapshot = self.snapshot();
