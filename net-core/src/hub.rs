@@ -22,7 +22,7 @@ use net_timer::Tick;
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// What a loop is told to do. It only ever goes up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -83,6 +83,47 @@ pub(crate) enum Mail<M> {
     Task(Box<dyn Any + Send>),
 }
 
+impl<M> Mail<M> {
+    /// Bytes that it brings along.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Mail::Bytes(_, bytes) => bytes.len(),
+            Mail::BytesOr(addressed) => addressed.1.len(),
+            Mail::Broadcast(part) => part.bytes().len(),
+            _ => 0,
+        }
+    }
+}
+
+/// A bound on the bytes that wait for a loop. A count by itself: the mailbox orders what is posted.
+pub(crate) struct MailWeight {
+    bytes: AtomicUsize,
+    most: usize,
+}
+
+impl MailWeight {
+    fn new(most: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), most }
+    }
+
+    /// So many bytes more are about to be posted. False: too many wait.
+    fn enter(&self, bytes: usize) -> bool {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_taken = before == 0 || before.saturating_add(bytes) <= self.most;
+        if !is_taken {
+            self.leave(bytes);
+        }
+        is_taken
+    }
+
+    /// They wait no more.
+    pub(crate) fn leave(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The bridges into one loop, read each turn in this order: control, arrivals, mail.
 pub(crate) struct Bridge<M> {
     pub(crate) doorbell: Doorbell,
@@ -92,6 +133,8 @@ pub(crate) struct Bridge<M> {
     /// No more arrivals will come by the queue. Stored (Release) after the last push.
     pub(crate) arrivals_ended: AtomicBool,
     pub(crate) mail: Mailbox<Mail<M>>,
+    /// Bytes that wait in it, and in broadcasts that are under way.
+    pub(crate) mail_weight: MailWeight,
     pub(crate) stats: Stats,
     /// What the loop does now, while stalls are looked for.
     pub(crate) pulse: Pulse,
@@ -140,6 +183,7 @@ impl<M> Hub<M> {
                 arrivals: ArrayQueue::new(limits.arrivals_queue),
                 arrivals_ended: AtomicBool::new(false),
                 mail: Mailbox::new(limits.mail_queue),
+                mail_weight: MailWeight::new(limits.mail_bytes),
                 stats: Stats::default(),
                 pulse: Pulse::default(),
                 taken: AtomicU64::new(0),
@@ -264,9 +308,11 @@ impl<M: Send> Remote<M> {
     }
 
     /// Sends bytes on a connection of any loop. They are dropped, and counted, if the connection
-    /// has closed by the time its loop looks. Any thread, never blocking. A mailbox
-    /// that is full gives them back; and so does, as [`Ended`](PostError::Ended), one that has ended, or
-    /// an id of another server, which names a loop that this one does not have.
+    /// has closed by the time its loop looks. Any thread, never blocking. A mailbox that is full, of
+    /// messages ([`mail_queue`](crate::Limits::mail_queue)) or of their bytes
+    /// ([`mail_bytes`](crate::Limits::mail_bytes)), gives them back; and so does, as
+    /// [`Ended`](PostError::Ended), a loop that has ended, or an id of another server, which names a loop
+    /// that this one does not have.
     pub fn send(&self, to: ConnId, bytes: impl Into<Bytes>) -> Result<(), PostError<Bytes>> {
         self.mail_to(to, Mail::Bytes(to, bytes.into())).map_err(|error| {
             error.map(|mail| match mail {
@@ -330,7 +376,11 @@ impl<M: Send> Remote<M> {
 
     pub(crate) fn mail(&self, to: usize, mail: Mail<M>) -> Result<(), PostError<Mail<M>>> {
         let bridge = &self.0.loops[to];
-        bridge.mail.post(mail)?;
+        let weight = mail.weight();
+        if weight > 0 && !bridge.mail_weight.enter(weight) {
+            return Err(PostError::Full(mail));
+        }
+        bridge.mail.post(mail).inspect_err(|_| bridge.mail_weight.leave(weight))?;
         bridge.doorbell.ring();
         Ok(())
     }

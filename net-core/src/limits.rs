@@ -184,6 +184,12 @@ pub struct Limits {
     /// Messages that wait for a loop. Full: `post` gives the message back. At most 2²⁰: the memory is
     /// taken at the start.
     pub mail_queue: usize,
+    /// Bytes that wait for a loop in such messages: of [`Remote::send`](crate::Remote::send) and `send_or`,
+    /// and of broadcasts until the loop is through with them. Full: they are given back as at
+    /// `mail_queue`, and a broadcast misses that loop. One message of any length is taken where none
+    /// waits. What a message of the handler's own type takes nobody knows here: only `mail_queue`
+    /// bounds those. 16 MiB, four KiB for each message of a full queue.
+    pub mail_bytes: usize,
     /// Messages that a loop takes in a turn.
     pub mail_per_turn: usize,
     /// Connections of a loop that a broadcast is sent to in a turn: each is a system call. The
@@ -278,6 +284,7 @@ impl Default for Limits {
             names_queue: 1024,
             resolver_threads: 16,
             mail_queue: 4096,
+            mail_bytes: 16 << 20,
             mail_per_turn: 256,
             broadcast_per_turn: 4,
             broadcasts_max: 64,

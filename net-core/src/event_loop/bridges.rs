@@ -293,6 +293,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         while taken < self.state.limits.mail_per_turn as u64 {
             let Some(mail) = self.state.bridge.mail.take() else { break };
             taken += 1;
+            if !matches!(mail, Mail::Broadcast(_)) {
+                self.state.bridge.mail_weight.leave(mail.weight()); // a broadcast leaves when it is through
+            }
             self.read(mail);
         }
         taken += self.take_mail_beyond();

@@ -38,6 +38,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.fan_outs.push_back(FanOut { part, from: Some(0), given: Vec::new() });
             self.state.topics.notes_leaves = true;
         } else {
+            self.state.bridge.mail_weight.leave(part.bytes().len());
             tracing::warn!(in_loop = self.state.number, "a broadcast too many is not sent");
             self.drop_of_user(part); // perhaps the last that has its bytes
         }
@@ -61,6 +62,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.fan_outs.push_front(fan_out);
         } else {
             let FanOut { part, .. } = fan_out;
+            self.state.bridge.mail_weight.leave(part.bytes().len());
             if guard(|| part.finish()).is_none() {
                 self.count_panic(Callback::Drop);
             }
