@@ -135,6 +135,29 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.cut_off(id, Closed::by_error(errno), Event::Failed);
     }
 
+    /// A connection is about to be reset at a limit: says at which. Once in a while, since of many it is one
+    /// piece of news.
+    #[cold]
+    pub(super) fn tell_of_limit(&mut self, id: ConnId) {
+        let limits = &self.state.limits;
+        let (output_limit, input_max) = (limits.output_limit, limits.input_bytes_max);
+        let budget = limits.memory_budget.unwrap_or_default();
+        let told = self.state.with(id, |outbox, head| {
+            let (limit, bytes) = match head.why {
+                Some(Closed::OutputLimit) => ("output_limit", output_limit),
+                Some(Closed::InputLimit) => ("input_bytes_max", input_max),
+                Some(Closed::MemoryBudget) => ("memory_budget", budget),
+                _ => return None,
+            };
+            Some((limit, bytes, outbox.pending(head), head.kept()))
+        });
+        if let Some((limit, bytes, unsent, unread)) = told.flatten()
+            && let Some(held_back) = self.cuts.may_speak(self.state.now)
+        {
+            tracing::info!(%id, limit, bytes, unsent, unread, held_back, "a connection is reset at a limit");
+        }
+    }
+
     /// A file that was being sent has ended too early. A FIN would say that it was whole.
     #[cold]
     pub(super) fn file_ended(&mut self, id: ConnId) {
@@ -211,6 +234,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.step(id, Event::Reset);
         } else if wished.has(Status::WISH_CAP) {
             self.state.cut_short_because(id, Closed::OutputLimit);
+            self.tell_of_limit(id);
             self.step(id, Event::OutputFull);
         } else if wished.has(Status::WISH_CLOSE) {
             self.close(id);

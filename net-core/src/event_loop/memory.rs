@@ -113,6 +113,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 continue;
             }
             self.state.cut_short_because(id, Closed::MemoryBudget);
+            self.tell_of_limit(id);
             self.step(id, Event::OutputFull);
             self.state.outbox.pool.trim(0);
         }

@@ -95,6 +95,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     looks_around: bool,
     /// Troubles with newcomers and endpoints, each of which would else be a line of the log.
     trouble: Seldom,
+    /// Connections that are reset at a limit.
+    cuts: Seldom,
     /// Bytes that the first of the ready may still receive before the next of them is served.
     row_left: usize,
 }
@@ -115,7 +117,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let ledger = limits.time_callbacks.then(|| Box::new(Ledger::new()));
         let share = Share::of(limits, hub.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
-        let trouble = Seldom::new(limits.log_every);
+        let [trouble, cuts] = [(); 2].map(|()| Seldom::new(limits.log_every));
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
             state: LoopState::new(number, now, jitter, limits, Arc::clone(&hub), D::peer),
@@ -141,6 +143,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             looks_around: is_watched || share.is_some(),
             share,
             trouble,
+            cuts,
             row_left,
         }
     }

@@ -395,6 +395,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 head.cold().unread = Some(unread);
                 if is_over {
                     self.state.because(id, Closed::InputLimit);
+                    self.tell_of_limit(id);
                     self.step(id, Event::InputFull);
                 }
                 self.grew();
