@@ -95,10 +95,12 @@ impl<'a, H: Handler> Conn<'a, H> {
 
     /// Queues a copy of `bytes`. All or nothing is taken; an empty slice is taken and is nothing.
     ///
-    /// Above [`high_watermark`](crate::Limits::high_watermark) the answer is `Above`, and the
-    /// connection's own input is left unread until `on_room`. At
-    /// [`output_limit`](crate::Limits::output_limit) the bytes are refused and the connection
-    /// ends with `Closed::OutputLimit`. Also refused after `finish` and `close`.
+    /// Above [`high_watermark`](crate::Limits::high_watermark) the answer is `Above`. What is sent in
+    /// `on_data` then holds the connection's own input until `on_room`, also what `on_data` leaves of it,
+    /// which comes again ([`full_duplex`](Self::full_duplex) says what else does). Whoever sends on all
+    /// the same meets [`output_limit`](crate::Limits::output_limit): there the bytes are refused and the
+    /// connection ends with `Closed::OutputLimit`. Before the first `Above`, bytes of any length are
+    /// taken. Also refused after `finish` and `close`.
     pub fn send(&mut self, bytes: &[u8]) -> Queued {
         self.split().1.send(bytes)
     }
@@ -163,8 +165,9 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// loop waits; offer files that are seldom asked for from a server of their own.
     ///
     /// Its bytes count for the marks, so that the input waits while a long file is under way, but
-    /// not for the hard cap. `stuck_timeout` counts from the last part that was taken. A file that ends too
-    /// early, because it was truncated, ends the connection: [`Closed::FileEnded`](crate::Closed). So does
+    /// not for the hard cap, which bounds how many stretches may wait: ten thousand or so at 1 MiB.
+    /// `stuck_timeout` counts from the last part that was taken. A file that ends too early, because it
+    /// was truncated, ends the connection: [`Closed::FileEnded`](crate::Closed). So does
     /// a stretch that no file can have ([`FileRange::end`](crate::FileRange::end)), and so do stretches
     /// that are 2⁶³ bytes together: the last is refused, and the connection is reset with what waits.
     ///
@@ -187,7 +190,9 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// the earliest, also if nothing waits. What a policy drops meanwhile is not waited for.
     ///
     /// Still told after `finish`, and no more after `close` or a failure, of which `on_close` tells.
-    /// Some bytes for each call until it is answered, and none in a connection without one.
+    /// 32 bytes for each call until it is answered, and none in a connection without one. They count
+    /// for the memory budget; and when they come to [`output_limit`](crate::Limits::output_limit), the
+    /// connection ends as if so many bytes waited.
     pub fn notify_sent(&mut self, tag: u64) {
         let id = self.id;
         let (head, _, outbox) = self.parts();
@@ -309,6 +314,37 @@ impl<'a, H: Handler> Conn<'a, H> {
         if status.has(Status::PAUSED) {
             status.clear(Status::PAUSED);
             self.wish(Status::WISH_RESUME);
+        }
+    }
+
+    /// Says whether this connection's input is read on while its output is above the high mark. Of who
+    /// waits for whom:
+    ///
+    /// - *Answers* (false): the peer asks and we answer, so its input waits until it has read. That holds
+    ///   a slow reader's memory near [`high_watermark`](crate::Limits::high_watermark). A peer that reads
+    ///   only when it can write, such as an echo, then waits for us while we wait for it, until
+    ///   `idle_timeout` or `stuck_timeout` ends it.
+    /// - *Full duplex* (true): both sides send of their own accord, so neither waits. Input is read as
+    ///   long as there is as much room below [`output_limit`](crate::Limits::output_limit): so a handler
+    ///   that answers is held there only, and one that sends until `Above` and goes on in `on_room`
+    ///   never.
+    ///
+    /// Connections that were dialled are full duplex; all others are not. What those send of their own
+    /// accord, from `on_open`, `on_room`, a timer, a message or another connection's callback, holds
+    /// their input not at the high mark but half the way from it to the `output_limit`; what they send
+    /// in `on_data`, and from the outcome of a job, holds it at the mark. While memory is short, only
+    /// full duplex is read on. A pair ([`pair_with`](Self::pair_with)) holds its partner's input in any
+    /// case, and never its own.
+    pub fn full_duplex(&mut self, is_full_duplex: bool) {
+        let status = &mut self.parts().0.status;
+        let was = status.has(Status::FULL_DUPLEX);
+        if is_full_duplex {
+            status.set(Status::FULL_DUPLEX);
+        } else {
+            status.clear(Status::FULL_DUPLEX);
+        }
+        if is_full_duplex && !was && status.has(Status::HELD) {
+            self.wish(Status::WISH_RESUME); // what was held goes on
         }
     }
 

@@ -52,6 +52,10 @@ pub(crate) struct Cold {
     pub(crate) looked: Option<(Tick, usize)>,
     /// How it is dialled, until it is up.
     pub(crate) dialling: Option<Box<Dialling>>,
+    /// With `HELD`: some of what waits answers its own input, which is to wait too.
+    pub(crate) answers: bool,
+    /// A message of so many bytes was taken that the hard cap alone would not have let in.
+    pub(crate) long: usize,
     /// Whose input it is fed with, and feeds with its own. There exactly with `PAIRED`, and then
     /// that one lives too and has this one as its partner.
     pub(crate) partner: Option<ConnId>,
@@ -65,6 +69,7 @@ impl Cold {
             && self.idle_deadline.is_none()
             && self.discarded == 0
             && self.looked.is_none()
+            && !self.answers
             && self.dialling.is_none()
             && self.partner.is_none()
     }
@@ -122,8 +127,8 @@ impl Deadlines {
     }
 }
 
-/// The state and every flag in one word, so that the straight path is one test: zero means open,
-/// and nothing kept, queued, paused, wished for or special.
+/// The state and every flag in one word, so that the straight path is one test: zero, but for
+/// `FULL_DUPLEX`, means open, and nothing kept, queued, paused, wished for or special.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Status(u32);
 
@@ -144,8 +149,8 @@ impl Status {
     pub(crate) const CORKED: u32 = 1 << 10;
     /// The handler has paused it.
     pub(crate) const PAUSED: u32 = 1 << 11;
-    /// Its output passed the high mark: its input, or its partner's, is held back, and `on_room` is
-    /// owed.
+    /// Its output passed the high mark, and `on_room` is owed: its partner's input is held back, or its
+    /// own, where that helps (see decision 0061).
     pub(crate) const HELD: u32 = 1 << 12;
     /// It is on the ready list: to be received from without an edge.
     pub(crate) const READY: u32 = 1 << 13;
@@ -180,6 +185,9 @@ impl Status {
     pub(crate) const FLOWS_ON: u32 = 1 << 29;
     /// It has a partner: `HELD` holds back that one's input, and not its own.
     pub(crate) const PAIRED: u32 = 1 << 30;
+    /// Its input does not wait for its output: whoever sends it waits for us to read. (Of no interest to
+    /// the straight path, on which no output waits.)
+    pub(crate) const FULL_DUPLEX: u32 = 1 << 31;
 
     pub(crate) const WISHES: u32 = Self::WISH_FINISH
         | Self::WISH_CLOSE
@@ -196,7 +204,7 @@ impl Status {
     /// Open, and nothing else to think about.
     #[inline]
     pub(crate) fn is_straight(self) -> bool {
-        self.0 == 0
+        self.0 & !Self::FULL_DUPLEX == 0
     }
 
     #[inline]
@@ -330,6 +338,8 @@ mod tests {
             assert_eq!(status.state() as u32, state);
             status.clear(Status::WISHES | Status::UNSENT);
             assert_eq!(status.is_straight(), state == 0);
+            status.set(Status::FULL_DUPLEX);
+            assert_eq!((status.state() as u32, status.is_straight()), (state, state == 0));
         }
     }
 }

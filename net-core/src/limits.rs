@@ -112,13 +112,20 @@ pub struct Limits {
     /// Bytes a second that are sent to each of them. What is above waits, unsent.
     pub send_rate: Option<Rate>,
 
-    /// Unsent bytes of one connection above which its own input is left unread, until...
+    /// Unsent bytes of one connection above which `send` answers `Above`, and what they answer waits: the
+    /// input of a connection that is answered in `on_data`, or of a pair's other side, is left unread. A
+    /// connection that is [full duplex](crate::Conn::full_duplex), as dialled ones are, or that is sent to
+    /// otherwise, is read on for longer. Until...
     pub high_watermark: usize,
     /// ...no more than so many are left. Then `on_room` is called and reading goes on.
     pub low_watermark: usize,
-    /// Unsent bytes of one connection at which it is closed: the hard cap. No receive brings more than
-    /// has room below it, so that a handler that answers with as much as it gets never meets it, unless
-    /// one message is longer.
+    /// Unsent bytes of one connection at which it is closed: the hard cap. It bounds the queue of a slow
+    /// reader, and not the length of a message: a connection at or below its high mark takes a message of
+    /// any length, so at most this and one message wait. A handler that waits for `on_room` when it is
+    /// told `Above` never meets it. No receive brings more than has room below it, so a handler that
+    /// answers with as much as it gets never meets it either. What the queue takes beside bytes, for
+    /// messages that may be dropped, stretches of files and marks, is bounded by the same number: a
+    /// hundred bytes or so for each.
     pub output_limit: usize,
     /// Unread bytes of one connection, that is the longest frame: more closes it.
     pub input_bytes_max: usize,
@@ -498,6 +505,17 @@ mod tests {
         of(4).check().unwrap();
         assert!(Limits { connections_max: Some(0), ..Limits::default() }.check().is_err());
         assert!(Limits { per_source_max: Some(0), ..Limits::default() }.check().is_err());
+    }
+
+    /// Places in the cork are 32 bits, and were cut off above.
+    #[test]
+    fn a_cork_whose_places_need_more_than_32_bits_is_refused_by_name() {
+        let of = |cork_bytes| Limits { cork_bytes, ..Limits::default() }.check();
+        of(1).unwrap();
+        of(u32::MAX as usize).unwrap();
+        for too_many in [1 << 32, usize::MAX] {
+            assert!(of(too_many).unwrap_err().contains(&format!("cork_bytes ({too_many})")));
+        }
     }
 
     #[test]

@@ -183,6 +183,8 @@ impl<S, M> LoopState<S, M> {
         }
         let dialling = Box::new(Dialling::new(dial, self.now));
         if let Some(head) = self.head(id) {
+            // It is the one that asks: what comes are answers, for which nothing need wait.
+            head.status.set(Status::FULL_DUPLEX);
             head.cold().dialling = Some(dialling);
         }
         self.dials.push_back(id);
@@ -305,20 +307,24 @@ impl<S, M> LoopState<S, M> {
             return 0;
         }
         let tokens = if status.has(Status::RATED) { self.tokens(id, Way::In) } else { usize::MAX };
-        let filled = if status.has(Status::PAIRED) {
+        let is_paired = status.has(Status::PAIRED);
+        let filled = if is_paired {
             self.partner_of(id)
-        } else if status.has(Status::HELD) {
-            return 0;
         } else {
             // What is answered with as much as was asked always finds room, so that whoever reads
             // slowly is held back and not closed.
-            Some(id).filter(|_| status.has(OWES))
+            Some(id).filter(|_| status.has(Status::HELD | OWES))
         };
         let Some(filled) = filled else { return tokens };
         let room = self.with(filled, |outbox, head| {
             // One that ends refuses whatever comes, and that is the handler's to see.
-            let takes_output = head.status.state().takes_output();
-            if takes_output { outbox.room_for_input(head, filled, kept) } else { usize::MAX }
+            if !head.status.state().takes_output() {
+                usize::MAX
+            } else if is_paired {
+                outbox.room_for_input(head, filled, kept)
+            } else {
+                outbox.room_for_own_input(head, filled, kept)
+            }
         });
         room.unwrap_or(usize::MAX).min(tokens)
     }

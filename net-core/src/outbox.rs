@@ -51,6 +51,8 @@ pub(crate) struct Outbox {
     pub(crate) wishes: Vec<ConnId>,
     /// The connection whose callback runs.
     running: Option<ConnId>,
+    /// The callback brings the outcome of a job, and no input. (Set by `call`, as `begin` leaves it.)
+    pub(crate) brings_outcome: bool,
     /// Nothing of the running connection's waits before what it echoes, nor is it ending: its
     /// input may go back from where it lies.
     may_direct: bool,
@@ -113,6 +115,7 @@ impl Outbox {
             to_flush: Vec::new(),
             wishes: Vec::new(),
             running: None,
+            brings_outcome: false,
             may_direct: false,
             lent: (0, 0),
             direct: Direct::default(),
@@ -138,7 +141,7 @@ impl Outbox {
             if let Some(owner) = self.cork.add(self.owner_of(head), id, bytes) {
                 head.corked = owner;
                 head.status.set(Status::CORKED);
-                return self.mark(head);
+                return self.mark(head, id);
             }
             self.spill(head);
         }
@@ -147,7 +150,7 @@ impl Outbox {
         }
         head.cold.get_or_insert_default().output.push(bytes, &mut self.pool);
         self.list_unsent(head, id);
-        self.mark(head)
+        self.mark(head, id)
     }
 
     /// Queues a counted payload: no copy for each receiver.
@@ -162,7 +165,7 @@ impl Outbox {
         head.cold.get_or_insert_default().output.push_shared(bytes, &mut self.pool);
         self.list_unsent(head, id);
         self.blame(head, id);
-        self.mark(head)
+        self.mark(head, id)
     }
 
     /// Queues a prefix and a counted payload behind it: both, or neither.
@@ -184,7 +187,7 @@ impl Outbox {
         head.cold.get_or_insert_default().output.push_frame(shape, payload, &mut self.pool)?;
         self.list_unsent(head, id);
         self.blame(head, id);
-        Ok(self.mark(head))
+        Ok(self.mark(head, id))
     }
 
     /// Queues a stretch of a file. Its bytes take no memory, so the hard cap does not know them; what
@@ -210,13 +213,14 @@ impl Outbox {
         }
         head.cold.get_or_insert_default().output.push_file(range, &mut self.pool);
         self.list_unsent(head, id);
-        self.mark(head)
+        self.mark(head, id)
     }
 
     /// A callback of this connection begins.
     #[inline]
     pub(crate) fn begin(&mut self, head: &Head, id: ConnId, lent: &[u8]) {
         self.running = Some(id);
+        self.brings_outcome = false;
         self.lent = (lent.as_ptr() as usize, lent.len());
         self.direct = Direct::default();
         self.begun = self.pending(head);
@@ -284,7 +288,7 @@ impl Outbox {
         if let Some(answer) = self.answer_at_once(head, id, len) {
             return Some(answer);
         }
-        if self.in_memory(head).saturating_add(in_memory) > self.output_limit {
+        if self.excess_over_cap(head, in_memory) > 0 {
             // To go on after a gap would be worse than to end: the peer could not tell.
             self.wish(head, id, Status::WISH_CAP);
             return Some(Queued::Refused);
@@ -386,13 +390,15 @@ impl Outbox {
     }
 
     /// Puts bytes in front of everything that waits: the unsent rest of what was offered first.
-    pub(crate) fn put_back(&mut self, head: &mut Head, id: ConnId, rest: &[u8]) {
+    pub(crate) fn put_back(&mut self, head: &mut Head, rest: &[u8]) {
         self.spill(head);
         head.cold.get_or_insert_default().output.push_front(rest, &mut self.pool);
         head.status.set(Status::UNSENT);
-        self.hold_if_above(head);
-        if self.in_memory(head) > self.output_limit {
-            self.wish(head, id, Status::WISH_CAP);
+        if self.hold_if_above(head) {
+            let cold = head.cold();
+            cold.answers = true;
+            // It was taken when nothing waited, whatever its length.
+            cold.long = cold.long.max(rest.len());
         }
     }
 

@@ -38,11 +38,14 @@ impl WhenFull {
     }
 }
 
-/// What becomes of a message for a connection whose unsent bytes would pass
-/// [`output_limit`](crate::Limits::output_limit) with it, or whose loop would pass its share of the
-/// [`memory_budget`](crate::Limits::memory_budget). A message is what one `send_or` or one
-/// broadcast brings. The peer gets it whole or not at all: one of which a byte has left is never
-/// dropped.
+/// What becomes of a message for a connection that is above its high mark and whose unsent bytes would
+/// pass [`output_limit`](crate::Limits::output_limit) with it; or to which something is owed already
+/// while its loop is near its share of the [`memory_budget`](crate::Limits::memory_budget), at thirteen
+/// sixteenths. A message is what one `send_or` or one broadcast brings. The peer gets it whole or not at
+/// all: one of which a byte has left is never dropped.
+///
+/// A message that may be dropped or replaced takes up to a hundred bytes beside its own, which
+/// `output_limit` bounds too, by themselves: of one-byte messages some ten thousand wait at 1 MiB.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum AtLimit {
     /// The connection ends, with `Closed::OutputLimit`: as any other send.
@@ -51,7 +54,8 @@ pub enum AtLimit {
     /// The new message is dropped.
     DropNewest,
     /// The oldest messages that were sent with this policy and wait whole are dropped, until there
-    /// is room. If that would not make room, the new message is dropped.
+    /// is room. If that would not make room, the new message is dropped. While memory is short each new
+    /// one costs as many bytes of older ones; and they go before their connection would be reset.
     DropOldest,
     /// A message takes the place of the one with the same key that waits whole, also below the
     /// limit; so of each key at most one waits, the newest, and one that changes often keeps its

@@ -4,7 +4,6 @@
 use super::{EventLoop, guard};
 use crate::broadcast::{Fate, Part};
 use crate::closed::Callback;
-use crate::connection::Status;
 use crate::driver::Driver;
 use crate::handler::Handler;
 use crate::id::ConnId;
@@ -116,9 +115,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     State::Connecting | State::Dead => return None,
                     _ => return Some(Fate::Gone),
                 }
-                if to_the_slow.is_none()
-                    && (head.status.has(Status::HELD) || outbox.room(head) < bytes.len())
-                {
+                if to_the_slow.is_none() && !outbox.has_room(head, bytes.len()) {
                     return Some(Fate::Dropped);
                 }
                 let at_limit = to_the_slow.unwrap_or_default();

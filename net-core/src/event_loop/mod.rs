@@ -37,8 +37,8 @@ use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::listener::Seldom;
 use crate::loop_state::LoopState;
-use crate::sys::cpu_clock;
 pub(crate) use crate::panics::{forget, guard};
+use crate::sys::cpu_clock;
 use broadcasts::FanOut;
 use datagrams::Endpoints;
 use memory::Share;
@@ -353,6 +353,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return false;
         }
         self.runs(callback, Some(id));
+        self.state.outbox.brings_outcome = matches!(callback, Callback::Answer | Callback::Job);
         let returned = run(&mut self.handler, &mut self.state, id, body);
         if !returned {
             self.panicked(id, callback, self.state.outbox.begun);

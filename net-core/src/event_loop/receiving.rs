@@ -331,7 +331,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             };
             let rest = &source.bytes(&self.driver)[direct.from + sent.bytes..direct.to];
             if !rest.is_empty() {
-                self.state.outbox.put_back(head, id, rest);
+                self.state.outbox.put_back(head, rest);
             }
             self.sent(id, sent.bytes);
             if let Then::Failed(errno) = sent.then {
@@ -351,7 +351,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let direct = std::mem::take(&mut self.state.outbox.direct);
         if let Some(connection) = self.state.table.get(id) {
             let rest = &source.bytes(&self.driver)[direct.from + sent.bytes..direct.to];
-            self.state.outbox.put_back(&mut connection.head, id, rest);
+            self.state.outbox.put_back(&mut connection.head, rest);
         }
         self.put_away(source);
         self.sent(id, sent.bytes);

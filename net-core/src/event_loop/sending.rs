@@ -79,7 +79,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 } else {
                     outbox.spill(head);
                     head.cold().output.advance(taken.bytes, &mut outbox.pool);
-                    outbox.hold_if_above(head);
+                    let _ = outbox.hold_if_above(head);
                 }
             } else {
                 outbox.spill(head);
@@ -165,13 +165,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let low = self.state.outbox.low_watermark();
         let Some((pending, was_held)) = self.state.with(id, |outbox, head| {
             let pending = outbox.pending(head);
-            if pending == 0 {
-                head.status.clear(Status::UNSENT);
-                head.thaw();
-            }
             let was_held = pending <= low && head.status.has(Status::HELD);
             if was_held {
                 head.status.clear(Status::HELD);
+                if let Some(cold) = head.cold.as_deref_mut() {
+                    cold.answers = false;
+                }
+            }
+            if pending == 0 {
+                head.status.clear(Status::UNSENT);
+                head.thaw();
             }
             (pending, was_held)
         }) else {

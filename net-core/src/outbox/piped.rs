@@ -20,7 +20,7 @@ impl Outbox {
             self.spill(head);
             head.cold.get_or_insert_default().output.push(kept.as_slice(), &mut self.pool);
             self.list_unsent(head, id);
-            self.hold_if_above(head);
+            let _ = self.hold_if_above(head);
         } else {
             self.drops.add_bytes(kept.len() as u64);
         }
@@ -41,7 +41,7 @@ impl Outbox {
         if waits {
             head.status.set(Status::UNSENT);
             self.list_to_flush(head, id);
-            self.hold_if_above(head);
+            let _ = self.hold_if_above(head);
         } else {
             head.thaw();
         }

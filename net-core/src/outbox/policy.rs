@@ -107,16 +107,16 @@ impl Outbox {
         }
         self.list_unsent(head, id);
         self.blame(head, id);
-        (self.mark(head), cost)
+        (self.mark(head, id), cost)
     }
 
     /// Bytes of older messages that are to go for this one: what would be above the hard cap, in bytes
     /// or in what the queue takes beside them; and while memory is short, as many as it brings, so that
     /// a queue grows no more. One for which nothing waits may have it all the same: a prompt reader is not
     /// the one to pay.
-    fn excess(&self, head: &Head, bytes: &Bytes, at_limit: AtLimit) -> usize {
+    fn excess(&self, head: &mut Head, bytes: &Bytes, at_limit: AtLimit) -> usize {
         let waits = self.in_memory(head);
-        let mut excess = waits.saturating_add(bytes.len()).saturating_sub(self.output_limit);
+        let mut excess = self.excess_over_cap(head, bytes.len());
         // Once it is in, nobody drops it, so that it may share a block with others.
         let takes_a_place = at_limit != AtLimit::DropNewest;
         if takes_a_place && self.bookkeeping(head) > self.output_limit {
@@ -140,8 +140,9 @@ impl Outbox {
     ) -> Option<(Queued, u64)> {
         let spare = self.memory_for_lossy.saturating_sub(self.pool.memory());
         let is_known = self.pool.cost_of(bytes) < bytes.len();
-        let output = &mut head.cold.as_deref_mut()?.output;
-        let len_max = self.output_limit.saturating_add(output.in_files());
+        let cold = head.cold.as_deref_mut()?;
+        let (output, long) = (&mut cold.output, cold.long);
+        let len_max = self.output_limit.saturating_add(output.in_files()).saturating_add(long);
         let by_memory = if is_known { usize::MAX } else { output.len().saturating_add(spare) };
         let len_max = len_max.min(by_memory);
         match output.replace_message(key, bytes.clone(), len_max, &mut self.pool) {
@@ -156,7 +157,7 @@ impl Outbox {
                 // Listed although nothing may have been added: less may wait than the low mark.
                 self.list_unsent(head, id);
                 self.blame(head, id);
-                Some((self.mark(head), 1))
+                Some((self.mark(head, id), 1))
             }
         }
     }

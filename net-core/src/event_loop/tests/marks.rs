@@ -1,10 +1,15 @@
 //! Marks, caps and pauses: nobody's slowness costs memory without bound, and nobody waits for ever.
 
-use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
+use super::actor::Actor;
+use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
 use crate::closed::{Callback, Closed, Which};
+use crate::conn::Conn;
+use crate::dial::Dial;
 use crate::life::State;
 use crate::outbox::Queued;
+use crate::policy::AtLimit;
 use bytes::Bytes;
+use net_buffer::LengthPrefix;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +22,11 @@ on_both_rigs! {
     however_low_the_hard_cap_an_echo_to_a_slow_reader_is_held_and_not_closed: 20,
     at_the_hard_cap_messages_in_parts_are_answered_in_full: 20,
     at_the_hard_cap_who_never_reads_is_ended_in_time: 10,
+    a_message_longer_than_the_hard_cap_is_answered_in_full: 4,
+    who_never_reads_long_messages_meets_the_hard_cap: 10,
+    who_sends_of_its_own_accord_is_read_on: 10,
+    an_echo_of_all_that_is_streamed_to_it_never_stands_still: 3,
+    who_answers_by_a_job_is_held_at_the_high_mark: 10,
     input_at_its_limit_is_kept_and_above_it_closes: 20,
     a_pause_leaves_bytes_and_a_resume_needs_no_edge: 30,
     what_was_left_unread_comes_again_after_a_resume: 20,
@@ -249,6 +259,226 @@ fn output_at_the_hard_cap_closes_and_nothing_is_skipped<D: Rig>(seed: u64) {
     let dropped = stage.count(crate::stats::Counter::BytesDropped);
     let sent = stage.count(crate::stats::Counter::BytesOut);
     assert_eq!(dropped + sent, *taken.borrow() as u64, "lost silently");
+    stage.stop();
+}
+
+/// One number bounded the queue of a slow reader and the longest message: whoever asked for an echo of
+/// 300 KB below a cap of 256 KiB was reset.
+fn a_message_longer_than_the_hard_cap_is_answered_in_full<D: Rig>(seed: u64) {
+    const LEN: usize = 30_000;
+    for way in 0..9 {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            (limits.output_limit, limits.input_bytes_max) = (10_000, 200_000);
+        });
+        stage.play(move |at| {
+            let At::Data(conn, input) = at else { return usual(at) };
+            // As documented: whoever is told `Above` leaves the rest in `input`.
+            while input.len() >= LEN {
+                if way == 8 {
+                    if input.len().is_multiple_of(LEN) {
+                        assert!(conn.echo(input).is_taken());
+                    }
+                    return;
+                }
+                assert!(conn.send(b"<").is_taken());
+                let bytes = Bytes::copy_from_slice(input.take(LEN).unwrap());
+                let queued = match way {
+                    0 => conn.send(&bytes),
+                    1 => conn.send_shared(bytes),
+                    2 => conn
+                        .send_frame(&LengthPrefix::u8(9), Bytes::new())
+                        .and_then(|_| conn.send_frame(&LengthPrefix::u32_be(LEN), bytes))
+                        .unwrap(),
+                    3 => conn.send_or(bytes, AtLimit::Close),
+                    4 => conn.send_or(bytes, AtLimit::DropNewest),
+                    5 => conn.send_or(bytes, AtLimit::DropOldest),
+                    6 => conn.send_or(bytes, AtLimit::Conflate(1)),
+                    _ => conn.split().1.send(&bytes),
+                };
+                assert!(queued.is_taken(), "by way {way}: {queued:?}");
+                assert!(conn.send(b">").is_taken());
+                if queued == Queued::Above {
+                    return;
+                }
+            }
+        });
+        let peer = stage.open();
+        let mut expected = Vec::new();
+        for n in 0..4 {
+            let message = pattern(n, LEN);
+            peer.reads(n % 2 == 0);
+            peer.send(&message);
+            stage.settle();
+            match way {
+                2 => expected.extend([b"<\0\0\0\x75\x30", &message[..], b">"].concat()),
+                8 => expected.extend(message),
+                _ => expected.extend([b"<", &message[..], b">"].concat()),
+            }
+        }
+        peer.reads(true);
+        stage.settle();
+        assert!(peer.got() == expected, "way {way}: {} of {}", peer.got().len(), expected.len());
+        assert_eq!(stage.state(&peer), State::Open);
+        stage.stop();
+    }
+}
+
+fn who_never_reads_long_messages_meets_the_hard_cap<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.output_limit = 10_000);
+    let peer = stage.open();
+    peer.reads(false);
+    stage.play(|at| match at {
+        At::Message(here, len) => here.each(|conn| _ = conn.send(&vec![1; len as usize])),
+        other => usual(other),
+    });
+    stage.remote().post(0, 60_000).unwrap();
+    stage.settle();
+    assert_eq!(stage.state(&peer), State::Open, "the first is taken");
+    for _ in 0..3 {
+        stage.remote().post(0, 3000).unwrap();
+        stage.settle();
+    }
+    assert!(stage.pending(&peer) <= 70_000 && stage.state(&peer) == State::Open);
+    stage.remote().post(0, 60_000).unwrap();
+    stage.settle();
+    assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
+    stage.stop();
+}
+
+/// Who streams, and to whom.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Streams {
+    /// To a client, of its own accord.
+    Accepted,
+    /// To a server that it has dialled; and in `on_data` too.
+    Dialled,
+    /// To a client, in `on_data` too, and has said so.
+    SaidSo,
+}
+
+/// One connection that is sent to until `Above`, and again in `on_room`: `left` bytes, which go down. And
+/// its peer.
+fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
+    let mut from = 0;
+    let mut stream = move |conn: &mut Conn<'_, Actor>| {
+        while from < left {
+            let piece = (left - from).min(700);
+            let queued = conn.send(&pattern(from, piece));
+            assert!(queued.is_taken());
+            from += piece;
+            if queued == Queued::Above {
+                return;
+            }
+        }
+    };
+    let mut has_dialled = false;
+    stage.play(move |at| match at {
+        At::Open(conn) if who == Streams::Dialled && !has_dialled => {
+            has_dialled = true;
+            let session = conn.session().another();
+            conn.here().dial(Dial::to(somewhere()), session).unwrap();
+        }
+        At::Open(conn) => {
+            if who == Streams::SaidSo {
+                conn.full_duplex(true);
+            }
+            stream(conn);
+        }
+        At::Room(conn) => stream(conn),
+        At::Data(conn, input) => {
+            input.take_all();
+            if who != Streams::Accepted {
+                stream(conn);
+            }
+        }
+        other => usual(other),
+    });
+    let client = stage.open();
+    match who {
+        Streams::Dialled => {
+            let wire = stage.world.get().wires.len() - 1;
+            stage.world.peer(wire)
+        }
+        _ => client,
+    }
+}
+
+fn who_sends_of_its_own_accord_is_read_on<D: Rig>(seed: u64) {
+    for who in [Streams::Accepted, Streams::Dialled, Streams::SaidSo] {
+        let mut stage = Stage::<D>::new(seed);
+        stage.world.get().buffers = (1000, 1000);
+        let peer = streaming(&mut stage, who, 100_000);
+        peer.reads(false);
+        let said = pattern(3, 50_000);
+        peer.send(&said);
+        stage.settle();
+        let heard: usize = stage.log.get().records.iter().map(|record| record.data_bytes).sum();
+        assert_eq!(heard, said.len(), "{who:?} waits for a peer that does not read");
+        peer.reads(true);
+        stage.settle();
+        assert!(peer.got() == pattern(0, 100_000));
+        stage.stop();
+    }
+}
+
+/// It stood still until the idle timeout: we did not read what it could not write, and it did not read
+/// what we had to say.
+fn an_echo_of_all_that_is_streamed_to_it_never_stands_still<D: Rig>(seed: u64) {
+    const LEN: usize = 60_000;
+    for who in [Streams::Accepted, Streams::Dialled, Streams::SaidSo] {
+        let mut stage = Stage::<D>::new(seed);
+        stage.world.get().buffers = (1000, 1000);
+        let peer = streaming(&mut stage, who, LEN);
+        peer.reads(false);
+        let mut echoed = 0;
+        // It reads only what it can send back at once, as an echo that blocks.
+        for _ in 0..10_000 {
+            if peer.wire().coming.is_empty() {
+                peer.read(500);
+                let got = peer.got();
+                peer.send(&got[echoed..]);
+                echoed = got.len();
+            }
+            stage.settle();
+            if echoed == LEN {
+                break;
+            }
+        }
+        stage.settle();
+        let heard: usize = stage.log.get().records.iter().map(|record| record.data_bytes).sum();
+        assert_eq!((echoed, heard), (LEN, LEN), "{who:?}");
+        stage.stop();
+    }
+}
+
+/// What a pool or a job makes of its input is an answer, as what `on_data` sends.
+fn who_answers_by_a_job_is_held_at_the_high_mark<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    let limits = stage.limits();
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            let bytes = input.take_all().to_vec();
+            let job = conn.in_slices(move |_: &mut Actor, conn: &mut Conn<'_, Actor>| {
+                let _ = conn.send(&bytes);
+                crate::slices::Slice::Done
+            });
+            assert!(job.is_ok());
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.reads(false);
+    let sent = pattern(0, 100_000);
+    for part in sent.chunks(1000) {
+        peer.send(part);
+        stage.settle();
+    }
+    let pending = stage.pending(&peer);
+    let most = limits.high_watermark + 2 * limits.receive_bytes_per_turn + 1000;
+    assert!(pending <= most, "{pending} B wait in the loop");
+    peer.reads(true);
+    stage.settle();
+    assert!(peer.got() == sent);
     stage.stop();
 }
 
