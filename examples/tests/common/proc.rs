@@ -25,6 +25,13 @@ pub fn rss_kib(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Memory that it shares with nobody, in KiB.
+pub fn private_kib(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+}
+
 /// Its threads: name and number.
 pub fn threads(pid: u32) -> Vec<(String, u32)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();

@@ -63,6 +63,11 @@ impl Start {
         Self::binary(env!("CARGO_BIN_EXE_hub"), mode)
     }
 
+    /// A server that owes on request.
+    pub fn owing(mode: Mode) -> Self {
+        Self::binary(env!("CARGO_BIN_EXE_owing"), mode)
+    }
+
     /// proxy with two loops, in front of `upstream`.
     pub fn proxy(mode: Mode, upstream: impl std::fmt::Display) -> Self {
         Self::binary(env!("CARGO_BIN_EXE_proxy"), mode).args(&["--upstream", &upstream.to_string()])

@@ -95,6 +95,7 @@ impl Outbox {
             }
         }
         if !self.has_memory(self.pool.cost_of(&bytes)) {
+            head.thaw(); // where that it is long was noted
             self.drops.dropped(id, 0);
             return (Queued::Dropped, cost);
         }
