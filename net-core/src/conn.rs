@@ -24,7 +24,9 @@ pub(crate) type SaysLast<H> = Box<dyn FnOnce(&mut Conn<'_, H>)>;
 /// A view of one connection, for the length of one callback.
 ///
 /// It asks, and the loop carries out: bytes are offered to the kernel when the callback returns
-/// (its own connection's) or at the end of the turn (another's); an end is carried out after them.
+/// (its own connection's) or at the end of the turn (another's, and those of `on_room` and `on_sent`); an
+/// end is carried out after them. What waits for the end of the turn has a budget there
+/// ([`deferred_per_turn`](crate::Limits::deferred_per_turn)), and the rest is the next turn's.
 pub struct Conn<'a, H: Handler> {
     state: &'a mut LoopState<H::Session, H::Message>,
     id: ConnId,
@@ -187,7 +189,9 @@ impl<'a, H: Handler> Conn<'a, H> {
 
     /// Asks for [`on_sent`](Handler::on_sent) with `tag`, once for each call and in their order, when
     /// the kernel has taken everything that was queued before: in a later callback, in this turn at
-    /// the earliest, also if nothing waits. What a policy drops meanwhile is not waited for.
+    /// the earliest, or in the next one if it is asked in `on_sent`; also if nothing waits. What a policy
+    /// drops meanwhile is not waited for. A loop tells of
+    /// [`deferred_per_turn`](crate::Limits::deferred_per_turn) in a turn, and of the others in the next ones.
     ///
     /// Still told after `finish`, and no more after `close` or a failure, of which `on_close` tells.
     /// 32 bytes for each call until it is answered, and none in a connection without one. They count
@@ -507,7 +511,9 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Calls `visit` for every open connection of this loop but this one: a scan of the table,
-    /// about a nanosecond a slot. For very many use [`Loop::visit_from`], in slices.
+    /// about a nanosecond a slot. For very many use [`Loop::visit_from`], in slices. What is asked of them
+    /// and sent to them is carried out over turns, for
+    /// [`deferred_per_turn`](crate::Limits::deferred_per_turn) of them in each.
     pub fn others(&mut self, mut visit: impl FnMut(&mut Conn<'_, H>)) {
         let own = self.id;
         self.here().each(|conn| {

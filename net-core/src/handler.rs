@@ -110,7 +110,8 @@ pub trait Handler: Sized + 'static {
     fn on_heartbeat(&mut self, _conn: &mut Conn<'_, Self>) {}
 
     /// After [`notify_sent`](Conn::notify_sent) with this tag: the kernel has taken all that was to be
-    /// sent before it. Not that the peer has it: only the peer can say so.
+    /// sent before it. Not that the peer has it: only the peer can say so. What it sends leaves at the end
+    /// of the turn; to ask again in here is to be told in the next turn at the earliest.
     fn on_sent(&mut self, _conn: &mut Conn<'_, Self>, _tag: u64) {}
 
     /// The server drains. Called once for each open connection, a few in each turn, over

@@ -210,7 +210,14 @@ pub struct Limits {
     pub topics_per_connection_max: usize,
     /// Timers and deadlines that a loop looks at in a turn.
     pub timers_per_turn: usize,
-    /// Time that all jobs in slices together have in a turn, and one slice more.
+    /// How much of what callbacks have asked for a loop does at the end of a turn: so many wishes (a
+    /// close, a resume) are granted and marks told by `on_sent`, and to so many connections what waits
+    /// for them is offered. So many slices of jobs run in a turn at most, too. Each may be a system call
+    /// and a callback, which asks for more: the rest waits in order for the next turn, which does not
+    /// sleep. As many as the events of a turn by default; 0 is refused.
+    pub deferred_per_turn: usize,
+    /// Time that all jobs in slices together have in a turn, and one slice more; of slices that are
+    /// shorter than that, `deferred_per_turn`.
     pub slice_time_per_turn: Duration,
     /// Jobs in slices under way on a loop. One more is given back.
     pub jobs_max: usize,
@@ -298,6 +305,7 @@ impl Default for Limits {
             topics_max: 1 << 16,
             topics_per_connection_max: 64,
             timers_per_turn: 1024,
+            deferred_per_turn: 256,
             slice_time_per_turn: Duration::from_millis(1),
             jobs_max: 1024,
             datagrams_per_turn: 128,
@@ -374,6 +382,7 @@ impl Limits {
             ("broadcast_per_turn", self.broadcast_per_turn),
             ("broadcasts_max", self.broadcasts_max),
             ("timers_per_turn", self.timers_per_turn),
+            ("deferred_per_turn", self.deferred_per_turn),
             ("drained_per_turn", self.drained_per_turn),
             ("endings_per_turn", self.endings_per_turn),
         ];

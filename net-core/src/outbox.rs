@@ -19,6 +19,7 @@ pub(crate) use marks::Marks;
 use net_buffer::{FileRange, FrameError, LengthPrefix, Pool};
 pub(crate) use policy::Drops;
 use room::Watermarks;
+use std::collections::VecDeque;
 
 /// What became of bytes that were given to `send`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,9 +47,9 @@ pub(crate) struct Outbox {
     pub(crate) cork: Cork,
     pub(crate) pool: Pool,
     /// Connections with bytes for the end of the turn; those in the cork are known to the cork.
-    pub(crate) to_flush: Vec<ConnId>,
-    /// Connections of which something was wished.
-    pub(crate) wishes: Vec<ConnId>,
+    pub(crate) to_flush: VecDeque<ConnId>,
+    /// Connections of which something was wished, or a mark is reached.
+    pub(crate) wishes: VecDeque<ConnId>,
     /// The connection whose callback runs.
     running: Option<ConnId>,
     /// The callback brings the outcome of a job, and no input. (Set by `call`, as `begin` leaves it.)
@@ -112,8 +113,8 @@ impl Outbox {
         Self {
             cork: Cork::new(limits.cork_bytes),
             pool,
-            to_flush: Vec::new(),
-            wishes: Vec::new(),
+            to_flush: VecDeque::new(),
+            wishes: VecDeque::new(),
             running: None,
             brings_outcome: false,
             may_direct: false,
@@ -366,7 +367,7 @@ impl Outbox {
     pub(crate) fn list_to_flush(&mut self, head: &mut Head, id: ConnId) {
         if !head.status.has(Status::TO_FLUSH) {
             head.status.set(Status::TO_FLUSH);
-            self.to_flush.push(id);
+            self.to_flush.push_back(id);
         }
     }
 
@@ -500,7 +501,7 @@ impl Outbox {
     pub(crate) fn list_wish(&mut self, head: &mut Head, id: ConnId) {
         if !head.status.has(Status::WISHED) {
             head.status.set(Status::WISHED);
-            self.wishes.push(id);
+            self.wishes.push_back(id);
         }
     }
 

@@ -114,6 +114,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for n in 0..self.listeners.len() {
             self.accept_own_batch(n);
         }
+        if !self.last_arrivals.is_empty() {
+            self.take_last_arrivals();
+        }
     }
 
     fn accept_own_batch(&mut self, n: usize) {
@@ -132,20 +135,31 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.batch = accepted;
     }
 
-    /// Takes what is left at the listeners' doors, then shuts them.
+    /// Takes what is left at the listeners' doors, then shuts them. That is a system call for each; they
+    /// are let in over turns, with all that this costs.
     fn end_listening(&mut self) {
-        for n in 0..self.listeners.len() {
-            self.listeners[n].last_call();
-            // No more than a full backlog: a flood must not keep us here.
-            let limits = &self.state.limits;
-            let a_batch = limits.accepts_per_turn.min(limits.arrivals_per_turn);
-            let batches = BACKLOG_MAX / a_batch + 1;
+        let (limits, gate) = (&self.state.limits, &self.hub.gate);
+        let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
+        // No more than a full backlog: a flood must not keep us here.
+        let batches = BACKLOG_MAX / limits.accepts_per_turn + 1;
+        for listening in &mut self.listeners {
+            listening.last_call();
             for _ in 0..batches {
-                if self.listeners[n].has_more() {
-                    self.accept_own_batch(n);
-                }
+                let now = self.state.now;
+                listening.accept(driver, now, limits, BACKLOG_MAX, stats, gate, &mut self.batch);
             }
-            self.listeners[n].shut(&mut self.driver);
+            listening.shut(driver);
+        }
+        self.last_arrivals.extend(self.batch.drain(..));
+    }
+
+    /// Lets some of those in who were at the doors when they were shut.
+    #[cold]
+    fn take_last_arrivals(&mut self) {
+        let few = self.state.a_few(self.state.limits.arrivals_per_turn);
+        for _ in 0..few + self.last_arrivals.len() / 8 {
+            let Some(arrival) = self.last_arrivals.pop_front() else { return };
+            self.adopt(arrival);
         }
     }
 

@@ -93,6 +93,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    /// The loop is told to stop: no broadcast goes on. What became of it for those who were given it in
+    /// the last turn is still counted.
+    #[cold]
+    pub(super) fn end_broadcasts(&mut self) {
+        while let Some(mut fan_out) = self.fan_outs.pop_front() {
+            for id in fan_out.given.drain(..) {
+                let fate = fate_of(&mut self.state, id);
+                self.count(&fan_out.part, fate);
+            }
+            fan_out.part.finish();
+        }
+    }
+
     fn give(&mut self, fan_out: &mut FanOut) {
         let bytes = fan_out.part.bytes().clone();
         let limits = &self.state.limits;

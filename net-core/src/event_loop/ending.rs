@@ -201,23 +201,26 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     // --- wishes --------------------------------------------------------------------------------
 
-    /// What callbacks wished of connections other than their own, or may do now.
+    /// What callbacks wished of connections other than their own, or may do now: in the order in which
+    /// it was wished, within the turn's budget. What is wished meanwhile waits for the next turn.
     pub(super) fn grant_wishes(&mut self) {
-        let mut listed = std::mem::take(&mut self.state.outbox.wishes);
-        for id in listed.drain(..) {
-            if let Some(head) = self.state.head(id) {
-                head.status.clear(Status::WISHED);
-                self.grant(id);
-                if !self.state.outbox.marks.is_empty() {
-                    self.tell_sent(id);
-                }
-                self.finish_if_done(id);
-                // Only from here: the look may receive, and what is received may wish again.
-                self.close_if_idle(id);
+        let mut left = self.state.limits.deferred_per_turn;
+        for _ in 0..self.state.outbox.wishes.len() {
+            if left == 0 {
+                return;
             }
-        }
-        if self.state.outbox.wishes.is_empty() {
-            self.state.outbox.wishes = listed; // its memory serves again
+            let Some(id) = self.state.outbox.wishes.pop_front() else { return };
+            // Who is over costs nothing, and does not count.
+            let Some(head) = self.state.head(id) else { continue };
+            head.status.clear(Status::WISHED);
+            left -= 1;
+            self.grant(id);
+            if !self.state.outbox.marks.is_empty() {
+                self.tell_sent(id, &mut left);
+            }
+            self.finish_if_done(id);
+            // Only from here: the look may receive, and what is received may wish again.
+            self.close_if_idle(id);
         }
     }
 

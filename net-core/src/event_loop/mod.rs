@@ -97,6 +97,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     trouble: Seldom,
     /// Connections that are reset at a limit.
     cuts: Seldom,
+    /// Clients that were at the listeners' doors when these were shut, and are still to be let in.
+    last_arrivals: VecDeque<Arrival>,
     /// Bytes that the first of the ready may still receive before the next of them is served.
     row_left: usize,
 }
@@ -144,6 +146,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             share,
             trouble,
             cuts,
+            last_arrivals: VecDeque::new(),
             row_left,
         }
     }
@@ -256,8 +259,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Carries out what callbacks have asked for. What this brings about in turn is carried out
-    /// too, for a few rounds; the rest keeps the next wait from sleeping.
+    /// Carries out what callbacks have asked for, within budgets. What is over them, and what this
+    /// brings about in turn, is the next turn's, which does not sleep: so however a handler's callbacks
+    /// bring one another about, each turn ends, and the next one reads the control word.
     #[inline]
     fn carry_out(&mut self) {
         let state = &self.state;
@@ -271,19 +275,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         // More where many wait: else those who die faster than that would be ever more.
         let few = self.state.a_few(self.state.limits.endings_per_turn);
         let mut closes = few.saturating_add(self.state.dead.len() / 8);
-        for _ in 0..3 {
-            if !self.state.outbox.panicked.is_empty() {
-                self.payloads_panicked();
-            }
-            self.grant_wishes();
-            self.reap(&mut closes);
-            self.flush_all();
-            if self.state.outbox.wishes.is_empty() && self.state.dead.is_empty() {
-                break;
-            }
-        }
         if !self.state.outbox.panicked.is_empty() {
-            self.payloads_panicked(); // of the last round
+            self.payloads_panicked();
+        }
+        self.grant_wishes();
+        self.reap(&mut closes);
+        self.flush_all();
+        if !self.state.outbox.panicked.is_empty() {
+            self.payloads_panicked(); // of what was carried out just now
         }
     }
 
@@ -295,6 +294,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !state.dead.is_empty()
             || !state.dials.is_empty()
             || (self.telling.is_some() && self.tells_now())
+            || !self.last_arrivals.is_empty()
             || !self.walks.is_empty()
             || !self.fan_outs.is_empty()
             || !state.jobs.is_empty()
@@ -327,6 +327,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     fn is_over(&mut self) -> bool {
+        if self.order >= Order::Cut {
+            self.end_own_work();
+        }
         let is_over = self.order >= Order::Drain
             && self.saw_the_end
             && self.state.table.len() == 0
@@ -337,6 +340,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.close_mail();
         }
         is_over
+    }
+
+    /// What a handler begins anew in every turn must not keep a loop that is told to stop.
+    #[cold]
+    fn end_own_work(&mut self) {
+        if !self.state.jobs.is_empty() {
+            self.drop_jobs();
+        }
+        self.end_broadcasts();
     }
 
     // --- calling the handler -----------------------------------------------------------------

@@ -17,7 +17,11 @@ use std::io::IoSlice;
 
 /// Connections of the list of the ready that are served in a turn: each is a system call, though it
 /// may bring nothing.
-const READY_PER_TURN: usize = 64;
+pub(super) const READY_PER_TURN: usize = 64;
+
+/// Receives that use up what a connection may receive in a turn, however little each of them brings:
+/// each is a system call and a callback.
+pub(super) const RECEIVES_PER_TURN: usize = 64;
 
 /// Where the bytes of one `on_data` lie.
 pub(super) enum Source {
@@ -183,6 +187,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Receives until nothing is left, or the connection is held, or `left` bytes are used up.
     pub(super) fn receive(&mut self, id: ConnId, mut left: usize) {
         let mut may_splice = true;
+        let least = self.least_charged();
         loop {
             let Some(head) = self.state.head(id) else { return };
             let (state, is_bulk) = (head.status.state(), head.status.has(Status::BULK));
@@ -206,7 +211,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             match self.driver.receive(&head.socket, &mut head.link, left.min(room)) {
                 Received::Bytes(lease) => {
                     let is_last = lease.is_last;
-                    left -= lease.len as usize;
+                    left = left.saturating_sub((lease.len as usize).max(least));
                     self.take_in(id, lease);
                     if is_last {
                         return;
@@ -216,6 +221,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 other => return self.receive_ended(id, other),
             }
         }
+    }
+
+    /// Bytes that a receive is charged for at least. A peer may see to it that each brings one byte, as
+    /// with descriptors of a Unix socket between them.
+    fn least_charged(&self) -> usize {
+        self.state.limits.receive_bytes_per_turn.div_ceil(RECEIVES_PER_TURN)
     }
 
     #[cold]

@@ -22,8 +22,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[inline]
     pub(super) fn relieve_cork(&mut self) {
         if self.state.outbox.cork.is_half_full() {
-            self.flush_cork();
+            self.flush_cork_early();
         }
+    }
+
+    /// In the middle of a turn: to as many as a turn's end may send to, beside one answer for each
+    /// message that has come.
+    #[cold]
+    fn flush_cork_early(&mut self) {
+        let tally = &self.state.tally;
+        let most = self.state.limits.deferred_per_turn.saturating_add(tally.receives as usize);
+        self.flush_cork(&mut most.saturating_sub(tally.sends as usize));
     }
 
     /// After any callback of a connection: offers its own bytes, then carries out its wishes.
@@ -220,18 +229,34 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Tells the handler of the marks that are reached. A handler that has ended the connection is
-    /// told of no more.
+    /// Tells the handler of the marks that are reached now, of `left` at most. Those that it sets
+    /// meanwhile are the next turn's, though nothing may be before them: else a handler that is told and
+    /// marks again would never let the turn end. Nor is it told of more than one above its high mark:
+    /// what it sends goes out at the end of the turn. A handler that has ended the connection is told of
+    /// no more.
     #[cold]
-    pub(super) fn tell_sent(&mut self, id: ConnId) {
-        while let Some(head) = self.state.head(id) {
-            let state = head.status.state();
+    pub(super) fn tell_sent(&mut self, id: ConnId, left: &mut usize) {
+        for n in 0..self.state.outbox.marks.reached(id, *left + 1) {
+            let Some(status) = self.state.head(id).map(|head| head.status) else { return };
+            let state = status.state();
             if state.is_closing() || matches!(state, State::Dead | State::Connecting) {
                 return;
             }
+            if n > 0 && (*left == 0 || status.has(Status::HELD)) {
+                break;
+            }
             let Some(tag) = self.state.outbox.take_mark(id) else { return };
+            *left = left.saturating_sub(1);
             self.call(id, Callback::Sent, |handler, conn| handler.on_sent(conn, tag));
-            self.after(id);
+            self.relieve_cork();
+            if let Some(true) = self.state.with(id, |_, head| head.status.has(Status::UNSENT)) {
+                self.list_to_flush(id);
+            }
+            self.after_wishes(id);
+        }
+        if self.state.outbox.marks.reached(id, 1) > 0 {
+            // In the next turn, behind those who wait already.
+            self.state.with(id, |outbox, head| outbox.list_wish(head, id));
         }
     }
 
@@ -255,16 +280,20 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.with(id, |outbox, head| outbox.list_to_flush(head, id));
     }
 
-    /// Sends what waits in the cork: one gathering send for each connection.
+    /// Sends what waits in the cork: one gathering send for each connection, of `left` at most. For the
+    /// others it waits in their own queues, in order: the cork is free again either way.
     #[cold]
-    pub(super) fn flush_cork(&mut self) {
-        let mut owner = 1;
-        // Callbacks may add owners meanwhile, and the last flush empties the list.
-        while owner <= self.state.outbox.cork.owners() {
-            if let Some(id) = self.state.outbox.cork.owner(owner as u16) {
+    fn flush_cork(&mut self, left: &mut usize) {
+        // Callbacks may add owners meanwhile, who are not among these; and the last flush empties the
+        // list.
+        for owner in 1..=self.state.outbox.cork.owners() {
+            let Some(id) = self.state.outbox.cork.owner(owner as u16) else { continue };
+            if *left > 0 {
+                *left -= 1;
                 self.flush_corked(id);
+            } else {
+                self.state.with(id, |outbox, head| outbox.offer_again(head, id));
             }
-            owner += 1;
         }
     }
 
@@ -285,32 +314,38 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The end of the turn: whatever waits is offered once.
+    /// The end of the turn: whatever waits is offered once, within the turn's budget, of which those that
+    /// are listed have a half if they need it.
     pub(super) fn flush_all(&mut self) {
+        let mut left = self.state.limits.deferred_per_turn;
         if self.state.outbox.cork.owners() > 0 {
-            self.flush_cork();
+            let listed = self.state.outbox.to_flush.len().min(left / 2);
+            let mut corked = left - listed;
+            self.flush_cork(&mut corked);
+            left = listed + corked;
         }
         // What is over its budget is listed anew, for the next turn; behind those for whom nothing
         // was left of the budget of files.
-        let mut listed = std::mem::take(&mut self.state.outbox.to_flush);
+        let mut waiting = self.state.outbox.to_flush.len();
         let mut served = 0;
-        for id in listed.drain(..) {
-            if let Some(head) = self.state.head(id) {
-                head.status.clear(Status::TO_FLUSH);
-                let had_budget = self.state.outbox.files_left > 0;
-                self.flush(id);
-                self.after_wishes(id);
-                if had_budget {
-                    served = self.state.outbox.to_flush.len();
-                }
+        while waiting > 0 && left > 0 {
+            waiting -= 1;
+            let Some(id) = self.state.outbox.to_flush.pop_front() else { break };
+            // Who is over costs nothing, and does not count.
+            let Some(head) = self.state.head(id) else { continue };
+            head.status.clear(Status::TO_FLUSH);
+            left -= 1;
+            let had_budget = self.state.outbox.files_left > 0;
+            self.flush(id);
+            self.after_wishes(id);
+            if had_budget {
+                served = self.state.outbox.to_flush.len() - waiting;
             }
         }
         let outbox = &mut self.state.outbox;
-        outbox.files_left = self.state.limits.file_bytes_per_turn;
-        if outbox.to_flush.is_empty() {
-            outbox.to_flush = listed; // its memory serves again
-        } else {
-            outbox.to_flush.rotate_left(served);
+        if served < outbox.to_flush.len() - waiting {
+            outbox.to_flush.make_contiguous()[waiting..].rotate_left(served);
         }
+        outbox.files_left = self.state.limits.file_bytes_per_turn;
     }
 }

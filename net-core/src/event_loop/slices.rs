@@ -12,7 +12,8 @@ use crate::slices::{Job, Slice};
 use crate::stats::Counter;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// One slice of a job after the other, in rotation, for as long as this turn has for them.
+    /// One slice of a job after the other, in rotation, for as long as this turn has for them, and within
+    /// its budget: slices that are next to nothing would else be very many.
     #[cold]
     #[inline(never)]
     pub(super) fn run_slices(&mut self) {
@@ -21,7 +22,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let time = u64::try_from(self.state.limits.slice_time_per_turn.as_nanos());
         let until = self.driver.nanos().saturating_add(time.unwrap_or(u64::MAX));
-        while let Some(job) = self.state.jobs.pop_front() {
+        for _ in 0..self.state.limits.deferred_per_turn {
+            let Some(job) = self.state.jobs.pop_front() else { break };
             let mut job = Job::from_any(job);
             if self.slice(&mut job) == Slice::More {
                 self.state.jobs.push_back(Box::new(job));
@@ -66,7 +68,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.head(id).is_some_and(|head| head.status.state() != State::Dead)
     }
 
-    fn drop_jobs(&mut self) {
+    pub(super) fn drop_jobs(&mut self) {
         let jobs = std::mem::take(&mut self.state.jobs);
         self.state.bridge.stats.add(Counter::JobsDropped, jobs.len() as u64);
         self.state.bridge.stats.set(Counter::Jobs, 0);

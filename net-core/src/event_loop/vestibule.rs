@@ -236,7 +236,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if let Some(endpoints) = &mut self.endpoints {
             endpoints.end_rests(now);
         }
-        for _ in 0..self.state.limits.timers_per_turn {
+        // Each is heard once more and then closed, or let in: few in a turn, as those in the table.
+        let few = self.state.a_few(self.state.limits.endings_per_turn);
+        for _ in 0..few {
             let due = self.vestibule.as_mut().and_then(|vestibule| vestibule.pop_due(now));
             let Some((n, why)) = due else { break };
             self.state.tally.fired += 1;

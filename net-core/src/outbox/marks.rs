@@ -57,6 +57,12 @@ impl Marks {
         line.is_reached()
     }
 
+    /// How many marks of a connection are reached, counted up to `most`.
+    pub(crate) fn reached(&self, id: ConnId, most: usize) -> usize {
+        let Some(line) = self.0.get(&id) else { return 0 };
+        line.marks.iter().take(most).take_while(|(at, _)| *at <= line.sent).count()
+    }
+
     /// Takes the first mark that is reached.
     pub(crate) fn take_reached(&mut self, id: ConnId) -> Option<u64> {
         let line = self.0.get_mut(&id)?;

@@ -63,6 +63,9 @@ pub(super) struct Notes {
     pub(super) messages: Vec<u64>,
     pub(super) timers: Vec<u64>,
     running: Option<Callback>,
+    /// Callbacks of this turn so far. Above `calls_max`, unless that is 0, nothing is played.
+    pub(super) calls: usize,
+    pub(super) calls_max: usize,
     /// Broken promises. Kept, because a panic inside a callback would be caught.
     pub(super) faults: Vec<String>,
     pub(super) refuses: bool,
@@ -93,8 +96,15 @@ impl Log {
         found.cloned().unwrap_or_else(|| panic!("nobody came by wire {wire}"))
     }
 
+    /// This turn has called without end: it is to come to one, so that the test can say so.
+    pub(super) fn has_called_without_end(&self) -> bool {
+        let notes = self.get();
+        notes.calls_max > 0 && notes.calls > notes.calls_max
+    }
+
     fn enter(&self, callback: Callback) -> Running<'_> {
         let mut notes = self.get();
+        notes.calls += usize::from(callback != Callback::Datagram);
         if let Some(outer) = notes.running.replace(callback) {
             notes.faults.push(format!("{callback:?} inside {outer:?}"));
         }

@@ -7,6 +7,7 @@ mod accepts;
 mod actor;
 mod announced;
 mod broadcasts;
+mod chains;
 mod crowds;
 mod datagrams;
 mod deadlines;

@@ -10,6 +10,7 @@ use crate::connection::{Cold, Status};
 use crate::driver::sim::World;
 use crate::driver::{listener_token, waiting_number};
 use crate::event_loop::EventLoop;
+use crate::event_loop::receiving::READY_PER_TURN;
 use crate::gate::Gate;
 use crate::hub::{Hub, Order, Remote};
 use crate::id::ConnId;
@@ -24,6 +25,9 @@ use net_timer::{Slot, Tick};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+/// Callbacks after which a turn is said to have no end.
+const CALLS_WITHOUT_END: usize = 100_000;
 
 /// Turns after which a loop that should have come to rest is said to spin.
 const SPINS: usize = 200_000;
@@ -116,8 +120,13 @@ impl<D: Rig> Stage<D> {
     }
 
     /// What the handler does from now on.
-    pub(super) fn play(&mut self, play: impl FnMut(At<'_, '_, '_>) + 'static) {
-        self.event_loop.handler.play = Box::new(play);
+    pub(super) fn play(&mut self, mut play: impl FnMut(At<'_, '_, '_>) + 'static) {
+        let log = self.log.clone();
+        self.event_loop.handler.play = Box::new(move |at| {
+            if !log.has_called_without_end() {
+                play(at);
+            }
+        });
     }
 
     pub(super) fn panics_are_counted_by(&mut self, count: impl Fn() -> u64 + 'static) {
@@ -190,7 +199,12 @@ impl<D: Rig> Stage<D> {
     pub(super) fn turn(&mut self) {
         assert!(!self.is_over, "a turn after the last");
         let paused = self.paused();
+        let most = self.calls_max();
+        let receives = self.world.get().counts.receives;
+        self.log.get().calls = 0;
+        self.log.get().calls_max = CALLS_WITHOUT_END;
         self.is_over = !self.event_loop.turn().unwrap();
+        self.calls_are_few(most, (self.world.get().counts.receives - receives) as usize);
         match MUTATION.get() {
             Some(Mutation::NoRequeue) => self.forget_ready(|_| true),
             Some(Mutation::NoSyntheticRead) => self.forget_ready(|id| paused.contains(&id)),
@@ -202,6 +216,38 @@ impl<D: Rig> Stage<D> {
             self.panics = count();
         }
         assert_eq!(self.count(Counter::Panics), self.panics, "panics: {:?}", self.log.get().panics);
+    }
+
+    /// Callbacks that the limits allow in the next turn, whatever they bring about, beside those of what is
+    /// received in it, and of datagrams.
+    fn calls_max(&self) -> usize {
+        let state = &self.event_loop.state;
+        let limits = &state.limits;
+        // A signal may be that of a dial that is up, or of room.
+        let signals = 2 * (self.world.get().sockets.len() + 4);
+        let told = 2 * limits.drained_per_turn;
+        // Admitted, opened, and with room again.
+        let arrivals = 3 * (limits.arrivals_per_turn * 2 + self.event_loop.last_arrivals.len() / 8);
+        let mail = 3 * limits.mail_per_turn;
+        let ready = 2 * READY_PER_TURN.max(state.ready.len() / 4);
+        // Timers; and as many whose quiet time is over.
+        let timers = 2 * limits.timers_per_turn;
+        let ends = 3 * limits.endings_per_turn + state.table.len() / 8;
+        // A slice and the room for what it sent; two flushes; and a wish with what a last look brings.
+        let deferred = 8 * limits.deferred_per_turn;
+        signals + told + arrivals + mail + ready + timers + ends + deferred
+    }
+
+    /// A turn has received so often, and all its callbacks are few.
+    fn calls_are_few(&self, most: usize, receives: usize) {
+        // A receive brings bytes or the end, and room for the answer; and of those who come and go, an
+        // eighth of one.
+        let most = most + 5 * receives;
+        let calls = self.log.get().calls;
+        assert!(
+            calls <= most,
+            "{calls} callbacks in a turn with {receives} receives: {most} at most"
+        );
     }
 
     /// Those that are paused, where a mutation asks for them.
