@@ -15,8 +15,8 @@ use crate::stats::Counter;
 use net_buffer::{Input, Unread};
 use std::io::IoSlice;
 
-/// Connections of the list of the ready that are served in a turn: each is a system call, though it
-/// may bring nothing.
+/// Connections of the list of the ready that are served in a turn, or a quarter of those that wait: each
+/// is a system call, though it may bring nothing.
 pub(super) const READY_PER_TURN: usize = 64;
 
 /// Receives that use up what a connection may receive in a turn, however little each of them brings:
@@ -435,27 +435,40 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// looked at, so that bulk transfers keep the others waiting no longer than one of them would,
     /// however many there are. One goes on for a few turns before the next is served: so its
     /// peer's answers, and the memory of both, are still warm.
+    ///
+    /// Who is over by now, or needs nothing any more, costs next to nothing and does not count. Of the
+    /// others a quarter of those that wait are served at least: else, where more come in each turn, the
+    /// list would be ever longer.
     pub(super) fn serve_ready(&mut self, waiting: usize) {
+        let least = self.least_charged() as u64;
         let mut left = self.state.limits.receive_bytes_per_turn;
-        for _ in 0..waiting.min(READY_PER_TURN) {
-            if left == 0 {
+        let mut served = READY_PER_TURN.max(waiting / 4);
+        for _ in 0..waiting {
+            if left == 0 || served == 0 {
                 return;
             }
             let Some(id) = self.state.ready.pop_front() else { return };
             let Some(head) = self.state.head(id) else { continue };
             head.status.clear(Status::READY);
+            let state = head.status.state();
+            if state == State::Dead || !(state.reads() || head.status.has(Status::AGAIN)) {
+                self.fail_if_gone(id);
+                continue;
+            }
+            served -= 1;
             if head.status.has(Status::AGAIN) {
                 head.status.clear(Status::AGAIN);
                 self.hand_over_again(id);
             }
-            let before = self.state.tally.received_bytes;
+            let (bytes, receives) = (self.state.tally.received_bytes, self.state.tally.receives);
             self.receive(id, left.min(self.row_left));
-            let received = (self.state.tally.received_bytes - before) as usize;
+            let bytes = self.state.tally.received_bytes - bytes;
+            let received = bytes.max((self.state.tally.receives - receives) * least) as usize;
             left = left.saturating_sub(received);
             self.row_left = self.row_left.saturating_sub(received);
             let has_more = self.state.ready.back() == Some(&id);
-            if has_more && self.row_left > 0 {
-                self.state.ready.rotate_right(1);
+            if has_more && left == 0 && self.row_left > 0 {
+                self.state.ready.rotate_right(1); // its row goes on in the next turn
             } else {
                 self.row_left = self.state.limits.receive_bytes_in_a_row;
             }

@@ -14,7 +14,7 @@ use crate::limits::Limits;
 use crate::runner::Runner;
 use crate::slices::Slice;
 use crate::stats::Counter;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +26,8 @@ on_both_rigs! {
     marks_that_are_reached_together_are_told_in_one_turn: 10,
     answers_to_marks_of_one_turn_do_not_meet_the_hard_cap: 10,
     what_one_callback_asks_of_a_crowd_is_done_over_turns: 5,
+    the_list_of_the_ready_stays_short_however_many_come_and_go: 1,
+    the_dead_on_the_list_of_the_ready_keep_nobody_waiting: 10,
     receives_that_bring_one_byte_each_are_few_in_a_turn: 10,
     who_is_at_the_door_when_it_is_shut_is_let_in_over_turns: 10,
 }
@@ -483,6 +485,82 @@ fn what_one_callback_asks_of_a_crowd_is_done_over_turns<D: Rig>(seed: u64) {
         stage.settle();
         stage.stop();
     }
+}
+
+/// A hundred a turn that are closed as soon as they come, and 64 of the list were served in each: it grew
+/// without bound, and each FIN waited for longer than the one before.
+fn the_list_of_the_ready_stays_short_however_many_come_and_go<D: Rig>(seed: u64) {
+    const A_TURN: usize = 100;
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.arrivals_per_turn = 256;
+        limits.accepts_per_turn = 256;
+        limits.endings_per_turn = 256;
+    });
+    stage.listen();
+    stage.play(|at| match at {
+        At::Open(conn) => {
+            let _ = conn.send(b"busy\n");
+            conn.close();
+        }
+        other => usual(other),
+    });
+    for _ in 0..60 {
+        (0..A_TURN).for_each(|_| stage.knock().finish());
+        next_turn(&mut stage);
+        let ready = stage.event_loop.state.ready.len();
+        assert!(ready <= 10 * A_TURN, "{ready} are ready");
+    }
+    stage.advance(5_000);
+    stage.stop();
+}
+
+/// Entries of connections that were over by then counted as served: who was behind them waited for nothing.
+fn the_dead_on_the_list_of_the_ready_keep_nobody_waiting<D: Rig>(seed: u64) {
+    const CROWD: usize = 300;
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.deferred_per_turn = 10 * CROWD;
+        limits.arrivals_per_turn = CROWD;
+    });
+    let guest = stage.open();
+    let crowd: Vec<Peer> = (0..CROWD).map(|_| stage.arrive()).collect();
+    stage.settle();
+    let its_own = stage.id(&guest);
+    let heard = Rc::new(Cell::new(0));
+    stage.play({
+        let heard = Rc::clone(&heard);
+        move |at| match at {
+            At::Data(conn, _) if conn.id() == its_own => heard.set(heard.get() + 1),
+            At::Message(here, 0) => here.each(|conn| {
+                conn.pause();
+                conn.resume();
+            }),
+            At::Message(here, _) => here.each(|conn| {
+                if conn.id() == its_own {
+                    conn.pause();
+                    conn.resume();
+                } else {
+                    conn.reset();
+                }
+            }),
+            other => usual(other),
+        }
+    });
+    guest.send(b"left");
+    stage.settle();
+    let before = heard.get();
+    stage.remote().post(0, 0).unwrap();
+    stage.turn();
+    assert_eq!(stage.event_loop.state.ready.len(), CROWD + 1);
+    stage.remote().post(0, 1).unwrap();
+    stage.turn(); // the guest, and some of the crowd; then the rest is over
+    assert!(stage.event_loop.state.ready.len() > CROWD / 2);
+    assert_eq!(heard.get(), before + 1);
+    stage.turn();
+    assert_eq!(heard.get(), before + 2, "the dead were served before it");
+    assert!(stage.event_loop.state.ready.is_empty());
+    stage.settle();
+    assert!(crowd.iter().all(Peer::saw_reset));
+    stage.stop();
 }
 
 /// Only bytes counted: of a Unix socket with a descriptor behind each byte, 65,536 receives were one turn's.
