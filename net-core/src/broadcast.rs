@@ -8,6 +8,7 @@ use crate::panics::{guard, take_said};
 use crate::policy::AtLimit;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -56,7 +57,9 @@ impl Broadcast {
     }
 
     /// Calls `then` once with the whole account, on the thread that closes it: most often a loop's,
-    /// so it must not block. To tell a handler, let it post a message.
+    /// so it must not block. To tell a handler, let it post a message. It may begin the next broadcast.
+    /// Where no loop takes that (the mailboxes are full, or the server has ended), its account closes at
+    /// once, and what is to follow is called inside of this: 16 times in all, and then no more.
     pub fn then(mut self, then: impl FnOnce(Report) + Send + 'static) -> Self {
         self.then = Some(Box::new(then));
         self
@@ -255,13 +258,34 @@ impl Drop for Part {
         if account.loops_left.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        if let Some(then) = account.then.lock().take() {
-            let report = account.report();
-            if guard(|| then(report)).is_none() {
-                let said = take_said();
-                tracing::error!(said, "what was to follow a broadcast panicked");
-            }
+        let then = account.then.lock().take();
+        if let Some(then) = then {
+            follow(then, account.report());
         }
+    }
+}
+
+/// What follows a broadcast may begin another that no loop takes, whose account closes at once. So many
+/// are called inside of the first.
+const NESTED_MAX: usize = 16;
+
+thread_local! {
+    /// How many are called inside of the one that runs on this thread, and that one.
+    static CALLED: Cell<usize> = const { Cell::new(0) };
+}
+
+fn follow(then: Then, report: Report) {
+    let before = CALLED.get();
+    if before > NESTED_MAX {
+        tracing::error!("broadcasts that nobody takes follow one another without end");
+        return;
+    }
+    CALLED.set(before + 1);
+    if guard(|| then(report)).is_none() {
+        tracing::error!(said = take_said(), "what was to follow a broadcast panicked");
+    }
+    if before == 0 {
+        CALLED.set(0);
     }
 }
 
@@ -296,6 +320,22 @@ mod tests {
         };
         assert_eq!(delivery.report(), report);
         assert_eq!(*reports.lock(), [report], "and it is told once");
+    }
+
+    /// A server that has ended takes no broadcast: each account closed inside of the call that began it,
+    /// and one that was begun again by what follows it ran out of stack.
+    #[test]
+    fn broadcasts_that_nobody_takes_do_not_follow_one_another_for_ever() {
+        fn again(called: &Arc<AtomicUsize>) {
+            called.fetch_add(1, Ordering::Relaxed);
+            let next = Arc::clone(called);
+            drop(Broadcast::new("all").then(move |_| again(&next)).divide(1));
+        }
+        let called = Arc::new(AtomicUsize::new(0));
+        for round in 1..=2 {
+            again(&called);
+            assert_eq!(called.load(Ordering::Relaxed), round * (2 + NESTED_MAX));
+        }
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// no more.
     #[cold]
     pub(super) fn tell_sent(&mut self, id: ConnId, left: &mut usize) {
-        for n in 0..self.state.outbox.marks.reached(id, *left + 1) {
+        for n in 0..self.state.outbox.marks.reached(id, left.saturating_add(1)) {
             let Some(status) = self.state.head(id).map(|head| head.status) else { return };
             let state = status.state();
             if state.is_closing() || matches!(state, State::Dead | State::Connecting) {
