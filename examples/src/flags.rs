@@ -28,11 +28,11 @@ pub struct ServerFlags {
     /// Loops, one thread each: a number from 1 to 256, or per-core
     #[arg(long, value_name = "N|per-core", default_value = "per-core", value_parser = parse_loops)]
     pub loops: Loops,
-    /// Keep each loop on a core of its own (the default)
+    /// Keep each loop on a core of its own (the default where there are as many loops as cores)
     #[arg(long, overrides_with = "no_pin")]
     pub pin: bool,
     /// Let the system move the loops between cores
-    #[arg(long)]
+    #[arg(long, overrides_with = "pin")]
     pub no_pin: bool,
     /// Who accepts: one thread for all loops, or each loop for itself
     #[arg(long, value_enum, default_value_t)]
@@ -275,7 +275,6 @@ impl ServerFlags {
     pub fn server(&self) -> Result<Server, String> {
         let mut server = Server::new()
             .loops(self.loops)
-            .pin(!self.no_pin)
             .accept(match self.accept {
                 AcceptFlag::Acceptor => net_core::Accept::Acceptor,
                 AcceptFlag::Reuseport => net_core::Accept::ReusePort,
@@ -288,6 +287,9 @@ impl ServerFlags {
             .limits(self.limits())
             .refusal(self.refusal.clone().unwrap_or_default())
             .drain_timeout(self.drain_timeout);
+        if self.pin || self.no_pin {
+            server = server.pin(self.pin);
+        }
         server.check().map_err(|error| error.to_string())?;
         if self.datagrams && self.proxy_protocol.is_some() {
             return Err("--proxy-protocol: a proxy announces connections, not datagrams".to_owned());

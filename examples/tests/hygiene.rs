@@ -92,7 +92,7 @@ fn stopped_and_continued_it_goes_on(mode: Mode) {
 }
 
 fn threads_have_names_and_cores(mode: Mode) {
-    let server = Start::echo(mode).loops(3).run();
+    let server = Start::echo(mode).loops(3).args(&["--pin"]).run();
     let threads = proc::loop_threads(server.pid);
     let names: Vec<_> = threads.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["net-loop-0", "net-loop-1", "net-loop-2"]);

@@ -34,11 +34,22 @@ const REFUSAL_MAX: usize = 4096;
 /// How many loops a server has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Loops {
-    /// One for each core that this process may use, as the system says (affinity and cgroups).
+    /// One for each core that this process may use, as the system says (affinity and cgroups); on a
+    /// machine with more than 256, 256.
     #[default]
     PerCore,
     /// So many: 1 to 256.
     Count(usize),
+}
+
+impl Loops {
+    /// How many these are where the process may use so many processors; what was asked for is not checked.
+    fn on(self, processors: usize) -> usize {
+        match self {
+            Loops::Count(n) => n,
+            Loops::PerCore => processors.clamp(1, crate::id::LOOPS_MAX),
+        }
+    }
 }
 
 /// Who accepts connections.
@@ -136,7 +147,8 @@ struct Wanted {
 pub struct Server {
     listen: Vec<Wanted>,
     loops: Loops,
-    pin: bool,
+    /// `None`: where the loops fill the processors.
+    pin: Option<bool>,
     accept: Accept,
     balance: Balance,
     fd_table: FdTable,
@@ -156,7 +168,7 @@ impl Default for Server {
         Self {
             listen: Vec::new(),
             loops: Loops::default(),
-            pin: true,
+            pin: None,
             accept: Accept::default(),
             balance: Balance::default(),
             fd_table: FdTable::default(),
@@ -225,9 +237,14 @@ impl Server {
         self
     }
 
-    /// Whether loop i stays on the (i mod n)-th allowed core. Default: yes.
+    /// Whether loop i stays on the (i mod n)-th of the n allowed cores.
+    ///
+    /// Default: yes where the loops fill these cores, that is, if there are as many loops at least, and no
+    /// quota of the cgroup that grants less time; and where loops are [steered](Self::steer) to. Otherwise
+    /// the system places them: a server does not know who else begins at the first core, and two servers
+    /// that both do share it while others idle. The start logs which it is, at `info`.
     pub fn pin(mut self, pin: bool) -> Self {
-        self.pin = pin;
+        self.pin = Some(pin);
         self
     }
 
@@ -281,8 +298,8 @@ impl Server {
     /// With [`Accept::ReusePort`]: whether a connection goes to the loop on the core at which the
     /// kernel received it (`SO_INCOMING_CPU`; Linux 6.2), instead of by a hash. So a connection's
     /// interrupt, kernel work and loop share a core and its caches, if the network card spreads
-    /// what it receives over the same cores; if it does not, loops are as uneven as it is. Needs
-    /// pinned loops. Default: no.
+    /// what it receives over the same cores; if it does not, loops are as uneven as it is. Pins the
+    /// loops; with `pin(false)` it is an error. Default: no.
     pub fn steer(mut self, steer: bool) -> Self {
         self.steer = steer;
         self
@@ -395,7 +412,7 @@ impl Server {
                 self.refusal.len()
             )));
         }
-        if self.steer && !(self.accept == Accept::ReusePort && self.pin) {
+        if self.steer && !(self.accept == Accept::ReusePort && self.pin != Some(false)) {
             return Err(StartError::plain(
                 "steer: only pinned loops that accept for themselves (reuseport) have a core to \
                  steer to",
@@ -424,16 +441,25 @@ impl Server {
     }
 
     fn loop_count(&self) -> Result<usize, StartError> {
-        let count = match self.loops {
-            Loops::Count(n) => n,
-            Loops::PerCore => thread::available_parallelism().map_or(1, usize::from),
-        };
+        let count = self.loops.on(processors());
         if !(1..=crate::id::LOOPS_MAX).contains(&count) {
             let max = crate::id::LOOPS_MAX;
             return Err(StartError::plain(format!("{count} loops: a server has 1 to {max}")));
         }
         Ok(count)
     }
+
+    /// Whether so many loops stay on their cores, of which the process may use `allowed`, with the time of
+    /// so many `processors`.
+    fn pins(&self, loops: usize, allowed: usize, processors: usize) -> bool {
+        let fill = loops >= allowed && processors >= allowed;
+        self.pin.unwrap_or(self.steer || fill)
+    }
+}
+
+/// Processors whose time this process may have: those allowed, or as many as a quota of its cgroup is worth.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A server that runs. Dropped, it stops at once and waits for its threads.

@@ -2,7 +2,7 @@
 
 use super::doors::{Door, listen_options};
 use super::here::OwnLoop;
-use super::{FdTable, Place, Server};
+use super::{FdTable, Place, Server, processors};
 use crate::accepting::Listening;
 use crate::addr::Addr;
 use crate::closed::Closed;
@@ -111,7 +111,7 @@ where
     G: FnOnce(&Place<H::Message>) -> H,
 {
     let hub = Arc::clone(&team.hub);
-    let cores = if server.pin { core_affinity::get_core_ids().unwrap_or_default() } else { vec![] };
+    let cores = cores_for(server, hub.loops.len());
     let seed = |number: usize, courier| {
         let core = cores.get(number % cores.len().max(1)).copied();
         let steered_to = core.filter(|_| server.steer).map(|core| core.id);
@@ -183,6 +183,16 @@ fn drop_factory<F>(factory: Arc<F>) {
     if guard(|| drop(factory)).is_none() {
         tracing::error!(said = take_said(), "the drop of the handlers' factory panicked");
     }
+}
+
+/// The cores that the loops stay on, in turn. Empty: the system moves them.
+fn cores_for(server: &Server, loops: usize) -> Vec<core_affinity::CoreId> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let (allowed, processors) = (cores.len(), processors());
+    let is_pinned = server.pins(loops, allowed, processors);
+    let how = if is_pinned { "each loop stays on its core" } else { "the system places the loops" };
+    tracing::info!(loops, cores = allowed, processors, "{how}");
+    if is_pinned { cores } else { Vec::new() }
 }
 
 /// What a loop's thread is born with.

@@ -268,6 +268,33 @@ fn a_steered_connection_is_on_the_loop_of_its_core() {
     }
 }
 
+/// A machine with 300 processors did not start a server by default: a loop's number has eight bits.
+#[test]
+fn on_more_processors_than_loops_can_be_there_are_as_many_as_can_be() {
+    for (processors, loops) in [(0, 1), (1, 1), (255, 255), (256, 256), (257, 256), (4096, 256)] {
+        assert_eq!(Loops::PerCore.on(processors), loops, "on {processors}");
+        assert_eq!(Loops::Count(300).on(processors), 300, "what was asked for is refused, not cut");
+    }
+    let said = Server::new().loops(Loops::Count(257)).check().unwrap_err().to_string();
+    assert!(said.contains("257 loops"), "{said}");
+}
+
+/// Two servers of one loop each, under a quota of one processor of two, both stayed on the first: together
+/// they had half of what the system gives them when it places them.
+#[test]
+fn loops_that_leave_cores_free_are_placed_by_the_system() {
+    let server = Server::new();
+    // As many loops as cores, or more, and the time of all of them.
+    assert!(server.pins(2, 2, 2) && server.pins(52, 2, 2) && server.pins(1, 1, 1));
+    assert!(!server.pins(1, 2, 2), "a core is left for somebody else");
+    assert!(
+        !server.pins(1, 2, 1) && !server.pins(2, 2, 1),
+        "a quota is left for no core of its own"
+    );
+    assert!(Server::new().pin(true).pins(1, 2, 1) && !Server::new().pin(false).pins(2, 2, 2));
+    assert!(Server::new().accept(Accept::ReusePort).steer(true).pins(1, 2, 1));
+}
+
 #[test]
 fn settings_that_contradict_each_other_are_named() {
     let _bound = bound();

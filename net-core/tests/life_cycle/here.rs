@@ -80,7 +80,7 @@ fn a_loop_on_the_callers_thread_serves_and_the_thread_is_as_before() {
         for is_drained in [true, false] {
             let notes = Arc::default();
             let seen = Arc::clone(&notes);
-            let server = Server::new().listen(OWN_ADDRESS).loops(Loops::Count(loops));
+            let server = Server::new().listen(OWN_ADDRESS).loops(Loops::Count(loops)).pin(true);
             let mut client = None;
             let ended = server.accept(accept).run_here(
                 move |_place| Notes::new(&notes),
