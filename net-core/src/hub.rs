@@ -390,10 +390,12 @@ impl<M: Send> Remote<M> {
     /// itself, and `admit` decides. Any thread but a loop's, which has [`Loop::adopt`](crate::Loop::adopt);
     /// never blocking.
     ///
-    /// It must be a connected TCP or Unix stream socket, and is made non-blocking, for every copy of
-    /// it. Keep no copy: while one is open the peer does not see the connection's end. Unfit, over
-    /// `connections_max` or `per_source_max`, at the bound of `arrivals_queue`, or in a server that
-    /// drains, it comes back in the error. It counts as `given`.
+    /// It must be a connected TCP or Unix stream socket (MPTCP is another protocol), and is made
+    /// non-blocking, for every copy of it. An `SO_LINGER` of some time is switched off, since close(2) would
+    /// hold the whole loop for as long, and so is `SO_RCVLOWAT`; a Unix socket takes no descriptors from then
+    /// on (Linux 6.16). Keep no copy: while one is open the peer does not see the connection's end.
+    /// Unfit, over `connections_max` or `per_source_max`, at the bound of `arrivals_queue`, or in a
+    /// server that drains, it comes back in the error. It counts as `given`.
     ///
     /// With private tables ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) it travels to its loop
     /// like any other, and its place in the table of this thread is free again.

@@ -13,7 +13,7 @@ use crate::error::Unadopted;
 use crate::handler::Peer;
 use crate::here::Loop;
 use crate::stats::Counter;
-use crate::sys::{Socket, Unfit, rights};
+use crate::sys::{Errno, Socket, Unfit, refuse_descriptors, rights};
 use net_buffer::Input;
 use std::convert::Infallible;
 use std::io::{Read, Write};
@@ -53,27 +53,106 @@ fn dial(at: &Addr) -> UnixStream {
     client
 }
 
-/// Descriptors that nobody asked for stop a receive in the middle, and are closed by the kernel.
+/// Descriptors that nobody asked for stop a receive in the middle, and are closed by the kernel. Sent before
+/// the socket is the server's, since afterwards it takes none.
 #[test]
 fn bytes_with_descriptors_come_back_like_any_others() {
     let _bound = bound();
-    let server = Server::new().listen(&name("rights")).loops(Loops::Count(1));
-    let server = server.start(|_| Echo).unwrap();
-    let mut client = dial(&server.addrs()[0]);
-    let sender = Socket::from_owned(OwnedFd::from(client.try_clone().unwrap()));
+    let server = Server::new().loops(Loops::Count(1)).start(|_| Echo).unwrap();
     let (passed, mut far) = UnixStream::pair().unwrap();
     let passed = Socket::from_owned(OwnedFd::from(passed));
     for round in 0..200 {
-        client.write_all(b"before").unwrap();
-        rights::send(&sender, b"with", [&passed].into_iter()).unwrap();
-        client.write_all(b"after").unwrap();
-        let mut back = [0; 15];
+        let (mut client, theirs) = pair();
+        let sender = Socket::from_owned(OwnedFd::from(client.try_clone().unwrap()));
+        for _ in 0..2 {
+            client.write_all(b"before").unwrap();
+            rights::send(&sender, b"with", [&passed].into_iter()).unwrap();
+            client.write_all(b"after").unwrap();
+        }
+        server.remote().adopt(theirs).unwrap();
+        let mut back = [0; 30];
         client.read_exact(&mut back).unwrap();
-        assert_eq!(&back, b"beforewithafter", "round {round}");
+        assert_eq!(&back, b"beforewithafterbeforewithafter", "round {round}");
+        is_served(&mut client);
     }
     drop(passed);
     far.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(far.read(&mut [0]).unwrap(), 0, "no copy is left open in the server");
+}
+
+/// The last copy of a descriptor that a client had sent was closed by the kernel on our thread, which took as
+/// long as its SO_LINGER said: four seconds of a loop, the acceptor, or the admin endpoint.
+#[test]
+fn whoever_sends_descriptors_learns_that_they_are_not_taken() {
+    let (passed, _far) = UnixStream::pair().unwrap();
+    if refuse_descriptors(&passed).is_err() {
+        println!("skipped: before Linux 6.16 descriptors cannot be refused");
+        return;
+    }
+    let passed = Socket::from_owned(OwnedFd::from(passed));
+    let is_refused = |client: &UnixStream, by: &str| {
+        let sender = Socket::from_owned(OwnedFd::from(client.try_clone().unwrap()));
+        let sent = rights::send(&sender, b"with", [&passed].into_iter());
+        assert_eq!(sent.map_err(Errno::raw), Err(libc::EPERM), "by {by}");
+    };
+    for fd_table in [FdTable::Shared, FdTable::PerLoop(PrivateTables::kept_by_test())] {
+        for loops in [1, 2] {
+            let server = Server::new().listen(&name("refuses")).admin(&name("refuses-admin"));
+            let server = server.loops(Loops::Count(loops)).fd_table(fd_table);
+            let server = server.start(|_| Echo).unwrap();
+            for _ in 0..2 {
+                let mut client = dial(&server.addrs()[0]);
+                is_refused(&client, "a listener that has not accepted yet");
+                is_served(&mut client);
+                is_refused(&client, "an accepted connection");
+                is_served(&mut client);
+            }
+            is_refused(&dial(server.admin_addr().unwrap()), "the admin endpoint");
+            let (mut client, theirs) = pair();
+            server.remote().adopt(theirs).unwrap();
+            is_refused(&client, "an adopted connection");
+            is_served(&mut client);
+        }
+    }
+    let at = SocketAddr::from_abstract_name(&name("refused")["unix:@".len()..]).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind_addr(&at).unwrap();
+    let (report, reports) = mpsc::channel();
+    let dialler = Server::new().loops(Loops::Count(1));
+    let dialler = dialler.start(move |_| Dialler(report.clone())).unwrap();
+    dialler.remote().post(0, name("refused").parse().unwrap()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let end = Instant::now() + PATIENCE;
+    let mut dialled = loop {
+        match listener.accept() {
+            Ok((dialled, _)) => break dialled,
+            Err(error) => assert!(Instant::now() < end, "nobody dials: {error}"),
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    is_refused(&dialled, "a dialled connection");
+    dialled.write_all(b"without").unwrap();
+    assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"without".to_vec()));
+}
+
+/// Whoever had kept a copy of an adopted socket and made it a blocking one held the loop in its next receive.
+#[test]
+fn a_copy_that_is_made_blocking_again_holds_up_nobody() {
+    let server = Server::new().loops(Loops::Count(1)).start(|_| Echo).unwrap();
+    let (mut first, theirs) = pair();
+    let copy = UnixStream::from(theirs.try_clone().unwrap());
+    server.remote().adopt(theirs).unwrap();
+    is_served(&mut first);
+    copy.set_nonblocking(false).unwrap();
+    let (mut second, theirs) = pair();
+    server.remote().adopt(theirs).unwrap();
+    for _ in 0..3 {
+        is_served(&mut first);
+        is_served(&mut second);
+    }
+    // What the first does not read is more than its socket has room for.
+    first.set_nonblocking(true).unwrap();
+    while first.write(&[1; 4096]).is_ok() {}
+    (0..3).for_each(|_| is_served(&mut second));
 }
 
 /// Dials where it is told, says hello, and reports what comes of it.

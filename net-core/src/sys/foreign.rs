@@ -1,8 +1,9 @@
 //! Descriptors that were made elsewhere: what they must be to become a connection here.
 
-use super::Errno;
+use super::options::set_number;
+use super::{Errno, unix};
 use crate::addr::Addr;
-use socket2::{SockRef, Type};
+use socket2::{Protocol, SockRef, Type};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,8 @@ pub enum Unfit {
     NoSocket,
     /// It is a socket for datagrams or packets.
     NoStream,
-    /// It is a stream of a kind that is neither TCP nor a Unix socket.
+    /// It is a stream of a kind that is neither TCP nor a Unix socket: MPTCP and SCTP among them, though
+    /// their addresses look like those of TCP.
     OtherKind,
     /// It listens.
     Listens,
@@ -37,8 +39,9 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Makes it what the loops count on, non-blocking and close-on-exec, and tells whose connection it
-/// is. What is unfit is left as it was.
+/// Makes it what the loops count on, and tells whose connection it is: non-blocking and close-on-exec, its
+/// close does not wait (`SO_LINGER`), one byte is enough to be told of (`SO_RCVLOWAT`), and a Unix socket
+/// takes no descriptors. What is unfit is left as it was.
 pub(crate) fn prepare(fd: &OwnedFd) -> Result<Addr, Unfit> {
     let socket = SockRef::from(fd);
     let unfit = |error: io::Error| match error.raw_os_error() {
@@ -54,6 +57,21 @@ pub(crate) fn prepare(fd: &OwnedFd) -> Result<Addr, Unfit> {
     }
     let peer = socket.peer_addr().map_err(unfit)?;
     let peer = super::socket::addr_of(&peer).map_err(|_| Unfit::OtherKind)?;
+    // By its address an MPTCP or SCTP socket is an inet one too; but what a short receive, a half-close
+    // or the kernel's count of bytes means of TCP is not true of them.
+    let protocol = socket.protocol().map_err(unfit)?;
+    if peer.inet().is_some() && protocol != Some(Protocol::TCP) {
+        return Err(Unfit::OtherKind);
+    }
+    // close(2) would hold the whole loop for as long, also of a non-blocking socket. A time of zero, by
+    // which a close is a reset, stays: it holds nobody.
+    if socket.linger().map_err(unfit)?.is_some_and(|time| !time.is_zero()) {
+        socket.set_linger(None).map_err(unfit)?;
+    }
+    let _ = set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1); // refused, it is as it was made
+    if peer.unix().is_some() {
+        let _ = unix::refuse_descriptors(fd); // an older kernel cannot
+    }
     socket.set_nonblocking(true).map_err(unfit)?;
     socket.set_cloexec(true).map_err(unfit)?;
     Ok(peer)
@@ -63,8 +81,11 @@ pub(crate) fn prepare(fd: &OwnedFd) -> Result<Addr, Unfit> {
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
+    use std::time::Duration;
 
     #[test]
     fn only_connected_streams_are_fit() {
@@ -89,5 +110,60 @@ mod tests {
         drop(client);
         let (one, _other) = UnixStream::pair().unwrap();
         assert!(prepare(&one.into()).unwrap().unix().unwrap().is_unnamed());
+    }
+
+    /// Adopted with SO_LINGER of ten seconds, a connection whose peer read nothing held its loop at close:
+    /// a neighbour waited for eight of them.
+    #[test]
+    fn what_is_adopted_neither_lingers_nor_waits_for_more_than_a_byte() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let ten = Duration::from_secs(10);
+        for (before, after) in [
+            (Some(ten), None),
+            (Some(Duration::from_secs(1)), None),
+            (Some(Duration::ZERO), Some(Duration::ZERO)),
+            (None, None),
+        ] {
+            let fd = OwnedFd::from(TcpStream::connect(at).unwrap());
+            let socket = SockRef::from(&fd);
+            socket.set_linger(before).unwrap();
+            set_number(&fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1000).unwrap();
+            prepare(&fd).unwrap();
+            assert_eq!(socket.linger().unwrap(), after, "of {before:?}");
+            let (mut near, _) = listener.accept().unwrap();
+            near.write_all(b"x").unwrap();
+            let mut ready = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+            // SAFETY: the list has one entry, writable through the call.
+            let n = unsafe { libc::poll(ready.as_mut_ptr(), 1, 20_000) };
+            assert_eq!(n, 1, "one byte is told of");
+        }
+        let (one, _other) = UnixStream::pair().unwrap();
+        let one = OwnedFd::from(one);
+        SockRef::from(&one).set_linger(Some(ten)).unwrap();
+        prepare(&one).unwrap();
+        assert_eq!(SockRef::from(&one).linger().unwrap(), None);
+    }
+
+    /// By its address each of them is an inet stream, so it was taken for TCP.
+    #[test]
+    fn streams_of_other_protocols_are_named_as_such() {
+        for (name, protocol) in [("MPTCP", libc::IPPROTO_MPTCP), ("SCTP", libc::IPPROTO_SCTP)] {
+            let protocol = Some(Protocol::from(protocol));
+            let new = || socket2::Socket::new(socket2::Domain::IPV4, Type::STREAM, protocol);
+            let Ok(listener) = new() else {
+                println!("skipped: no {name} sockets here");
+                continue;
+            };
+            let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+            listener.bind(&any.into()).unwrap();
+            listener.listen(1).unwrap();
+            let client = new().unwrap();
+            client.connect(&listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            for fd in [OwnedFd::from(client), OwnedFd::from(server)] {
+                assert_eq!(prepare(&fd), Err(Unfit::OtherKind), "{name}");
+            }
+        }
     }
 }

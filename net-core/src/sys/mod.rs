@@ -41,4 +41,6 @@ pub use options::{Keepalive, SocketOptions};
 pub(crate) use socket::SIM_BASE;
 pub(crate) use socket::{DialOptions, Socket};
 pub(crate) use unix::SocketFile;
+#[cfg(test)]
+pub(crate) use unix::refuse_descriptors;
 pub(crate) use waker::Waker;

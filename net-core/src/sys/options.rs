@@ -222,7 +222,7 @@ pub(super) fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<Socke
 }
 
 pub(super) fn set_number(
-    socket: &Socket,
+    socket: &impl AsRawFd,
     level: i32,
     option: i32,
     value: libc::c_int,

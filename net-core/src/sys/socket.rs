@@ -139,11 +139,12 @@ impl Socket {
     ///
     /// Past the C library, as `send`: in a program of several threads it makes recv and send
     /// points of cancellation (pthreads(7)), which costs about 60 instructions a call and which
-    /// nobody here uses.
+    /// nobody here uses. `MSG_DONTWAIT`, here and below, since whoever has kept a copy of an adopted
+    /// socket may make it a blocking one again.
     #[inline]
     pub(crate) fn receive(&self, into: &mut [u8]) -> Result<usize, Errno> {
         loop {
-            match rustix::net::recv(self.as_fd(), &mut *into, RecvFlags::empty()) {
+            match rustix::net::recv(self.as_fd(), &mut *into, RecvFlags::DONTWAIT) {
                 Ok((got, _)) => return Ok(got),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(Errno::new(errno.raw_os_error())),
@@ -154,8 +155,9 @@ impl Socket {
     /// Sends from `bytes`. A peer that is gone is an error, never a signal (`MSG_NOSIGNAL`).
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
         loop {
-            match rustix::net::send(self.as_fd(), bytes, SendFlags::NOSIGNAL) {
+            match rustix::net::send(self.as_fd(), bytes, FLAGS) {
                 Ok(sent) => return Ok(sent),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(Errno::new(errno.raw_os_error())),
@@ -166,7 +168,8 @@ impl Socket {
     /// Sends from all of `slices` in one call: at most `IOV_MAX` (1,024) of them. `more`: what
     /// follows at once may fill up the last segment.
     pub(crate) fn send_slices(&self, slices: &[IoSlice<'_>], more: bool) -> Result<usize, Errno> {
-        let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        let flags = flags | if more { libc::MSG_MORE } else { 0 };
         // SAFETY: msghdr is plain data for which zero is valid.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
         message.msg_iov = slices.as_ptr().cast_mut().cast();

@@ -1,6 +1,7 @@
 //! Unix stream sockets, unix(7): their names, and the file that a listener leaves.
 
 use super::ListenOptions;
+use super::options::set_number;
 use crate::addr::{Addr, UnixName};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::ffi::OsStr;
@@ -14,8 +15,24 @@ use std::time::Duration;
 
 /// A non-blocking socket, and the address by which it is bound or dialled.
 pub(super) fn stream_socket(name: &UnixName) -> io::Result<(Socket, SockAddr)> {
+    Ok((new_socket()?, SockAddr::unix(OsStr::from_bytes(name.as_bytes()))?))
+}
+
+/// Neither a listener's connections, which inherit the option, nor a dialled one bring descriptors.
+fn new_socket() -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    Ok((socket, SockAddr::unix(OsStr::from_bytes(name.as_bytes()))?))
+    let _ = refuse_descriptors(&socket); // an older kernel cannot: OPERATING says what follows
+    Ok(socket)
+}
+
+/// From now on whoever sends descriptors to this Unix socket meets EPERM (`SO_PASSRIGHTS`, Linux 6.16).
+///
+/// Without it the kernel closes what was sent on the thread that receives, and close(2) may take as long as
+/// the sender likes: of a TCP socket with unsent bytes, as long as its `SO_LINGER` says.
+pub(crate) fn refuse_descriptors(socket: &impl AsRawFd) -> io::Result<()> {
+    // asm-generic/socket.h; libc has it for one architecture only.
+    const SO_PASSRIGHTS: libc::c_int = if cfg!(target_arch = "sparc64") { 0x5c } else { 83 };
+    set_number(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
 }
 
 /// The name in an address of the family `AF_UNIX`.
@@ -51,7 +68,7 @@ fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         let what = "a file that is no socket is in the way";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
     }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    let probe = new_socket()?;
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
