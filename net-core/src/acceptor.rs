@@ -40,6 +40,8 @@ pub(crate) struct Acceptor<M, D: Driver> {
     deadline: Option<Tick>,
     arrivals_ended: bool,
     retry_at: Option<Tick>,
+    /// When it is to be looked whether the loops take what waits for them.
+    look_at: Option<Tick>,
     stalls: Option<Stalls>,
 }
 
@@ -67,6 +69,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             deadline: None,
             arrivals_ended: false,
             retry_at: None,
+            look_at: None,
             stalls,
         }
     }
@@ -145,7 +148,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         }
         let rests = self.listeners.iter().filter_map(Listening::rests_until);
         let look = self.stalls.as_ref().map(Stalls::next_look);
-        rests.chain(self.retry_at).chain(self.deadline).chain(look).min()
+        let looks = look.into_iter().chain(self.look_at);
+        rests.chain(self.retry_at).chain(self.deadline).chain(looks).min()
     }
 
     /// Accepts a batch for every loop, then hands over: many descriptors go in one message under
@@ -154,11 +158,18 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         if self.arrivals_ended {
             return;
         }
+        if self.look_at.is_some_and(|at| now >= at) {
+            self.look_at = self.handover.look(now);
+        }
         let mut arrivals = Vec::new();
         self.take_adoptions(&mut arrivals);
         self.accept_batch(now, &mut arrivals);
+        let came = !arrivals.is_empty();
         self.handover.place(&mut arrivals);
         let all_delivered = self.handover.deliver();
+        if came && self.look_at.is_none() {
+            self.look_at = self.handover.look(now);
+        }
         self.retry_at = (!all_delivered || self.handover.room() == 0).then(|| now.after(RETRY));
         self.end_arrivals(all_delivered);
     }
@@ -227,7 +238,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         let may_end = all_delivered || self.order >= Order::Cut;
         if self.order >= Order::Drain && may_end && !self.arrivals_ended {
             self.arrivals_ended = true;
-            self.retry_at = None;
+            (self.retry_at, self.look_at) = (None, None);
             let is_late = self.order == Order::Cut;
             self.handover.end(if is_late { Closed::DrainDeadline } else { Closed::Stopped });
         }

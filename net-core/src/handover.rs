@@ -3,13 +3,24 @@
 use crate::arrival::Arrival;
 use crate::closed::Closed;
 use crate::courier;
-use crate::hub::Hub;
+use crate::hub::{Bridge, Hub};
+use crate::listener::Seldom;
 use crate::placement::{Balance, Placement};
+use crate::standstill::Standstill;
 use crate::stats::Counter;
 use crate::sys::{Errno, Socket};
+use net_timer::Tick;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a loop may stand still before a newcomer that waits for it: then it is passed over. Far
+/// longer than a turn takes, also where turns take too long, and far shorter than a client is patient.
+const STUCK_AFTER: Duration = Duration::from_millis(200);
+
+/// How often it is looked for, while anything waits for a loop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Places arrivals and hands them over. Used by the acceptor's thread only.
 pub(crate) struct Handover<M> {
@@ -20,6 +31,10 @@ pub(crate) struct Handover<M> {
     waiting: VecDeque<Arrival>,
     /// The most descriptors that may be on their way in couriers at once, over all loops.
     in_flight_max: u64,
+    /// The most connections that may wait for one loop. So few that the loops which get on have places for
+    /// others, were all the rest stuck.
+    waits_max: u64,
+    trouble: Seldom,
 }
 
 /// The way to one loop.
@@ -29,6 +44,9 @@ struct Lane {
     /// Connections handed over, ever.
     sent: u64,
     way: Way,
+    still: Standstill,
+    /// It has stood still for too long, and gets nothing until it turns.
+    is_stuck: bool,
 }
 
 enum Way {
@@ -51,15 +69,61 @@ impl<M> Handover<M> {
         couriers: Vec<Socket>,
         places: u64,
         in_flight_max: u64,
+        log_every: Duration,
     ) -> Self {
         let ways: Vec<_> = if couriers.is_empty() {
             hub.loops.iter().map(|_| Way::Queue).collect()
         } else {
             couriers.into_iter().map(|end| Way::Courier { end, places }).collect()
         };
-        let lanes = ways.into_iter().map(|way| Lane { batch: Vec::new(), sent: 0, way }).collect();
+        let loops = hub.loops.len() as u64;
+        // All loops together have a half of all places, and each its part of it.
+        let mut waits_max = hub.gate.max() as u64 / (2 * loops);
+        if matches!(ways.first(), Some(Way::Courier { .. })) {
+            waits_max = waits_max.min(in_flight_max / loops);
+        }
+        let waits_max = waits_max.clamp(1, hub.loops[0].arrivals.capacity() as u64);
+        let lane = |way| Lane {
+            batch: Vec::new(),
+            sent: 0,
+            way,
+            still: Standstill::default(),
+            is_stuck: false,
+        };
+        let lanes = ways.into_iter().map(lane).collect();
         let placement = Placement::new(balance, hub.loops.len());
-        Self { hub, placement, lanes, waiting: VecDeque::new(), in_flight_max }
+        let (waiting, trouble) = (VecDeque::new(), Seldom::new(log_every));
+        Self { hub, placement, lanes, waiting, in_flight_max, waits_max, trouble }
+    }
+
+    /// Looks for loops that stand still though a newcomer waits for them, in a callback that does not return:
+    /// these are passed over until they turn again, and what waits in their queues is placed anew. (What is
+    /// on its way by courier cannot be had back.) When to look next; `None`: nothing waits for a loop.
+    pub(crate) fn look(&mut self, now: Tick) -> Option<Tick> {
+        let mut is_awaited = false;
+        for k in 0..self.lanes.len() {
+            let (lane, bridge) = (&mut self.lanes[k], &self.hub.loops[k]);
+            let waits = lane.is_stuck || lane.coming(&self.hub, k) > 0;
+            let since = lane.still.look(now, bridge.stats.get(Counter::Turns), waits);
+            is_awaited |= since.is_some();
+            let is_stuck = since.is_some_and(|since| now >= since.after(STUCK_AFTER));
+            if is_stuck && !std::mem::replace(&mut lane.is_stuck, is_stuck) {
+                let back = lane.take_back(bridge);
+                if let Some(held_back) = self.trouble.may_speak(now) {
+                    let waiting = lane.coming(&self.hub, k);
+                    tracing::warn!(
+                        in_loop = k,
+                        waiting,
+                        placed_anew = back.len(),
+                        held_back,
+                        "a loop does not turn though connections wait for it: it is passed over"
+                    );
+                }
+                back.into_iter().rev().for_each(|arrival| self.waiting.push_front(arrival));
+            }
+            self.lanes[k].is_stuck = is_stuck;
+        }
+        is_awaited.then(|| now.after(LOOK_EVERY))
     }
 
     /// Places every arrival, in order.
@@ -71,7 +135,7 @@ impl<M> Handover<M> {
         let mut in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
         while let Some(arrival) = self.waiting.pop_front() {
             let (hub, lanes) = (&self.hub, &self.lanes);
-            let has_room = |k: usize| lanes[k].has_room(hub, k);
+            let has_room = |k: usize| lanes[k].has_room(hub, k, self.waits_max);
             let load = |k: usize| lanes[k].load(hub, k);
             let picked = (in_flight < self.in_flight_max)
                 .then(|| self.placement.pick(&arrival.peer, has_room, load))
@@ -158,20 +222,26 @@ impl Lane {
         coming + hub.loops[k].stats.get(Counter::Open)
     }
 
-    fn has_room<M>(&self, hub: &Hub<M>, k: usize) -> bool {
+    fn has_room<M>(&self, hub: &Hub<M>, k: usize, waits_max: u64) -> bool {
         let bridge = &hub.loops[k];
-        if bridge.is_over.load(Ordering::Acquire) {
+        if self.is_stuck || bridge.is_over.load(Ordering::Acquire) {
             return false;
         }
         match &self.way {
-            Way::Queue => bridge.arrivals.len() + self.batch.len() < bridge.arrivals.capacity(),
+            Way::Queue => ((bridge.arrivals.len() + self.batch.len()) as u64) < waits_max,
             Way::Courier { places, .. } => {
-                // A loop that is stuck must not use up what may be on its way to all of them.
-                self.load(hub, k) < *places
-                    && self.coming(hub, k) < bridge.arrivals.capacity() as u64
+                self.load(hub, k) < *places && self.coming(hub, k) < waits_max
             }
             Way::Closed => false,
         }
+    }
+
+    /// What waits for a loop where another thread may take it: all that is not in a courier.
+    fn take_back<M>(&mut self, bridge: &Bridge<M>) -> Vec<Arrival> {
+        let mut back: Vec<_> = std::iter::from_fn(|| bridge.arrivals.pop()).collect();
+        self.sent -= back.len() as u64;
+        back.append(&mut self.batch);
+        back
     }
 
     fn deliver<M>(&mut self, hub: &Hub<M>, k: usize) {

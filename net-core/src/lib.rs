@@ -68,6 +68,7 @@ mod slices;
 mod sources;
 mod splitmix;
 mod stalls;
+mod standstill;
 mod stats;
 mod survey;
 mod sync;

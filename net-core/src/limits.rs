@@ -171,9 +171,10 @@ pub struct Limits {
     /// Connections accepted in one batch, for each loop by the acceptor. A loop that accepts for itself
     /// accepts no more than `arrivals_per_turn`.
     pub accepts_per_turn: usize,
-    /// Handed-over connections that wait for a loop, or are on their way to it by courier. Full: the
-    /// acceptor passes the loop over; so a bound below one batch makes accepting slow. At most 2²⁰: the
-    /// memory is taken at the start.
+    /// Handed-over connections that wait for a loop, or are on their way to it by courier; and never more
+    /// than its part of half of all connections that the server may have. Full: the acceptor passes the loop
+    /// over; so a bound below one batch makes accepting slow. It also passes over a loop that has stood still
+    /// for 0.2 s though some wait, and places these anew. At most 2²⁰: the memory is taken at the start.
     pub arrivals_queue: usize,
     /// New connections that a loop takes in a turn, from its queue or its listeners, and one more for every
     /// eight messages that it has received in it; by courier, those of four messages.

@@ -4,7 +4,8 @@ use crate::addr::Addr;
 use crate::splitmix::mixed;
 use std::net::IpAddr;
 
-/// How the acceptor spreads connections over the loops.
+/// How the acceptor spreads connections over the loops. A loop that stands still, in a callback that does not
+/// return, is passed over by each rule until it turns again.
 ///
 /// With [`Accept::ReusePort`](crate::Accept::ReusePort) there is no acceptor to do so: the kernel
 /// spreads by a hash of both ends' addresses and ports, the default means that, and another choice

@@ -60,8 +60,9 @@ pub enum Accept {
     #[default]
     Acceptor,
     /// Each loop has a listener of its own on the same address (`SO_REUSEPORT`); the kernel
-    /// spreads connections by a hash. No hand-over; uneven for few connections. Unix sockets know no
-    /// such thing: these the acceptor serves as ever.
+    /// spreads connections by a hash. No hand-over; uneven for few connections. Whom the kernel gives to a
+    /// loop that is stuck in a callback waits for it, where the acceptor would choose another loop. Unix
+    /// sockets know no such thing: these the acceptor serves as ever.
     ReusePort,
 }
 

@@ -22,14 +22,24 @@ impl<D: Rig> House<D> {
     }
 
     fn balanced(seed: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
-        let hub = Hub::new(loops, Gate::new(1 << 20, limits), limits).unwrap();
+        let hub =
+            Hub::new(loops, Gate::new(limits.connections_max.unwrap_or(1 << 20), limits), limits)
+                .unwrap();
         let mut driver = D::open(limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = crate::driver::sim::Rng::new(seed);
         let at = "127.0.0.1:9000".parse().unwrap();
         let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
         let listeners = vec![Listening::new(at, socket, limits, &hub.entrances)];
-        let handover = Handover::new(Arc::clone(&hub), balance, Vec::new(), u64::MAX, u64::MAX);
+        let (places, in_flight_max) = (u64::MAX, u64::MAX);
+        let handover = Handover::new(
+            Arc::clone(&hub),
+            balance,
+            Vec::new(),
+            places,
+            in_flight_max,
+            limits.log_every,
+        );
         let drain_timeout = Duration::from_millis(500);
         let acceptor = Acceptor::new(
             driver,
@@ -43,6 +53,34 @@ impl<D: Rig> House<D> {
         Self { acceptor, world, hub }
     }
 
+    /// From `from` until `to`, every millisecond, loop `k` turns and takes what has arrived, and closes
+    /// it; so many it has taken.
+    fn turns(&self, k: usize, from: u64, to: u64) -> Rc<Cell<u64>> {
+        let taken = Rc::new(Cell::new(0));
+        for ms in from..to {
+            let (hub, taken) = (Arc::clone(&self.hub), Rc::clone(&taken));
+            self.world.at(ms, move |world| {
+                let bridge = &hub.loops[k];
+                bridge.stats.add(Counter::Turns, 1);
+                while let Some(arrival) = bridge.arrivals.pop() {
+                    world.close(arrival.socket, false);
+                    taken.set(taken.get() + 1);
+                    bridge.taken.fetch_add(1, Ordering::Release);
+                }
+            });
+        }
+        taken
+    }
+
+    /// At `ms` loop `k` is over.
+    fn ends(&self, k: usize, ms: u64) {
+        let hub = Arc::clone(&self.hub);
+        self.world.at(ms, move |world| {
+            hub.loops[k].is_over.store(true, Ordering::Release);
+            world.ring();
+        });
+    }
+
     /// From `at` on, every millisecond, the loops take what has arrived, and close it. At `end`
     /// they are over, and with them the acceptor.
     fn loops_live(&self, at: u64, end: u64, taken: &Rc<Cell<u64>>) {
@@ -50,9 +88,11 @@ impl<D: Rig> House<D> {
             let (hub, taken) = (Arc::clone(&self.hub), Rc::clone(taken));
             self.world.at(ms, move |world| {
                 for bridge in &hub.loops {
+                    bridge.stats.add(Counter::Turns, 1);
                     while let Some(arrival) = bridge.arrivals.pop() {
                         taken.set(taken.get() + 1);
                         world.close(arrival.socket, false);
+                        bridge.taken.fetch_add(1, Ordering::Release);
                     }
                     bridge.is_over.store(ms == end, Ordering::Release);
                 }
@@ -89,6 +129,8 @@ on_both! {
     a_loop_that_ends_by_itself_stops_the_server,
     a_server_whose_every_listener_is_broken_drains,
     the_fewest_get_the_next_also_after_uneven_closes,
+    a_loop_that_stands_still_is_passed_over_until_it_turns,
+    what_waits_for_a_loop_that_stands_still_leaves_places_for_others,
 }
 
 fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>(seed: u64) {
@@ -234,6 +276,7 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
                     here.truncate([0, 5, 10][k]);
                 }
                 bridge.stats.set(Counter::Open, here.len() as u64);
+                bridge.stats.add(Counter::Turns, 1);
                 bridge.taken.store(taken, Ordering::Release);
                 bridge.is_over.store(ms == 1_200, Ordering::Release);
             }
@@ -246,4 +289,48 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
     let counts: Vec<_> = open.borrow().iter().map(Vec::len).collect();
     assert!(counts[2] <= 11 && counts.iter().sum::<usize>() == 31, "{counts:?}");
     assert!(counts.iter().all(|n| (10..=11).contains(n)), "{counts:?}");
+}
+
+/// A loop was stuck in a callback, and kept what was handed to it: every second client, for ever.
+fn a_loop_that_stands_still_is_passed_over_until_it_turns<D: Rig>(seed: u64) {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash] {
+        let mut house = House::<D>::balanced(seed, 2, &Limits::default(), balance);
+        let (stuck, lives) = (house.turns(0, 3_000, 3_500), house.turns(1, 1_000, 3_500));
+        for ms in [1_010, 1_020, 2_000, 3_200] {
+            house.world.at(ms, |world| (0..20).for_each(|_| _ = world.knock()));
+        }
+        let seen = Rc::new(Cell::new((0, 0)));
+        let (now, of) = (Rc::clone(&seen), (Rc::clone(&stuck), Rc::clone(&lives)));
+        house.world.at(2_900, move |_| now.set((of.0.get(), of.1.get())));
+        (0..2).for_each(|k| house.ends(k, 3_500));
+        house.acceptor.run().unwrap();
+        assert_eq!(seen.get(), (0, 60), "{balance:?}: all who came are with the loop that turns");
+        assert_eq!(stuck.get() + lives.get(), 80, "{balance:?}");
+        if balance == Balance::RoundRobin {
+            assert_eq!(stuck.get(), 10, "it turns again, and has its turn");
+        }
+        // Nobody is at home on it, perhaps: all clients here have one address.
+        let skipped = house.count(Counter::LoopSkipped);
+        assert!(skipped > 0 || balance != Balance::RoundRobin, "{balance:?}");
+    }
+}
+
+/// 1,024 clients waited for a loop that was stuck, and there were no more descriptors for anybody.
+fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(seed: u64) {
+    let limits = Limits { connections_max: Some(64), ..Limits::default() };
+    let mut house = House::<D>::new(seed, 2, &limits);
+    let lives = house.turns(1, 1_000, 2_000);
+    let most = Rc::new(Cell::new(0));
+    for ms in 1_000..1_150 {
+        let (hub, most) = (Arc::clone(&house.hub), Rc::clone(&most));
+        house.world.at(ms, move |world| {
+            _ = world.knock();
+            most.set(most.get().max(hub.loops[0].arrivals.len()));
+        });
+    }
+    (0..2).for_each(|k| house.ends(k, 2_000));
+    house.acceptor.run().unwrap();
+    assert_eq!(most.get(), 16, "a half of the places for all loops");
+    assert_eq!(lives.get(), 150, "nobody was refused, and those who waited are placed anew");
+    assert_eq!(house.count(Counter::Accepted), 150);
 }

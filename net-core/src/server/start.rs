@@ -103,6 +103,7 @@ where
         // With those for whom a place is made on arrival.
         capacity.per_table + server.limits.when_full.spare() as u64,
         in_flight_max,
+        server.limits.log_every,
     );
     let addrs = if listens == Listens::OnlyLoop { opened } else { addrs };
     let ids = team.threads.iter().map(|thread| thread.thread().id()).collect();
