@@ -12,6 +12,7 @@ use crate::limits::Limits;
 use crate::panics::Quiet;
 use crate::resolver::{self, Answer, Question};
 use crate::stalls::Stalls;
+use crate::standstill::Standstill;
 use crate::stats::Counter;
 use crate::sys::Errno;
 use crate::sys::signals::Signals;
@@ -24,6 +25,13 @@ use std::time::Duration;
 
 /// How long arrivals wait that no loop had room for, before they are tried again.
 const RETRY: Duration = Duration::from_millis(2);
+
+/// How long a loop may stand still, once all is to be ended at once, before it is not waited for any more: a
+/// callback that does not return by then may never. And how long where somebody has asked twice.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+const END_PATIENCE_IN_A_HURRY: Duration = Duration::from_millis(500);
+/// How often it is looked whether the loops still turn.
+const END_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Acceptor<M, D: Driver> {
     driver: D,
@@ -43,6 +51,10 @@ pub(crate) struct Acceptor<M, D: Driver> {
     /// When it is to be looked whether the loops take what waits for them.
     look_at: Option<Tick>,
     stalls: Option<Stalls>,
+    /// Of each loop, once all is to be ended at once.
+    ends: Vec<Standstill>,
+    /// Loops that do not end: they stand still, and are not waited for.
+    given_up: Vec<usize>,
 }
 
 impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
@@ -56,6 +68,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         signals: Option<Signals>,
     ) -> Self {
         let stalls = Stalls::new(&limits, hub.loops.len());
+        let ends = hub.loops.iter().map(|_| Standstill::default()).collect();
         Self {
             driver,
             hub,
@@ -71,6 +84,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             retry_at: None,
             look_at: None,
             stalls,
+            ends,
+            given_up: Vec::new(),
         }
     }
 
@@ -84,7 +99,12 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         self.deaf.take()
     }
 
-    /// Runs until every loop is over. Returns the last signal and how many came.
+    /// Loops that were not waited for, since they stand still in a callback.
+    pub(crate) fn take_given_up(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.given_up)
+    }
+
+    /// Runs until every loop is over, or given up. Returns the last signal and how many came.
     pub(crate) fn run(&mut self) -> io::Result<(u32, i32)> {
         if let Some(signals) = &self.signals {
             signals.hear_here()?;
@@ -94,6 +114,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             self.obey(now);
             self.accept(now);
             self.start_resolving();
+            self.give_up(now);
             if self.is_over() {
                 break;
             }
@@ -136,7 +157,36 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     }
 
     fn is_over(&self) -> bool {
-        self.hub.loops.iter().all(|bridge| bridge.is_over.load(Ordering::Acquire))
+        let is_over = |k: usize| self.hub.loops[k].is_over.load(Ordering::Acquire);
+        (0..self.hub.loops.len()).all(|k| is_over(k) || self.given_up.contains(&k))
+    }
+
+    /// Once all is to be ended at once, a loop that stands still is not waited for: its callback may never
+    /// return, and the process is to end.
+    fn give_up(&mut self, now: Tick) {
+        if self.order < Order::Cut {
+            return;
+        }
+        let is_in_a_hurry = self.signals.as_ref().is_some_and(|signals| signals.seen().0 > 1);
+        let patience = if is_in_a_hurry { END_PATIENCE_IN_A_HURRY } else { END_PATIENCE };
+        for (k, bridge) in self.hub.loops.iter().enumerate() {
+            if bridge.is_over.load(Ordering::Acquire) || self.given_up.contains(&k) {
+                continue;
+            }
+            let since = self.ends[k].look(now, bridge.stats.get(Counter::Turns), true);
+            if since.is_some_and(|since| now >= since.after(patience)) {
+                let callback = bridge.pulse.beat(k).and_then(|beat| beat.callback);
+                let callback = callback.map_or("unknown", |callback| callback.label());
+                let connections = bridge.stats.get(Counter::Open);
+                tracing::error!(
+                    in_loop = k,
+                    callback,
+                    connections,
+                    "a loop does not end, since a callback does not return: it is left as it is"
+                );
+                self.given_up.push(k);
+            }
+        }
     }
 
     /// Until when nothing is to be done.
@@ -148,7 +198,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         }
         let rests = self.listeners.iter().filter_map(Listening::rests_until);
         let look = self.stalls.as_ref().map(Stalls::next_look);
-        let looks = look.into_iter().chain(self.look_at);
+        let end = (self.order >= Order::Cut).then(|| now.after(END_LOOK_EVERY));
+        let looks = look.into_iter().chain(self.look_at).chain(end);
         rests.chain(self.retry_at).chain(self.deadline).chain(looks).min()
     }
 

@@ -162,6 +162,8 @@ pub struct Server {
     admin_access: Access,
     refusal: Bytes,
     datagrams: Vec<Result<Addr, AddrError>>,
+    /// `None`: if it is run, and not if it is only started.
+    signals: Option<bool>,
 }
 
 impl Default for Server {
@@ -182,6 +184,7 @@ impl Default for Server {
             admin_access: Access::default(),
             refusal: Bytes::new(),
             datagrams: Vec::new(),
+            signals: None,
         }
     }
 }
@@ -356,18 +359,41 @@ impl Server {
         Ok(capacity::Capacity::of(self, self.loop_count()?)?.in_all())
     }
 
+    /// Whether SIGTERM, SIGINT and SIGQUIT end the server, as [`run`](Self::run) has it. Default: if it
+    /// is run, since its end is then the program's; and not if it is only [started](Self::start), by a
+    /// program that has its own way to end.
+    pub fn signals(mut self, catch: bool) -> Self {
+        self.signals = Some(catch);
+        self
+    }
+
+    /// What catches the signals, if they are to be caught.
+    fn catches(&self, by_default: bool) -> Option<start::Catch> {
+        self.signals.unwrap_or(by_default).then_some(Signals::catch)
+    }
+
     /// Starts it, and returns once it listens. `factory` is called once on each loop's thread.
+    ///
+    /// Signals are left alone, so SIGTERM ends the process without a drain, unless
+    /// [`signals`](Self::signals) says otherwise.
     pub fn start<H, F>(self, factory: F) -> Result<Running<H::Message>, StartError>
     where
         H: Handler,
         F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
     {
-        start::start::<H, Epoll, F>(self, factory, None)
+        let catch = self.catches(false);
+        start::start::<H, Epoll, F>(self, factory, catch)
     }
 
     /// Runs it until it has ended. SIGTERM, SIGINT and SIGQUIT drain it: it stops listening,
     /// finishes what is under way, and ends; a second signal ends it at once. So they do also where
-    /// whoever started the process had them blocked or ignored.
+    /// whoever started the process had them blocked or ignored. A signal that comes while it still starts is
+    /// obeyed once it has, and a second one then ends the process. SIGHUP is left alone: by default it ends
+    /// the process without a drain, when its terminal is closed.
+    ///
+    /// A callback that does not return holds nobody up for ever: its loop is waited for until 3 s after the
+    /// drain's deadline, and half a second after a second signal. Then its thread is left as it is. After a
+    /// drain, the end is an error that names the loop. A third signal ends the process where it stands.
     pub fn run<H, F>(self, factory: F) -> Result<Ended, StartError>
     where
         H: Handler,
@@ -387,7 +413,8 @@ impl Server {
         H: Handler,
         F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
     {
-        let running = start::start::<H, Epoll, F>(self, factory, Some(Signals::catch))?;
+        let catch = self.catches(true);
+        let running = start::start::<H, Epoll, F>(self, factory, catch)?;
         ready(&running);
         running.wait()
     }
@@ -463,7 +490,7 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A server that runs. Dropped, it stops at once and waits for its threads.
+/// A server that runs. Dropped, it stops at once and waits for its threads, as [`wait`](Self::wait) does.
 pub struct Running<M> {
     remote: Remote<M>,
     addrs: Vec<Addr>,
@@ -489,9 +516,12 @@ impl<M: Send> Running<M> {
         self.remote.clone()
     }
 
-    /// Waits until it has ended: by a signal, or by [`Remote::drain`] or [`Remote::stop`]. An error names
-    /// what ended it otherwise: a loop that died, which stops the server, or its last listener that
-    /// broke, which drains it.
+    /// Waits until it has ended: by [`Remote::drain`] or [`Remote::stop`], or by a signal, if the server
+    /// was run or [told to heed them](Server::signals); one that was only started leaves signals alone.
+    /// An error names what ended it otherwise: a loop that died, which stops the server, or its last
+    /// listener that broke, which drains it; or a loop that did not end, since a callback of it does not
+    /// return within 3 s of the drain's deadline or the stop. The thread of such a loop is left as it is,
+    /// and ends by itself.
     pub fn wait(mut self) -> Result<Ended, StartError> {
         self.join()
     }
@@ -526,7 +556,8 @@ impl<M> Drop for Running<M> {
 /// How a server ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// The last counts of all threads.
+    /// The last counts of all threads. They balance, unless a loop was left in a callback that does not
+    /// return: of that one they are as of its last turn.
     pub counts: Snapshot,
     /// The signal that ended it at once, if a second one came.
     pub cut_by_signal: Option<i32>,

@@ -131,6 +131,7 @@ on_both! {
     the_fewest_get_the_next_also_after_uneven_closes,
     a_loop_that_stands_still_is_passed_over_until_it_turns,
     what_waits_for_a_loop_that_stands_still_leaves_places_for_others,
+    a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not,
 }
 
 fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>(seed: u64) {
@@ -333,4 +334,22 @@ fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(seed
     assert_eq!(most.get(), 16, "a half of the places for all loops");
     assert_eq!(lives.get(), 150, "nobody was refused, and those who waited are placed anew");
     assert_eq!(house.count(Counter::Accepted), 150);
+}
+
+/// A drain, and a stop, waited for ever for a loop whose callback did not return.
+fn a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not<D: Rig>(seed: u64) {
+    for order in [Order::Drain, Order::Stop] {
+        let mut house = House::<D>::new(seed, 3, &Limits::default());
+        house.turns(1, 1_000, 9_000);
+        house.ends(1, 9_000);
+        house.ends(2, 1_020);
+        let hub = Arc::clone(&house.hub);
+        house.world.at(1_000, move |world| {
+            hub.ask(order);
+            world.ring();
+        });
+        house.acceptor.run().unwrap();
+        assert_eq!(house.acceptor.take_given_up(), [0], "after {order:?}");
+        assert!(house.hub.loops[1].is_over.load(Ordering::Acquire), "it was waited for");
+    }
 }

@@ -8,7 +8,6 @@ use crate::event_loop::EventLoop;
 use crate::handler::Handler;
 use crate::panics::Quiet;
 use crate::sys::affinity::Affinity;
-use crate::sys::signals::Signals;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -18,9 +17,11 @@ impl Server {
     /// turn. Returns when all loops have ended and all threads are joined.
     ///
     /// The calling thread is lent: it keeps its name and its signal mask, and if loops are pinned it
-    /// may use its former cores again when this returns, however it does. A panic in a callback
-    /// costs what it costs on any loop, and the loop's own death is the error that
-    /// [`Running::wait`] would give. A panic in `ready` stops the server and goes on.
+    /// may use its former cores again when this returns, however it does. The soft RLIMIT_NOFILE, which
+    /// is the process's, stays raised. While a callback of this loop does not return, neither does this:
+    /// then only the second signal ends the process. A panic in a callback costs what it costs on any
+    /// loop, and the loop's own death is the error that [`Running::wait`] would give. A panic in `ready`
+    /// stops the server and goes on.
     ///
     /// With [`FdTable::PerLoop`] it is an error: the calling thread could never have its former
     /// table back.
@@ -105,8 +106,8 @@ where
              not have its former one back: use the shared table, or threads for all loops",
         ));
     }
-    let catch: start::Catch = Signals::catch;
-    let (running, own) = start::begin::<H, Epoll, F, G>(server, factory, Some(here), Some(catch))?;
+    let catch = server.catches(true);
+    let (running, own) = start::begin::<H, Epoll, F, G>(server, factory, Some(here), catch)?;
     // From here on dropped before `running`, which waits for all loops.
     let own = own.expect("the last loop was to be made here");
     ready(&running);

@@ -44,15 +44,17 @@ impl<M> Team<M> {
         self.left_behind.drain(..).for_each(LeftBehind::close);
     }
 
-    /// Makes the loops end that have not, and waits for all threads. How those ended that did so badly.
-    pub(super) fn join(&mut self) -> Vec<StartError> {
+    /// Makes the loops end that have not, and waits for all threads but those of loops that were `given_up`,
+    /// which end by themselves when their callbacks return. How those ended that did so badly.
+    pub(super) fn join(&mut self, given_up: &[usize]) -> Vec<StartError> {
         for bridge in &self.hub.loops {
             bridge.arrivals_ended.store(true, Ordering::Release);
         }
         self.hub.order(Order::Stop);
         self.hub.resolver.end(); // and not waited for: a name server may be silent for long
-        let joined = self.threads.drain(..).enumerate();
-        joined.filter_map(|(number, thread)| verdict(number, thread.join()).err()).collect()
+        let threads = self.threads.drain(..).enumerate();
+        let waited_for = threads.filter(|(number, _)| !given_up.contains(number));
+        waited_for.filter_map(|(number, thread)| verdict(number, thread.join()).err()).collect()
     }
 }
 
@@ -77,7 +79,7 @@ pub(super) fn verdict(
 
 impl<M> Drop for Team<M> {
     fn drop(&mut self) {
-        for error in self.join() {
+        for error in self.join(&[]) {
             tracing::error!("{error}");
         }
         self.close_left_behind();
@@ -167,7 +169,7 @@ where
             Ok(Err(error)) => return Err(error),
             Err(_) => {
                 drop(couriers); // which those that stand wait for
-                let died = team.join().into_iter().next();
+                let died = team.join(&[]).into_iter().next();
                 return Err(died.expect("a loop that says nothing has panicked"));
             }
         }

@@ -16,7 +16,7 @@ use crate::handler::Handler;
 use crate::handover::Handover;
 use crate::hub::{Hub, Remote};
 use crate::panics::Quiet;
-use crate::sys::signals::Signals;
+use crate::sys::signals::{Signals, exit_at_once};
 use crate::sys::{Waker, descriptors};
 use std::io;
 use std::sync::Arc;
@@ -176,29 +176,40 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
         let ran = self.acceptor.run();
         let Self { mut acceptor, admin, mut team } = self;
         let (signals, deaf) = (acceptor.take_signals(), acceptor.take_deaf());
+        let given_up = acceptor.take_given_up();
         drop(acceptor);
         team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
-        let died = team.join();
+        // One that was to run on the caller's thread keeps it.
+        let keeps_caller = given_up.iter().any(|k| *k >= team.threads.len());
+        let died = team.join(&given_up);
         for bridge in &team.hub.loops {
             // What was pushed after a loop had died, before that was known.
             close_arrivals(bridge, &team.hub.acceptor);
         }
         drop(admin);
+        let (seen, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
+        if seen > 1 && keeps_caller {
+            exit_at_once(last); // nobody else can: the caller would have to return first
+        }
         // Not before all is over: until then a second signal must not kill the process.
         drop(signals);
-        let (signals, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
         died.iter().for_each(|error| tracing::error!("{error}"));
         if let Some(error) = died.into_iter().next() {
             return Err(error);
         }
         let counts = team.hub.snapshot();
         tracing::info!("ended: {counts}");
+        if let Some(number) = given_up.first().filter(|_| seen < 2) {
+            return Err(StartError::plain(format!(
+                "loop {number} did not end: a callback of it does not return"
+            )));
+        }
         if let Some((at, errno)) = deaf {
             return Err(StartError::new(
                 format!("the last listener, on {at}, broke"),
                 errno.into(),
             ));
         }
-        Ok(Ended { counts, cut_by_signal: (signals > 1).then_some(last) })
+        Ok(Ended { counts, cut_by_signal: (seen > 1).then_some(last) })
     }
 }

@@ -26,6 +26,29 @@ pub(crate) struct Signals {
 struct Caught {
     count: AtomicU32,
     last: AtomicI32,
+    /// Somebody looks at the count, and acts.
+    is_heard: AtomicBool,
+}
+
+impl Caught {
+    /// Runs in the handler of a signal: atomic operations, one write(2), and perhaps the end.
+    fn signal(&self, signal: i32, waker: &Waker) {
+        self.last.store(signal, Ordering::Relaxed);
+        // Release: whoever sees the count also sees which signal it was.
+        let before = self.count.fetch_add(1, Ordering::Release);
+        // The second, if nobody can obey it yet; and the third, since whoever obeys does not get on.
+        if before >= 2 || before == 1 && !self.is_heard.load(Ordering::Relaxed) {
+            exit_at_once(signal);
+        }
+        waker.ring();
+    }
+}
+
+/// Ends the process with 128 and the signal's number, as a shell would have it; nothing else of it runs.
+/// Async-signal-safe.
+pub(crate) fn exit_at_once(signal: i32) -> ! {
+    // SAFETY: _exit takes no pointer, and does not return.
+    unsafe { libc::_exit(128 + signal) }
 }
 
 impl Signals {
@@ -34,13 +57,8 @@ impl Signals {
         let mut signals = Self { ids: Vec::new(), caught: Arc::default() };
         for signal in CAUGHT {
             let (caught, waker) = (Arc::clone(&signals.caught), Arc::clone(waker));
-            let on_signal = move || {
-                caught.last.store(signal, Ordering::Relaxed);
-                // Release: whoever sees the count also sees which signal it was.
-                caught.count.fetch_add(1, Ordering::Release);
-                waker.ring();
-            };
-            // SAFETY: the handler does nothing but two atomic operations and one write(2), all
+            let on_signal = move || caught.signal(signal, &waker);
+            // SAFETY: the handler does nothing but some atomic operations and one write(2) or _exit(2), all
             // async-signal-safe (signal-safety(7)); it allocates nothing and takes no lock. The
             // write may change errno, which signal-hook restores.
             signals.ids.push(unsafe { signal_hook::low_level::register(signal, on_signal) }?);
@@ -51,6 +69,7 @@ impl Signals {
     /// Lets the calling thread run the handlers, whatever mask it was born with: a server whose parent
     /// had these signals blocked could otherwise be ended by SIGKILL only.
     pub(crate) fn hear_here(&self) -> io::Result<()> {
+        self.caught.is_heard.store(true, Ordering::Relaxed);
         mask_here(libc::SIG_UNBLOCK, &CAUGHT)
     }
 
