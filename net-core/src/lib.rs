@@ -105,7 +105,9 @@ pub use runner::{Runner, Work};
 pub use server::{Accept, Diagnosis, Ended, FdTable, Loops, Place, Running, Server, Wall};
 pub use slices::{JobsFull, Slice};
 pub use stats::{Counter, Snapshot};
-pub use sys::{Errno, Keepalive, PrivateTables, SocketOptions, Unfit, return_large_blocks};
+pub use sys::{
+    Errno, Keepalive, PrivateTables, SocketOptions, Unfit, restore_for_child, return_large_blocks,
+};
 pub use timers::TimerId;
 pub use topics::{TOPIC_NAME_MAX, TopicError};
 pub use trusted::{TrustedError, TrustedProxies};

@@ -4,7 +4,7 @@
 
 mod bound;
 
-use net_core::{Closed, Conn, FileRange, Handler, Input, Loops, Peer, Server};
+use net_core::{Closed, Conn, Counter, FileRange, Handler, Input, Loops, Peer, Server};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -64,4 +64,37 @@ fn a_deadly_sigpipe_is_never_raised() {
     drop(client);
     server.remote().stop();
     server.wait().unwrap();
+}
+
+/// A blocked SIGPIPE was left on the thread that was lent for a loop, and every child of it had that.
+#[test]
+fn a_file_to_nobody_leaves_the_callers_signals_as_they_were() {
+    // SAFETY: as above.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let signals = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let lines =
+            status.lines().filter(|line| line.starts_with("SigBlk") || line.starts_with("SigPnd"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = signals();
+    let file = Arc::new(File::open("/proc/self/exe").unwrap());
+    let server = Server::new().listen("127.0.0.1:0");
+    let ended = server.run_here_alone(
+        move |_place| Late { file },
+        |running| {
+            let (at, remote) = (running.addrs()[0].inet().unwrap(), running.remote());
+            std::thread::spawn(move || {
+                say_and_go(at, b'f');
+                let mut client = TcpStream::connect(at).unwrap();
+                client.write_all(b"f").unwrap();
+                client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                let read = client.read_exact(&mut [0; 4096]);
+                remote.drain();
+                read.unwrap();
+            });
+        },
+    );
+    assert_eq!(ended.unwrap().counts.get(Counter::Accepted), 2);
+    assert_eq!(signals(), before, "nothing is blocked, and nothing waits");
 }

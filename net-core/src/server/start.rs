@@ -17,7 +17,7 @@ use crate::handover::Handover;
 use crate::hub::{Hub, Remote};
 use crate::panics::Quiet;
 use crate::sys::signals::{Signals, exit_at_once};
-use crate::sys::{Waker, descriptors};
+use crate::sys::{Waker, child, descriptors};
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -58,6 +58,7 @@ where
         tracing::warn!("built with panic=abort: a callback that panics ends the whole process");
     }
     server.check()?;
+    child::remember();
     descriptors::fill_standard().map_err(|e| StartError::new("open /dev/null for 0, 1, 2", e))?;
     let loops = server.loop_count()?;
     let wanted = doors::wanted(&server)?;

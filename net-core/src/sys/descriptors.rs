@@ -1,6 +1,6 @@
 //! The descriptor table: its limit, a private copy for a loop, and the spare descriptor.
 
-use super::{Errno, Socket, Waker};
+use super::{Errno, Socket, Waker, child};
 use crate::addr::Addr;
 use std::fs::File;
 use std::hash::RandomState;
@@ -13,6 +13,7 @@ use std::thread::{self, ThreadId};
 /// Raises the soft RLIMIT_NOFILE to the hard one and returns the limit that now holds: the
 /// number of descriptors that *each* table may have. A refusal leaves the limit as it was.
 pub(crate) fn raise_limit() -> io::Result<u64> {
+    child::remember();
     let limit = limit()?;
     if limit.rlim_cur < limit.rlim_max {
         let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
@@ -50,6 +51,11 @@ pub(crate) fn open_now() -> io::Result<usize> {
 }
 
 /// The promise under which loops may have descriptor tables of their own.
+///
+/// Handlers of signals are no matter of it: on such a loop's thread every signal is blocked, but for those by
+/// which the thread's own faults are told. A handler that knows a descriptor by its number, such as the pipe
+/// to itself that a library may have, would write to a client. What a callback starts as a child inherits
+/// the blocked signals: [`restore_for_child`](crate::restore_for_child).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PrivateTables(());
 
@@ -126,10 +132,9 @@ impl Traveller {
         // The standard library asks for randomness once in a thread. Where the kernel has no getrandom it
         // reads a file that it keeps open, and which this thread is about to close.
         let _ = RandomState::new();
+        super::signals::never_here()?;
         unshare()?;
         has_left.store(true, Ordering::Release);
-        // Another server of this process may catch signals too, by a waker that is not kept here.
-        super::signals::never_here()?;
         let mut kept: Vec<RawFd> = wakers.map(Waker::number).collect();
         kept.push(socket.number());
         kept.sort_unstable();

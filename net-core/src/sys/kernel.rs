@@ -120,20 +120,6 @@ pub(crate) struct Linux {
     spare: Option<descriptors::Spare>,
     /// There where clients are to be served also when descriptors have run out.
     reserve: Option<descriptors::Reserve>,
-    /// SIGPIPE is blocked on this thread.
-    is_spared: bool,
-}
-
-impl Linux {
-    /// Has this thread take no SIGPIPE, before the first call that may raise it: unlike send, sendfile
-    /// and splice have no flag against it.
-    fn spare_sigpipe(&mut self) -> Result<(), Errno> {
-        if !self.is_spared {
-            signals::no_sigpipe_here().map_err(|error| Errno::of(&error))?;
-            self.is_spared = true;
-        }
-        Ok(())
-    }
 }
 
 /// Registered once and never modified: no system call follows when the interest changes.
@@ -143,7 +129,7 @@ impl Kernel for Linux {
     fn open(waker: &Waker, waker_token: u64) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(waker.number(), waker_token, epoll::IN | epoll::EDGE)?;
-        Ok(Self { epoll, spare: None, reserve: None, is_spared: false })
+        Ok(Self { epoll, spare: None, reserve: None })
     }
 
     #[inline]
@@ -198,12 +184,10 @@ impl Kernel for Linux {
         from: u64,
         len: usize,
     ) -> Result<usize, Errno> {
-        self.spare_sigpipe()?;
-        socket.send_file(file, from, len)
+        signals::without_sigpipe(|| socket.send_file(file, from, len))
     }
 
     fn pipe(&mut self) -> Result<Pipe, Errno> {
-        self.spare_sigpipe()?;
         pipe::new()
     }
 
@@ -212,7 +196,7 @@ impl Kernel for Linux {
     }
 
     fn send_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno> {
-        pipe::send(pipe, socket, most)
+        signals::without_sigpipe(|| pipe::send(pipe, socket, most))
     }
 
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno> {

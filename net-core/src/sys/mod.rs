@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod affinity;
+pub(crate) mod child;
 pub(crate) mod cpu_clock;
 mod datagrams;
 pub(crate) mod descriptors;
@@ -23,6 +24,7 @@ mod udp_control;
 mod unix;
 mod waker;
 
+pub use child::restore_for_child;
 pub(crate) use datagrams::{BATCH, Ends, Inbound, UdpMessage};
 pub use descriptors::PrivateTables;
 use epoll::Epoll;

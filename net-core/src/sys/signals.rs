@@ -1,10 +1,11 @@
 //! SIGTERM, SIGINT and SIGQUIT as a count and a ring.
 
-use super::Waker;
+use super::{Errno, Waker};
 use parking_lot::Mutex;
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use std::io;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
@@ -70,7 +71,7 @@ impl Signals {
     /// had these signals blocked could otherwise be ended by SIGKILL only.
     pub(crate) fn hear_here(&self) -> io::Result<()> {
         self.caught.is_heard.store(true, Ordering::Relaxed);
-        mask_here(libc::SIG_UNBLOCK, &CAUGHT)
+        mask_here(libc::SIG_UNBLOCK, &set_of(&CAUGHT)).map(drop)
     }
 
     /// How many came so far, and the last one's number.
@@ -91,19 +92,60 @@ impl Drop for Signals {
     }
 }
 
-/// Keeps the calling thread from running handlers of these signals: other threads do.
+/// Keeps the calling thread from running handlers: other threads do. A thread with a descriptor table of its
+/// own must run none, since the program's, or a library's, may know a descriptor by its number. Faults of the
+/// thread itself still end the process, or come to their handlers.
 pub(super) fn never_here() -> io::Result<()> {
-    mask_here(libc::SIG_BLOCK, &CAUGHT)
+    const FAULTS: [i32; 6] =
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
+    let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `all` is a writable sigset_t, which sigfillset makes valid; the numbers are.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        for fault in FAULTS {
+            libc::sigdelset(all.as_mut_ptr(), fault);
+        }
+    }
+    // SAFETY: sigfillset has made it valid.
+    mask_here(libc::SIG_BLOCK, &unsafe { all.assume_init() }).map(drop)
 }
 
-/// The calling thread is not interrupted, nor the process ended, when it writes to a peer that is gone
-/// by a call that has no `MSG_NOSIGNAL`.
-pub(super) fn no_sigpipe_here() -> io::Result<()> {
-    mask_here(libc::SIG_BLOCK, &[libc::SIGPIPE])
+/// Makes a call that raises SIGPIPE when the peer is gone, and has no flag against it as send has, so that
+/// nobody is hit: neither a thread nor the process, nor a child that would inherit a blocked signal.
+pub(super) fn without_sigpipe(call: impl FnOnce() -> Result<usize, Errno>) -> Result<usize, Errno> {
+    // As in every program of Rust's that has not changed it.
+    if handling_of(libc::SIGPIPE).is_ok_and(|handling| handling == libc::SIG_IGN) {
+        return call();
+    }
+    let sigpipe = set_of(&[libc::SIGPIPE]);
+    let before = mask_here(libc::SIG_BLOCK, &sigpipe).map_err(|error| Errno::of(&error))?;
+    let was_pending = is_sigpipe_pending();
+    let result = call();
+    if !was_pending && result.is_err_and(|errno| errno.raw() == libc::EPIPE) {
+        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: set and time are readable; what the signal says is not asked for. It is this thread's own,
+        // raised by the call above, and taken here or (EAGAIN) not there.
+        unsafe { libc::sigtimedwait(&sigpipe, std::ptr::null_mut(), &at_once) };
+    }
+    mask_here(libc::SIG_SETMASK, &before).map_err(|error| Errno::of(&error))?;
+    result
 }
 
-fn mask_here(how: i32, signals: &[i32]) -> io::Result<()> {
-    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+/// The calling thread's mask.
+pub(super) fn here() -> io::Result<libc::sigset_t> {
+    mask_here(libc::SIG_BLOCK, &set_of(&[]))
+}
+
+fn is_sigpipe_pending() -> bool {
+    let mut pending = set_of(&[]);
+    // SAFETY: `pending` is a writable and valid set, and the number a signal's.
+    unsafe {
+        libc::sigpending(&mut pending) == 0 && libc::sigismember(&pending, libc::SIGPIPE) == 1
+    }
+}
+
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: `set` is a writable sigset_t, which sigemptyset makes valid; the numbers are.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
@@ -111,9 +153,16 @@ fn mask_here(how: i32, signals: &[i32]) -> io::Result<()> {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
     }
-    // SAFETY: the set is valid, `how` is one of the call's own, and the old one is not asked for.
-    match unsafe { libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut()) } {
-        0 => Ok(()),
+    // SAFETY: sigemptyset has made it valid.
+    unsafe { set.assume_init() }
+}
+
+/// Changes the calling thread's mask. As it was before.
+pub(super) fn mask_here(how: i32, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut before = set_of(&[]);
+    // SAFETY: both sets are valid, the old one is writable, and `how` is one of the call's own.
+    match unsafe { libc::pthread_sigmask(how, set, &mut before) } {
+        0 => Ok(before),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
 }
@@ -163,11 +212,15 @@ impl AtRest {
 }
 
 fn is_default(signal: i32) -> io::Result<bool> {
-    let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    Ok(handling_of(signal)? == libc::SIG_DFL)
+}
+
+fn handling_of(signal: i32) -> io::Result<libc::sighandler_t> {
+    let mut now = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: with no new action given, the call only fills `now`.
     if unsafe { libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: sigaction is plain data, zeroed above and filled by the call.
-    Ok(unsafe { now.assume_init() }.sa_sigaction == libc::SIG_DFL)
+    Ok(unsafe { now.assume_init() }.sa_sigaction)
 }

@@ -1,7 +1,8 @@
-//! What a server is to its process: one stuck loop to the others, and signals. What changes or ends
+//! What a server is to its process: one stuck loop to the others, signals, and children. What changes or ends
 //! a process is done in one of its own: the same test again, which finds there what it is to do.
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
+mod children;
 mod signals;
 mod stuck;
 
