@@ -34,6 +34,8 @@ pub(crate) struct Handover<M> {
     /// The most connections that may wait for one loop. So few that the loops which get on have places for
     /// others, were all the rest stuck.
     waits_max: u64,
+    /// In rotation, which a loop that takes what it has only a little later is not to disturb.
+    is_exact: bool,
     trouble: Seldom,
 }
 
@@ -45,6 +47,8 @@ struct Lane {
     sent: u64,
     way: Way,
     still: Standstill,
+    /// It has not turned from one look to the next.
+    is_slow: bool,
     /// It has stood still for too long, and gets nothing until it turns.
     is_stuck: bool,
 }
@@ -88,12 +92,14 @@ impl<M> Handover<M> {
             sent: 0,
             way,
             still: Standstill::default(),
+            is_slow: false,
             is_stuck: false,
         };
         let lanes = ways.into_iter().map(lane).collect();
         let placement = Placement::new(balance, hub.loops.len());
+        let is_exact = balance == Balance::RoundRobin;
         let (waiting, trouble) = (VecDeque::new(), Seldom::new(log_every));
-        Self { hub, placement, lanes, waiting, in_flight_max, waits_max, trouble }
+        Self { hub, placement, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
     }
 
     /// Looks for loops that stand still though a newcomer waits for them, in a callback that does not return:
@@ -106,6 +112,7 @@ impl<M> Handover<M> {
             let waits = lane.is_stuck || lane.coming(&self.hub, k) > 0;
             let since = lane.still.look(now, bridge.stats.get(Counter::Turns), waits);
             is_awaited |= since.is_some();
+            lane.is_slow = since.is_some_and(|since| now >= since.after(LOOK_EVERY));
             let is_stuck = since.is_some_and(|since| now >= since.after(STUCK_AFTER));
             if is_stuck && !std::mem::replace(&mut lane.is_stuck, is_stuck) {
                 let back = lane.take_back(bridge);
@@ -133,11 +140,15 @@ impl<M> Handover<M> {
             return;
         }
         let mut in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
+        let is_waited_for = |lanes: &[Lane], k: usize| {
+            self.is_exact && lanes[k].is_waited_for(&self.hub, k, self.waits_max)
+        };
+        let mut is_one_waited_for = (0..self.lanes.len()).any(|k| is_waited_for(&self.lanes, k));
         while let Some(arrival) = self.waiting.pop_front() {
             let (hub, lanes) = (&self.hub, &self.lanes);
             let has_room = |k: usize| lanes[k].has_room(hub, k, self.waits_max);
             let load = |k: usize| lanes[k].load(hub, k);
-            let picked = (in_flight < self.in_flight_max)
+            let picked = (in_flight < self.in_flight_max && !is_one_waited_for)
                 .then(|| self.placement.pick(&arrival.peer, has_room, load))
                 .flatten();
             let Some((k, skipped)) = picked else {
@@ -149,6 +160,7 @@ impl<M> Handover<M> {
             }
             in_flight += u64::from(matches!(self.lanes[k].way, Way::Courier { .. }));
             self.lanes[k].batch.push(arrival);
+            is_one_waited_for = is_waited_for(&self.lanes, k);
         }
     }
 
@@ -236,6 +248,15 @@ impl Lane {
         }
     }
 
+    /// As many are on their way by courier as may be, and the loop may take them in its next turn: that is
+    /// waited for, so that the rotation stays exact; for a loop that does not turn it is not.
+    fn is_waited_for<M>(&self, hub: &Hub<M>, k: usize, waits_max: u64) -> bool {
+        matches!(self.way, Way::Courier { .. })
+            && !self.is_slow
+            && self.coming(hub, k) >= waits_max
+            && !hub.loops[k].is_over.load(Ordering::Acquire)
+    }
+
     /// What waits for a loop where another thread may take it: all that is not in a courier.
     fn take_back<M>(&mut self, bridge: &Bridge<M>) -> Vec<Arrival> {
         let mut back: Vec<_> = std::iter::from_fn(|| bridge.arrivals.pop()).collect();
@@ -284,4 +305,63 @@ impl Lane {
 /// The courier is full, or too many descriptors are in flight for this user (unix(7)); it passes.
 fn is_passing(errno: Errno) -> bool {
     matches!(errno.raw(), libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::Gate;
+    use crate::limits::Limits;
+
+    /// By courier nothing comes back, so each loop has its part of what may be in flight: in rotation a loop
+    /// that turns is waited for, and nobody waits for one that does not.
+    #[test]
+    fn a_full_courier_is_waited_for_while_its_loop_turns() {
+        let limits = Limits::default();
+        for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+            let hub = Hub::<()>::new(2, Gate::new(1000, &limits), &limits).unwrap();
+            let (near, _far): (Vec<_>, Vec<_>) = (0..2).map(|_| courier::pair().unwrap()).unzip();
+            let log_every = limits.log_every;
+            let mut handover = Handover::new(Arc::clone(&hub), balance, near, 1000, 8, log_every);
+            let arrival = |n: u16| Arrival {
+                socket: courier::pair().unwrap().0,
+                peer: format!("127.0.0.1:{n}").parse().unwrap(),
+                permit: hub.gate.enter(None).unwrap(),
+                is_announced: false,
+            };
+            let turn = |k: usize, taken| {
+                hub.loops[k].stats.add(Counter::Turns, 1);
+                hub.loops[k].taken.store(taken, Ordering::Release);
+            };
+            let at = Tick::from_millis;
+            handover.place(&mut (1..=12).map(arrival).collect());
+            assert!(!handover.deliver());
+            let (full, then) = match balance {
+                Balance::RoundRobin => ([4, 3], [0, 4]),
+                _ => ([4, 4], [4, 4]),
+            };
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), full, "{balance:?}");
+            handover.look(at(0));
+            turn(0, 4);
+            handover.place(&mut Vec::new());
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), then, "{balance:?}");
+            // The other loop has not turned from one look to the next.
+            handover.look(at(60));
+            handover.place(&mut Vec::new());
+            assert!(handover.deliver());
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [4, 4], "{balance:?}");
+            // It turns, and has room again; and then it does not, and has none although it has taken all.
+            turn(0, 8);
+            turn(1, 4);
+            handover.look(at(80));
+            handover.place(&mut (1..=2).map(arrival).collect());
+            handover.deliver();
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [1, 1], "{balance:?}");
+            turn(0, 9);
+            handover.look(at(100));
+            handover.look(at(400));
+            handover.place(&mut (1..=3).map(arrival).collect());
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [3, 1], "{balance:?}");
+        }
+    }
 }
