@@ -8,6 +8,7 @@
 //! - `guard` checks what can be counted exactly; `compare` measures what can only be timed, and
 //!   `neighbours` what one connection's load costs the others, `overload` what an attack does, and `datagrams`
 //!   what a datagram costs.
+//! - `soak` asks whether all that holds, for as long as it runs: a server with everything on, and faults.
 
 pub mod bursts;
 pub mod churn;
@@ -28,6 +29,7 @@ pub mod program;
 pub mod report;
 pub mod rival;
 pub mod scale;
+pub mod soak;
 pub mod stall;
 pub mod stats;
 pub mod steps;

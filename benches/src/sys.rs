@@ -109,8 +109,38 @@ pub fn raise_descriptor_limit() -> io::Result<usize> {
 
 /// Asks a child process to end, by SIGTERM.
 pub fn terminate(pid: u32) -> io::Result<()> {
+    signal(pid, libc::SIGTERM)
+}
+
+/// Sends a signal to a child process for which the caller has not waited.
+pub fn signal(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: touches no memory. The caller has not waited for its child, so the id is still its.
-    checked(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
+    checked(unsafe { libc::kill(pid as libc::pid_t, signal) })?;
+    Ok(())
+}
+
+/// Sets the soft limit on descriptors of another process (prlimit(2)), up to the hard one, which stays.
+/// Returns the soft limit from before. Descriptors above it stay open.
+pub fn limit_descriptors(pid: u32, soft: u64) -> io::Result<u64> {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let (pid, what) = (pid as libc::pid_t, libc::RLIMIT_NOFILE);
+    // SAFETY: no new limit is given, and `before` is writable and lives through the call.
+    checked(unsafe { libc::prlimit(pid, what, std::ptr::null(), &raw mut before) })?;
+    let limit = libc::rlimit { rlim_cur: soft.min(before.rlim_max), ..before };
+    // SAFETY: `limit` is a valid struct that the kernel only reads, and the old one is not asked for.
+    checked(unsafe { libc::prlimit(pid, what, &raw const limit, std::ptr::null_mut()) })?;
+    Ok(before.rlim_cur)
+}
+
+/// The socket may be bound to an address without a port, which connect(2) then chooses
+/// (`IP_BIND_ADDRESS_NO_PORT`): so each pair of addresses has all ports.
+pub fn bind_without_port(socket: RawFd) -> io::Result<()> {
+    let (one, size) = (1_i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: `one` is readable and of that size, and the kernel keeps no pointer to it.
+    checked(unsafe {
+        let value = (&raw const one).cast();
+        libc::setsockopt(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, value, size)
+    })?;
     Ok(())
 }
 

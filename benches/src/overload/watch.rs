@@ -47,8 +47,11 @@ pub fn watch(admin: SocketAddr, is_over: &AtomicBool) -> io::Result<Most> {
     Ok(most)
 }
 
-fn metrics(admin: SocketAddr) -> io::Result<BTreeMap<String, f64>> {
+/// The samples of one answer of `/metrics`, by name and labels. An endpoint that does not answer within
+/// ten seconds is an error.
+pub fn metrics(admin: SocketAddr) -> io::Result<BTreeMap<String, f64>> {
     let mut stream = TcpStream::connect(admin)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

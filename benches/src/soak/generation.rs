@@ -1,0 +1,356 @@
+//! A run: one child after the other, each in its own mode and with its own end, under load and faults.
+
+use super::child::{Holds, STOP_MAX, Server, unexpected};
+use super::clients::Client;
+use super::connection::Tally;
+use super::group::Group;
+use super::protocol::{Books, FILE_BYTES, FILE_STREAM};
+use super::random::{Random, bytes};
+use crate::folder::Folder;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Private memory that a child may hold at its last quiet moment beyond that of its first: what each
+/// of its two loops keeps for the next burst (`pool_retain_bytes`, 1 MiB), and as much for the
+/// allocator's pages, of which some are in use.
+const GROWTH_MAX: u64 = 4 << 20;
+/// Descriptors that it may hold beyond: two for each spare pipe of a loop, and the file.
+const DESCRIPTORS_MAX: usize = 10;
+/// Threads: those that look names up.
+const THREADS_MAX: usize = 4;
+/// The longest life of a child.
+const LIFE_MAX: Duration = Duration::from_secs(60);
+/// How much longer than planned a step may take before the run is given up.
+const STEP_MAX: Duration = Duration::from_secs(240);
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Decides what the clients do, and when what faults come.
+    pub seed: u64,
+    /// How long it takes, at least.
+    pub time: Duration,
+    /// Threads of clients.
+    pub threads: usize,
+    /// The limit of the child's control group, in bytes.
+    pub memory_limit: u64,
+}
+
+/// How a child ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// One SIGTERM.
+    Drain,
+    /// The same, when the next child listens on its address already.
+    Beside,
+    /// A second SIGTERM.
+    Cut,
+}
+
+struct Mode {
+    name: &'static str,
+    flags: &'static [&'static str],
+    end: End,
+}
+
+/// In turn. `Beside` needs listeners of their own for each loop, in this one and the next.
+const MODES: [Mode; 4] = [
+    Mode { name: "acceptor, shared table", flags: &[], end: End::Drain },
+    Mode {
+        name: "reuseport, private tables",
+        flags: &["--reuseport", "--private-tables"],
+        end: End::Beside,
+    },
+    Mode { name: "reuseport, shared table", flags: &["--reuseport"], end: End::Cut },
+    Mode { name: "acceptor, private tables", flags: &["--private-tables"], end: End::Drain },
+];
+
+/// A child that was seen to its end.
+struct Life {
+    number: usize,
+    seconds: f64,
+    tally: Tally,
+    faults: usize,
+    first: Holds,
+    last: Holds,
+    books: Books,
+    wrong: Vec<String>,
+}
+
+/// Runs it. Returns what was wrong.
+pub fn run(plan: &Plan) -> io::Result<Vec<String>> {
+    let folder = Folder::new("soak")?;
+    std::fs::write(folder.file("file"), bytes(FILE_STREAM, 0, FILE_BYTES))?;
+    let run = Run { plan, folder, watchdog: Watchdog::start() };
+    let life = (plan.time / MODES.len() as u32).min(LIFE_MAX);
+    println!("seed {}, {} generations of {life:?} each in turn\n", plan.seed, MODES.len());
+    println!(
+        "| | mode, end | s | faults | clients' connections | MB compared | accepted + dialled + given | \
+         ends | private KiB | descriptors, threads |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+
+    let (start, mut lives, mut next) = (Instant::now(), Vec::new(), None);
+    while lives.is_empty() || start.elapsed() + life / 2 < plan.time {
+        let number = lives.len();
+        let server = match next.take() {
+            Some(server) => server,
+            None => run.start(number, None)?,
+        };
+        let (seen, successor) = run.see(number, server, life)?;
+        println!("{}", seen.row());
+        next = successor;
+        lives.push(seen);
+    }
+    if let Some(successor) = next {
+        successor.terminate(1)?;
+        let (status, books) = successor.end()?;
+        lives.last_mut().expect("there was one").wrong.extend(unexpected(status, 0));
+        lives.last_mut().expect("there was one").wrong.extend(books.wrong());
+    }
+    Ok(verdict(&lives))
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    folder: Folder,
+    watchdog: Watchdog,
+}
+
+impl Run<'_> {
+    fn unix(&self, number: usize) -> PathBuf {
+        self.folder.file(&format!("{number}.sock"))
+    }
+
+    /// A child in the mode of that generation, at this address or any.
+    fn start(&self, number: usize, at: Option<SocketAddr>) -> io::Result<Server> {
+        self.watchdog.expect(&format!("start {number}"), Duration::ZERO);
+        let at = at.map_or("127.0.0.1:0".to_owned(), |at| at.to_string());
+        let (unix, file) = (self.unix(number), self.folder.file("file"));
+        let mut arguments = vec!["serve".to_owned(), format!("--listen={at}")];
+        arguments.push(format!("--unix={}", unix.display()));
+        arguments.push(format!("--file={}", file.display()));
+        arguments.extend(mode(number).flags.iter().map(|&flag| flag.to_owned()));
+        Server::start(&arguments)
+    }
+
+    /// Sees a child from its first client to its end. Where the next child was started beside it, that
+    /// is returned too.
+    fn see(
+        &self,
+        number: usize,
+        mut server: Server,
+        life: Duration,
+    ) -> io::Result<(Life, Option<Server>)> {
+        let start = Instant::now();
+        let group = Group::limit(server.pid(), self.plan.memory_limit);
+        if let Err(error) = &group {
+            println!("<!-- no memory limit: {error} -->");
+        }
+        let tally = Tally::default();
+        let mut random = Random::new(self.plan.seed, &[number as u64]);
+        let mut faults = 0;
+        let mut held = Vec::new();
+        for part in 0..2 {
+            self.watchdog.expect(&format!("load {part} of {number}"), life / 3);
+            let is_over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                self.clients(scope, number, part, &server, &tally, &is_over);
+                let done = do_faults(&server, &mut random, life / 3);
+                is_over.store(true, Ordering::SeqCst);
+                faults += done?;
+                io::Result::Ok(())
+            })?;
+            if !server.runs()? {
+                break; // `end` tells how it has ended
+            }
+            self.watchdog.expect(&format!("quiet {part} of {number}"), Duration::ZERO);
+            held.push(server.quiet()?);
+        }
+
+        self.watchdog.expect(&format!("end of {number}"), life / 3);
+        let (mut wrong, mut next) = (Vec::new(), None);
+        let is_over = AtomicBool::new(false);
+        let (status, books) = thread::scope(|scope| {
+            self.clients(scope, number, 2, &server, &tally, &is_over);
+            thread::sleep(life / 3);
+            tally.is_ending.store(true, Ordering::SeqCst);
+            let ended = (|| {
+                if mode(number).end == End::Beside {
+                    next = Some(self.start(number + 1, Some(server.ready.tcp[0]))?);
+                }
+                server.terminate(if mode(number).end == End::Cut { 2 } else { 1 })?;
+                server.end()
+            })();
+            is_over.store(true, Ordering::SeqCst);
+            ended
+        })?;
+        drop(group);
+
+        wrong.extend(unexpected(status, if mode(number).end == End::Cut { 143 } else { 0 }));
+        wrong.extend(books.wrong());
+        wrong.extend(tally.complaints());
+        if self.unix(number).exists() {
+            wrong.push("its Unix socket's file is left".to_owned());
+        }
+        let (Some(&first), Some(&last)) = (held.first(), held.last()) else {
+            return Err(io::Error::other(format!("generation {number}: {}", wrong.join("; "))));
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let mut life = Life { number, seconds, tally, faults, first, last, books, wrong };
+        life.check();
+        Ok((life, next))
+    }
+
+    /// Starts the clients' threads, until it is over.
+    fn clients<'scope, 'env: 'scope>(
+        &self,
+        scope: &'scope thread::Scope<'scope, 'env>,
+        number: usize,
+        part: u64,
+        server: &Server,
+        tally: &'env Tally,
+        is_over: &'env AtomicBool,
+    ) {
+        let ready = Arc::new(server.ready.clone());
+        for thread in 0..self.plan.threads {
+            let parts = [number as u64, part, thread as u64];
+            let (random, ready) = (Random::new(self.plan.seed, &parts), Arc::clone(&ready));
+            scope.spawn(move || {
+                Client::new(tally, &ready, random, thread).run(&|| !is_over.load(Ordering::SeqCst));
+            });
+        }
+    }
+}
+
+fn mode(number: usize) -> &'static Mode {
+    &MODES[number % MODES.len()]
+}
+
+/// Faults one after the other, with some time between them. Returns how many.
+fn do_faults(server: &Server, random: &mut Random, time: Duration) -> io::Result<usize> {
+    let (start, mut faults) = (Instant::now(), 0);
+    while start.elapsed() < time {
+        let rest = time.saturating_sub(start.elapsed());
+        thread::sleep(Duration::from_millis(random.between(200, 2000)).min(rest));
+        let long = Duration::from_millis(random.between(50, STOP_MAX.as_millis() as u64));
+        if random.one_in(3) {
+            server.stop_for(long)?;
+        } else {
+            server.starve_for(long, random.size(0, 10))?;
+        }
+        faults += 1;
+    }
+    Ok(faults)
+}
+
+impl Life {
+    /// What must hold of any child.
+    fn check(&mut self) {
+        let (first, last, wrong) = (self.first, self.last, &mut self.wrong);
+        if last.private > first.private + GROWTH_MAX {
+            let grown = (last.private - first.private) / 1024;
+            wrong
+                .push(format!("private memory grew by {grown} KiB, and {} may", GROWTH_MAX / 1024));
+        }
+        if last.descriptors > first.descriptors + DESCRIPTORS_MAX {
+            wrong.push(format!("{} descriptors became {}", first.descriptors, last.descriptors));
+        }
+        if last.threads > first.threads + THREADS_MAX {
+            wrong.push(format!("{} threads became {}", first.threads, last.threads));
+        }
+        // Whoever was cut short was so for a reason that the books name.
+        let reasons = [
+            "memory_budget",
+            "reused",
+            "refused",
+            "output_limit",
+            "idle",
+            "first_byte",
+            "message_timeout",
+            "stuck",
+            "lifetime",
+            "machine",
+            "connect",
+            "write_timeout",
+        ];
+        let closed: u64 = reasons.iter().filter_map(|&reason| self.books.closed.get(reason)).sum();
+        let named = closed + self.books.get("accept_shed") + self.books.get("lost_on_the_way");
+        let cut = self.tally.cut.load(Ordering::Relaxed);
+        if cut > named {
+            wrong.push(format!("{cut} clients were cut short, and the books name {named}"));
+        }
+    }
+
+    fn row(&self) -> String {
+        let Self { number, seconds, faults, books, first, last, .. } = self;
+        let Mode { name, end, .. } = mode(*number);
+        let connections = self.tally.connections.load(Ordering::Relaxed);
+        let megabytes = self.tally.bytes.load(Ordering::Relaxed) / 1_000_000;
+        let came = ["accepted", "dialled", "given"].map(|way| books.get(way).to_string());
+        let ends: Vec<_> = books.closed.iter().map(|(why, n)| format!("{why} {n}")).collect();
+        format!(
+            "| {number} | {name}, {end:?} | {seconds:.0} | {faults} | {connections} | {megabytes} | {} | {} | \
+             {} to {} | {} to {}, {} to {} |{}",
+            came.join(" + "),
+            ends.join(", "),
+            first.private / 1024,
+            last.private / 1024,
+            first.descriptors,
+            last.descriptors,
+            first.threads,
+            last.threads,
+            if self.wrong.is_empty() { "" } else { " FAILED" }
+        )
+    }
+}
+
+/// What was wrong in any life, and from the first life of a mode to the last of it.
+fn verdict(lives: &[Life]) -> Vec<String> {
+    let of_life = |life: &Life| -> Vec<String> {
+        life.wrong.iter().map(|what| format!("generation {}: {what}", life.number)).collect()
+    };
+    let mut wrong: Vec<String> = lives.iter().flat_map(of_life).collect();
+    for n in 0..MODES.len() {
+        let of_mode: Vec<_> = lives.iter().filter(|life| life.number % MODES.len() == n).collect();
+        let [first, .., last] = of_mode[..] else { continue };
+        let (before, after) = (first.last.private, last.last.private);
+        if after > before + GROWTH_MAX {
+            let grown = (after - before) / 1024;
+            wrong.push(format!("{}: {grown} KiB more in the last generation", MODES[n].name));
+        }
+    }
+    wrong
+}
+
+/// Ends this process when a step takes too long, and with it the child, whose standard input ends.
+struct Watchdog(Arc<Mutex<(String, Instant)>>);
+
+impl Watchdog {
+    fn start() -> Self {
+        let step = Arc::new(Mutex::new(("begin".to_owned(), Instant::now() + STEP_MAX)));
+        let watched = Arc::clone(&step);
+        thread::spawn(move || {
+            loop {
+                thread::sleep(Duration::from_secs(1));
+                let (name, until) = &*watched.lock().unwrap_or_else(PoisonError::into_inner);
+                if *until < Instant::now() {
+                    println!("soak: FAILED: it hangs at: {name}");
+                    std::process::exit(1);
+                }
+            }
+        });
+        Self(step)
+    }
+
+    /// The next step takes so long if all is well.
+    fn expect(&self, name: &str, time: Duration) {
+        let until = Instant::now() + time + STEP_MAX;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (name.to_owned(), until);
+    }
+}
