@@ -45,7 +45,7 @@ enum Part {
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
         /// Threads of clients
-        #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u8).range(1..200))]
+        #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..200))]
         threads: u8,
         /// Mebibytes of the child's control group
         #[arg(long, value_name = "N", default_value_t = 256)]

@@ -1,12 +1,13 @@
 //! Does a server that very many connections come to and leave stay as it was?
 
 use super::child::{Holds, Server, unexpected};
+use super::connection::patient;
 use super::protocol::{Books, Ready};
 use super::random::{Random, bytes};
 use super::server::{books_of, end_with_the_parent, say};
 use crate::sys;
 use net_core::{Conn, Handler, Input, Loops, Peer, Server as Net};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Socket};
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -29,7 +30,6 @@ const MESSAGE: usize = 64;
 /// Private memory may be so much more at the end than after the first tenth, or a hundredth more: the
 /// allocator's pages of which some are in use.
 const GROWTH_MAX: u64 = 256 << 10;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The child: an echo, and whoever asks for it is closed.
 pub struct ChurnServer;
@@ -164,11 +164,10 @@ fn come_and_go(at: SocketAddr, thread: u64, numbers: std::ops::Range<u64>) -> io
     for number in numbers {
         let mut random = Random::new(number, &[thread]);
         let source = Ipv4Addr::new(127, 0, 2 + thread as u8, 1 + (number % SOURCES) as u8);
-        let mut socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let mut socket = patient(Domain::IPV4)?;
         sys::bind_without_port(socket.as_raw_fd())?;
         socket.bind(&SocketAddr::from((source, 0)).into())?;
         socket.connect(&at.into())?;
-        socket.set_read_timeout(Some(PATIENCE))?;
         let how = random.between(0, FIN_EACH - 1);
         let mut message = bytes(number, 0, MESSAGE);
         message[0] = if how == 0 { CLOSE } else { b'm' };
@@ -201,5 +200,24 @@ fn read_the_end(socket: &mut Socket) -> io::Result<()> {
     match socket.read(&mut [0])? {
         0 => Ok(()),
         _ => Err(io::Error::other("more came than was sent")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_that_are_off_by_one_are_told() {
+        let mut books = Books::default();
+        books.counts.insert("accepted".to_owned(), 6);
+        for (why, n) in [("peer_reset", 3), ("peer_ended", 2), ("local", 1)] {
+            books.closed.insert(why.to_owned(), n);
+        }
+        let ends = Ends { by_reset: 3, by_client: 2, by_server: 1 };
+        assert_eq!(inexact(&books, 6, ends), None);
+        assert!(inexact(&books, 7, ends).is_some());
+        books.closed.insert("peer_reset".to_owned(), 4);
+        assert!(inexact(&books, 6, ends).is_some());
     }
 }

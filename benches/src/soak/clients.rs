@@ -106,7 +106,8 @@ impl<'a> Client<'a> {
             Door::Proxied(self.ready.proxied),
             Door::Unix(self.ready.unix.clone()),
         ];
-        Connection::open(self.tally, self.from, &self.random.pick(&doors))
+        let is_slow = self.random.one_in(3);
+        Connection::open(self.tally, self.from, &self.random.pick(&doors), is_slow)
     }
 
     fn echo(&mut self) -> Outcome {
@@ -117,7 +118,7 @@ impl<'a> Client<'a> {
 
     /// Messages that come back, and one of the ends that a client may choose.
     fn rounds(&mut self, mut connection: Connection<'a>) -> Outcome {
-        let (stream, mut from) = (self.random.next(), 0);
+        let (stream, mut from) = (self.random.number(), 0);
         for _ in 0..self.random.between(1, 20) {
             let len = if self.random.one_in(4) { 16 << 10 } else { 200 };
             let len = self.random.size(1, len);
@@ -142,7 +143,7 @@ impl<'a> Client<'a> {
 
     fn byte_by_byte(&mut self) -> Outcome {
         let mut connection = self.open()?;
-        let stream = self.random.next();
+        let stream = self.random.number();
         let all = [&b"echo\n"[..], &bytes(stream, 0, 100)].concat();
         for byte in all.chunks(1) {
             connection.send(byte)?;
@@ -154,7 +155,7 @@ impl<'a> Client<'a> {
         let mut connection = self.open()?;
         connection.say("echo")?;
         let (len, pause) = (self.random.size(100_000, 2_000_000), self.pause());
-        connection.pour(self.random.next(), len, pause)
+        connection.pour(self.random.number(), len, pause)
     }
 
     /// By way of a connection that the server has dialled to itself.
@@ -165,7 +166,7 @@ impl<'a> Client<'a> {
         connection.say("echo")?;
         if self.random.one_in(2) {
             let (len, pause) = (self.random.size(100_000, 1_000_000), self.pause());
-            connection.pour(self.random.next(), len, pause)?;
+            connection.pour(self.random.number(), len, pause)?;
         }
         self.rounds(connection)
     }
@@ -177,6 +178,7 @@ impl<'a> Client<'a> {
             let most = if self.random.one_in(4) { FILE_BYTES } else { 100_000 };
             let len = self.random.size(0, most.min(FILE_BYTES - from));
             connection.say(&format!("file {from} {len}"))?;
+            connection.expect_line("sending")?;
             let pause = self.pause();
             connection.expect(FILE_STREAM, from as u64, len, pause)?;
         }
@@ -185,7 +187,7 @@ impl<'a> Client<'a> {
 
     fn stream(&mut self) -> Outcome {
         let mut connection = self.open()?;
-        let (stream, len) = (self.random.next(), self.random.size(0, 2_000_000));
+        let (stream, len) = (self.random.number(), self.random.size(0, 2_000_000));
         connection.say(&format!("stream {stream} {len}"))?;
         let pause = self.pause();
         connection.expect(stream, 0, len, pause)?;
@@ -219,7 +221,7 @@ impl<'a> Client<'a> {
     fn never_reads(&mut self) -> Outcome {
         for _ in 0..self.random.between(1, 10) {
             let mut connection = self.open()?;
-            let stream = self.random.next();
+            let stream = self.random.number();
             match self.random.between(0, 3) {
                 0 => connection.say(&format!("stream {stream} 100000000"))?,
                 1 => connection.say(&format!("flood oldest {FLOOD_MAX}"))?,
@@ -236,7 +238,7 @@ impl<'a> Client<'a> {
 
     fn resets(&mut self) -> Outcome {
         let mut connection = self.open()?;
-        let stream = self.random.next();
+        let stream = self.random.number();
         let line = self.random.pick(&["echo", "tunnel", "pair", "pool 3", "ask 1", "file 0 90000"]);
         connection.say(line)?;
         connection.send_stream(stream, 0, self.random.size(0, 60_000))?;
@@ -249,7 +251,7 @@ impl<'a> Client<'a> {
 
     /// Some subscribe, one publishes, and what all of them got is what the server says that it sent.
     fn topic(&mut self) -> Outcome {
-        let topic = format!("topic-{}", self.random.next());
+        let topic = format!("topic-{}", self.random.number());
         let mut subscribers = Vec::new();
         for _ in 0..self.random.between(1, 10) {
             let mut connection = self.open()?;
@@ -343,7 +345,7 @@ impl<'a> Client<'a> {
 
     fn slow(&mut self) -> Outcome {
         let mut connection = self.open()?;
-        let stream = self.random.next();
+        let stream = self.random.number();
         connection.say("slow 20000")?;
         connection.send_stream(stream, 0, 4000)?;
         connection.expect(stream, 0, 4000, Duration::ZERO)
@@ -354,7 +356,7 @@ impl<'a> Client<'a> {
         let udp = |error: io::Error| Trouble::Wrong(format!("UDP: {error}"));
         let socket = UdpSocket::bind((self.from, 0)).map_err(udp)?;
         socket.set_read_timeout(Some(Duration::from_millis(200))).map_err(udp)?;
-        let (stream, count) = (self.random.next(), self.random.size(1, 20));
+        let (stream, count) = (self.random.number(), self.random.size(1, 20));
         let lens: Vec<usize> = (0..count).map(|_| self.random.size(1, 1400)).collect();
         for (n, len) in lens.iter().enumerate() {
             let datagram = [&[n as u8][..], &bytes(stream, n as u64, *len)].concat();
@@ -414,7 +416,7 @@ impl<'a> Client<'a> {
     /// Says something else than who the client is, or half of it.
     fn bad_proxy(&mut self) -> Outcome {
         let door = Door::Proxied(self.ready.proxied);
-        let mut connection = Connection::knock(self.tally, self.from, &door)?;
+        let mut connection = Connection::knock(self.tally, self.from, &door, false)?;
         connection
             .send(self.random.pick(&["GET / HTTP/1.1\r\n", "PROXY TCP9\r\n", "PRO"]).as_bytes())?;
         match connection.read_to_the_end() {
@@ -461,10 +463,10 @@ impl<'a> Client<'a> {
         let door = Door::Tcp(self.random.pick(&self.ready.tcp));
         let mut open = Vec::new();
         for _ in 0..self.random.between(50, 150) {
-            open.push(Connection::knock(self.tally, self.from, &door)?);
+            open.push(Connection::knock(self.tally, self.from, &door, false)?);
         }
         for mut connection in open {
-            let stream = self.random.next();
+            let stream = self.random.number();
             let mut talk = || {
                 connection.let_in()?;
                 connection.say("echo")?;

@@ -76,6 +76,10 @@ impl Tally {
     }
 }
 
+/// The kernel's receive buffer of a client that reads slowly: so that what it does not read waits in the
+/// server, and not on the way.
+const SLOW_BUFFER: usize = 8 << 10;
+
 /// A way in.
 #[derive(Clone, Debug)]
 pub enum Door {
@@ -94,9 +98,9 @@ pub struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    /// Comes from this address, and waits until it is let in.
-    pub fn open(tally: &'a Tally, from: Ipv4Addr, door: &Door) -> Outcome<Self> {
-        let mut connection = Self::knock(tally, from, door)?;
+    /// Comes from this address, and waits until it is let in. A slow one has a small buffer in the kernel.
+    pub fn open(tally: &'a Tally, from: Ipv4Addr, door: &Door, is_slow: bool) -> Outcome<Self> {
+        let mut connection = Self::knock(tally, from, door, is_slow)?;
         if let Door::Proxied(_) = door {
             connection.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n")?;
         }
@@ -107,7 +111,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Connects, and no more.
-    pub fn knock(tally: &'a Tally, from: Ipv4Addr, door: &Door) -> Outcome<Self> {
+    pub fn knock(tally: &'a Tally, from: Ipv4Addr, door: &Door, is_slow: bool) -> Outcome<Self> {
         let connect = || {
             let socket = match door {
                 Door::Unix(path) => {
@@ -117,6 +121,9 @@ impl<'a> Connection<'a> {
                 }
                 Door::Tcp(at) | Door::Proxied(at) => {
                     let socket = patient(Domain::IPV4)?;
+                    if is_slow {
+                        socket.set_recv_buffer_size(SLOW_BUFFER)?;
+                    }
                     sys::bind_without_port(socket.as_raw_fd())?;
                     socket.bind(&SocketAddr::from((from, 0)).into())?;
                     socket.connect(&(*at).into())?;
@@ -281,7 +288,7 @@ impl<'a> Connection<'a> {
 }
 
 /// A socket that waits for nothing longer than [`PATIENCE`].
-fn patient(domain: Domain) -> io::Result<Socket> {
+pub(super) fn patient(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
@@ -299,5 +306,54 @@ fn trouble(error: io::Error) -> Trouble {
             Trouble::Wrong(format!("nothing moved for {PATIENCE:?}"))
         }
         _ => Trouble::Wrong(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// What a client makes of a server that says this, and ends.
+    fn outcome(says: &'static [u8]) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let door = Door::Tcp(listener.local_addr().unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(move || listener.accept().unwrap().0.write_all(says).unwrap());
+            let tally = Tally::default();
+            let mut connection = Connection::open(&tally, Ipv4Addr::LOCALHOST, &door, false)?;
+            connection.expect_line("published")?;
+            connection.expect(7, 0, 3, Duration::ZERO)
+        })
+    }
+
+    #[test]
+    fn a_wrong_byte_is_told_and_an_early_end_is_another_thing() {
+        let stream = bytes(7, 0, 3);
+        let says =
+            |bytes: &[u8]| -> &'static [u8] { [&b"+published\n"[..], bytes].concat().leak() };
+        assert!(outcome(says(&stream)).is_ok());
+        assert!(matches!(outcome(says(&stream[..2])), Err(Trouble::Cut)));
+        assert!(matches!(
+            outcome(says(&[stream[0], stream[1], !stream[2]])),
+            Err(Trouble::Wrong(_))
+        ));
+        assert!(matches!(outcome(b"+publish\n"), Err(Trouble::Wrong(_))));
+        assert!(matches!(outcome(b"+busy\n"), Err(Trouble::Busy)));
+        assert!(matches!(outcome(b"-full\n"), Err(Trouble::Refused)));
+        assert!(matches!(outcome(b""), Err(Trouble::Refused)));
+    }
+
+    #[test]
+    fn who_is_cut_while_the_server_ends_is_not_counted() {
+        let tally = Tally::default();
+        tally.note("a", Err(Trouble::Cut));
+        tally.note("b", Err(Trouble::NobodyThere("nobody".to_owned())));
+        tally.is_ending.store(true, Ordering::SeqCst);
+        tally.note("c", Err(Trouble::Refused));
+        tally.note("d", Err(Trouble::NobodyThere("nobody".to_owned())));
+        tally.note("e", Err(Trouble::Wrong("a byte".to_owned())));
+        assert_eq!(tally.cut.load(Ordering::Relaxed), 1);
+        assert_eq!(tally.complaints(), ["b: nobody", "e: a byte"]);
     }
 }

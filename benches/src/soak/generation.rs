@@ -3,7 +3,7 @@
 use super::child::{Holds, STOP_MAX, Server, unexpected};
 use super::clients::Client;
 use super::connection::Tally;
-use super::group::Group;
+use super::group::{self, Group};
 use super::protocol::{Books, FILE_BYTES, FILE_STREAM};
 use super::random::{Random, bytes};
 use crate::folder::Folder;
@@ -23,8 +23,25 @@ const GROWTH_MAX: u64 = 4 << 20;
 const DESCRIPTORS_MAX: usize = 10;
 /// Threads: those that look names up.
 const THREADS_MAX: usize = 4;
-/// The longest life of a child.
+/// How long a child is under load, at least and at most: but for its start, its quiet moments and its end.
+const LIFE_MIN: Duration = Duration::from_secs(3);
+/// See [`LIFE_MIN`].
 const LIFE_MAX: Duration = Duration::from_secs(60);
+/// Why the server may end the connection of a client that did nothing wrong, but come when others did.
+const REASONS: [&str; 12] = [
+    "connect_timeout",
+    "first_byte",
+    "idle",
+    "lifetime",
+    "machine",
+    "memory_budget",
+    "message_timeout",
+    "output_limit",
+    "refused",
+    "reused",
+    "stuck",
+    "write_timeout",
+];
 /// How much longer than planned a step may take before the run is given up.
 const STEP_MAX: Duration = Duration::from_secs(240);
 
@@ -33,7 +50,7 @@ const STEP_MAX: Duration = Duration::from_secs(240);
 pub struct Plan {
     /// Decides what the clients do, and when what faults come.
     pub seed: u64,
-    /// How long it takes, at least.
+    /// How long it takes, about; each mode has its turn.
     pub time: Duration,
     /// Threads of clients.
     pub threads: usize,
@@ -86,9 +103,15 @@ struct Life {
 pub fn run(plan: &Plan) -> io::Result<Vec<String>> {
     let folder = Folder::new("soak")?;
     std::fs::write(folder.file("file"), bytes(FILE_STREAM, 0, FILE_BYTES))?;
-    let run = Run { plan, folder, watchdog: Watchdog::start() };
-    let life = (plan.time / MODES.len() as u32).min(LIFE_MAX);
-    println!("seed {}, {} generations of {life:?} each in turn\n", plan.seed, MODES.len());
+    let groups = group::parent();
+    let run = Run { plan, has_groups: groups.is_ok(), folder, watchdog: Watchdog::start() };
+    let share = plan.time / MODES.len() as u32;
+    let life = share.saturating_sub(LIFE_MIN).clamp(LIFE_MIN, LIFE_MAX);
+    println!("seed {}; each generation has {life:?} of load", plan.seed);
+    match groups {
+        Ok((_, file)) => println!("memory limit: {} MiB, by {file}\n", plan.memory_limit >> 20),
+        Err(error) => println!("LEFT OUT: the memory limit, for {error}\n"),
+    }
     println!(
         "| | mode, end | s | faults | clients' connections | MB compared | accepted + dialled + given | \
          ends | private KiB | descriptors, threads |"
@@ -96,7 +119,7 @@ pub fn run(plan: &Plan) -> io::Result<Vec<String>> {
     println!("|---|---|---|---|---|---|---|---|---|---|");
 
     let (start, mut lives, mut next) = (Instant::now(), Vec::new(), None);
-    while lives.is_empty() || start.elapsed() + life / 2 < plan.time {
+    while lives.len() < MODES.len() || start.elapsed() + life < plan.time {
         let number = lives.len();
         let server = match next.take() {
             Some(server) => server,
@@ -118,6 +141,8 @@ pub fn run(plan: &Plan) -> io::Result<Vec<String>> {
 
 struct Run<'a> {
     plan: &'a Plan,
+    /// Each child can have a control group.
+    has_groups: bool,
     folder: Folder,
     watchdog: Watchdog,
 }
@@ -148,10 +173,10 @@ impl Run<'_> {
         life: Duration,
     ) -> io::Result<(Life, Option<Server>)> {
         let start = Instant::now();
-        let group = Group::limit(server.pid(), self.plan.memory_limit);
-        if let Err(error) = &group {
-            println!("<!-- no memory limit: {error} -->");
-        }
+        let group = match self.has_groups {
+            true => Some(Group::limit(server.pid(), self.plan.memory_limit)?),
+            false => None,
+        };
         let tally = Tally::default();
         let mut random = Random::new(self.plan.seed, &[number as u64]);
         let mut faults = 0;
@@ -161,7 +186,7 @@ impl Run<'_> {
             let is_over = AtomicBool::new(false);
             thread::scope(|scope| {
                 self.clients(scope, number, part, &server, &tally, &is_over);
-                let done = do_faults(&server, &mut random, life / 3);
+                let done = do_faults(&mut server, &mut random, life / 3);
                 is_over.store(true, Ordering::SeqCst);
                 faults += done?;
                 io::Result::Ok(())
@@ -176,7 +201,7 @@ impl Run<'_> {
         self.watchdog.expect(&format!("end of {number}"), life / 3);
         let (mut wrong, mut next) = (Vec::new(), None);
         let is_over = AtomicBool::new(false);
-        let (status, books) = thread::scope(|scope| {
+        let ended = thread::scope(|scope| {
             self.clients(scope, number, 2, &server, &tally, &is_over);
             thread::sleep(life / 3);
             tally.is_ending.store(true, Ordering::SeqCst);
@@ -189,8 +214,10 @@ impl Run<'_> {
             })();
             is_over.store(true, Ordering::SeqCst);
             ended
-        })?;
+        });
         drop(group);
+        let named = |error| io::Error::other(format!("generation {number}: {error}"));
+        let (status, books) = ended.map_err(named)?;
 
         wrong.extend(unexpected(status, if mode(number).end == End::Cut { 143 } else { 0 }));
         wrong.extend(books.wrong());
@@ -199,7 +226,7 @@ impl Run<'_> {
             wrong.push("its Unix socket's file is left".to_owned());
         }
         let (Some(&first), Some(&last)) = (held.first(), held.last()) else {
-            return Err(io::Error::other(format!("generation {number}: {}", wrong.join("; "))));
+            return Err(named(io::Error::other(wrong.join("; "))));
         };
         let seconds = start.elapsed().as_secs_f64();
         let mut life = Life { number, seconds, tally, faults, first, last, books, wrong };
@@ -233,9 +260,9 @@ fn mode(number: usize) -> &'static Mode {
 }
 
 /// Faults one after the other, with some time between them. Returns how many.
-fn do_faults(server: &Server, random: &mut Random, time: Duration) -> io::Result<usize> {
+fn do_faults(server: &mut Server, random: &mut Random, time: Duration) -> io::Result<usize> {
     let (start, mut faults) = (Instant::now(), 0);
-    while start.elapsed() < time {
+    while start.elapsed() < time && server.runs()? {
         let rest = time.saturating_sub(start.elapsed());
         thread::sleep(Duration::from_millis(random.between(200, 2000)).min(rest));
         let long = Duration::from_millis(random.between(50, STOP_MAX.as_millis() as u64));
@@ -265,21 +292,7 @@ impl Life {
             wrong.push(format!("{} threads became {}", first.threads, last.threads));
         }
         // Whoever was cut short was so for a reason that the books name.
-        let reasons = [
-            "memory_budget",
-            "reused",
-            "refused",
-            "output_limit",
-            "idle",
-            "first_byte",
-            "message_timeout",
-            "stuck",
-            "lifetime",
-            "machine",
-            "connect",
-            "write_timeout",
-        ];
-        let closed: u64 = reasons.iter().filter_map(|&reason| self.books.closed.get(reason)).sum();
+        let closed: u64 = REASONS.iter().filter_map(|&reason| self.books.closed.get(reason)).sum();
         let named = closed + self.books.get("accept_shed") + self.books.get("lost_on_the_way");
         let cut = self.tally.cut.load(Ordering::Relaxed);
         if cut > named {
@@ -316,13 +329,13 @@ fn verdict(lives: &[Life]) -> Vec<String> {
         life.wrong.iter().map(|what| format!("generation {}: {what}", life.number)).collect()
     };
     let mut wrong: Vec<String> = lives.iter().flat_map(of_life).collect();
-    for n in 0..MODES.len() {
+    for (n, mode) in MODES.iter().enumerate() {
         let of_mode: Vec<_> = lives.iter().filter(|life| life.number % MODES.len() == n).collect();
         let [first, .., last] = of_mode[..] else { continue };
         let (before, after) = (first.last.private, last.last.private);
         if after > before + GROWTH_MAX {
             let grown = (after - before) / 1024;
-            wrong.push(format!("{}: {grown} KiB more in the last generation", MODES[n].name));
+            wrong.push(format!("{}: {grown} KiB more in the last generation", mode.name));
         }
     }
     wrong
@@ -352,5 +365,45 @@ impl Watchdog {
     fn expect(&self, name: &str, time: Duration) {
         let until = Instant::now() + time + STEP_MAX;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (name.to_owned(), until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(cut: u64, grown: u64) -> Life {
+        let first = Holds { private: 10 << 20, descriptors: 30, threads: 8 };
+        let last = Holds { private: first.private + grown, ..first };
+        let (tally, mut books) = (Tally::default(), Books::default());
+        tally.cut.store(cut, Ordering::Relaxed);
+        books.closed.insert("reused".to_owned(), 2);
+        books.counts.insert("accept_shed".to_owned(), 1);
+        let (number, seconds, faults) = (0, 1.0, 0);
+        let mut life =
+            Life { number, seconds, tally, faults, first, last, books, wrong: Vec::new() };
+        life.check();
+        life
+    }
+
+    #[test]
+    fn a_life_that_grew_or_cut_clients_without_a_reason_is_wrong() {
+        assert!(life(3, GROWTH_MAX).wrong.is_empty());
+        assert_eq!(life(4, 0).wrong.len(), 1);
+        assert_eq!(life(0, GROWTH_MAX + 1).wrong.len(), 1);
+    }
+
+    #[test]
+    fn growth_from_life_to_life_is_wrong_though_none_grew_by_much() {
+        let lives: Vec<_> = (0..=MODES.len())
+            .map(|number| {
+                let mut life = life(0, 0);
+                life.number = number;
+                life.last.private += number as u64 * GROWTH_MAX;
+                life
+            })
+            .collect();
+        assert_eq!(verdict(&lives).len(), 1);
+        assert!(verdict(&lives[..MODES.len()]).is_empty(), "each has a mode of its own");
     }
 }

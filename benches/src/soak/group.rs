@@ -31,7 +31,7 @@ impl Drop for Group {
 }
 
 /// The group that this process is in, if its children may have a memory limit, and the file for it.
-fn parent() -> io::Result<(PathBuf, &'static str)> {
+pub(super) fn parent() -> io::Result<(PathBuf, &'static str)> {
     let groups = fs::read_to_string("/proc/self/cgroup")?;
     let of = |controller: &str| {
         let mut fields = groups.lines().map(|line| line.splitn(3, ':').skip(1));

@@ -8,7 +8,7 @@
 //! | `echo` | from now on everything comes back |
 //! | `slow RATE` | the same, at so many bytes a second both ways |
 //! | `tunnel`, `pair` | from now on the client speaks to a connection that the server has dialled to itself |
-//! | `file FROM LEN` | so many bytes of the file, by sendfile |
+//! | `file FROM LEN` | `sending`, and so many bytes of the file, by sendfile; or `busy` |
 //! | `stream SEED LEN` | so many bytes of that stream, as the client reads them; then the end |
 //! | `flood POLICY COUNT` | so many numbered messages at once, whatever the client reads; then the end |
 //! | `frame SEED LEN` | a frame of so many bytes of that stream |

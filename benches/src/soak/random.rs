@@ -11,14 +11,14 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         mix(self.0)
     }
 
     /// A number from `least` up to `most`, which is not below it.
     pub fn between(&mut self, least: u64, most: u64) -> u64 {
-        least + self.next() % (most - least + 1)
+        least + self.number() % (most - least + 1)
     }
 
     /// The same, as a size.
@@ -28,7 +28,7 @@ impl Random {
 
     /// True once in `n` times.
     pub fn one_in(&mut self, n: u64) -> bool {
-        self.next().is_multiple_of(n)
+        self.number().is_multiple_of(n)
     }
 
     /// One of them, of which there is at least one.
@@ -86,6 +86,6 @@ mod tests {
             assert!((5..=7).contains(&n));
             assert_eq!(n, same.between(5, 7));
         }
-        assert_ne!(Random::new(1, &[3, 2]).next(), Random::new(1, &[2, 3]).next());
+        assert_ne!(Random::new(1, &[3, 2]).number(), Random::new(1, &[2, 3]).number());
     }
 }

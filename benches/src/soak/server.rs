@@ -58,14 +58,14 @@ pub struct ServerFlags {
 fn limits() -> Limits {
     let (ms, seconds) = (Duration::from_millis, Duration::from_secs);
     Limits {
-        connections_max: Some(400),
+        connections_max: Some(150),
         when_full: WhenFull::ReuseIdle { min_idle: ms(500) },
-        per_source_max: Some(100),
+        per_source_max: Some(80),
         accept_rate: Some(2000),
         accept_burst: 200,
         idle_timeout: Some(seconds(4)),
-        first_byte_timeout: Some(seconds(2)),
-        message_timeout: Some(seconds(2)),
+        first_byte_timeout: Some(seconds(1)),
+        message_timeout: Some(seconds(1)),
         stuck_timeout: Some(seconds(3)),
         lifetime_max: Some(seconds(30)),
         heartbeat_interval: Some(seconds(1)),
@@ -73,7 +73,7 @@ fn limits() -> Limits {
         write_timeout: seconds(3),
         linger_timeout: ms(500),
         drain_spread: ms(200),
-        memory_budget: Some(16 << 20),
+        memory_budget: Some(8 << 20),
         pipes_max: 4,
         stall_threshold: Some(ms(100)),
         time_callbacks: true,
@@ -309,12 +309,15 @@ impl Soak {
         }
         let file = match &self.file {
             Some(file) => Arc::clone(file),
-            None => {
-                // Out of descriptors, this client is told by its end.
-                let opened = Arc::new(File::open(&self.shared.file).ok()?);
-                Arc::clone(self.file.insert(opened))
-            }
+            None => match File::open(&self.shared.file) {
+                Ok(opened) => Arc::clone(self.file.insert(Arc::new(opened))),
+                Err(_) => {
+                    say_to(conn, "busy"); // out of descriptors
+                    return Some(());
+                }
+            },
         };
+        say_to(conn, "sending");
         let _ = conn.send_file(FileRange::new(file, from as u64, len)); // refused: it is ending
         Some(())
     }
