@@ -80,27 +80,34 @@ impl Server {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Waits until it has no connection, and says what it holds then.
+    /// Waits until it has no connection, and says what it holds then. Its books must balance as far as it
+    /// has come.
     pub fn quiet(&self) -> io::Result<Holds> {
         let start = Instant::now();
-        loop {
-            let now = metrics(self.ready.admin)?;
-            let is_open = |name: &str| {
-                name == "net_core_connections" || name.starts_with("net_core_connections_open")
-            };
-            let open: f64 = now.iter().filter(|(name, _)| is_open(name)).map(|(_, n)| n).sum();
-            if open == 0.0 {
-                break;
-            }
+        while self.sum(&["net_core_connections", "net_core_connections_open"])? > 0.0 {
             if start.elapsed() > QUIET_MAX {
-                let what =
-                    format!("connections are open {QUIET_MAX:?} after the last client has gone");
-                return Err(io::Error::other(what));
+                return Err(io::Error::other(format!(
+                    "connections are open {QUIET_MAX:?} after the last client has gone"
+                )));
             }
             thread::sleep(Duration::from_millis(20));
         }
         thread::sleep(SETTLE);
+        let came =
+            ["accepted", "dialled", "given"].map(|way| format!("net_core_connections_{way}_total"));
+        let came = self.sum(&came.each_ref().map(String::as_str))?;
+        let closed = self.sum(&["net_core_connections_closed_total"])?;
+        if came != closed {
+            return Err(io::Error::other(format!("{came} connections came, and {closed} closed")));
+        }
         self.holds()
+    }
+
+    /// These families of its metrics, over all loops and labels, added up.
+    fn sum(&self, families: &[&str]) -> io::Result<f64> {
+        let now = metrics(self.ready.admin)?;
+        let is_asked = |name: &str| families.contains(&name.split('{').next().unwrap_or(name));
+        Ok(now.iter().filter(|(name, _)| is_asked(name)).map(|(_, value)| value).sum())
     }
 
     /// What it holds now.

@@ -52,6 +52,7 @@ impl<'a> Client<'a> {
             ("bad proxy", 2, Self::bad_proxy),
             ("asks for an end", 5, Self::asks_for_an_end),
             ("says nothing", 1, Self::says_nothing),
+            ("waits for a beat", 1, Self::waits_for_a_beat),
             ("half a line", 1, Self::half_a_line),
             ("surge", 1, Self::surge),
         ];
@@ -446,6 +447,14 @@ impl<'a> Client<'a> {
             }
         }
         Ok(())
+    }
+
+    /// A subscriber to whom nobody has anything to say hears the server's heartbeat.
+    fn waits_for_a_beat(&mut self) -> Outcome {
+        let mut connection = self.open()?;
+        connection.say("sub nothing")?;
+        connection.expect_line("subscribed")?;
+        connection.expect_line(BEAT)
     }
 
     /// The server ends it when its time for a message is over.
