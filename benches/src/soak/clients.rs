@@ -262,8 +262,13 @@ impl<'a> Client<'a> {
         }
         let (mut publisher, messages) = (self.open()?, self.random.between(1, 20));
         let (mut sent, mut dropped, mut missed) = (0, 0, 0);
+        // One after the other, or all at once.
+        let at_once = if self.random.one_in(2) { messages } else { 1 };
         for n in 0..messages {
-            publisher.say(&format!("pub {topic} {n}"))?;
+            if n % at_once == 0 {
+                (n..messages.min(n + at_once))
+                    .try_for_each(|n| publisher.say(&format!("pub {topic} {n}")))?;
+            }
             let report = publisher.line()?;
             let counts: Vec<u64> =
                 report.split(' ').skip(1).filter_map(|count| count.parse().ok()).collect();
@@ -341,7 +346,12 @@ impl<'a> Client<'a> {
                 }
             }
         }
-        Ok(())
+        // The last question, behind which the client sends no more, is answered as well.
+        let (how, n) = (self.random.pick(&["pool", "slices", "ask"]), self.random.between(0, 1000));
+        connection.say(&format!("{how} {n}"))?;
+        connection.half_close()?;
+        connection.expect_line(&format!("answer {}", n + 1))?;
+        connection.expect_end()
     }
 
     fn slow(&mut self) -> Outcome {

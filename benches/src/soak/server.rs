@@ -194,6 +194,10 @@ struct Session {
     mode: Mode,
     lines: Searched,
     is_subscriber: bool,
+    /// An answer is being made.
+    is_asking: bool,
+    /// The peer sends no more: the answer is the last.
+    has_ended: bool,
 }
 
 /// What becomes of the bytes that come.
@@ -214,7 +218,8 @@ enum Mode {
 
 impl Session {
     fn of(mode: Mode) -> Self {
-        Self { mode, lines: Searched::default(), is_subscriber: false }
+        let lines = Searched::default();
+        Self { mode, lines, is_subscriber: false, is_asking: false, has_ended: false }
     }
 }
 
@@ -337,7 +342,7 @@ impl Soak {
             number + 1
         };
         let taken = self.shared.pool.offload(conn, work, |conn, answer| match answer {
-            Ok(answer) => answered(conn, answer),
+            Ok(answer) => answered(conn, &format!("answer {answer}")),
             Err(_) => conn.reset(),
         });
         self.taken(conn, taken.is_ok());
@@ -346,8 +351,7 @@ impl Soak {
     fn panic_in_the_pool(&self, conn: &mut Conn<'_, Self>) {
         let work = || std::panic::panic_any(ON_PURPOSE);
         let taken = self.shared.pool.offload(conn, work, |conn, answer: Result<(), _>| {
-            conn.busy(false);
-            say_to(conn, if answer.is_err() { "panicked" } else { "no panic" });
+            answered(conn, if answer.is_err() { "panicked" } else { "no panic" });
         });
         self.taken(conn, taken.is_ok());
     }
@@ -357,15 +361,15 @@ impl Soak {
             return say_to(conn, "busy");
         }
         self.shared.jobs.fetch_add(1, Ordering::Relaxed); // a count by itself
-        conn.busy(true);
+        asks(conn);
     }
 
     /// By a connection that is dialled for it, by name.
     fn ask(&self, conn: &mut Conn<'_, Self>, number: u64) {
         let dial = Dial::to_host(&format!("localhost:{}", self.own().port())).expect("a name");
-        let asks = Session::of(Mode::Asks { asker: conn.id(), is_answered: false });
-        let Ok(dialled) = conn.here().dial(dial, asks) else { return say_to(conn, "busy") };
-        conn.busy(true);
+        let session = Session::of(Mode::Asks { asker: conn.id(), is_answered: false });
+        let Ok(dialled) = conn.here().dial(dial, session) else { return say_to(conn, "busy") };
+        asks(conn);
         if let Some(mut dialled) = conn.other(dialled) {
             let _ = dialled.send(format!("slices {number}\n").as_bytes()); // leaves when it is up
         }
@@ -394,8 +398,7 @@ impl Soak {
         *is_answered = true;
         let asker = *asker;
         if let Some(mut asker) = conn.other(asker) {
-            asker.busy(false);
-            say_to(&mut asker, &String::from_utf8_lossy(line));
+            answered(&mut asker, &String::from_utf8_lossy(line));
         }
         conn.close();
     }
@@ -455,11 +458,11 @@ fn in_slices(conn: &mut Conn<'_, Soak>, number: u64) {
             left -= 1;
             return Slice::More;
         }
-        answered(conn, number + 1);
+        answered(conn, &format!("answer {}", number + 1));
         Slice::Done
     });
     match begun {
-        Ok(()) => conn.busy(true),
+        Ok(()) => asks(conn),
         Err(_) => say_to(conn, "busy"),
     }
 }
@@ -486,9 +489,19 @@ fn end(conn: &mut Conn<'_, Soak>, how: &str) -> Option<()> {
     Some(())
 }
 
-fn answered(conn: &mut Conn<'_, Soak>, answer: u64) {
+/// An answer is being made: a drain waits for it, and so does the end that a half-closed peer gets.
+fn asks(conn: &mut Conn<'_, Soak>) {
+    conn.session().is_asking = true;
+    conn.busy(true);
+}
+
+fn answered(conn: &mut Conn<'_, Soak>, answer: &str) {
+    say_to(conn, answer);
+    conn.session().is_asking = false;
     conn.busy(false);
-    say_to(conn, &format!("answer {answer}"));
+    if conn.session().has_ended {
+        conn.finish();
+    }
 }
 
 fn say_to(conn: &mut Conn<'_, Soak>, line: &str) {
@@ -554,12 +567,14 @@ impl Handler for Soak {
     }
 
     fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
-        match conn.session().mode {
+        let Session { mode, is_asking, has_ended, .. } = conn.session();
+        match *mode {
             Mode::Copy(other) => match conn.other(other) {
                 Some(mut other) => other.finish(),
                 None => conn.close(),
             },
             Mode::Stream { .. } => {} // who half-closes may be reading still
+            _ if *is_asking => *has_ended = true,
             _ => conn.finish(),
         }
     }
@@ -582,8 +597,7 @@ impl Handler for Soak {
             }
             Mode::Asks { asker, is_answered: false } => {
                 if let Some(mut asker) = conn.other(asker) {
-                    asker.busy(false);
-                    say_to(&mut asker, "busy");
+                    answered(&mut asker, "busy");
                 }
             }
             _ => {}
