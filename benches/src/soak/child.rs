@@ -75,9 +75,10 @@ impl Server {
         self.child.id()
     }
 
-    /// Whether it runs still.
-    pub fn runs(&mut self) -> io::Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+    /// How it has ended, if it has.
+    pub fn died(&mut self) -> Option<String> {
+        let status = self.child.try_wait().ok()??;
+        Some(format!("it ended before it was told to: {status}"))
     }
 
     /// Waits until it has no connection, and says what it holds then. Its books must balance as far as it
@@ -165,7 +166,7 @@ impl Server {
             thread::sleep(Duration::from_millis(5));
         };
         let books = next(&self.lines, Duration::from_secs(1));
-        let died = |error| io::Error::other(format!("{status}, and no books: {error}"));
+        let died = |error| io::Error::other(format!("{status}, without books ({error})"));
         Ok((status, books.map_err(died)?))
     }
 }

@@ -10,6 +10,7 @@ use crate::folder::Folder;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -73,6 +74,16 @@ enum End {
     Beside,
     /// A second SIGTERM.
     Cut,
+}
+
+impl End {
+    /// The exit code that follows.
+    fn code(self) -> i32 {
+        match self {
+            End::Drain | End::Beside => 0,
+            End::Cut => 128 + libc::SIGTERM,
+        }
+    }
 }
 
 struct Mode {
@@ -178,67 +189,87 @@ impl Run<'_> {
         mut server: Server,
         life: Duration,
     ) -> io::Result<(Life, Option<Server>)> {
-        let start = Instant::now();
+        let (start, tally) = (Instant::now(), Tally::default());
         let group = match self.has_groups {
             true => Some(Group::limit(server.pid(), self.plan.memory_limit)?),
             false => None,
         };
-        let tally = Tally::default();
-        let mut random = Random::new(self.plan.seed, &[number as u64]);
-        let mut faults = 0;
-        let mut held = Vec::new();
-        for part in 0..2 {
-            self.watchdog.expect(&format!("load {part} of {number}"), life / 3);
-            let is_over = AtomicBool::new(false);
-            thread::scope(|scope| {
-                self.clients(scope, number, part, &server, &tally, &is_over);
-                let done = do_faults(&mut server, &mut random, life / 3);
-                is_over.store(true, Ordering::SeqCst);
-                faults += done?;
-                io::Result::Ok(())
-            })?;
-            if !server.runs()? {
-                break; // `end` tells how it has ended
-            }
-            self.watchdog.expect(&format!("quiet {part} of {number}"), Duration::ZERO);
-            let at_rest = server.quiet();
-            held.push(at_rest.map_err(|e| io::Error::other(format!("generation {number}: {e}")))?);
-        }
-
-        self.watchdog.expect(&format!("end of {number}"), life / 3);
-        let (mut wrong, mut next) = (Vec::new(), None);
-        let is_over = AtomicBool::new(false);
-        let ended = thread::scope(|scope| {
-            self.clients(scope, number, 2, &server, &tally, &is_over);
-            thread::sleep(life / 3);
-            tally.is_ending.store(true, Ordering::SeqCst);
-            let ended = (|| {
-                if mode(number).end == End::Beside {
-                    next = Some(self.start(number + 1, Some(server.ready.tcp[0]))?);
-                }
-                server.terminate(if mode(number).end == End::Cut { 2 } else { 1 })?;
-                server.end()
-            })();
-            is_over.store(true, Ordering::SeqCst);
-            ended
-        });
+        let (faults, first) = self.load(number, 0, &mut server, &tally, life / 3)?;
+        let (more, last) = self.load(number, 1, &mut server, &tally, life / 3)?;
+        let faults = faults + more;
+        let (status, books, next) = self.end(number, server, &tally, life / 3)?;
         drop(group);
-        let named = |error| io::Error::other(format!("generation {number}: {error}"));
-        let (status, books) = ended.map_err(named)?;
 
-        wrong.extend(unexpected(status, if mode(number).end == End::Cut { 143 } else { 0 }));
+        let mut wrong: Vec<_> = unexpected(status, mode(number).end.code()).into_iter().collect();
         wrong.extend(books.wrong());
         wrong.extend(tally.complaints());
         if self.unix(number).exists() {
             wrong.push("its Unix socket's file is left".to_owned());
         }
-        let (Some(&first), Some(&last)) = (held.first(), held.last()) else {
-            return Err(named(io::Error::other(wrong.join("; "))));
-        };
         let seconds = start.elapsed().as_secs_f64();
         let mut seen = Life { number, seconds, tally, faults, first, last, books, wrong };
         seen.check(life / 3);
         Ok((seen, next))
+    }
+
+    /// Clients and faults for so long. Returns how many faults there were, and what the server holds when
+    /// the last client has gone.
+    fn load(
+        &self,
+        number: usize,
+        part: u64,
+        server: &mut Server,
+        tally: &Tally,
+        time: Duration,
+    ) -> io::Result<(usize, Holds)> {
+        self.watchdog.expect(&format!("load {part} of {number}"), time);
+        let mut random = Random::new(self.plan.seed, &[number as u64, part]);
+        let is_over = AtomicBool::new(false);
+        let faults = thread::scope(|scope| {
+            self.clients(scope, number, part, server, tally, &is_over);
+            let done = do_faults(server, &mut random, time);
+            is_over.store(true, Ordering::SeqCst);
+            done
+        });
+        self.watchdog.expect(&format!("quiet {part} of {number}"), Duration::ZERO);
+        let seen = faults.and_then(|faults| Ok((faults, server.quiet()?)));
+        seen.map_err(|error| {
+            // What clients say of a server that has died follows from that.
+            let also = || [vec![error.to_string()], tally.complaints()].concat().join("; ");
+            let how = server.died().unwrap_or_else(also);
+            io::Error::other(format!("generation {number}: {how}"))
+        })
+    }
+
+    /// Ends it while clients are at work. Where the next child was started beside it, that is returned too.
+    fn end(
+        &self,
+        number: usize,
+        server: Server,
+        tally: &Tally,
+        time: Duration,
+    ) -> io::Result<(ExitStatus, Books, Option<Server>)> {
+        self.watchdog.expect(&format!("end of {number}"), time);
+        let (is_over, end) = (AtomicBool::new(false), mode(number).end);
+        let (at, mut next) = (server.ready.tcp[0], None);
+        let ended = thread::scope(|scope| {
+            self.clients(scope, number, 2, &server, tally, &is_over);
+            thread::sleep(time);
+            tally.is_ending.store(true, Ordering::SeqCst);
+            let end = || {
+                if end == End::Beside {
+                    next = Some(self.start(number + 1, Some(at))?);
+                }
+                server.terminate(if end == End::Cut { 2 } else { 1 })?;
+                server.end()
+            };
+            let ended = end();
+            is_over.store(true, Ordering::SeqCst);
+            ended
+        });
+        let named = |error| io::Error::other(format!("generation {number}: {error}"));
+        let (status, books) = ended.map_err(named)?;
+        Ok((status, books, next))
     }
 
     /// Starts the clients' threads, until it is over.
@@ -267,16 +298,15 @@ fn mode(number: usize) -> &'static Mode {
 }
 
 /// Faults one after the other, with some time between them. Returns how many.
-fn do_faults(server: &mut Server, random: &mut Random, time: Duration) -> io::Result<usize> {
+fn do_faults(server: &Server, random: &mut Random, time: Duration) -> io::Result<usize> {
     let (start, mut faults) = (Instant::now(), 0);
-    while start.elapsed() < time && server.runs()? {
+    while start.elapsed() < time {
         let rest = time.saturating_sub(start.elapsed());
         thread::sleep(Duration::from_millis(random.between(200, 2000)).min(rest));
         let long = Duration::from_millis(random.between(50, STOP_MAX.as_millis() as u64));
-        if random.one_in(3) {
-            server.stop_for(long)?;
-        } else {
-            server.starve_for(long, random.size(0, 10))?;
+        match random.one_in(3) {
+            true => server.stop_for(long)?,
+            false => server.starve_for(long, random.size(0, 10))?,
         }
         faults += 1;
     }
