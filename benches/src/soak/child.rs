@@ -101,6 +101,7 @@ impl Server {
         if came != closed {
             return Err(io::Error::other(format!("{came} connections came, and {closed} closed")));
         }
+        thread::sleep(SETTLE); // until the admin endpoint has closed this one, too
         self.holds()
     }
 

@@ -142,7 +142,8 @@ pub fn run(connections: u64, threads: usize) -> io::Result<Vec<String>> {
     if grown > may {
         wrong.push(format!("private memory grew by {} KiB", grown / 1024));
     }
-    if (last.descriptors, last.threads) != (first.descriptors, first.threads) {
+    // The admin endpoint may be about to close one.
+    if last.descriptors > first.descriptors + 1 || last.threads > first.threads {
         wrong.push(format!("{first:?} became {last:?}"));
     }
     Ok(wrong)
