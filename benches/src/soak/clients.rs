@@ -430,10 +430,7 @@ impl<'a> Client<'a> {
         let mut connection = Connection::knock(self.tally, self.from, &door, false)?;
         connection
             .send(self.random.pick(&["GET / HTTP/1.1\r\n", "PROXY TCP9\r\n", "PRO"]).as_bytes())?;
-        match connection.read_to_the_end() {
-            Ok(()) | Err(Trouble::Cut) => Ok(()),
-            Err(other) => Err(other),
-        }
+        connection.read_to_the_end().and(Err(Trouble::Cut))
     }
 
     fn asks_for_an_end(&mut self) -> Outcome {
@@ -451,10 +448,8 @@ impl<'a> Client<'a> {
         let count = self.random.between(1, 20);
         let open: Vec<_> = (0..count).filter_map(|_| self.open().ok()).collect();
         for mut connection in open {
-            match connection.expect_end() {
-                Err(Trouble::Cut) | Ok(()) => {}
-                other => return other,
-            }
+            let ended = connection.expect_end();
+            self.tally.note("says nothing", ended.and(Err(Trouble::Cut)));
         }
         Ok(())
     }
@@ -471,10 +466,7 @@ impl<'a> Client<'a> {
     fn half_a_line(&mut self) -> Outcome {
         let mut connection = self.open()?;
         connection.send(b"ech")?;
-        match connection.expect_end() {
-            Err(Trouble::Cut) => Ok(()),
-            other => other,
-        }
+        connection.expect_end().and(Err(Trouble::Cut))
     }
 
     /// More than may be open from one source, and with others of this kind more than may be open.
@@ -496,10 +488,7 @@ impl<'a> Client<'a> {
             if self.random.one_in(2) {
                 connection.reset();
             }
-            match outcome {
-                Err(Trouble::Cut | Trouble::Refused) => {} // as the limits are
-                other => other?,
-            }
+            self.tally.note("surge", outcome);
         }
         Ok(())
     }

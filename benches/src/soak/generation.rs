@@ -30,8 +30,8 @@ const DESCRIPTORS_MAX: usize = 10;
 const THREADS_MAX: usize = 4;
 /// How long a child is under load at least: but for its start, its quiet moments and its end.
 const LIFE_MIN: Duration = Duration::from_secs(3);
-/// Why the server may end the connection of a client that did nothing wrong, but come when others did.
-const REASONS: [&str; 12] = [
+/// Why the server may end the connection of a client that has not asked for it.
+const REASONS: [&str; 13] = [
     "connect_timeout",
     "first_byte",
     "idle",
@@ -40,6 +40,7 @@ const REASONS: [&str; 12] = [
     "memory_budget",
     "message_timeout",
     "output_limit",
+    "proxy_header",
     "refused",
     "reused",
     "stuck",
@@ -130,10 +131,10 @@ pub fn run(plan: &Plan) -> io::Result<Vec<String>> {
         Err(error) => println!("LEFT OUT: the memory limit, for {error}\n"),
     }
     println!(
-        "| | mode, end | s | faults | clients' connections | MB compared | accepted + dialled + given | \
+        "| | mode, end | s | faults | clients' connections | cut short, and named | MB compared | accepted + dialled + given | \
          ends | private KiB | descriptors, threads |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
 
     let (start, mut lives, mut next) = (Instant::now(), Vec::new(), None);
     while lives.len() < MODES.len() || start.elapsed() + life < plan.time {
@@ -317,7 +318,8 @@ impl Life {
     /// What must hold of any child.
     fn check(&mut self, load: Duration) {
         let may = if load < WARM { COLD_GROWTH_MAX } else { GROWTH_MAX };
-        let (first, last, wrong) = (self.first, self.last, &mut self.wrong);
+        let (first, last) = (self.first, self.last);
+        let mut wrong = Vec::new();
         if last.private > first.private + may {
             let grown = (last.private - first.private) / 1024;
             wrong.push(format!("private memory grew by {grown} KiB, and {} may", may / 1024));
@@ -328,25 +330,31 @@ impl Life {
         if last.threads > first.threads + THREADS_MAX {
             wrong.push(format!("{} threads became {}", first.threads, last.threads));
         }
-        // Whoever was cut short was so for a reason that the books name.
-        let closed: u64 = REASONS.iter().filter_map(|&reason| self.books.closed.get(reason)).sum();
-        let named = closed + self.books.get("accept_shed") + self.books.get("lost_on_the_way");
-        let cut = self.tally.cut.load(Ordering::Relaxed);
+        let (cut, named) = (self.tally.cut.load(Ordering::Relaxed), self.named());
         if cut > named {
             wrong.push(format!("{cut} clients were cut short, and the books name {named}"));
         }
+        self.wrong.extend(wrong);
+    }
+
+    /// Clients that were cut short before the end, as far as the books name a reason.
+    fn named(&self) -> u64 {
+        let closed: u64 = REASONS.iter().filter_map(|&reason| self.books.closed.get(reason)).sum();
+        closed + self.books.get("accept_shed") + self.books.get("lost_on_the_way")
     }
 
     fn row(&self) -> String {
         let Self { number, seconds, faults, books, first, last, .. } = self;
         let Mode { name, end, .. } = mode(*number);
         let connections = self.tally.connections.load(Ordering::Relaxed);
+        let cut = self.tally.cut.load(Ordering::Relaxed);
         let megabytes = self.tally.bytes.load(Ordering::Relaxed) / 1_000_000;
         let came = ["accepted", "dialled", "given"].map(|way| books.get(way).to_string());
         let ends: Vec<_> = books.closed.iter().map(|(why, n)| format!("{why} {n}")).collect();
         format!(
-            "| {number} | {name}, {end:?} | {seconds:.0} | {faults} | {connections} | {megabytes} | {} | {} | \
+            "| {number} | {name}, {end:?} | {seconds:.0} | {faults} | {connections} | {cut}, {} | {megabytes} | {} | {} | \
              {} to {} | {} to {}, {} to {} |{}",
+            self.named(),
             came.join(" + "),
             ends.join(", "),
             first.private / 1024,
