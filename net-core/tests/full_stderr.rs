@@ -1,6 +1,7 @@
 //! A process whose standard error is a full pipe that nobody reads, and a callback that panics. The
 //! standard library's hook writes there, on the thread that panics.
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+#![allow(clippy::disallowed_methods)] // each wait for a child has a bound here
 
 use net_core::{Callback, Conn, Handler, Input, Keep, Loops, Peer, Pool, Server};
 use std::convert::Infallible;

@@ -1,6 +1,7 @@
 //! What a server is to its process: one stuck loop to the others, signals, and children. What changes or ends
 //! a process is done in one of its own: the same test again, which finds there what it is to do.
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
+#![allow(clippy::disallowed_methods)] // each wait for a child has a bound here
 
 mod children;
 mod signals;
