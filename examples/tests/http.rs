@@ -320,7 +320,9 @@ fn a_request_that_two_readers_could_read_differently_is_the_last(mode: Mode) {
         let mut client = server.connect();
         client.write_all([&request, next].concat().as_bytes()).unwrap();
         let answer = read(&mut client);
-        assert_eq!(answer.status(), "400", "{request:?}");
+        // With a blank in its target, what stands there is no version.
+        let status = if request.starts_with("GET /a b ") { "505" } else { "400" };
+        assert_eq!(answer.status(), status, "{request:?}");
         let (rest, end) = read_to_end(&mut client, PATIENCE);
         assert!(rest.is_empty() && end == End::Fin, "{request:?}: {end:?}, {rest:?}");
     }
