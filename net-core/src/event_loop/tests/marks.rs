@@ -356,8 +356,8 @@ enum Streams {
     SaidSo,
 }
 
-/// One connection that is sent to until `Above`, and again in `on_room`: `left` bytes, which go down. And
-/// its peer.
+/// One connection that is sent to until `Above`, and again in `on_room`, so many bytes: from the moment at
+/// which its peer, who comes back, reads no more.
 fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
     let mut from = 0;
     let mut stream = move |conn: &mut Conn<'_, Actor>| {
@@ -372,6 +372,7 @@ fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
         }
     };
     let mut has_dialled = false;
+    let mut id = None;
     stage.play(move |at| match at {
         At::Open(conn) if who == Streams::Dialled && !has_dialled => {
             has_dialled = true;
@@ -382,8 +383,9 @@ fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
             if who == Streams::SaidSo {
                 conn.full_duplex(true);
             }
-            stream(conn);
+            id = Some(conn.id());
         }
+        At::Message(here, _) => stream(&mut here.connection(id.unwrap()).unwrap()),
         At::Room(conn) => stream(conn),
         At::Data(conn, input) => {
             input.take_all();
@@ -394,13 +396,17 @@ fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
         other => usual(other),
     });
     let client = stage.open();
-    match who {
+    let peer = match who {
         Streams::Dialled => {
             let wire = stage.world.get().wires.len() - 1;
             stage.world.peer(wire)
         }
         _ => client,
-    }
+    };
+    peer.reads(false);
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    peer
 }
 
 fn who_sends_of_its_own_accord_is_read_on<D: Rig>(seed: u64) {
@@ -408,7 +414,6 @@ fn who_sends_of_its_own_accord_is_read_on<D: Rig>(seed: u64) {
         let mut stage = Stage::<D>::new(seed);
         stage.world.get().buffers = (1000, 1000);
         let peer = streaming(&mut stage, who, 100_000);
-        peer.reads(false);
         let said = pattern(3, 50_000);
         peer.send(&said);
         stage.settle();
@@ -429,7 +434,6 @@ fn an_echo_of_all_that_is_streamed_to_it_never_stands_still<D: Rig>(seed: u64) {
         let mut stage = Stage::<D>::new(seed);
         stage.world.get().buffers = (1000, 1000);
         let peer = streaming(&mut stage, who, LEN);
-        peer.reads(false);
         let mut echoed = 0;
         // It reads only what it can send back at once, as an echo that blocks.
         for _ in 0..10_000 {
