@@ -348,6 +348,9 @@ impl<'a, H: Handler> Conn<'a, H> {
             status.clear(Status::FULL_DUPLEX);
         }
         if is_full_duplex && !was && status.has(Status::HELD) {
+            if let Some(cold) = self.parts().0.cold.as_deref_mut() {
+                cold.answers = false;
+            }
             self.wish(Status::WISH_RESUME); // what was held goes on
         }
     }

@@ -52,7 +52,8 @@ pub(crate) struct Cold {
     pub(crate) looked: Option<(Tick, usize)>,
     /// How it is dialled, until it is up.
     pub(crate) dialling: Option<Box<Dialling>>,
-    /// With `HELD`: some of what waits answers its own input, which is to wait too.
+    /// With `HELD`: its own input waits until the low mark, since some of what waits answers it, or there
+    /// is no room for more.
     pub(crate) answers: bool,
     /// A message of so many bytes was taken that the hard cap alone would not have let in.
     pub(crate) long: usize,

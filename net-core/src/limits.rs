@@ -124,8 +124,8 @@ pub struct Limits {
     /// any length, so at most this and one message wait. A handler that waits for `on_room` when it is
     /// told `Above` never meets it. No receive brings more than has room below it, so a handler that
     /// answers with as much as it gets never meets it either. What the queue takes beside bytes, for
-    /// messages that may be dropped, stretches of files and marks, is bounded by the same number: a
-    /// hundred bytes or so for each.
+    /// messages that may be dropped, stretches of files and marks, is bounded by the same number, or
+    /// 64 KiB if that is more: a hundred bytes or so for each.
     pub output_limit: usize,
     /// Unread bytes of one connection, that is the longest frame: more closes it.
     pub input_bytes_max: usize,

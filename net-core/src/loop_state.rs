@@ -319,7 +319,8 @@ impl<S, M> LoopState<S, M> {
         let room = self.with(filled, |outbox, head| {
             // One that ends refuses whatever comes, and that is the handler's to see.
             if !head.status.state().takes_output() {
-                usize::MAX
+                // What is held reads on at the low mark, as before.
+                if is_paired || !head.status.has(Status::HELD) { usize::MAX } else { 0 }
             } else if is_paired {
                 outbox.room_for_input(head, filled, kept)
             } else {

@@ -84,6 +84,9 @@ pub(crate) struct Outbox {
     memory_for_lossy: usize,
 }
 
+/// However low the hard cap, a queue may take so much beside its bytes.
+const LISTS_LEAST: usize = 64 << 10;
+
 /// What a mark takes: its place in a list that has just grown.
 const MARK_BYTES: usize = 32;
 
@@ -197,7 +200,7 @@ impl Outbox {
         if let Some(answer) = self.refusal_of(head, id, range.len(), 0) {
             return answer;
         }
-        if self.bookkeeping(head) > self.output_limit {
+        if self.bookkeeping(head) > self.lists_max() {
             self.wish(head, id, Status::WISH_CAP);
             return Queued::Refused;
         }
@@ -344,6 +347,11 @@ impl Outbox {
         head.cold.as_deref().map_or(0, |cold| cold.output.bookkeeping())
     }
 
+    /// What that may come to, and what its marks may.
+    fn lists_max(&self) -> usize {
+        self.output_limit.max(LISTS_LEAST)
+    }
+
     fn owner_of(&self, head: &Head) -> u16 {
         if head.status.has(Status::CORKED) { head.corked } else { 0 }
     }
@@ -396,8 +404,8 @@ impl Outbox {
         head.cold.get_or_insert_default().output.push_front(rest, &mut self.pool);
         head.status.set(Status::UNSENT);
         if self.hold_if_above(head) {
+            self.hold_own_input(head);
             let cold = head.cold();
-            cold.answers = true;
             // It was taken when nothing waited, whatever its length.
             cold.long = cold.long.max(rest.len());
         }
@@ -406,7 +414,7 @@ impl Outbox {
     /// Marks the end of what was given to be sent so far. At the hard cap, which knows what the marks
     /// take, the connection ends.
     pub(crate) fn mark_sent(&mut self, head: &mut Head, id: ConnId, tag: u64) {
-        if self.marks.of(id).saturating_mul(MARK_BYTES) > self.output_limit {
+        if self.marks.of(id).saturating_mul(MARK_BYTES) > self.lists_max() {
             return self.wish(head, id, Status::WISH_CAP);
         }
         if !self.has_memory(MARK_BYTES) {

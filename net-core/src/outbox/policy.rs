@@ -120,7 +120,7 @@ impl Outbox {
         let mut excess = self.excess_over_cap(head, bytes.len());
         // Once it is in, nobody drops it, so that it may share a block with others.
         let takes_a_place = at_limit != AtLimit::DropNewest;
-        if takes_a_place && self.bookkeeping(head) > self.output_limit {
+        if takes_a_place && self.bookkeeping(head) > self.lists_max() {
             excess = excess.max(1);
         }
         let cost = self.pool.cost_of(bytes);

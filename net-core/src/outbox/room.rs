@@ -47,7 +47,7 @@ impl Outbox {
         // With no input of its own there would be none of this; so to let the next wait helps.
         let is_own_callback = self.running == Some(id);
         if is_own_callback && (self.lent.1 > 0 || self.brings_outcome) {
-            head.cold().answers = true;
+            self.hold_own_input(head);
         }
         Queued::Above
     }
@@ -115,8 +115,11 @@ impl Outbox {
     /// is known for that. Then what is held comes again at the low mark.
     pub(crate) fn room_for_own_input(&mut self, head: &mut Head, id: ConnId, kept: usize) -> usize {
         let is_full_duplex = head.status.has(Status::FULL_DUPLEX);
-        let answers = head.cold.as_deref().is_some_and(|cold| cold.answers);
-        if !is_full_duplex && (answers || !head.status.has(Status::HELD)) {
+        let is_held = head.status.has(Status::HELD);
+        if is_held && head.cold.as_deref().is_some_and(|cold| cold.answers) {
+            return 0;
+        }
+        if !is_full_duplex && !is_held {
             let room = self.room_for_input(head, id, kept);
             if room == 0 {
                 head.cold().answers = true; // or it would be read on, now that it is held
@@ -130,9 +133,19 @@ impl Outbox {
         };
         let room = most.saturating_sub(self.in_memory(head));
         if room == 0 {
+            // Until the low mark, where somebody reads on.
             head.status.set(Status::HELD);
+            head.cold().answers = true;
+            self.list_to_flush(head, id);
         }
         if room > kept { room - kept } else { room }
+    }
+
+    /// What waits are answers to its own input, which is to wait too.
+    pub(super) fn hold_own_input(&self, head: &mut Head) {
+        if !head.status.has(Status::FULL_DUPLEX) {
+            head.cold().answers = true;
+        }
     }
 
     /// Above its high mark it is held until the low one.
