@@ -1,7 +1,7 @@
 //! What becomes of a message that does not fit below the hard cap.
 
 use super::{Outbox, Queued};
-use crate::connection::Head;
+use crate::connection::{Head, Status};
 use crate::id::ConnId;
 use crate::policy::AtLimit;
 use bytes::Bytes;
@@ -91,6 +91,11 @@ impl Outbox {
             self.blame(head, id);
             if !made_room {
                 self.drops.dropped(id, 0);
+                if head.status.has(Status::UNSENT) {
+                    // Of what waits, some may have left the cork, which would have sent it, and some
+                    // may be dropped.
+                    self.list_unsent(head, id);
+                }
                 return (Queued::Dropped, cost);
             }
         }

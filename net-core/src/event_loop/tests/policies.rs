@@ -22,6 +22,7 @@ on_both_rigs! {
     a_broadcast_drops_by_its_policy_and_reports_it: 10,
     from_another_thread_a_message_meets_the_same_policy: 10,
     the_next_connection_in_the_slot_has_lost_nothing: 5,
+    what_waits_before_a_message_that_is_dropped_leaves: 20,
 }
 
 const LIMIT: usize = 3000;
@@ -365,4 +366,34 @@ fn the_next_connection_in_the_slot_has_lost_nothing<D: Rig>(seed: u64) {
         stage.settle();
     }
     stage.stop();
+}
+
+/// An answer waited in the cork; the message behind it was dropped, but had moved the answer out of the cork
+/// first, and nothing sent it: it was `Queued`, and waited until something else happened to its connection.
+fn what_waits_before_a_message_that_is_dropped_leaves<D: Rig>(seed: u64) {
+    // Dropped at the limit of its connection, and of the loop's share.
+    for budget in [None, Some(150_000)] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            capped(limits);
+            limits.memory_budget = budget;
+            if budget.is_some() {
+                limits.output_limit = 1 << 20;
+            }
+        });
+        let peer = stage.open();
+        let id = stage.id(&peer);
+        stage.play(move |at| match at {
+            At::Message(here, _) => {
+                let mut conn = here.connection(id).unwrap();
+                assert!(conn.send(b"answer").is_taken());
+                let too_long = vec![0; if budget.is_some() { 200_000 } else { LIMIT + 1 }];
+                assert_eq!(conn.send_or(too_long, AtLimit::DropOldest), Queued::Dropped);
+            }
+            other => usual(other),
+        });
+        stage.remote().post(0, 1).unwrap();
+        stage.settle();
+        assert_eq!(peer.got(), b"answer");
+        stage.stop();
+    }
 }

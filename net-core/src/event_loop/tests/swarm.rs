@@ -9,6 +9,7 @@ use crate::dial::{Dial, Retry};
 use crate::here::Loop;
 use crate::hub::Order;
 use crate::id::ConnId;
+use crate::policy::AtLimit;
 use crate::rate::Rate;
 use crate::resolver::{Answer, Question};
 use crate::stats::Counter;
@@ -25,6 +26,8 @@ on_both_rigs! {
 
 const STEPS: usize = 600;
 const PEERS_MAX: usize = 12;
+/// One byte more than a connection takes.
+static TOO_LONG: [u8; (1 << 20) + 1] = [0; (1 << 20) + 1];
 /// A message that resumes everybody.
 const PEACE: u64 = u64::MAX;
 
@@ -48,10 +51,12 @@ impl Chaos {
     fn send(&mut self, conn: &mut Conn<'_, Actor>) {
         let len = self.rng.pick(&[0, 1, 20, 300, 3000]);
         let bytes = pattern(self.rng.below(1000), len);
-        let is_taken = match self.rng.below(3) {
-            0 => conn.send(&bytes),
-            1 => conn.send_shared(Bytes::from(bytes.clone())),
-            _ => conn.split().1.send(&bytes),
+        let is_taken = match self.rng.below(7) {
+            0 | 1 => conn.send(&bytes),
+            2 | 3 => conn.send_shared(Bytes::from(bytes.clone())),
+            4 | 5 => conn.split().1.send(&bytes),
+            // Of what waits nothing is a message of a policy, so this costs nothing but itself.
+            _ => conn.send_or(Bytes::from_static(&TOO_LONG), AtLimit::DropOldest),
         }
         .is_taken();
         if is_taken {
