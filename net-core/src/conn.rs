@@ -193,14 +193,16 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// drops meanwhile is not waited for. A loop tells of
     /// [`deferred_per_turn`](crate::Limits::deferred_per_turn) in a turn, and of the others in the next ones.
     ///
-    /// Still told after `finish`, and no more after `close` or a failure, of which `on_close` tells.
-    /// 32 bytes for each call until it is answered, and none in a connection without one. They count
-    /// for the memory budget; and when they come to [`output_limit`](crate::Limits::output_limit), the
-    /// connection ends as if so many bytes waited.
+    /// Still told after `finish`, also where the peer has ended, and before `on_close`. No more told after
+    /// `close` or a failure, of which `on_close` tells. On a connection that is still dialled: once it is up,
+    /// after `on_open`. 32 bytes for each call until it is answered, and none in a connection without
+    /// one. They count for the memory budget; and when they come to
+    /// [`output_limit`](crate::Limits::output_limit), the connection ends as if so many bytes waited.
     pub fn notify_sent(&mut self, tag: u64) {
         let id = self.id;
         let (head, _, outbox) = self.parts();
-        if head.status.state() != State::Dead {
+        let state = head.status.state();
+        if !state.is_closing() && state != State::Dead {
             outbox.mark_sent(head, id, tag);
         }
     }

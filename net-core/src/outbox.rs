@@ -438,6 +438,11 @@ impl Outbox {
     /// Forgets what was noted of a connection that is over.
     pub(crate) fn forget(&mut self, id: ConnId) {
         self.drops.forget(id);
+        self.forget_marks(id);
+    }
+
+    /// That connection is told of no more marks.
+    pub(crate) fn forget_marks(&mut self, id: ConnId) {
         self.pool.discharge(self.marks.forget(id) * MARK_BYTES);
     }
 

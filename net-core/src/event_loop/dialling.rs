@@ -213,6 +213,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.begin_lifetime(id);
         self.state.refile(id, self.state.idle_deadline);
         self.step(id, Event::Connected);
+        if !self.state.outbox.marks.is_empty() {
+            // One that was set meanwhile may have nothing in front of it.
+            self.state.with(id, |outbox, head| outbox.list_wish(head, id));
+        }
     }
 
     /// Its pause is over, or it is time for the next address, or the attempt under way has taken too long.

@@ -23,6 +23,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         else {
             return;
         };
+        let owed = owed || self.owes_word(id, from, event);
         let Some(cell) = step(from, event, owed) else {
             // Our own mistake. Its price is one connection, in production.
             debug_assert!(false, "{event:?} cannot come to {id} in {from:?}");
@@ -75,7 +76,24 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Closing has begun, or gone on: only its own bound runs now, and input is thrown away.
+    /// Marks of `notify_sent` are told after a `finish`, and not after an end that is more. A `finish` whose
+    /// peer has ended would end the connection at once: as if it owed bytes, it waits until it is told.
+    fn owes_word(&mut self, id: ConnId, from: State, event: Event) -> bool {
+        let outbox = &mut self.state.outbox;
+        if outbox.marks.is_empty() {
+            return false;
+        }
+        if matches!(event, Event::Close | Event::Panicked | Event::InputFull) {
+            outbox.forget_marks(id);
+        }
+        let owes = from == State::PeerEnded && event == Event::Finish && outbox.marks.has(id);
+        if owes {
+            self.list_to_flush(id);
+        }
+        owes
+    }
+
+    /// Closing has begun, or gone on: only its own bounds run now, and input is thrown away.
     fn entered(&mut self, id: ConnId, state: State) {
         if !state.takes_output()
             && let Some(partner) = self.state.partner_of(id)
@@ -113,6 +131,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     pub(super) fn peer_ended(&mut self, id: ConnId) {
+        if !self.state.outbox.marks.is_empty() && self.is_in(id, State::Finished) {
+            let mut all = usize::MAX; // that are there now: the end is the last that comes
+            self.tell_sent(id, &mut all);
+            if self.is_in(id, State::Dead) {
+                return;
+            }
+        }
         self.state.because(id, Closed::PeerEnded);
         self.step(id, Event::End);
         self.fail_if_gone(id);

@@ -201,7 +201,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             matches!(head.status.state(), State::Finishing | State::Closing | State::LastBytes);
         // What `on_room` sent counts too; it is looked at again when that is flushed.
         if pending == 0 && !head.status.has(Status::UNSENT | Status::CORKED) {
-            if owes_fin {
+            if owes_fin && self.told_before_the_end(id) {
                 self.step(id, Event::Flushed);
             }
             self.look_again(id);
@@ -229,6 +229,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    /// The last byte has left. Where nothing comes behind it, the handler is told of its marks first, of
+    /// a turn's at a time. False: it is not told of all yet, or that has ended the connection.
+    fn told_before_the_end(&mut self, id: ConnId) -> bool {
+        if self.state.outbox.marks.is_empty() || !self.is_in(id, State::LastBytes) {
+            return true;
+        }
+        let mut left = self.state.limits.deferred_per_turn;
+        self.tell_sent(id, &mut left);
+        let is_told = self.state.outbox.marks.reached(id, 1) == 0;
+        if !is_told {
+            self.list_to_flush(id); // which comes here again
+        }
+        is_told && self.is_in(id, State::LastBytes)
+    }
+
     /// Tells the handler of the marks that are reached now, of `left` at most. Those that it sets
     /// meanwhile are the next turn's, though nothing may be before them: else a handler that is told and
     /// marks again would never let the turn end. Nor is it told of more than one above its high mark:
@@ -238,8 +253,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn tell_sent(&mut self, id: ConnId, left: &mut usize) {
         for n in 0..self.state.outbox.marks.reached(id, left.saturating_add(1)) {
             let Some(status) = self.state.head(id).map(|head| head.status) else { return };
-            let state = status.state();
-            if state.is_closing() || matches!(state, State::Dead | State::Connecting) {
+            // In `LastBytes` there are marks only if it has not closed.
+            let ended = [State::Closing, State::Lingering, State::Dead, State::Connecting];
+            if ended.contains(&status.state()) {
                 return;
             }
             if n > 0 && (*left == 0 || status.has(Status::HELD)) {

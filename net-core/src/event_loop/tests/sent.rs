@@ -1,6 +1,6 @@
 //! `on_sent`: told once, in order, and exactly when the kernel has taken all before the mark.
 
-use super::{At, Rig, Rng, Stage, on_both_rigs, pattern, usual};
+use super::{At, Outcome, Rig, Rng, Stage, on_both_rigs, pattern, somewhere, usual};
 use crate::closed::Callback;
 use crate::policy::AtLimit;
 use bytes::Bytes;
@@ -15,6 +15,8 @@ on_both_rigs! {
     after_finish_it_is_told_and_after_close_not: 10,
     what_was_dropped_is_not_waited_for: 10,
     a_panic_takes_its_marks_with_it: 10,
+    a_mark_that_is_set_while_it_connects_is_told_once_it_is_up: 20,
+    after_finish_it_is_told_also_where_the_peer_has_ended: 20,
 }
 
 /// What the kernel has taken of this connection so far.
@@ -233,4 +235,77 @@ fn a_panic_takes_its_marks_with_it<D: Rig>(seed: u64) {
     peer.finish();
     stage.settle();
     stage.stop();
+}
+
+/// With nothing queued there was no byte whose leaving told of it, and it was never told.
+fn a_mark_that_is_set_while_it_connects_is_told_once_it_is_up<D: Rig>(seed: u64) {
+    for sends in [false, true] {
+        let mut stage = Stage::<D>::new(seed);
+        let log = stage.log.clone();
+        stage.play(move |at| match at {
+            At::Message(here, _) => {
+                let id = here.dial(somewhere(), log.session(None)).unwrap();
+                let mut conn = here.connection(id).unwrap();
+                conn.notify_sent(1);
+                if sends {
+                    let _ = conn.send(b"hello");
+                    conn.notify_sent(2);
+                }
+                conn.notify_sent(3);
+            }
+            other => usual(other),
+        });
+        let up_at = stage.world.get().now + 20;
+        stage.world.get().dials.push_back(Outcome::UpAt(up_at));
+        stage.remote().post(0, 0).unwrap();
+        stage.settle();
+        assert_eq!(stage.log.get().records[0].calls, [], "it is not up");
+        stage.advance(25);
+        let mut expected = vec![Callback::Open];
+        expected.resize(if sends { 4 } else { 3 }, Callback::Sent);
+        assert_eq!(stage.log.get().records[0].calls, expected);
+        stage.stop();
+    }
+}
+
+/// A peer that asks and ends: with `finish` all was over before anybody was told, or the last bytes counted
+/// as closed.
+fn after_finish_it_is_told_also_where_the_peer_has_ended<D: Rig>(seed: u64) {
+    for (in_on_end, bytes) in
+        [(false, 10), (false, 100_000), (true, 0), (true, 10), (true, 100_000)]
+    {
+        let mut stage = Stage::<D>::new(seed);
+        stage.note(format!("in on_end: {in_on_end}, {bytes} bytes"));
+        stage.play(move |at| match at {
+            At::Data(_, input) if in_on_end => drop(input.take_all()),
+            At::Data(conn, input) => {
+                input.take_all();
+                let _ = conn.send(&pattern(0, bytes));
+                conn.notify_sent(1);
+                conn.finish();
+            }
+            At::End(conn) if in_on_end => {
+                let _ = conn.send(&pattern(0, bytes));
+                conn.finish();
+                conn.notify_sent(1);
+            }
+            At::Sent(conn, tag) => {
+                assert_eq!((tag, conn.unsent()), (1, 0));
+                assert!(!conn.send(b"one more").is_taken());
+            }
+            other => usual(other),
+        });
+        let peer = stage.arrive();
+        peer.reads(false);
+        peer.send(b"x");
+        peer.finish();
+        stage.settle();
+        peer.reads(true);
+        stage.settle();
+        let record = stage.record(&peer);
+        assert_eq!(record.calls.iter().filter(|call| **call == Callback::Sent).count(), 1);
+        assert!(record.closed.is_some() && peer.saw_fin() && !peer.saw_reset());
+        assert!(peer.got() == pattern(0, bytes));
+        stage.stop();
+    }
 }
