@@ -254,7 +254,8 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Closes as soon as nothing is under way: no input that the kernel or the handler holds, no
-    /// unsent output, not [busy](Conn::busy).
+    /// unsent output, not [busy](Conn::busy). Once the peer has ended, no input is: what is left of a message
+    /// will never be whole.
     ///
     /// A question that the peer sends in that moment finds the connection closed, and the peer cannot
     /// tell whether it was dealt with. If the protocol has a last word, such as a WebSocket's close frame,

@@ -42,6 +42,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Some(Callback::End) if self.is_tunnel(id) => self.pass_end(id),
             Some(Callback::End) => {
                 self.call(id, Callback::End, |handler, conn| handler.on_end(conn));
+                self.drop_rest(id);
             }
             Some(Callback::Open) => {
                 self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
@@ -128,6 +129,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             // What lies in the kernel already, perhaps the peer's FIN, has had its edge.
             self.state.make_ready(id);
         }
+    }
+
+    /// The peer has ended: what is left of a message will never be whole, so nothing waits for it.
+    fn drop_rest(&mut self, id: ConnId) {
+        let Some(connection) = self.state.table.get(id) else { return };
+        let head = &mut connection.head;
+        head.status.clear(Status::UNREAD | Status::AGAIN);
+        if let Some(unread) = head.cold.as_deref_mut().and_then(|cold| cold.unread.take()) {
+            unread.release(&mut self.state.outbox.pool);
+            head.thaw();
+        }
+        self.message_goes_on(id, false, false);
     }
 
     pub(super) fn peer_ended(&mut self, id: ConnId) {
@@ -316,8 +329,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if !head.status.has(Status::WHEN_IDLE) {
             return;
         }
-        let under_way =
-            Status::UNREAD | Status::UNSENT | Status::CORKED | Status::BUSY | Status::PAUSED;
+        // Where nothing is left to read, a pause keeps nothing back.
+        let unread = if state.reads() { Status::UNREAD | Status::PAUSED } else { 0 };
+        let under_way = unread | Status::UNSENT | Status::CORKED | Status::BUSY;
         if !matches!(state, State::Open | State::PeerEnded | State::Finished)
             || head.status.has(under_way)
         {

@@ -3,6 +3,7 @@
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::{Callback, Closed};
 use crate::hub::Order;
+use crate::life::State;
 use crate::limits::Limits;
 use crate::stats::Counter;
 use std::cell::Cell;
@@ -22,6 +23,7 @@ on_both_rigs! {
     a_held_answer_is_not_lost_when_its_peer_ends: 30,
     a_busy_connection_stays_until_it_is_not: 20,
     a_connection_paused_at_the_drain_closes_after_the_resume: 20,
+    a_half_closed_one_with_half_a_message_is_let_go: 20,
     arrivals_during_the_drain_are_opened_and_told: 20,
     dials_during_the_drain_end: 10,
     at_its_deadline_the_rest_is_reset: 20,
@@ -538,4 +540,30 @@ fn a_panic_in_a_last_word_costs_its_connection<D: Rig>(seed: u64) {
     let closed = stage.record(&peer).closed;
     assert_eq!(closed, Some(Closed::Panicked(Callback::Draining)));
     stage.stop();
+}
+
+/// What the handler had left of a message counted as under way, though its peer had ended and could never
+/// send the rest: the drain waited for it until its deadline.
+fn a_half_closed_one_with_half_a_message_is_let_go<D: Rig>(seed: u64) {
+    for pauses in [false, true] {
+        let mut stage = Stage::<D>::new(seed);
+        stage.play(move |at| match at {
+            At::Data(..) => {} // no whole line yet
+            At::End(conn) if pauses => conn.pause(),
+            At::End(_) => {}
+            other => usual(other),
+        });
+        let peer = stage.open();
+        peer.send(b"half a line");
+        peer.finish();
+        stage.settle();
+        assert_eq!(stage.state(&peer), State::PeerEnded);
+        let memory = stage.event_loop.state.outbox.pool.memory();
+        assert_eq!(memory, stage.event_loop.state.outbox.pool.retained_bytes(), "kept for nothing");
+        drain(&mut stage);
+        stage.settle();
+        assert!(stage.is_over, "the drain still waits for it");
+        assert!(peer.saw_fin());
+        stage.stop();
+    }
 }
