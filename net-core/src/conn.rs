@@ -243,7 +243,10 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Ends the connection: what is queued goes out, then FIN; later input is thrown away. The
-    /// socket stays until the peer's FIN or the linger bound, so that the last bytes arrive.
+    /// socket stays until the peer's FIN or the linger bound, so that the last bytes arrive. A peer that
+    /// does not take them is reset: after [`write_timeout`](crate::Limits::write_timeout) without a byte, or
+    /// when [`stuck_timeout`](crate::Limits::stuck_timeout) or
+    /// [`lifetime_max`](crate::Limits::lifetime_max) comes.
     pub fn close(&mut self) {
         self.wish(Status::WISH_CLOSE);
     }

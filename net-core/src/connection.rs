@@ -114,6 +114,11 @@ impl Deadlines {
         own.min(self.unanswered).min(self.refill)
     }
 
+    /// Of a connection that closes: when it ends, although its peer takes some of the rest.
+    pub(crate) fn of_closing(&self) -> Tick {
+        self.stuck.min(self.lifetime)
+    }
+
     /// Takes one that is due and ends a connection by itself, and says which it was.
     pub(crate) fn take_due(&mut self, now: Tick) -> Option<Which> {
         let all = [

@@ -46,7 +46,8 @@ pub(crate) enum Event {
     Deadline,
     /// Nothing has moved for a while, and a heartbeat is due.
     Heartbeat,
-    /// The bound on closing has come: write timeout, linger timeout or linger bytes.
+    /// A bound on closing has come: write timeout, stuck above the mark, the longest life, linger timeout
+    /// or linger bytes.
     Overdue,
     /// The handler called `finish`.
     Finish,
@@ -139,7 +140,7 @@ impl State {
         )
     }
 
-    /// The handler has ended it, or is being ended: only a bound on closing runs.
+    /// The handler has ended it, or is being ended: only the bounds on closing run.
     pub(crate) const fn is_closing(self) -> bool {
         matches!(self, State::Closing | State::Lingering | State::LastBytes)
     }

@@ -73,10 +73,12 @@ pub struct Limits {
     /// [`message_began`](crate::Conn::message_began), [`message_ended`](crate::Conn::message_ended).
     pub message_timeout: Option<Duration>,
     /// How long unsent bytes that have passed the high mark may take to fall to the low one: a
-    /// reader so slow is not idle, but keeps memory. `None`: as long as it likes.
+    /// reader so slow is not idle, but keeps memory. Also while the connection finishes or closes; a
+    /// closing one is reset. `None`: as long as it likes.
     pub stuck_timeout: Option<Duration>,
-    /// How old a connection may become, whatever it does. Each then has a box of memory beside its
-    /// entry. `None`: as old as it likes.
+    /// How old a connection may become, whatever it does. One that is closing then is reset; one that
+    /// closes because of it has one `write_timeout` for its rest, whatever its peer takes. Each has a box
+    /// of memory beside its entry. `None`: as old as it likes.
     pub lifetime_max: Option<Duration>,
     /// A connection on which neither end has moved a byte for half of this, or at the latest for
     /// all of it, is told so by `on_heartbeat`, whose handler may say something: so that the boxes on
@@ -89,7 +91,8 @@ pub struct Limits {
     /// more than one lost SYN (1 s) and a second (3 s).
     pub connect_timeout: Duration,
     /// How long a closing connection's peer may refuse every byte of the rest. As long as other
-    /// servers wait for a slow reader.
+    /// servers wait for a slow reader. A peer that takes some is bounded by `stuck_timeout` and
+    /// `lifetime_max`.
     pub write_timeout: Duration,
     /// How long a closed connection waits for the peer's FIN, so that no late byte of the peer
     /// turns the reply into a reset. Well above a round trip.

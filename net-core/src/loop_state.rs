@@ -353,7 +353,9 @@ impl<S, M> LoopState<S, M> {
         let write_deadline = self.now.after(self.limits.write_timeout);
         let Some(head) = self.head(id) else { return };
         match head.status.state() {
-            State::Closing | State::LastBytes => head.deadline = write_deadline,
+            State::Closing | State::LastBytes => {
+                head.deadline = write_deadline.min(head.deadlines().of_closing());
+            }
             State::Connecting | State::Lingering | State::Dead => {}
             _ if head.status.has(Status::FIRST_BYTE) => {}
             _ if head.status.has(Status::SEVERAL) => {
@@ -446,12 +448,25 @@ impl<S, M> LoopState<S, M> {
         let Some(head) = self.head(id) else { return };
         let state = head.status.state();
         if state.is_closing() || matches!(state, State::Dead) {
-            return; // only the bound on closing runs
+            return; // only the bounds on closing run
         }
         change(&mut head.cold().deadlines);
         if state != State::Connecting {
             self.refile(id, idle);
         }
+    }
+
+    /// Sets until when the unsent bytes must have fallen to the low mark. `MAX`: they have.
+    pub(crate) fn set_stuck(&mut self, id: ConnId, until: Tick) {
+        let Some(head) = self.head(id) else { return };
+        if !head.status.state().is_closing() {
+            return self.set_deadlines(id, |deadlines| deadlines.stuck = until);
+        }
+        head.cold().deadlines.stuck = until;
+        head.thaw();
+        let bound = head.deadlines().of_closing();
+        let write_by = self.now.after(self.limits.write_timeout).min(bound);
+        self.file_closing(id, write_by);
     }
 
     // --- the end -----------------------------------------------------------------------------

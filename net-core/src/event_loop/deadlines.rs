@@ -5,11 +5,10 @@
 
 use super::EventLoop;
 use crate::closed::Which;
-use crate::connection::Status;
+use crate::connection::{Deadlines, Status};
 use crate::driver::Driver;
 use crate::handler::Handler;
 use crate::id::ConnId;
-use crate::life::State;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -42,10 +41,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn stuck_from_now(&mut self, id: ConnId) {
         let Some(timeout) = self.state.limits.stuck_timeout else { return };
         let Some(head) = self.state.head(id) else { return };
-        let is_up = matches!(head.status.state(), State::Open | State::PeerEnded);
-        if is_up && head.deadlines().stuck == Tick::MAX {
+        if head.status.state().flushes() && head.deadlines().stuck == Tick::MAX {
             let until = self.state.now.after(timeout);
-            self.state.set_deadlines(id, |deadlines| deadlines.stuck = until);
+            self.state.set_stuck(id, until);
         }
     }
 
@@ -54,8 +52,26 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if let Some(head) = self.state.head(id)
             && head.deadlines().stuck < Tick::MAX
         {
-            self.state.set_deadlines(id, |deadlines| deadlines.stuck = Tick::MAX);
+            self.state.set_stuck(id, Tick::MAX);
         }
+    }
+
+    /// It has begun to close, which takes its other deadlines away: those by which it ends at the latest,
+    /// however its peer takes the rest. Where its life is over already, the rest has one write timeout.
+    pub(super) fn deadlines_of_closing(&self, before: Deadlines, is_held: bool) -> Deadlines {
+        let (now, limits) = (self.state.now, &self.state.limits);
+        let mut deadlines =
+            Deadlines { stuck: before.stuck, lifetime: before.lifetime, ..Deadlines::default() };
+        if limits.lifetime_max.is_some() && before.lifetime == Tick::MAX {
+            deadlines.lifetime = now.after(limits.write_timeout);
+        }
+        if let Some(timeout) = limits.stuck_timeout
+            && is_held
+            && before.stuck == Tick::MAX
+        {
+            deadlines.stuck = now.after(timeout);
+        }
+        deadlines
     }
 
     /// Which of them is due. A message that comes slowly because nobody reads it is not late.

@@ -101,19 +101,26 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         {
             self.partner_reads_on(partner);
         }
-        let bound = match state {
-            State::Closing | State::LastBytes => self.state.limits.write_timeout,
-            State::Lingering => self.state.limits.linger_timeout,
+        let Some(head) = self.state.head(id) else { return };
+        let (before, is_held) = (head.deadlines(), head.status.has(Status::HELD));
+        let (bound, deadlines) = match state {
+            State::Closing | State::LastBytes => {
+                (self.state.limits.write_timeout, self.deadlines_of_closing(before, is_held))
+            }
+            State::Lingering => (self.state.limits.linger_timeout, Deadlines::default()),
             _ => return,
         };
-        let deadline = self.state.now.after(bound);
+        let deadline = self.state.now.after(bound).min(deadlines.of_closing());
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         head.status.clear(
             Status::SEVERAL | Status::FIRST_BYTE | Status::PAUSED | Status::UNREAD | Status::AGAIN,
         );
+        if deadlines.of_closing() < Tick::MAX {
+            head.cold();
+        }
         if let Some(cold) = head.cold.as_deref_mut() {
-            cold.deadlines = Deadlines::default();
+            cold.deadlines = deadlines;
             cold.idle_deadline = None;
             if let Some(unread) = cold.unread.take() {
                 unread.release(&mut self.state.outbox.pool);
@@ -418,13 +425,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let is_rated = head.status.has(Status::RATED);
         if is_rated && self.goes_on(id) && state.is_closing() {
-            return; // its bound on closing is filed again
+            // Its bounds on closing are filed again, also if one of them came in the same moment.
+            let bound = self.state.head(id).map_or(Tick::MAX, |head| head.deadline);
+            return self.state.file(id, bound);
         }
         let Some(head) = self.state.head(id) else { return };
         if state.is_closing() {
             if state != State::Lingering {
                 // Whatever ended it: that the rest was lost is the more important news.
-                head.why = Some(Closed::Deadline(Which::Write));
+                let due = head.cold.as_deref_mut().and_then(|cold| cold.deadlines.take_due(now));
+                head.why = Some(Closed::Deadline(due.unwrap_or(Which::Write)));
             }
             return self.step(id, Event::Overdue);
         }

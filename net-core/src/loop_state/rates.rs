@@ -147,6 +147,19 @@ impl<S, M> LoopState<S, M> {
         (goes_in, goes_out)
     }
 
+    /// Sets when a closing connection ends, which may wait for a token.
+    pub(crate) fn file_closing(&mut self, id: ConnId, write_by: Tick) {
+        let Some(before) = self.head(id).map(|head| head.deadline) else { return };
+        let until = match self.rates(id).and_then(|rates| rates.write_by.as_mut()) {
+            Some(waits) => {
+                *waits = write_by;
+                write_by.min(before)
+            }
+            None => write_by,
+        };
+        self.file(id, until);
+    }
+
     /// It begins to close: what it says is thrown away, at any rate, and its rest still goes out at
     /// the one it had.
     pub(crate) fn limit_closing(&mut self, id: ConnId) {

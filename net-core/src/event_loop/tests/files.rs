@@ -23,7 +23,7 @@ on_both_rigs! {
 }
 
 /// A file of these bytes, without a name.
-fn file_of(bytes: &[u8]) -> Arc<File> {
+pub(super) fn file_of(bytes: &[u8]) -> Arc<File> {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("net-core-{}-{number}", std::process::id()));

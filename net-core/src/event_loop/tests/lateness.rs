@@ -4,6 +4,7 @@
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, somewhere, usual};
 use crate::closed::{Callback, Closed, Which};
 use crate::limits::Limits;
+use net_buffer::FileRange;
 use std::time::Duration;
 
 on_both_rigs! {
@@ -19,6 +20,11 @@ on_both_rigs! {
     a_handler_may_let_it_live_on: 10,
     the_nearest_of_all_comes_first: 20,
     without_them_an_idle_connection_has_no_box: 5,
+    however_it_closes_it_is_no_older_than_it_may_be: 10,
+    a_life_that_is_over_leaves_the_rest_one_write_timeout: 10,
+    a_closing_connection_is_stuck_as_an_open_one_is: 10,
+    a_file_behind_a_close_is_stuck_only_if_nothing_of_it_is_taken: 10,
+    who_closes_and_is_read_in_time_is_not_cut_short: 4,
 }
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -338,4 +344,184 @@ fn without_them_an_idle_connection_has_no_box<D: Rig>(seed: u64) {
     let id = stage.id(&peer);
     assert!(stage.event_loop.state.head(id).unwrap().cold.is_none());
     stage.stop();
+}
+
+/// How a connection comes to have only the rest left to send.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Closes {
+    ByClose,
+    ByFinish,
+    /// By `close`, and the peer ends while the rest is on its way.
+    AndThePeerEnds,
+    /// By `finish`, after the peer has ended.
+    AfterThePeer,
+}
+
+const CLOSES: [Closes; 4] =
+    [Closes::ByClose, Closes::ByFinish, Closes::AndThePeerEnds, Closes::AfterThePeer];
+
+/// Buffers of which 400 B are a third: when so much is taken, some of the rest goes out.
+const LITTLE: (usize, usize) = (1000, 1000);
+
+/// A connection that closes with 500 KB unsent, to a peer that takes none of it by itself.
+fn closing<D: Rig>(
+    seed: u64,
+    closes: Closes,
+    change: impl FnOnce(&mut Limits),
+) -> (Stage<D>, Peer) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.write_timeout = MS(1000);
+        change(limits);
+    });
+    stage.note(format!("{closes:?}"));
+    stage.world.get().buffers = LITTLE;
+    stage.play(move |at| match at {
+        At::Data(_, input) if closes == Closes::AfterThePeer => drop(input.take_all()),
+        At::Data(conn, input) => {
+            input.take_all();
+            let _ = conn.send(&[7; 500_000]);
+            if closes == Closes::ByFinish { conn.finish() } else { conn.close() }
+        }
+        At::End(conn) => {
+            let _ = conn.send(&[7; 500_000]);
+            conn.finish();
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.reads(false);
+    peer.send(b"x");
+    stage.settle();
+    if matches!(closes, Closes::AndThePeerEnds | Closes::AfterThePeer) {
+        peer.finish();
+        stage.settle();
+    }
+    (stage, peer)
+}
+
+/// The peer takes a little of the rest each 90 ms. After how many milliseconds it is over, and why.
+fn trickled<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> (u64, Option<Closed>) {
+    let began = stage.world.get().now;
+    for _ in 0..100 {
+        if stage.record(peer).closed.is_some() {
+            break;
+        }
+        peer.read(400);
+        stage.advance(90);
+    }
+    (stage.world.get().now - began, stage.record(peer).closed)
+}
+
+/// `close` put every other deadline away, and each byte put its own off: a peer that took 400 B in each 0.9 s
+/// kept half a megabyte for twenty minutes, with every limit at one second.
+fn however_it_closes_it_is_no_older_than_it_may_be<D: Rig>(seed: u64) {
+    for closes in CLOSES {
+        for rate in [None, Some(crate::rate::Rate::per_second(3000))] {
+            let (mut stage, peer) = closing::<D>(seed, closes, |limits| {
+                limits.lifetime_max = Some(MS(1000));
+                limits.send_rate = rate;
+            });
+            let (ms, closed) = trickled(&mut stage, &peer);
+            assert_eq!(closed, Some(Closed::Deadline(Which::Lifetime)));
+            assert!(peer.saw_reset(), "it would not take the rest");
+            // One that only finishes is told first, and closes.
+            let most = if closes == Closes::ByFinish { 2100 } else { 1100 };
+            assert!((900..=most).contains(&ms), "after {ms} ms");
+            stage.stop();
+        }
+    }
+}
+
+fn a_life_that_is_over_leaves_the_rest_one_write_timeout<D: Rig>(seed: u64) {
+    let mut stage = generous::<D>(seed, 500_000, |limits| {
+        limits.lifetime_max = Some(MS(200));
+        limits.write_timeout = MS(1000);
+    });
+    stage.world.get().buffers = LITTLE;
+    let peer = stage.open();
+    peer.reads(false);
+    peer.send(b"x");
+    stage.advance(205);
+    assert!(is_told(&stage, &peer), "and it closes");
+    let (ms, closed) = trickled(&mut stage, &peer);
+    assert_eq!(closed, Some(Closed::Deadline(Which::Lifetime)));
+    assert!((900..=1100).contains(&ms), "after {ms} ms");
+    stage.stop();
+}
+
+fn a_closing_connection_is_stuck_as_an_open_one_is<D: Rig>(seed: u64) {
+    for closes in CLOSES {
+        let (mut stage, peer) =
+            closing::<D>(seed, closes, |limits| limits.stuck_timeout = Some(MS(500)));
+        let (ms, closed) = trickled(&mut stage, &peer);
+        assert_eq!(closed, Some(Closed::Deadline(Which::Stuck)));
+        assert!(peer.saw_reset(), "it would not take the rest");
+        assert!((400..=600).contains(&ms), "after {ms} ms");
+        stage.stop();
+    }
+}
+
+/// A file is long, and is above the marks until its end: its time counts from the last part that was taken.
+fn a_file_behind_a_close_is_stuck_only_if_nothing_of_it_is_taken<D: Rig>(seed: u64) {
+    for is_taken in [true, false] {
+        let mut stage = Stage::<D>::with(seed, |limits| {
+            limits.stuck_timeout = Some(MS(500));
+            limits.write_timeout = MS(5000);
+        });
+        let range = FileRange::new(super::files::file_of(&[7; 300_000]), 0, 300_000);
+        stage.play(move |at| match at {
+            At::Data(conn, input) => {
+                input.take_all();
+                let _ = conn.send_file(range.clone());
+                conn.close();
+            }
+            other => usual(other),
+        });
+        let peer = stage.open();
+        peer.reads(false);
+        peer.send(b"x");
+        stage.settle();
+        for _ in 0..60 {
+            if is_taken {
+                peer.read(15_000);
+            }
+            stage.advance(90);
+        }
+        peer.reads(is_taken);
+        peer.finish();
+        stage.settle();
+        let stuck = Closed::Deadline(Which::Stuck);
+        let expected = if is_taken { Closed::Local } else { stuck };
+        assert_eq!(stage.record(&peer).closed, Some(expected));
+        assert!(!is_taken || peer.got().len() == 300_000);
+        stage.stop();
+    }
+}
+
+fn who_closes_and_is_read_in_time_is_not_cut_short<D: Rig>(seed: u64) {
+    for closes in CLOSES {
+        let (mut stage, peer) = closing::<D>(seed, closes, |limits| {
+            limits.stuck_timeout = Some(MS(500));
+            limits.lifetime_max = Some(MS(60_000));
+            limits.low_watermark = 4096;
+        });
+        // Below the low mark in time; and then as slowly as it likes.
+        while stage.pending(&peer) > 4096 {
+            peer.read(1000);
+            stage.settle();
+        }
+        for _ in 0..2 {
+            stage.advance(800);
+            peer.read(400);
+        }
+        assert_eq!(stage.record(&peer).closed, None);
+        peer.reads(true);
+        peer.finish();
+        stage.settle();
+        let after = closes == Closes::AfterThePeer;
+        let expected = if after { Closed::PeerEnded } else { Closed::Local };
+        assert_eq!(stage.record(&peer).closed, Some(expected));
+        assert_eq!(peer.got().len(), 500_000);
+        stage.stop();
+    }
 }
