@@ -317,8 +317,10 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Goes on reading after [`pause`](Self::pause): what came during the pause, and what `on_data` left
-    /// in `input`, comes to `on_data` in the next turn. Without a pause it does nothing. A resume costs an
-    /// entry in a list and a receive, so pause and resume for reasons that last, and not for each message.
+    /// in `input`, comes to `on_data` in the next turn. Without a pause it does nothing. Beside a
+    /// `finish` in the same callback it does so too, since that ends sending alone. Nothing is read after
+    /// `close` and `reset`. A resume costs an entry in a list and a receive, so pause and resume for reasons
+    /// that last, and not for each message.
     pub fn resume(&mut self) {
         let status = &mut self.parts().0.status;
         if status.has(Status::PAUSED) {

@@ -269,7 +269,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Carries out what was wished of one connection: the strongest wish, and no weaker one.
+    /// Carries out what was wished of one connection: the strongest end, and no weaker one. To resume is no
+    /// end: it is done beside a `finish`, after which the connection still reads.
     pub(super) fn grant(&mut self, id: ConnId) {
         let Some(head) = self.state.head(id) else { return };
         let wished = head.status;
@@ -286,15 +287,25 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.step(id, Event::OutputFull);
         } else if wished.has(Status::WISH_CLOSE) {
             self.close(id);
-        } else if wished.has(Status::WISH_FINISH) && head.status.state() == State::Connecting {
+        } else {
+            if wished.has(Status::WISH_FINISH) {
+                self.finish(id);
+            }
+            if wished.has(Status::WISH_RESUME) && !self.is_in(id, State::Dead) {
+                self.read_on(id);
+            }
+        }
+    }
+
+    fn finish(&mut self, id: ConnId) {
+        let Some(head) = self.state.head(id) else { return };
+        if head.status.state() == State::Connecting {
             // What waits for it is still to be sent: this comes after it, once it is up.
             head.status.set(Status::WISH_FINISH);
-        } else if wished.has(Status::WISH_FINISH) {
-            self.state.because(id, Closed::Local);
-            self.step(id, Event::Finish);
-        } else if wished.has(Status::WISH_RESUME) {
-            self.read_on(id);
+            return;
         }
+        self.state.because(id, Closed::Local);
+        self.step(id, Event::Finish);
     }
 
     /// Finishes a connection that is to finish when nothing is owed, if nothing is.

@@ -40,6 +40,7 @@ mod strangers;
 mod swarm;
 mod times;
 mod tunnels;
+mod wishes;
 
 use crate::bound::bound;
 use crate::driver::sim::{Outcome, Peer, Rig, Rng, Sim};
