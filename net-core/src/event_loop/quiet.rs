@@ -84,7 +84,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     /// Nothing is held back any more. False: nothing was.
-    fn end_hold(&mut self, id: ConnId) -> bool {
+    pub(super) fn end_hold(&mut self, id: ConnId) -> bool {
         let Some(head) = self.state.head(id) else { return false };
         let held = head.status.has(Status::HOLDS);
         head.status.clear(Status::HOLDS);

@@ -57,8 +57,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn flush_and(&mut self, id: ConnId, more: bool) {
         let Some(status) = self.state.head(id).map(|head| head.status) else { return };
         if status.has(Status::HOLDS) {
-            self.state.with(id, |outbox, head| outbox.spill(head));
-            return;
+            if !status.has(Status::HELD) {
+                self.state.with(id, |outbox, head| outbox.spill(head));
+                return;
+            }
+            // Above its high mark it is not read: what was held back for its next question would keep
+            // the question from being heard.
+            self.end_hold(id);
         }
         if status.has(Status::HELD) {
             self.stuck_from_now(id);

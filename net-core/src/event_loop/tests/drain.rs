@@ -21,6 +21,7 @@ on_both_rigs! {
     a_stream_in_flow_is_not_cut: 20,
     who_asks_when_answered_is_let_go_with_an_answer: 30,
     a_held_answer_is_not_lost_when_its_peer_ends: 30,
+    an_answer_above_the_high_mark_is_not_held_back: 20,
     a_busy_connection_stays_until_it_is_not: 20,
     a_connection_paused_at_the_drain_closes_after_the_resume: 20,
     a_half_closed_one_with_half_a_message_is_let_go: 20,
@@ -566,4 +567,36 @@ fn a_half_closed_one_with_half_a_message_is_let_go<D: Rig>(seed: u64) {
         assert!(peer.saw_fin());
         stage.stop();
     }
+}
+
+/// The first answer of a connection in flow was held back, and so was all behind it: above its high mark the
+/// connection was not read either, and heard no question before its quiet time was over.
+fn an_answer_above_the_high_mark_is_not_held_back<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.receive_block_bytes = 8 << 10;
+        limits.receive_bytes_per_turn = 8 << 10;
+    });
+    stage.world.get().buffers = (64 << 10, 64 << 10);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            let asks_for_much = input.take_all().contains(&b'!');
+            let _ = conn.send(&pattern(0, if asks_for_much { 10_000 } else { 1 }));
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(&[b'?'; 5_000]);
+    drain(&mut stage);
+    stage.settle();
+    if stage.pending(&peer) > 0 {
+        peer.send(b"!");
+        stage.settle();
+        assert_eq!(stage.pending(&peer), 0, "it is held back");
+        assert!(peer.got().len() > 10_000);
+    } else {
+        assert!(stage.is_over, "it came in pieces too small for a flow");
+    }
+    stage.advance(2000);
+    assert!(stage.is_over && peer.saw_fin());
+    stage.stop();
 }

@@ -22,6 +22,7 @@ use crate::stats::{Counter, Snapshot};
 use crate::sys::{ListenOptions, Socket, Waker};
 use bytes::Bytes;
 use net_timer::{Slot, Tick};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -354,6 +355,13 @@ impl<D: Rig> Stage<D> {
         let sockets: Vec<usize> = world.sockets.values().copied().collect();
         let mut live = 0;
         let mut racing = Vec::new();
+        // As all stand: to ask one for room is what may hold its partner back.
+        let mut stood = HashMap::new();
+        let mut from = 0;
+        while let Some(id) = state.table.next_live(from) {
+            from = id.slot() + 1;
+            stood.extend(state.head(id).map(|head| (id, head.status)));
+        }
         for wire in sockets.into_iter().filter(|wire| *wire != usize::MAX) {
             let wire = &mut world.wires[wire];
             let Some(token) = wire.token else { panic!("a socket that nobody watches: {wire:?}") };
@@ -364,8 +372,7 @@ impl<D: Rig> Stage<D> {
                 live += 1;
                 continue;
             };
-            // As it stands: where memory has become tight, to ask for room is what holds it back.
-            let status = state.head(id).map(|head| head.status);
+            let status = stood.get(&id).copied();
             let status = status.unwrap_or_else(|| panic!("{id} has left its socket"));
             let room = state.input_room(id);
             let Some(connection) = state.table.get(id) else { unreachable!("it was there") };
@@ -392,6 +399,12 @@ impl<D: Rig> Stage<D> {
             if at.flushes() && pending > 0 && !is_rated && !status.has(Status::HOLDS) {
                 assert!(!wire.has_room(), "{id} {at:?}: {pending} B wait, and there is room");
             }
+            // What else lets it go on comes by itself.
+            assert!(!is_rated || head.deadline < Tick::MAX, "{id} {at:?} waits for no token");
+            assert!(
+                !status.has(Status::HOLDS) || status.has(Status::FLOWS),
+                "{id} {at:?} holds its answer for nothing: {status:?}"
+            );
             assert_eq!(status.has(Status::UNSENT), pending > 0, "{id} {at:?}");
             if status.has(Status::HELD) && at == State::Open {
                 let limits = &state.limits;
