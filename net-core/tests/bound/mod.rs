@@ -17,7 +17,13 @@ pub struct Bound {
 /// Aborts the process if the calling test is not over in time: a thread cannot be ended from outside.
 #[allow(unreachable_pub)] // some test files are crates
 pub fn bound() -> Bound {
-    let test = thread::current().name().unwrap_or("a test").to_owned();
+    bound_on("it")
+}
+
+/// The same for a part of the test, which the message names.
+#[allow(unreachable_pub)] // some test files are crates
+pub fn bound_on(part: impl std::fmt::Display) -> Bound {
+    let test = format!("{}: {part}", thread::current().name().unwrap_or("a test"));
     let (until, is_over) = channel::<()>();
     thread::spawn(move || {
         if is_over.recv_timeout(LIFE) == Err(RecvTimeoutError::Timeout) {

@@ -103,7 +103,7 @@ impl Kernel for ModelKernel {
     }
 
     fn unacknowledged(&self, socket: &Socket) -> usize {
-        self.world.wire(socket).unacknowledged()
+        self.world.unacknowledged(socket)
     }
 
     fn close(&mut self, socket: Socket, reset: bool) {

@@ -370,7 +370,7 @@ impl Driver for Sim {
     }
 
     fn unacknowledged(&self, socket: &Socket) -> usize {
-        self.world.wire(socket).unacknowledged()
+        self.world.unacknowledged(socket)
     }
 
     fn detach(&mut self, socket: Socket, how: Ending) {

@@ -246,6 +246,11 @@ impl World {
         })
     }
 
+    /// SIOCOUTQ. Between two attempts a dial has no socket.
+    pub(crate) fn unacknowledged(&self, socket: &Socket) -> usize {
+        if socket.number() < 0 { 0 } else { self.wire(socket).unacknowledged() }
+    }
+
     pub(crate) fn watch(&self, socket: &Socket, token: u64) -> Result<(), Errno> {
         let mut world = self.get();
         let number = socket.number() - SIM_BASE;

@@ -8,6 +8,7 @@ mod actor;
 mod announced;
 mod broadcasts;
 mod chains;
+mod chaos;
 mod crowds;
 mod datagrams;
 mod deadlines;
@@ -42,7 +43,7 @@ mod times;
 mod tunnels;
 mod wishes;
 
-use crate::bound::bound;
+use crate::bound::bound_on;
 use crate::driver::sim::{Outcome, Peer, Rig, Rng, Sim};
 use actor::{At, usual};
 use stage::Stage;
@@ -52,7 +53,11 @@ type ModelEpoll = crate::driver::Epoll<crate::driver::sim::ModelKernel>;
 
 /// Runs `test` with `count` seeds, and says which one failed.
 fn seeds(count: u64, test: impl Fn(u64)) {
-    let _bound = bound();
+    each_seed(0..count, test);
+}
+
+/// The same with these seeds.
+fn each_seed(seeds: std::ops::Range<u64>, test: impl Fn(u64)) {
     struct Seed(u64);
     impl Drop for Seed {
         fn drop(&mut self) {
@@ -61,7 +66,8 @@ fn seeds(count: u64, test: impl Fn(u64)) {
             }
         }
     }
-    for seed in 0..count {
+    for seed in seeds {
+        let _bound = bound_on(format_args!("seed {seed}"));
         let _seed = Seed(seed);
         test(seed);
     }
