@@ -175,7 +175,7 @@ fn after_finish_it_is_told_and_after_close_not<D: Rig>(seed: u64) {
 fn what_was_dropped_is_not_waited_for<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| {
         limits.output_limit = 3000;
-        limits.high_watermark = 3000;
+        limits.high_watermark = 2000;
         limits.low_watermark = 0;
     });
     let told = Rc::new(RefCell::new(Vec::new()));
