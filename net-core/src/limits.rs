@@ -520,17 +520,6 @@ mod tests {
         assert!(Limits { per_source_max: Some(0), ..Limits::default() }.check().is_err());
     }
 
-    /// Places in the cork are 32 bits, and were cut off above.
-    #[test]
-    fn a_cork_whose_places_need_more_than_32_bits_is_refused_by_name() {
-        let of = |cork_bytes| Limits { cork_bytes, ..Limits::default() }.check();
-        of(1).unwrap();
-        of(u32::MAX as usize).unwrap();
-        for too_many in [1 << 32, usize::MAX] {
-            assert!(of(too_many).unwrap_err().contains(&format!("cork_bytes ({too_many})")));
-        }
-    }
-
     #[test]
     fn a_memory_budget_has_room_for_two_connections_on_each_loop() {
         let limits = Limits { memory_budget: Some(16 << 20), ..Limits::default() };

@@ -32,7 +32,14 @@ thread_local! {
     /// This thread is a server's: its panics are kept, not written.
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
     /// What the last panic of this thread said, and where.
-    static SAID: Cell<Option<String>> = const { Cell::new(None) };
+    static SAID: Cell<Option<Said>> = const { Cell::new(None) };
+}
+
+/// What a panic said.
+struct Said {
+    message: String,
+    /// ` at FILE:LINE:COLUMN`, and the stack's trace behind it where RUST_BACKTRACE asks for it.
+    place: String,
 }
 
 /// While it lives, a panic of this thread writes nothing.
@@ -63,7 +70,12 @@ impl Drop for Quiet {
 
 /// What the last panic of this thread said, and where: once. Empty: nobody kept it.
 pub(crate) fn take_said() -> String {
-    SAID.take().unwrap_or_default()
+    SAID.take().map_or_else(String::new, |said| said.message + &said.place)
+}
+
+/// The message of the last panic of this thread alone, for an error of one sentence.
+pub(crate) fn take_message() -> String {
+    SAID.take().map_or_else(String::new, |said| said.message)
 }
 
 /// Puts our hook in front of the one that is there: once in a process. One that is set later replaces
@@ -85,17 +97,17 @@ fn install() {
     });
 }
 
-fn describe(info: &PanicHookInfo<'_>) -> String {
+fn describe(info: &PanicHookInfo<'_>) -> Said {
     let payload = info.payload();
     let said = payload.downcast_ref::<&str>().copied();
     let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let said = said.unwrap_or("it did not say why");
-    let at = info.location().map_or_else(String::new, |at| format!(" at {at}"));
+    let message = said.unwrap_or("it did not say why").to_owned();
+    let mut place = info.location().map_or_else(String::new, |at| format!(" at {at}"));
     let trace = Backtrace::capture(); // empty unless RUST_BACKTRACE asks for it
-    match trace.status() {
-        BacktraceStatus::Captured => format!("{said}{at}\n{trace}"),
-        _ => format!("{said}{at}"),
+    if trace.status() == BacktraceStatus::Captured {
+        place += &format!("\n{trace}");
     }
+    Said { message, place }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::event_loop::{EventLoop, forget, guard};
 use crate::handler::Handler;
 use crate::hub::{Bridge, Hub, Order, Remote};
 use crate::limits::Limits;
-use crate::panics::{Quiet, take_said};
+use crate::panics::{Quiet, take_message, take_said};
 use crate::stats::{Counter, Stats};
 use crate::sys::descriptors::{LeftBehind, Traveller};
 use crate::sys::{DatagramOptions, ListenOptions, PrivateTables, Socket};
@@ -334,7 +334,7 @@ where
     let loops = hub.loops.len();
     let place = Place { number, remote: Remote(Arc::clone(&hub)) };
     let handler = guard(|| factory(&place)).ok_or_else(|| {
-        let said = take_said();
+        let said = take_message();
         StartError::plain(format!("loop {number}: the handler's factory panicked: {said}"))
     })?;
     let mut event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);

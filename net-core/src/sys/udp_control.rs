@@ -219,6 +219,7 @@ mod tests {
             assert!(told.joined <= i32::MAX as usize);
             assert!(told.own.is_none_or(|ip| !ip.is_unspecified()));
             // Cut short, it says less and nothing else.
+            header.msg_controllen = 0;
             control.tell(&mut header, own, None);
             let whole = Told::of(&header);
             assert_eq!(whole.own, own);

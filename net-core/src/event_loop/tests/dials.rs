@@ -105,7 +105,8 @@ fn a_greeting_and_the_end_at_once_are_all_heard<D: Rig>(seed: u64) {
         let record = dial(&mut stage, Outcome::Greeted(pattern(0, len), true));
         assert_eq!(record.data_bytes, len);
         assert_eq!(record.closed, Some(Closed::PeerEnded));
-        let calls = record.calls;
+        // `on_room` may come behind the end: the peer still reads what it is owed.
+        let calls: Vec<_> = record.calls.into_iter().filter(|it| *it != Callback::Room).collect();
         assert_eq!(calls.first(), Some(&Callback::Open));
         assert_eq!(calls[calls.len() - 2..], [Callback::End, Callback::Close]);
         assert!(stage.world.peer(0).got() == pattern(0, 20_000));

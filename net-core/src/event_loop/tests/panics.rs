@@ -446,6 +446,7 @@ fn drops<D: Rig>(seed: u64, place: Place) {
                     fail();
                 }
                 Place::Refused => {
+                    let _ = conn.send(&[b'.'; 2_001]); // above the mark, where the cap holds
                     let _ = conn.send_shared(bomb(5_000));
                     unreachable!("it was dropped at once");
                 }

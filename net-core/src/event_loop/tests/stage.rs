@@ -258,24 +258,26 @@ impl<D: Rig> Stage<D> {
         let limits = &state.limits;
         // A signal may be that of a dial that is up, or of room.
         let signals = 2 * (self.world.get().sockets.len() + 4);
-        let told = 2 * limits.drained_per_turn;
+        let told = limits.drained_per_turn.saturating_mul(2);
         // Admitted, opened, and with room again.
-        let arrivals = 3 * (limits.arrivals_per_turn * 2 + self.event_loop.last_arrivals.len() / 8);
-        let mail = 3 * limits.mail_per_turn;
+        let late = 3 * (self.event_loop.last_arrivals.len() / 8);
+        let arrivals = limits.arrivals_per_turn.saturating_mul(6).saturating_add(late);
+        let mail = limits.mail_per_turn.saturating_mul(3);
         let ready = 2 * READY_PER_TURN.max(state.ready.len() / 4);
         // Timers; and as many whose quiet time is over.
-        let timers = 2 * limits.timers_per_turn;
-        let ends = 3 * limits.endings_per_turn + state.table.len() / 8;
+        let timers = limits.timers_per_turn.saturating_mul(2);
+        let ends = limits.endings_per_turn.saturating_mul(3).saturating_add(state.table.len() / 8);
         // A slice and the room for what it sent; two flushes; and a wish with what a last look brings.
-        let deferred = 8 * limits.deferred_per_turn;
-        signals + told + arrivals + mail + ready + timers + ends + deferred
+        let deferred = limits.deferred_per_turn.saturating_mul(8);
+        let all = [signals, told, arrivals, mail, ready, timers, ends, deferred];
+        all.into_iter().fold(0, usize::saturating_add)
     }
 
     /// A turn has received so often, and all its callbacks are few.
     fn calls_are_few(&self, most: usize, receives: usize) {
         // A receive brings bytes or the end, and room for the answer; and of those who come and go, an
         // eighth of one.
-        let most = most + 5 * receives;
+        let most = most.saturating_add(5 * receives);
         let calls = self.log.get().calls;
         assert!(
             calls <= most,

@@ -195,6 +195,7 @@ fn expected(start: Start, wishes: [Wish; 2]) -> Expected {
         () if is_cut || is_let_go => Some(Closed::Local),
         () if is_paused => None,
         () if is_finished => Some(Closed::Local),
+        () if is_busy => None, // the end waits for what is owed
         () => Some(Closed::PeerEnded),
     };
     let fin = is_finished || closed.is_some();
