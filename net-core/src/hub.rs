@@ -378,7 +378,9 @@ impl<M: Send> Remote<M> {
         let bridge = &self.0.loops[to];
         let weight = mail.weight();
         if weight > 0 && !bridge.mail_weight.enter(weight) {
-            return Err(PostError::Full(mail));
+            // Bytes that a loop has left when it ended wait for nobody.
+            let is_over = bridge.mail.is_closed();
+            return Err(if is_over { PostError::Ended(mail) } else { PostError::Full(mail) });
         }
         bridge.mail.post(mail).inspect_err(|_| bridge.mail_weight.leave(weight))?;
         bridge.doorbell.ring();

@@ -217,9 +217,10 @@ impl<S, M> LoopState<S, M> {
         if !self.owed.is_empty() {
             self.owed.remove(&id);
         }
-        if !self.last_words.is_empty() {
-            self.last_words.remove(&id);
-        }
+        debug_assert!(
+            !self.last_words.contains_key(&id),
+            "it is the user's, and dropped in a guard"
+        );
         self.outbox.forget(id);
         self.sources.get_mut(id.slot() as usize)?.take()
     }
@@ -317,10 +318,10 @@ impl<S, M> LoopState<S, M> {
         };
         let Some(filled) = filled else { return tokens };
         let room = self.with(filled, |outbox, head| {
-            // One that ends refuses whatever comes, and that is the handler's to see.
+            // One that ends refuses whatever comes, and that is the handler's to see. So to hold its input
+            // back helps nobody, and its peer may wait until it is read.
             if !head.status.state().takes_output() {
-                // What is held reads on at the low mark, as before.
-                if is_paired || !head.status.has(Status::HELD) { usize::MAX } else { 0 }
+                usize::MAX
             } else if is_paired {
                 outbox.room_for_input(head, filled, kept)
             } else {

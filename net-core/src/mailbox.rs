@@ -68,6 +68,11 @@ impl<T> Mailbox<T> {
         pushed.map_err(PostError::Full)
     }
 
+    /// Whether its loop is over, and nothing more is taken.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.turnstile.is_closed()
+    }
+
     /// Posts one item also where the mailbox is full, and then tries to put a `mark` behind it, for the
     /// owner to take: it looks [beyond](Self::take_beyond) each time after it has taken something. For
     /// items whose number is bounded elsewhere, and whose thread must not wait. The item comes back from

@@ -441,6 +441,11 @@ impl Outbox {
         self.forget_marks(id);
     }
 
+    /// What the marks of that connection take.
+    pub(crate) fn memory_of_marks(&self, id: ConnId) -> usize {
+        self.marks.of(id) * MARK_BYTES
+    }
+
     /// That connection is told of no more marks.
     pub(crate) fn forget_marks(&mut self, id: ConnId) {
         self.pool.discharge(self.marks.forget(id) * MARK_BYTES);

@@ -157,7 +157,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     fn take_last_arrivals(&mut self) {
         let few = self.state.a_few(self.state.limits.arrivals_per_turn);
-        for _ in 0..few + self.last_arrivals.len() / 8 {
+        for _ in 0..few.saturating_add(self.last_arrivals.len() / 8) {
             let Some(arrival) = self.last_arrivals.pop_front() else { return };
             self.adopt(arrival);
         }

@@ -6,6 +6,7 @@ use crate::broadcast::{Fate, Part};
 use crate::closed::Callback;
 use crate::driver::Driver;
 use crate::handler::Handler;
+use crate::hub::Order;
 use crate::id::ConnId;
 use crate::life::State;
 use crate::loop_state::LoopState;
@@ -33,6 +34,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A broadcast has come. It begins when those before it are through, so that everyone gets them
     /// in the same order.
     pub(super) fn broadcast(&mut self, part: Part) {
+        self.count_those_who_left(); // before it: they are none of its receivers
         if self.fan_outs.len() < self.state.limits.broadcasts_max {
             self.fan_outs.push_back(FanOut { part, from: Some(0), given: Vec::new() });
             self.state.topics.notes_leaves = true;
@@ -53,7 +55,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let fate = fate_of(&mut self.state, id);
             self.count(&fan_out.part, fate);
         }
-        if fan_out.from.is_some() && !fan_out.part.is_cancelled() {
+        if self.order >= Order::Cut {
+            // Its receivers are reset now, and each is counted as gone when it is buried.
+            self.fan_outs.push_front(fan_out);
+        } else if fan_out.from.is_some() && !fan_out.part.is_cancelled() {
             // Where loops share a core, one that always has work keeps the others from theirs until
             // the scheduler's next tick, milliseconds later.
             std::thread::yield_now();
@@ -93,8 +98,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The loop is told to stop: no broadcast goes on. What became of it for those who were given it in
-    /// the last turn is still counted.
+    /// The loop is told to stop, and nobody is left: no broadcast goes on. What became of it for those who
+    /// were given it in the last turn is still counted.
     #[cold]
     pub(super) fn end_broadcasts(&mut self) {
         while let Some(mut fan_out) = self.fan_outs.pop_front() {
@@ -102,7 +107,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let fate = fate_of(&mut self.state, id);
                 self.count(&fan_out.part, fate);
             }
-            fan_out.part.finish();
+            self.state.bridge.mail_weight.leave(fan_out.part.bytes().len());
+            if guard(|| fan_out.part.finish()).is_none() {
+                self.count_panic(Callback::Drop);
+            }
         }
     }
 

@@ -73,6 +73,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let payloads = state.outbox.panicked.len() as u64;
         bridge.stats.add(Counter::Panics, payloads);
         state.jobs.drain(..).for_each(|job| last_drop(&bridge.stats, job));
+        state.last_words.drain().for_each(|(_, unsaid)| last_drop(&bridge.stats, unsaid));
         fan_outs.into_iter().for_each(|fan_out| last_drop(&bridge.stats, fan_out));
         last_drop(&bridge.stats, handler);
     }

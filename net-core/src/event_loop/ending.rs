@@ -11,6 +11,7 @@ use crate::hub::{Mail, Order};
 use crate::id::ConnId;
 use crate::life::{Event, State, Tell, step};
 use crate::loop_state::LastWord;
+use crate::policy::AtLimit;
 use crate::stats::Counter;
 use crate::sys::Errno;
 use net_timer::Tick;
@@ -103,6 +104,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let Some(head) = self.state.head(id) else { return };
         let (before, is_held) = (head.deadlines(), head.status.has(Status::HELD));
+        if is_held && state == State::Finishing {
+            self.read_on(id); // what was held back for its answers, of which there are no more
+        }
         let (bound, deadlines) = match state {
             State::Closing | State::LastBytes => {
                 (self.state.limits.write_timeout, self.deadlines_of_closing(before, is_held))
@@ -355,6 +359,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         {
             return;
         }
+        if !self.state.outbox.marks.is_empty() && self.state.outbox.marks.has(id) {
+            return; // it is told first, and then looked at again
+        }
         if state.reads() {
             if head.status.has(Status::FLOWS) {
                 return;
@@ -394,12 +401,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let Some(last_word) = self.state.last_words.remove(&id) else { return false };
         if !self.state.head(id).is_some_and(|head| head.status.state().takes_output()) {
+            self.drop_of_user(last_word);
             return false; // it has had its FIN
         }
         match last_word {
-            LastWord::Bytes(bytes) => {
-                self.state.with(id, |outbox, head| outbox.send_shared(head, id, bytes));
-            }
+            LastWord::Bytes(bytes) => self.sent_from_afar(id, bytes, AtLimit::Close),
             LastWord::By(last) => {
                 let last: Box<SaysLast<H>> = last.downcast().expect("it is of this handler");
                 if !self.call(id, Callback::Draining, |_, conn| last(conn)) {
@@ -543,6 +549,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let (head, session) = (connection.head, connection.session);
             let how = if head.status.has(Status::RESET) { Ending::Reset } else { Ending::Close };
             self.driver.detach(head.socket, how);
+            if let Some(unsaid) = self.state.last_words.remove(&id) {
+                self.drop_of_user(unsaid);
+            }
             let source = self.state.forget(id);
             self.hub.gate.leave(source);
             self.state.bridge.stats.closed(why);

@@ -180,11 +180,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if head.status.state() == State::Dead || !head.status.has(Status::UNSENT | Status::UNREAD) {
             return None;
         }
-        let cold = head.cold.as_deref()?;
+        let marks = self.state.outbox.memory_of_marks(id);
+        let cold = self.state.head(id)?.cold.as_deref()?;
         // Counted payloads are in no block; and what lies in a file is in no memory.
         let output = &cold.output;
         let own = output.memory() + output.bookkeeping();
         let unsent = own.max(output.len() - output.in_files());
-        Some(unsent + cold.unread.as_ref().map_or(0, Unread::memory)).filter(|memory| *memory > 0)
+        let unread = cold.unread.as_ref().map_or(0, Unread::memory);
+        Some(unsent + unread + marks).filter(|memory| *memory > 0)
     }
 }

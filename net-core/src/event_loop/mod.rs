@@ -348,7 +348,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if !self.state.jobs.is_empty() {
             self.drop_jobs();
         }
-        self.end_broadcasts();
+        if self.state.table.len() == 0 {
+            self.end_broadcasts();
+        }
     }
 
     // --- calling the handler -----------------------------------------------------------------

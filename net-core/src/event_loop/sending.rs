@@ -186,6 +186,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     cold.answers = false;
                 }
             }
+            if pending <= low
+                && let Some(cold) = head.cold.as_deref_mut()
+            {
+                cold.long = 0; // a message above the cap has left, and the cap holds again
+            }
             if pending == 0 {
                 head.status.clear(Status::UNSENT);
                 head.thaw();
@@ -340,7 +345,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn flush_all(&mut self) {
         let mut left = self.state.limits.deferred_per_turn;
         if self.state.outbox.cork.owners() > 0 {
-            let listed = self.state.outbox.to_flush.len().min(left / 2);
+            let listed = self.state.outbox.to_flush.len().min(left.div_ceil(2));
             let mut corked = left - listed;
             self.flush_cork(&mut corked);
             left = listed + corked;

@@ -57,6 +57,12 @@ impl Turnstile {
         self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, let_in).is_ok()
     }
 
+    /// Whether nobody is let in any more. Relaxed: for whoever only wants to say so.
+    #[allow(dead_code)] // in the model
+    pub(super) fn is_closed(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & CLOSED != 0
+    }
+
     /// For a sender who was let in: what it pushed is pushed.
     pub(super) fn leave(&self) {
         // Pairs with the load in `wait_until_empty`. Relaxed, the owner could see the count fall

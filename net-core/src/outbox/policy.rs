@@ -191,6 +191,7 @@ impl Outbox {
             self.drops.dropped(id, old.len);
             self.moved(head, id, old.before, old.len, 0);
         }
+        self.blame(head, id);
         !dropped.is_empty()
     }
 

@@ -136,6 +136,7 @@ impl<H: Handler, D: Driver> OwnLoop<H, D> {
         seed.core = seed.core.filter(|_| lent.is_some());
         let (number, core) = (seed.number, seed.core);
         let farewell = Farewell::of(&seed);
+        let _quiet = Quiet::here();
         let (event_loop, stands) = grow(seed, make)?;
         Ok((Self { event_loop, farewell, number, core }, stands))
     }

@@ -256,7 +256,10 @@ fn a_drain_right_behind_a_broadcast_lets_everybody_have_it<D: Rig>(seed: u64) {
 }
 
 fn a_drain_cut_short_leaves_no_receiver_uncounted<D: Rig>(seed: u64) {
-    let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 2);
+    // They are reset over some turns, and all that time they are its receivers.
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        (limits.broadcast_per_turn, limits.drained_per_turn) = (2, 4);
+    });
     let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
     let delivery = stage.remote().broadcast(&b"!"[..]);
     drain(&mut stage);

@@ -36,6 +36,7 @@ on_both_rigs! {
     a_question_is_answered_or_finds_the_last_word: 60,
     a_last_word_that_is_made_at_that_moment_is_the_last: 20,
     a_panic_in_a_last_word_costs_its_connection: 10,
+    a_last_word_that_is_never_said_and_panics_at_its_drop_costs_nobody: 10,
 }
 
 fn drain<D: Rig>(stage: &mut Stage<D>) {
@@ -598,5 +599,39 @@ fn an_answer_above_the_high_mark_is_not_held_back<D: Rig>(seed: u64) {
     }
     stage.advance(2000);
     assert!(stage.is_over && peer.saw_fin());
+    stage.stop();
+}
+
+/// It was dropped beside the table, outside of any guard.
+fn a_last_word_that_is_never_said_and_panics_at_its_drop_costs_nobody<D: Rig>(seed: u64) {
+    struct Bomb(Rc<Cell<u64>>);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+            super::fail()
+        }
+    }
+    let mut stage = Stage::<D>::new(seed);
+    let dropped = Rc::new(Cell::new(0));
+    stage.panics_are_counted_by({
+        let dropped = Rc::clone(&dropped);
+        move || dropped.get()
+    });
+    stage.play(move |at| match at {
+        At::Open(conn) => {
+            conn.busy(true);
+            let bomb = Bomb(Rc::clone(&dropped));
+            conn.close_when_idle_then(move |_| drop(bomb));
+        }
+        other => usual(other),
+    });
+    let (peer, neighbour) = (stage.open(), stage.open());
+    peer.reset();
+    stage.settle();
+    assert!(stage.record(&peer).closed.is_some());
+    assert_eq!(stage.panics, 1);
+    neighbour.send(b"still there?");
+    stage.settle();
+    assert_eq!(neighbour.got(), b"still there?");
     stage.stop();
 }

@@ -27,6 +27,8 @@ on_both_rigs! {
     who_sends_of_its_own_accord_is_read_on: 10,
     an_echo_of_all_that_is_streamed_to_it_never_stands_still: 3,
     who_answers_by_a_job_is_held_at_the_high_mark: 10,
+    who_has_finished_is_read_although_much_is_unsent: 20,
+    when_a_long_message_has_left_the_cap_holds_again: 10,
     input_at_its_limit_is_kept_and_above_it_closes: 20,
     a_pause_leaves_bytes_and_a_resume_needs_no_edge: 30,
     what_was_left_unread_comes_again_after_a_resume: 20,
@@ -706,5 +708,76 @@ fn who_pipelines_and_reads_is_answered_in_full<D: Rig>(seed: u64) {
     stage.settle();
     assert_eq!(stage.snapshot().closed_by(Closed::InputLimit), 0);
     assert_eq!(peer.got().len(), 100 * QUESTIONS);
+    stage.stop();
+}
+
+/// Its handler can answer nothing more, and its peer, an echo perhaps, may wait until it is read: both
+/// stood still until a deadline.
+fn who_has_finished_is_read_although_much_is_unsent<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        (limits.high_watermark, limits.low_watermark, limits.output_limit) = (1000, 500, 1 << 20);
+    });
+    let heard = Rc::new(RefCell::new(Vec::new()));
+    stage.play({
+        let heard = Rc::clone(&heard);
+        move |at| match at {
+            At::Data(conn, input) => {
+                heard.borrow_mut().extend_from_slice(input.take_all());
+                if conn.is_open() {
+                    assert_eq!(conn.send(&pattern(0, 300_000)), Queued::Above);
+                    conn.finish();
+                }
+            }
+            other => usual(other),
+        }
+    });
+    let peer = stage.open();
+    peer.reads(false);
+    peer.send(b"question, ");
+    stage.settle();
+    assert_eq!(stage.state(&peer), State::Finishing);
+    peer.send(b"and more");
+    stage.settle();
+    assert_eq!(*heard.borrow(), b"question, and more");
+    peer.reads(true);
+    peer.finish();
+    stage.settle();
+    assert!(peer.got() == pattern(0, 300_000));
+    stage.stop();
+}
+
+/// The longest message that was ever taken above the cap raised it by as much, for as long as the
+/// connection had anything beside its entry.
+fn when_a_long_message_has_left_the_cap_holds_again<D: Rig>(seed: u64) {
+    const CAP: usize = 4000;
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        (limits.high_watermark, limits.low_watermark, limits.output_limit) = (1000, 500, CAP);
+        limits.lifetime_max = Some(Duration::from_secs(1000)); // so that there is something beside it
+    });
+    let most = Rc::new(RefCell::new(0));
+    stage.play({
+        let most = Rc::clone(&most);
+        move |at| match at {
+            At::Data(conn, input) if input.peek() == b"long" => {
+                input.take_all();
+                assert_eq!(conn.send(&pattern(0, 50_000)), Queued::Above);
+            }
+            At::Data(conn, input) => {
+                input.take_all();
+                while conn.send(&[0; 100]).is_taken() {
+                    *most.borrow_mut() = conn.unsent();
+                }
+            }
+            other => usual(other),
+        }
+    });
+    let peer = stage.open();
+    peer.send(b"long");
+    stage.settle();
+    assert_eq!(peer.got().len(), 50_000);
+    peer.send(b"many");
+    stage.settle();
+    assert_eq!(*most.borrow(), CAP);
+    assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
     stage.stop();
 }

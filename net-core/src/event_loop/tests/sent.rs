@@ -17,6 +17,7 @@ on_both_rigs! {
     a_panic_takes_its_marks_with_it: 10,
     a_mark_that_is_set_while_it_connects_is_told_once_it_is_up: 20,
     after_finish_it_is_told_also_where_the_peer_has_ended: 20,
+    all_marks_are_told_before_an_idle_connection_closes: 10,
 }
 
 /// What the kernel has taken of this connection so far.
@@ -308,4 +309,24 @@ fn after_finish_it_is_told_also_where_the_peer_has_ended<D: Rig>(seed: u64) {
         assert!(peer.got() == pattern(0, bytes));
         stage.stop();
     }
+}
+
+/// The turn's budget ended between two of them, and the same look found the connection idle.
+fn all_marks_are_told_before_an_idle_connection_closes<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.deferred_per_turn = 1);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            (0..5).for_each(|tag| conn.notify_sent(tag));
+            conn.close_when_idle();
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(b"?");
+    stage.advance(100);
+    let record = stage.record(&peer);
+    let told = record.calls.iter().filter(|call| **call == Callback::Sent).count();
+    assert_eq!((told, record.closed), (5, Some(crate::closed::Closed::Local)));
+    stage.stop();
 }
