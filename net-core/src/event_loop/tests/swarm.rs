@@ -26,7 +26,9 @@ on_both_rigs! {
 
 const STEPS: usize = 600;
 const PEERS_MAX: usize = 12;
-/// One byte more than a connection takes.
+/// What the stage gives a connection.
+const HIGH_MARK: usize = 4096;
+/// One byte more than a connection takes above its high mark.
 static TOO_LONG: [u8; (1 << 20) + 1] = [0; (1 << 20) + 1];
 /// A message that resumes everybody.
 const PEACE: u64 = u64::MAX;
@@ -55,8 +57,13 @@ impl Chaos {
             0 | 1 => conn.send(&bytes),
             2 | 3 => conn.send_shared(Bytes::from(bytes.clone())),
             4 | 5 => conn.split().1.send(&bytes),
-            // Of what waits nothing is a message of a policy, so this costs nothing but itself.
-            _ => conn.send_or(Bytes::from_static(&TOO_LONG), AtLimit::DropOldest),
+            // Above its high mark it is dropped. Of what waits nothing is dropped for it: a policy names
+            // none of it.
+            _ if conn.unsent() > HIGH_MARK => {
+                conn.send_or(Bytes::from_static(&TOO_LONG), AtLimit::DropOldest)
+            }
+            // Below it a message of any length is taken, and this policy drops none that is taken.
+            _ => conn.send_or(Bytes::from(bytes.clone()), AtLimit::DropNewest),
         }
         .is_taken();
         if is_taken {
