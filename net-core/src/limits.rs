@@ -23,28 +23,42 @@ const BLOCK_MOST: usize = 1 << 30;
 pub struct Limits {
     /// Connections of the whole process, open or being handed over. `None`: what the descriptor
     /// tables hold. One more is accepted and closed at once, so that the client learns.
+    ///
+    /// Default: none.
     pub connections_max: Option<usize>,
     /// What becomes of that one more.
+    ///
+    /// Default: `Refuse`.
     pub when_full: WhenFull,
     /// Connections that may be open from one source: one more is accepted and closed, as over
     /// `connections_max`. A source is the first bits of an IP address; of a client that a proxy
     /// announces, of the address that it says. Clients of Unix sockets have none, and are not
     /// limited. Each connection then takes 16 bytes beside its entry, and each source some 50.
     /// `None`: not counted.
+    ///
+    /// Default: none.
     pub per_source_max: Option<usize>,
     /// The first bits of an IPv4 address that are one source: 1 to 32. A whole address by default,
     /// behind which many may share one.
+    ///
+    /// Default: 32.
     pub source_prefix_v4: u8,
     /// The first bits of an IPv6 address that are one source: 1 to 128. By default what one customer
     /// gets at least, who has all addresses in it to choose from.
+    ///
+    /// Default: 64.
     pub source_prefix_v6: u8,
     /// Clients accepted in a second, over all listeners, those that are then refused included. Above
     /// it the listeners rest, and the kernel's backlog holds who comes: they wait, as long as there
     /// is room in it. `None`: as many as come.
+    ///
+    /// Default: none.
     pub accept_rate: Option<u32>,
     /// Clients that may be accepted at once after a quiet time. A rest is a whole number of
     /// milliseconds, so fewer than come in two of them at `accept_rate` would keep it from being
     /// reached.
+    ///
+    /// Default: 1,000.
     pub accept_burst: u32,
 
     /// A connection on which neither end has moved a byte for so long meets its deadline: bytes
@@ -55,13 +69,19 @@ pub struct Limits {
     /// the connection is looked at once more half a timeout later, and meets its deadline then, one and a
     /// half timeouts after the last byte, unless something was acknowledged in between. To be exact there
     /// too, each connection would have to be looked at halfway through every timeout.
+    ///
+    /// Default: none.
     pub idle_timeout: Option<Duration>,
     /// How long a new connection may take to send its first byte. `None`, or longer than the idle
     /// timeout: like any idle one.
+    ///
+    /// Default: none.
     pub first_byte_timeout: Option<Duration>,
     /// How long a PROXY header may take to come whole, from accept, if no other deadline of a new
     /// connection is sooner. The protocol's own text asks for at least 3 s, in which a lost segment is
     /// sent again.
+    ///
+    /// Default: 5 s.
     pub proxy_header_timeout: Duration,
     /// How long a message may take to come whole: from the moment at which `on_data` left bytes in
     /// `input` to that at which it took some. However busily the rest trickles in, which is what
@@ -71,14 +91,20 @@ pub struct Limits {
     /// A handler that takes a message in parts, as they come, puts this off with each part: for it a
     /// message is over when some of it was taken. It says itself where one begins and ends:
     /// [`message_began`](crate::Conn::message_began), [`message_ended`](crate::Conn::message_ended).
+    ///
+    /// Default: none.
     pub message_timeout: Option<Duration>,
     /// How long unsent bytes that have passed the high mark may take to fall to the low one: a
     /// reader so slow is not idle, but keeps memory. Also while the connection finishes or closes; a
     /// closing one is reset. `None`: as long as it likes.
+    ///
+    /// Default: none.
     pub stuck_timeout: Option<Duration>,
     /// How old a connection may become, whatever it does. One that is closing then is reset; one that
     /// closes because of it has one `write_timeout` for its rest, whatever its peer takes. Each has a box
     /// of memory beside its entry. `None`: as old as it likes.
+    ///
+    /// Default: none.
     pub lifetime_max: Option<Duration>,
     /// A connection on which neither end has moved a byte for half of this, or at the latest for
     /// all of it, is told so by `on_heartbeat`, whose handler may say something: so that the boxes on
@@ -86,41 +112,63 @@ pub struct Limits {
     /// connection's own, so that a million who fall silent together are not told together. With an
     /// idle timeout, what `on_heartbeat` sends does not count as traffic: a peer that answers none
     /// of them is idle, at most half an interval later than without. `None`: never.
+    ///
+    /// Default: none.
     pub heartbeat_interval: Option<Duration>,
     /// How long a dialled connection may take to come up. Less than the kernel's two minutes,
     /// more than one lost SYN (1 s) and a second (3 s).
+    ///
+    /// Default: 10 s.
     pub connect_timeout: Duration,
     /// How long a closing connection's peer may refuse every byte of the rest. As long as other
     /// servers wait for a slow reader. A peer that takes some is bounded by `stuck_timeout` and
     /// `lifetime_max`.
+    ///
+    /// Default: 60 s.
     pub write_timeout: Duration,
     /// How long a closed connection waits for the peer's FIN, so that no late byte of the peer
     /// turns the reply into a reset. Well above a round trip.
+    ///
+    /// Default: 1 s.
     pub linger_timeout: Duration,
     /// Bytes that are read and thrown away during that wait. A peer with more to say is cut off.
+    ///
+    /// Default: 1 MiB.
     pub linger_bytes_max: usize,
 
     /// How long a stream in flow must have been quiet before its connection counts as idle when it
     /// is to close. Longer than the gaps in a stream, and short enough to end without delay.
+    ///
+    /// Default: 30 ms.
     pub quiet_time: Duration,
     /// Over how long a drain tells its connections of it, evenly: so their clients do not all come
     /// back in one moment. Who has not been told yet is served as ever. 0: as fast as it goes. Less
     /// than the server's drain timeout.
+    ///
+    /// Default: 0.
     pub drain_spread: Duration,
 
     /// Bytes a second that each connection which comes in may bring; more is left in the kernel until
     /// it is time. A connection with a limit has its bucket beside the table, some hundred bytes,
     /// and its messages take the longer way. `None`: as many as it likes.
+    ///
+    /// Default: none.
     pub receive_rate: Option<Rate>,
     /// Bytes a second that are sent to each of them. What is above waits, unsent.
+    ///
+    /// Default: none.
     pub send_rate: Option<Rate>,
 
     /// Unsent bytes of one connection above which `send` answers `Above`, and what they answer waits: the
     /// input of a connection that is answered in `on_data`, or of a pair's other side, is left unread. A
     /// connection that is [full duplex](crate::Conn::full_duplex), as dialled ones are, or that is sent to
     /// otherwise, is read on for longer. Until...
+    ///
+    /// Default: 64 KiB.
     pub high_watermark: usize,
     /// ...no more than so many are left. Then `on_room` is called and reading goes on.
+    ///
+    /// Default: 16 KiB.
     pub low_watermark: usize,
     /// Unsent bytes of one connection at which it is closed: the hard cap. It bounds the queue of a slow
     /// reader, and not the length of a message: a connection at or below its high mark takes a message of
@@ -129,33 +177,53 @@ pub struct Limits {
     /// answers with as much as it gets never meets it either. What the queue takes beside bytes, for
     /// messages that may be dropped, stretches of files and marks, is bounded by the same number, or
     /// 64 KiB if that is more: a hundred bytes or so for each.
+    ///
+    /// Default: 1 MiB.
     pub output_limit: usize,
     /// Unread bytes of one connection, that is the longest frame: more closes it.
+    ///
+    /// Default: 64 KiB.
     pub input_bytes_max: usize,
 
     /// The block of a loop into which all its connections receive. Large enough for a burst in
     /// one call, small enough for a core's second-level cache. No larger than `output_limit`. At most
     /// 1 GiB.
+    ///
+    /// Default: 64 KiB.
     pub receive_block_bytes: usize,
     /// Bytes that one connection may receive in a turn: all that have more than that share the
     /// next turn's, after whoever has something new.
+    ///
+    /// Default: 64 KiB.
     pub receive_bytes_per_turn: usize,
     /// Bytes that a connection with more than its turn's may receive, over some turns, before the
     /// next such connection is served.
+    ///
+    /// Default: 256 KiB.
     pub receive_bytes_in_a_row: usize,
     /// Bytes that one connection may send in a turn.
+    ///
+    /// Default: 256 KiB.
     pub send_bytes_per_turn: usize,
     /// Bytes of files that a loop sends in a turn, to all its connections together: those that are
     /// not in the page cache are read from the disk meanwhile, and everybody waits.
+    ///
+    /// Default: 256 KiB.
     pub file_bytes_per_turn: usize,
     /// Pipes by which each loop's tunnels ([`Conn::tunnel_with`](crate::Conn::tunnel_with)) move large
     /// amounts past this process, two descriptors each: one for each direction that has bytes under
     /// way. None free, or 0: they are copied.
+    ///
+    /// Default: 64.
     pub pipes_max: usize,
     /// The block of a loop in which small writes to other connections wait for the turn's end. At most
     /// 1 GiB.
+    ///
+    /// Default: 64 KiB.
     pub cork_bytes: usize,
     /// Free memory that a loop's pool keeps for the next burst.
+    ///
+    /// Default: 1 MiB.
     pub pool_retain_bytes: usize,
 
     /// Bytes that all loops may buffer for their connections, each an equal share: blocks of unread
@@ -167,92 +235,148 @@ pub struct Limits {
     /// is in mailboxes, what handlers keep themselves, and the kernel's buffers; but these are kept
     /// small ([`notsent_lowat`](crate::SocketOptions::notsent_lowat)). `None`: as much as the other
     /// limits allow for each connection.
+    ///
+    /// Default: none.
     pub memory_budget: Option<usize>,
 
     /// Events taken from the kernel at once. At most 2²⁰.
+    ///
+    /// Default: 256.
     pub events_per_wait: usize,
     /// Connections accepted in one batch, for each loop by the acceptor. A loop that accepts for itself
     /// accepts no more than `arrivals_per_turn`.
+    ///
+    /// Default: 64.
     pub accepts_per_turn: usize,
     /// Handed-over connections that wait for a loop, or are on their way to it by courier; and never more
     /// than its part of half of all connections that the server may have. Full: the acceptor passes the loop
     /// over; so a bound below one batch makes accepting slow. It also passes over a loop that has stood still
     /// for 0.2 s though some wait, and places these anew. At most 2²⁰: the memory is taken at the start.
+    ///
+    /// Default: 1,024.
     pub arrivals_queue: usize,
     /// New connections that a loop takes in a turn, from its queue or its listeners, and one more for every
     /// eight messages that it has received in it; by courier, those of four messages.
+    ///
+    /// Default: 4.
     pub arrivals_per_turn: usize,
     /// Connects that a loop begins in a turn, and one more for every eight messages that it has received in
     /// it: each takes several system calls.
+    ///
+    /// Default: 4.
     pub dials_per_turn: usize,
     /// Names that wait to be looked up, over all loops; dials of the same name are one. Names of one
     /// domain (their last two labels) may be half of these. Full: one more dial is `Unresolved`.
+    ///
+    /// Default: 1,024.
     pub names_queue: usize,
     /// Threads that look names up, at most; started one by one while names wait, and none before a name is
     /// dialled. A silent name server holds a thread for many seconds, so names of one domain may use half
     /// of these.
+    ///
+    /// Default: 16.
     pub resolver_threads: usize,
     /// Messages that wait for a loop. Full: `post` gives the message back. At most 2²⁰: the memory is
     /// taken at the start.
+    ///
+    /// Default: 4,096.
     pub mail_queue: usize,
     /// Bytes that wait for a loop in such messages: of [`Remote::send`](crate::Remote::send) and `send_or`,
     /// and of broadcasts until the loop is through with them. Full: they are given back as at
     /// `mail_queue`, and a broadcast misses that loop. One message of any length is taken where none
     /// waits. What a message of the handler's own type takes nobody knows here: only `mail_queue`
     /// bounds those. 16 MiB, four KiB for each message of a full queue.
+    ///
+    /// Default: 16 MiB.
     pub mail_bytes: usize,
     /// Messages that a loop takes in a turn.
+    ///
+    /// Default: 256.
     pub mail_per_turn: usize,
     /// Connections of a loop that a broadcast is sent to in a turn: each is a system call. The
     /// bytes of a turn are bounded too, by `send_bytes_per_turn` for all of them.
+    ///
+    /// Default: 4.
     pub broadcast_per_turn: usize,
     /// Broadcasts that are under way or wait on a loop. One more misses it, and says so.
+    ///
+    /// Default: 64.
     pub broadcasts_max: usize,
     /// Topics that the connections of a loop have between them.
+    ///
+    /// Default: 65,536.
     pub topics_max: usize,
     /// Topics of one connection.
+    ///
+    /// Default: 64.
     pub topics_per_connection_max: usize,
     /// Timers and deadlines that a loop looks at in a turn.
+    ///
+    /// Default: 1,024.
     pub timers_per_turn: usize,
     /// How much of what callbacks have asked for a loop does at the end of a turn: so many wishes (a
     /// close, a resume) are granted and marks told by `on_sent`, and to so many connections what waits
     /// for them is offered. So many slices of jobs run in a turn at most, too. Each may be a system call
     /// and a callback, which asks for more: the rest waits in order for the next turn, which does not
     /// sleep. As many as the events of a turn by default; 0 is refused.
+    ///
+    /// Default: 256.
     pub deferred_per_turn: usize,
     /// Time that all jobs in slices together have in a turn, and one slice more; of slices that are
     /// shorter than that, `deferred_per_turn`.
+    ///
+    /// Default: 1 ms.
     pub slice_time_per_turn: Duration,
     /// Jobs in slices under way on a loop. One more is given back.
+    ///
+    /// Default: 1,024.
     pub jobs_max: usize,
     /// Datagrams of each endpoint that its handler is given in a turn. They are received in batches of 32
     /// messages, of up to 64 datagrams each where the kernel joins them: what is beyond this waits for the
     /// next turn, in up to 2 MiB for each endpoint.
+    ///
+    /// Default: 128.
     pub datagrams_per_turn: usize,
     /// Bytes of datagrams, and 64 for each, that wait while an endpoint's socket is full; more are
     /// dropped and counted. One batch of the largest takes 2 MiB.
+    ///
+    /// Default: 4 MiB.
     pub datagram_queue_bytes: usize,
     /// Connections that a loop tells of the drain, or resets at its end, in a turn.
+    ///
+    /// Default: 256.
     pub drained_per_turn: usize,
     /// Connections that a loop ends in a turn: so many whose deadline has come, and so many that are
     /// closed, with an eighth of those that wait for it; and of both, one more for every eight messages that
     /// it has received in the turn. Each is a callback and some of the dearest system calls of a
     /// connection's life.
+    ///
+    /// Default: 4.
     pub endings_per_turn: usize,
 
     /// How long a listener rests when descriptors or memory have run out, before it tries again.
+    ///
+    /// Default: 50 ms.
     pub starved_pause: Duration,
     /// Clients that are accepted and closed at once, per rest, when descriptors have run out.
+    ///
+    /// Default: 64.
     pub shed_per_pause: usize,
     /// A turn of a loop that takes so long is counted and logged, with the callback that runs and
     /// its connection: looked for by the acceptor's thread, four times in that time. `None`: not
     /// looked for, and then it costs nothing; otherwise a small message takes half as long again.
+    ///
+    /// Default: none.
     pub stall_threshold: Option<Duration>,
     /// Times what each callback and each connection takes of its loop: for `/metrics`, the live page and
     /// `/connections?by=cpu`. Off it costs nothing; on, a small message takes a quarter more CPU time,
     /// and each place of the table 16 bytes.
+    ///
+    /// Default: off.
     pub time_callbacks: bool,
     /// Least time between two log lines about the same trouble.
+    ///
+    /// Default: 5 s.
     pub log_every: Duration,
 }
 

@@ -22,8 +22,11 @@ use room::Watermarks;
 use std::collections::VecDeque;
 
 /// What became of bytes that were given to `send`.
+///
+/// Most handlers need not look: bytes are refused only where the connection is ending, of which
+/// `on_close` tells, and they are counted. A handler that sends much looks for `Above`, and goes on in
+/// `on_room`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "refused bytes are lost unless the sender keeps them"]
 pub enum Queued {
     /// Taken.
     Queued,

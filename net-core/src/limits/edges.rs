@@ -129,8 +129,10 @@ edges_of! {
     receive_block_bytes receive_bytes_per_turn receive_bytes_in_a_row send_bytes_per_turn
     file_bytes_per_turn pipes_max cork_bytes pool_retain_bytes memory_budget
     events_per_wait accepts_per_turn arrivals_queue arrivals_per_turn dials_per_turn names_queue
-    resolver_threads mail_queue mail_bytes mail_per_turn broadcast_per_turn broadcasts_max topics_max
-    topics_per_connection_max deferred_per_turn timers_per_turn slice_time_per_turn jobs_max datagrams_per_turn
+    resolver_threads mail_queue mail_bytes mail_per_turn
+    broadcast_per_turn broadcasts_max topics_max
+    topics_per_connection_max deferred_per_turn
+    timers_per_turn slice_time_per_turn jobs_max datagrams_per_turn
     datagram_queue_bytes drained_per_turn endings_per_turn
     starved_pause shed_per_pause stall_threshold time_callbacks log_every
 }

@@ -3,6 +3,7 @@
 //! Each rule is a function from a source to what it finds there, and each is shown below to find
 //! something. The floors are read from `docs/ARCHITECTURE.md`, so the page is right or this fails.
 
+mod defaults;
 mod floors;
 mod rules;
 mod source;
@@ -98,6 +99,14 @@ fn pages_name_tests_that_exist() {
         let text = fs::read_to_string(root().join(&path)).expect("the page is there");
         nothing_found(rules::tests_unknown(&path, &text, &sources));
     }
+}
+
+#[test]
+fn every_limit_shows_its_default() {
+    let limits = sources_of("net-core").into_iter().filter(|s| s.path.ends_with("src/limits.rs"));
+    let found: Vec<_> = limits.map(|source| defaults::not_shown(&source)).collect();
+    assert_eq!(found.len(), 1, "there is one file of limits");
+    nothing_found(found.concat());
 }
 
 #[test]
