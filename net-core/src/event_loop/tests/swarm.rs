@@ -1,23 +1,29 @@
-//! The swarm: a handler and peers that do whatever they may, for some thousands of steps; then
+//! The swarm: a handler and peers that do whatever they may, for some hundreds of steps; then
 //! peace, and everything must add up.
+//!
+//! Between the steps come storms: chains of callbacks, all kinds at once. A witness, whom nobody but a fault
+//! disturbs, must be answered in the middle of each; and a stop in the middle of one must be obeyed.
 
 use super::actor::{Actor, At, usual};
 use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern, somewhere};
+use crate::broadcast::Broadcast;
 use crate::conn::Conn;
 use crate::connection::Status;
 use crate::dial::{Dial, Retry};
 use crate::here::Loop;
-use crate::hub::Order;
+use crate::hub::{Order, Remote};
 use crate::id::ConnId;
 use crate::policy::AtLimit;
 use crate::rate::Rate;
 use crate::resolver::{Answer, Question};
+use crate::slices::Slice;
 use crate::stats::Counter;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 on_both_rigs! {
@@ -32,6 +38,30 @@ const HIGH_MARK: usize = 4096;
 static TOO_LONG: [u8; (1 << 20) + 1] = [0; (1 << 20) + 1];
 /// A message that resumes everybody.
 const PEACE: u64 = u64::MAX;
+/// A message that begins a storm.
+const STORM: u64 = u64::MAX - 1;
+/// Links of the chains of one storm: more than all callbacks that a turn may make.
+const FUEL: u64 = 2000;
+/// Turns in which the witness is answered. A signal may be late, and so may bytes on their way.
+const TURNS_TO_ANSWER: usize = 30;
+/// Turns in which a stop is carried out: each ends some connections.
+const TURNS_TO_STOP: usize = 20;
+
+/// Links that chains may still make.
+type Fuel = Arc<AtomicU64>;
+
+fn burn(fuel: &Fuel) -> bool {
+    let order = Ordering::Relaxed;
+    fuel.fetch_update(order, order, |left| left.checked_sub(1)).is_ok()
+}
+
+fn broadcast_again(remote: Remote<u64>, fuel: Fuel) {
+    if burn(&fuel) {
+        let next = remote.clone();
+        let then = move |_| broadcast_again(next, fuel);
+        remote.broadcast(Broadcast::new("!").to_topic("nobody").then(then));
+    }
+}
 
 /// What the handler remembers: what each connection's peer must get.
 #[derive(Default)]
@@ -46,9 +76,86 @@ struct Chaos {
     rng: Rng,
     ledger: Rc<RefCell<Ledger>>,
     log: super::actor::Log,
+    fuel: Fuel,
+    witnesses: Witnesses,
 }
 
+/// The wires by which witnesses have come: one after another, as faults end their connections.
+type Witnesses = Rc<RefCell<Vec<usize>>>;
+
 impl Chaos {
+    fn is_witness(&self, conn: &mut Conn<'_, Actor>) -> bool {
+        let wire = self.log.get().records[conn.session().number].wire;
+        wire.is_some_and(|wire| self.witnesses.borrow().contains(&wire))
+    }
+
+    fn is_of_a_witness(&self, at: &mut At<'_, '_, '_>) -> bool {
+        match at {
+            At::Open(conn)
+            | At::Data(conn, _)
+            | At::Room(conn)
+            | At::End(conn)
+            | At::Deadline(conn)
+            | At::Sent(conn, _)
+            | At::Draining(conn)
+            | At::Heartbeat(conn)
+            | At::Close(conn) => self.is_witness(conn),
+            At::Message(..) | At::Timer(..) | At::Datagram(_) => false,
+        }
+    }
+
+    /// Begins chains of all kinds, on all connections but the witness.
+    fn begin_storm(&mut self, here: &mut Loop<'_, Actor>) {
+        here.each(|conn| {
+            if !self.is_witness(conn) {
+                conn.notify_sent(0);
+                self.send_much(conn);
+                conn.set_deadline(Some(Duration::ZERO));
+            }
+        });
+        here.after(Duration::ZERO, 1);
+        broadcast_again(here.remote(), Arc::clone(&self.fuel));
+        let fuel = Arc::clone(&self.fuel);
+        let job = move |_: &mut Actor, _: &mut Loop<'_, Actor>| {
+            if burn(&fuel) { Slice::More } else { Slice::Done }
+        };
+        let _ = here.in_slices(job);
+        let _ = here.remote().post(0, 1);
+    }
+
+    /// The next link of a chain, if this callback is one.
+    fn chains(&mut self, at: &mut At<'_, '_, '_>) -> bool {
+        if self.fuel.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        match at {
+            At::Sent(conn, _) if burn(&self.fuel) => {
+                self.send(conn);
+                conn.notify_sent(0);
+            }
+            At::Room(conn) if burn(&self.fuel) => self.send_much(conn),
+            At::Deadline(conn) if burn(&self.fuel) => conn.set_deadline(Some(Duration::ZERO)),
+            At::Timer(here, _) if burn(&self.fuel) => _ = here.after(Duration::ZERO, 1),
+            At::Message(here, 1) => {
+                for _ in 0..2 {
+                    if burn(&self.fuel) {
+                        let _ = here.remote().post(0, 1);
+                    }
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// More than may wait without holding the connection back.
+    fn send_much(&mut self, conn: &mut Conn<'_, Actor>) {
+        let bytes = pattern(0, 5000);
+        if conn.send(&bytes).is_taken() {
+            self.ledger.borrow_mut().owed.entry(conn.id()).or_default().extend(bytes);
+        }
+    }
+
     /// Queues some bytes on one connection, by whichever way.
     fn send(&mut self, conn: &mut Conn<'_, Actor>) {
         let len = self.rng.pick(&[0, 1, 20, 300, 3000]);
@@ -57,13 +164,18 @@ impl Chaos {
             0 | 1 => conn.send(&bytes),
             2 | 3 => conn.send_shared(Bytes::from(bytes.clone())),
             4 | 5 => conn.split().1.send(&bytes),
-            // Above its high mark it is dropped. Of what waits nothing is dropped for it: a policy names
-            // none of it.
-            _ if conn.unsent() > HIGH_MARK => {
-                conn.send_or(Bytes::from_static(&TOO_LONG), AtLimit::DropOldest)
+            _ => {
+                if self.rng.one_in(2) {
+                    self.send_much(conn);
+                }
+                if conn.unsent() > HIGH_MARK {
+                    // It is dropped, and costs nothing that waits: of that nothing is dropped.
+                    conn.send_or(Bytes::from_static(&TOO_LONG), AtLimit::DropOldest)
+                } else {
+                    // Any length would be taken. What this policy has taken it does not drop.
+                    conn.send_or(Bytes::from(bytes.clone()), AtLimit::DropNewest)
+                }
             }
-            // Below it a message of any length is taken, and this policy drops none that is taken.
-            _ => conn.send_or(Bytes::from(bytes.clone()), AtLimit::DropNewest),
         }
         .is_taken();
         if is_taken {
@@ -137,7 +249,7 @@ impl Chaos {
                 let _ = here.dial(dial.retry(retry), session);
             }
             3 => here.each(|conn| {
-                if self.rng.one_in(5) {
+                if self.rng.one_in(5) && !self.is_witness(conn) {
                     self.send(conn);
                 }
             }),
@@ -159,7 +271,16 @@ impl Chaos {
         fail();
     }
 
-    fn play(&mut self, at: At<'_, '_, '_>) {
+    fn play(&mut self, mut at: At<'_, '_, '_>) {
+        if self.is_of_a_witness(&mut at) {
+            return usual(at);
+        }
+        if let At::Message(here, STORM) = at {
+            return self.begin_storm(here);
+        }
+        if self.chains(&mut at) {
+            return;
+        }
         match at {
             At::Data(conn, input) => {
                 let id = conn.id();
@@ -266,17 +387,83 @@ fn resolve<D: Rig>(stage: &mut Stage<D>) {
     stage.hub.answer(Answer { id, attempt, found });
 }
 
+fn begin_storm<D: Rig>(stage: &mut Stage<D>, fuel: &Fuel) {
+    fuel.store(FUEL, Ordering::Relaxed);
+    let _ = stage.remote().post(0, STORM);
+    for _ in 0..5 {
+        next_turn(stage);
+    }
+}
+
+/// A turn, a little later than the one before. That it is not without end, the stage sees to.
+fn next_turn<D: Rig>(stage: &mut Stage<D>) {
+    let now = stage.world.get().now + 1;
+    stage.world.get().now = now;
+    stage.world.get().limit = Some(now);
+    stage.turn();
+    stage.world.get().flow();
+}
+
+/// The witness asks in the middle of a storm, and is answered, unless a fault has ended its connection.
+fn storm<D: Rig>(stage: &mut Stage<D>, witness: &Peer, fuel: &Fuel) {
+    begin_storm(stage, fuel);
+    let answered = witness.got().len() + 4;
+    witness.send(b"ping");
+    let mut turns = 0;
+    while !is_over(witness) && witness.got().len() < answered {
+        assert!(turns < TURNS_TO_ANSWER, "the witness starves");
+        next_turn(stage);
+        turns += 1;
+    }
+    fuel.store(0, Ordering::Relaxed);
+}
+
+/// A fault may have ended its connection.
+fn is_over(witness: &Peer) -> bool {
+    let wire = witness.wire();
+    wire.saw_fin || wire.saw_reset || (wire.token.is_none() && wire.last_token.is_some())
+}
+
+/// A stop in the middle of a storm: the next turn reads the word, and some more carry it out.
+fn stop_in_a_storm<D: Rig>(mut stage: Stage<D>, fuel: &Fuel) {
+    begin_storm(&mut stage, fuel);
+    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.hub.order(Order::Stop);
+    let mut turns = 0;
+    while !stage.is_over {
+        assert!(turns < TURNS_TO_STOP, "the stop is not carried out");
+        next_turn(&mut stage);
+        turns += 1;
+        assert!(stage.event_loop.order == Order::Stop, "the stop is not heard");
+    }
+    stage.stop();
+}
+
 fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
+    // Half of them, under budgets that a storm is far above.
+    let has_storms = seed % 4 < 2;
     let mut stage = Stage::<D>::with(seed, |limits| {
         limits.idle_timeout = Some(Duration::from_millis(500));
         limits.first_byte_timeout = seed.is_multiple_of(2).then(|| Duration::from_millis(100));
         limits.heartbeat_interval = seed.is_multiple_of(5).then(|| Duration::from_millis(30));
         limits.input_bytes_max = 16 << 10;
+        if has_storms {
+            limits.deferred_per_turn = 1 + seed as usize % 9;
+            limits.mail_per_turn = 8;
+            limits.timers_per_turn = 16;
+        }
     });
     let ledger = Rc::new(RefCell::new(Ledger::default()));
     let rng = Rng::new(seed.wrapping_mul(77) + 1);
-    let mut chaos = Chaos { rng, ledger: Rc::clone(&ledger), log: stage.log.clone() };
-    stage.play(move |at| chaos.play(at));
+    let (fuel, witnesses) = (Fuel::default(), Witnesses::default());
+    stage.play({
+        let (ledger, log) = (Rc::clone(&ledger), stage.log.clone());
+        let (fuel, witnesses) = (Arc::clone(&fuel), Rc::clone(&witnesses));
+        let mut chaos = Chaos { rng, ledger, log, fuel, witnesses };
+        move |at| chaos.play(at)
+    });
+    let mut witness = stage.arrive();
+    witnesses.borrow_mut().push(witness.wire);
     let mut peers: Vec<Peer> = Vec::new();
     stage.panics_are_counted_by({
         let ledger = Rc::clone(&ledger);
@@ -296,7 +483,13 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
         }
         let k = stage.rng.below(peers.len());
         step_of_a_peer(&mut stage.rng, &peers[k]);
-        match stage.rng.below(13) {
+        if is_over(&witness) {
+            stage.are_announced = false;
+            witness = stage.arrive();
+            witnesses.borrow_mut().push(witness.wire);
+        }
+        match stage.rng.below(14) {
+            13 if has_storms && stage.rng.one_in(6) => storm(&mut stage, &witness, &fuel),
             0..6 => stage.turn(),
             6 => stage.settle(),
             7 => {
@@ -327,6 +520,9 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
             _ => {}
         }
     }
+    if has_storms && seed.is_multiple_of(8) {
+        return stop_in_a_storm(stage, &fuel);
+    }
     // Peace: nobody pauses, everybody reads.
     stage.world.get().faults.attach.clear();
     stage.world.get().faults.send.clear();
@@ -352,9 +548,10 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
         assert!(owed.starts_with(&got), "{id}: the peer got what was not sent");
         let lives = peer.wire().token.is_some();
         // No time has passed, so what waits for a quiet time still waits.
-        let head = stage.event_loop.state.head(*id);
-        let holds = head.is_some_and(|head| head.status.has(Status::HOLDS));
-        let all_arrived = holds || got.len() == owed.len();
+        let waits = stage.event_loop.state.with(*id, |outbox, head| {
+            if head.status.has(Status::HOLDS) { outbox.pending(head) } else { 0 }
+        });
+        let all_arrived = got.len() + waits.unwrap_or(0) == owed.len();
         if lives || peer.saw_fin() && !peer.saw_reset() && !peer.wire().is_reset {
             let (got, owed) = (got.len(), owed.len());
             assert!(all_arrived, "{id}: {got} of {owed} B; {:?}", stage.log_of(*id));
