@@ -23,7 +23,7 @@ pub(super) fn steps() -> Vec<Step> {
     };
     vec![
         step("append, gather, advance: 16 of 64 B", BURST, 120.0, own_bytes),
-        step("append, gather, advance: 16 shared of 4 KiB", BURST, 290.0, shared_bytes),
+        step("append, gather, advance: 16 shared of 4 KiB", BURST, 430.0, shared_bytes),
         step("find a line of 64 B", 1, 110.0, line_end),
         step("find no line in 4 KiB", 1, 1_500.0, no_line_end),
         step("find a frame of 64 B", 1, 50.0, frame_end),

@@ -32,8 +32,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.end_listening();
             self.end_datagrams();
         }
+        if self.order > Order::Run {
+            self.obey_on();
+        }
+    }
+
+    /// What an order asks for over some turns.
+    #[cold]
+    fn obey_on(&mut self) {
         if self.telling.is_some() {
             self.tell_more();
+        }
+        if !self.last_arrivals.is_empty() {
+            self.take_last_arrivals();
         }
     }
 
@@ -113,9 +124,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn accept_own(&mut self) {
         for n in 0..self.listeners.len() {
             self.accept_own_batch(n);
-        }
-        if !self.last_arrivals.is_empty() {
-            self.take_last_arrivals();
         }
     }
 

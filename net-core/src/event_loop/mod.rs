@@ -293,8 +293,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !state.ready.is_empty()
             || !state.dead.is_empty()
             || !state.dials.is_empty()
-            || (self.telling.is_some() && self.tells_now())
-            || !self.last_arrivals.is_empty()
+            || (self.order > Order::Run && self.has_work_at_the_end())
             || !self.walks.is_empty()
             || !self.fan_outs.is_empty()
             || !state.jobs.is_empty()
@@ -326,12 +325,23 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
+    /// As `has_work`, for what there is only once an order has come.
+    #[cold]
+    fn has_work_at_the_end(&self) -> bool {
+        (self.telling.is_some() && self.tells_now()) || !self.last_arrivals.is_empty()
+    }
+
+    #[inline]
     fn is_over(&mut self) -> bool {
+        self.order >= Order::Drain && self.is_over_at_last()
+    }
+
+    #[cold]
+    fn is_over_at_last(&mut self) -> bool {
         if self.order >= Order::Cut {
             self.end_own_work();
         }
-        let is_over = self.order >= Order::Drain
-            && self.saw_the_end
+        let is_over = self.saw_the_end
             && self.state.table.len() == 0
             && self.promised.is_none()
             && !self.has_work();
