@@ -65,7 +65,7 @@ fn in_words(name: &str, code: &str) -> String {
 
 fn bytes(n: u64) -> String {
     let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
-    let whole = unit.into_iter().find(|(by, _)| n >= 1 << by && n % (1 << by) == 0);
+    let whole = unit.into_iter().find(|(by, _)| n > 0 && n.is_multiple_of(1 << by));
     whole.map_or_else(|| grouped(n), |(by, unit)| format!("{} {unit}", n >> by))
 }
 
@@ -73,7 +73,7 @@ fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut shown = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             shown.push(',');
         }
         shown.push(digit);
