@@ -281,6 +281,10 @@ impl Server {
     }
 
     /// How long a drain may take before what is left is reset. Default: 10 s.
+    ///
+    /// Mail and broadcasts that were taken before the drain are carried out before any connection is told
+    /// of it. A server whose backlog of broadcasts takes longer than this timeout tells nobody:
+    /// its connections are reset, and the reports count their receivers as gone.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self

@@ -24,8 +24,9 @@ pub(crate) struct Topics {
     per_connection_max: usize,
     /// Broadcasts are under way, so it is noted who unsubscribes.
     pub(crate) notes_leaves: bool,
-    /// Who has done so since they were last taken: slot and topic.
-    left: Vec<(u32, Bytes)>,
+    /// Slots and topics that were unsubscribed from since these were last taken, but for those that have
+    /// subscribed again.
+    left: BTreeSet<(u32, Bytes)>,
 }
 
 /// A topic is there exactly as long as it has a member.
@@ -74,7 +75,7 @@ impl Topics {
             topics_max,
             per_connection_max,
             notes_leaves: false,
-            left: Vec::new(),
+            left: BTreeSet::new(),
         }
     }
 
@@ -100,6 +101,9 @@ impl Topics {
         self.named[topic as usize].members += 1;
         self.by_topic.insert((topic, slot));
         self.by_slot.insert((slot, topic));
+        if self.notes_leaves {
+            self.left.remove(&(slot, self.named[topic as usize].name.clone()));
+        }
         Ok(true)
     }
 
@@ -116,7 +120,7 @@ impl Topics {
         let was_there = self.by_slot.remove(&(slot, topic));
         if was_there {
             if self.notes_leaves {
-                self.left.push((slot, self.named[topic as usize].name.clone()));
+                self.left.insert((slot, self.named[topic as usize].name.clone()));
             }
             self.leave(slot, topic);
         }
@@ -158,7 +162,7 @@ impl Topics {
     }
 
     /// Those who have unsubscribed since this was asked last, if that is noted.
-    pub(crate) fn take_left(&mut self) -> Vec<(u32, Bytes)> {
+    pub(crate) fn take_left(&mut self) -> BTreeSet<(u32, Bytes)> {
         std::mem::take(&mut self.left)
     }
 

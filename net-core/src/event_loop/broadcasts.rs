@@ -78,6 +78,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A connection that was up is over. Broadcasts that have not come to it yet will not find it.
     #[cold]
     pub(super) fn is_gone_for_broadcasts(&mut self, id: ConnId) {
+        self.count_those_who_left(); // before its slot has another connection
         let topics = &self.state.topics;
         for fan_out in &self.fan_outs {
             let is_for = fan_out.part.topic().is_none_or(|name| topics.is_member(id.slot(), name));

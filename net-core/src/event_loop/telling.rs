@@ -84,6 +84,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             _ => Duration::ZERO,
         };
         self.telling = Some(Telling::new(state.now, spread, state.table.len()));
+        self.set_next_look(); // the order itself may have come turns ago, and nothing else wakes the loop
     }
 
     /// So much mail has been read.

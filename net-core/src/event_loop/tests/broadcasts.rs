@@ -194,6 +194,10 @@ fn each_subscriber_is_in_one_figure_whatever_it_does_meanwhile<D: Rig>(seed: u64
                 match byte {
                     b's' => assert_eq!(conn.subscribe("t"), Ok(true)),
                     b'u' => assert!(conn.unsubscribe("t")),
+                    b'a' => {
+                        assert!(conn.unsubscribe("t"));
+                        assert_eq!(conn.subscribe("t"), Ok(true)); // again, and is one receiver
+                    }
                     b'f' => conn.finish(),
                     b'c' => conn.close(),
                     _ => conn.reset(),
@@ -213,7 +217,7 @@ fn each_subscriber_is_in_one_figure_whatever_it_does_meanwhile<D: Rig>(seed: u64
     while !to_all.is_over() {
         if !left.is_empty() {
             let n = stage.rng.below(left.len());
-            let what = stage.rng.pick(&[b"u", b"f", b"c", b"r"]);
+            let what = stage.rng.pick(&[b"u", b"a", b"f", b"c", b"r"]);
             let peer = left.swap_remove(n);
             peer.send(what);
             peers.push(peer);

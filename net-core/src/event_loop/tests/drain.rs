@@ -15,6 +15,7 @@ on_both_rigs! {
     idle_connections_close_at_once_and_the_loop_ends: 20,
     each_is_told_once_and_a_few_in_each_turn: 10,
     a_spread_drain_lets_go_evenly: 10,
+    a_spread_drain_behind_a_broadcast_needs_nobody_to_begin: 10,
     the_deadline_ends_a_spread: 10,
     what_is_under_way_is_finished_first: 30,
     what_lies_in_the_kernel_is_answered_first: 20,
@@ -108,6 +109,20 @@ fn a_spread_drain_lets_go_evenly<D: Rig>(seed: u64) {
     }
     stage.advance(2000);
     assert!(stage.is_over);
+    stage.stop();
+}
+
+/// What was taken before the drain comes first, and then its walk begins. The loop slept at that moment
+/// until something else woke it, and so it told nobody.
+fn a_spread_drain_behind_a_broadcast_needs_nobody_to_begin<D: Rig>(seed: u64) {
+    let spread = |limits: &mut Limits| limits.drain_spread = Duration::from_secs(10);
+    let mut stage = Stage::<D>::with(seed, spread);
+    let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
+    let delivery = stage.remote().broadcast(&b"!"[..]);
+    drain(&mut stage);
+    stage.advance(12_000);
+    assert!(stage.is_over && delivery.is_over());
+    assert!(peers.iter().all(|peer| peer.got() == b"!" && peer.saw_fin() && !peer.saw_reset()));
     stage.stop();
 }
 

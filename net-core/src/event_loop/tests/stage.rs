@@ -233,11 +233,19 @@ impl<D: Rig> Stage<D> {
         assert!(!self.is_over, "a turn after the last");
         let paused = self.paused();
         let most = self.calls_max();
-        let receives = self.world.get().counts.receives;
+        let (sends, receives) = {
+            let counts = &self.world.get().counts;
+            (counts.sends, counts.receives)
+        };
         self.log.get().calls = 0;
         self.log.get().calls_max = CALLS_WITHOUT_END;
         self.is_over = !self.event_loop.turn().unwrap();
         self.calls_are_few(most, (self.world.get().counts.receives - receives) as usize);
+        if self.world.get().is_quiet {
+            let calls = self.log.get().calls;
+            let sends = self.world.get().counts.sends - sends;
+            assert_eq!((calls, sends), (0, 0), "it slept past what was due: calls, sends");
+        }
         match MUTATION.get() {
             Some(Mutation::NoRequeue) => self.forget_ready(|_| true),
             Some(Mutation::NoSyntheticRead) => self.forget_ready(|id| paused.contains(&id)),
@@ -383,7 +391,8 @@ impl<D: Rig> Stage<D> {
         assert_eq!(bridge.mail.len_beyond(), 0, "beside the mailbox");
         let state = &mut self.event_loop.state;
         assert!(state.ready.is_empty() && state.dead.is_empty());
-        assert!(state.dials.is_empty() && self.event_loop.fan_outs.is_empty());
+        assert!(state.dials.is_empty(), "dials are not begun");
+        assert!(self.event_loop.fan_outs.is_empty(), "a broadcast is not told");
         assert!(state.outbox.is_empty(), "in the outbox");
         let mut world = self.world.get();
         let sockets: Vec<usize> = world.sockets.values().copied().collect();
