@@ -16,7 +16,7 @@
 //! Exits with 1 if anything did not hold.
 
 use benches::soak::churn::{self, ChurnServer};
-use benches::soak::generation::{self, Plan};
+use benches::soak::generation::{self, MODES, Plan};
 use benches::soak::server::{self, ServerFlags};
 use benches::sys::raise_descriptor_limit;
 use clap::{Parser, Subcommand};
@@ -50,6 +50,9 @@ enum Part {
         /// Begin with this generation, as one of a longer run
         #[arg(long, value_name = "N", default_value_t = 0)]
         first: usize,
+        /// Each generation in the mode of the first, and not in the next one's
+        #[arg(long)]
+        one_mode: bool,
         /// Threads of clients
         #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..200))]
         threads: u8,
@@ -78,18 +81,26 @@ fn main() -> ExitCode {
     let done = match Flags::parse().part {
         Part::Serve(flags) => return server::serve(&flags),
         Part::ServeChurn => return ChurnServer::serve(),
-        Part::Run { minutes, seconds, seed, generation, first, threads, memory_limit } => {
-            raise_descriptor_limit().and_then(|_| {
-                generation::run(&Plan {
-                    seed: seed.unwrap_or_else(by_the_clock),
-                    life_max: Duration::from_secs(generation),
-                    time: Duration::from_secs(seconds.unwrap_or(minutes * 60)),
-                    threads: usize::from(threads),
-                    first,
-                    memory_limit: memory_limit << 20,
-                })
+        Part::Run {
+            minutes,
+            seconds,
+            seed,
+            generation,
+            first,
+            one_mode,
+            threads,
+            memory_limit,
+        } => raise_descriptor_limit().and_then(|_| {
+            generation::run(&Plan {
+                seed: seed.unwrap_or_else(by_the_clock),
+                life_max: Duration::from_secs(generation),
+                time: Duration::from_secs(seconds.unwrap_or(minutes * 60)),
+                threads: usize::from(threads),
+                first,
+                step: if one_mode { MODES } else { 1 },
+                memory_limit: memory_limit << 20,
             })
-        }
+        }),
         Part::Churn { connections, threads } => {
             raise_descriptor_limit().and_then(|_| churn::run(connections, usize::from(threads)))
         }

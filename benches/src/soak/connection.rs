@@ -4,6 +4,8 @@ use super::protocol::{LET_IN, LINE_MAX, REFUSAL};
 use super::random::{bytes, fill};
 use crate::sys;
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::cell::Cell;
+use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -95,6 +97,8 @@ pub enum Door {
 pub struct Connection<'a> {
     socket: Socket,
     tally: &'a Tally,
+    /// Bytes that have come, ever.
+    came: Cell<u64>,
 }
 
 impl<'a> Connection<'a> {
@@ -131,7 +135,7 @@ impl<'a> Connection<'a> {
                 }
             };
             tally.connections.fetch_add(1, Ordering::Relaxed);
-            Ok(Self { socket, tally })
+            Ok(Self { socket, tally, came: Cell::new(0) })
         };
         connect().map_err(|error: io::Error| match error.kind() {
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Trouble::Refused,
@@ -152,7 +156,7 @@ impl<'a> Connection<'a> {
 
     /// Sends these bytes.
     pub fn send(&mut self, bytes: &[u8]) -> Outcome {
-        (&self.socket).write_all(bytes).map_err(trouble)
+        (&self.socket).write_all(bytes).map_err(|error| self.trouble(error))
     }
 
     /// Sends a line.
@@ -224,14 +228,20 @@ impl<'a> Connection<'a> {
 
     /// Reads exactly so much.
     pub fn read_exact(&mut self, into: &mut [u8]) -> Outcome {
-        (&self.socket).read_exact(into).map_err(trouble)
+        (&self.socket).read_exact(into).map_err(|error| self.trouble(error))?;
+        self.came.set(self.came.get() + into.len() as u64);
+        Ok(())
     }
 
     fn read(&mut self, into: &mut [u8]) -> Outcome<usize> {
         loop {
             match (&self.socket).read(into) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                other => return other.map_err(trouble),
+                other => {
+                    let came = other.map_err(|error| self.trouble(error))?;
+                    self.came.set(self.came.get() + came as u64);
+                    return Ok(came);
+                }
             }
         }
     }
@@ -258,7 +268,7 @@ impl<'a> Connection<'a> {
 
     /// Says that it sends no more.
     pub fn half_close(&mut self) -> Outcome {
-        self.socket.shutdown(Shutdown::Write).map_err(trouble)
+        self.socket.shutdown(Shutdown::Write).map_err(|error| self.trouble(error))
     }
 
     /// Ends it at once, by a reset, where the socket has one.
@@ -266,10 +276,27 @@ impl<'a> Connection<'a> {
         let _ = self.socket.set_linger(Some(Duration::ZERO)); // it ends all the same
     }
 
+    fn trouble(&self, error: io::Error) -> Trouble {
+        match error.kind() {
+            ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected
+            | ErrorKind::BrokenPipe => Trouble::Cut,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                let (came, at) = (self.came.get(), self.socket.local_addr().ok());
+                let port = at.and_then(|at| at.as_socket()).map(|at| at.port());
+                let seen = port.map_or("a Unix socket".to_owned(), kernels_view);
+                Trouble::Wrong(format!("nothing moved for {PATIENCE:?} after {came} bytes: {seen}"))
+            }
+            _ => Trouble::Wrong(error.to_string()),
+        }
+    }
+
     /// Sends a stretch of a stream while it reads it back, so that neither waits for the other.
     pub fn pour(&mut self, stream: u64, len: usize, pause: Duration) -> Outcome {
         let other = self.socket.try_clone().map_err(|e| Trouble::Wrong(format!("dup: {e}")))?;
-        let mut writer = Connection { socket: other, tally: self.tally };
+        let mut writer = Connection { socket: other, tally: self.tally, came: Cell::new(0) };
         std::thread::scope(|scope| {
             let written = scope.spawn(move || {
                 for from in (0..len).step_by(16 << 10) {
@@ -295,18 +322,12 @@ pub(super) fn patient(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn trouble(error: io::Error) -> Trouble {
-    match error.kind() {
-        ErrorKind::UnexpectedEof
-        | ErrorKind::ConnectionReset
-        | ErrorKind::ConnectionAborted
-        | ErrorKind::NotConnected
-        | ErrorKind::BrokenPipe => Trouble::Cut,
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            Trouble::Wrong(format!("nothing moved for {PATIENCE:?}"))
-        }
-        _ => Trouble::Wrong(error.to_string()),
-    }
+/// What the kernel says of the sockets with this TCP port at an end: their states and queues.
+fn kernels_view(port: u16) -> String {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let is_one = format!(":{port:04X} ");
+    let columns = |row: &str| row.split_whitespace().skip(1).take(6).collect::<Vec<_>>().join(" ");
+    table.lines().filter(|row| row.contains(&is_one)).map(columns).collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

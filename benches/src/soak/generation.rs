@@ -60,6 +60,8 @@ pub struct Plan {
     pub life_max: Duration,
     /// The generation to begin with: so that what one of a long run has shown is seen again sooner.
     pub first: usize,
+    /// From one generation to the next: [`MODES`] keeps to one mode.
+    pub step: usize,
     /// Threads of clients.
     pub threads: usize,
     /// The limit of the child's control group, in bytes.
@@ -93,8 +95,10 @@ struct Mode {
     end: End,
 }
 
+/// Modes that have their turns.
+pub const MODES: usize = 4;
 /// In turn. `Beside` needs listeners of their own for each loop, in this one and the next.
-const MODES: [Mode; 4] = [
+const EACH: [Mode; MODES] = [
     Mode { name: "acceptor, shared table", flags: &[], end: End::Drain },
     Mode {
         name: "reuseport, private tables",
@@ -123,7 +127,7 @@ pub fn run(plan: &Plan) -> io::Result<Vec<String>> {
     std::fs::write(folder.file("file"), bytes(FILE_STREAM, 0, FILE_BYTES))?;
     let groups = group::parent();
     let run = Run { plan, has_groups: groups.is_ok(), folder, watchdog: Watchdog::start() };
-    let share = plan.time / MODES.len() as u32;
+    let share = plan.time / MODES as u32;
     let life = share.saturating_sub(LIFE_MIN).clamp(LIFE_MIN, plan.life_max);
     println!("seed {}; each generation has {life:?} of load", plan.seed);
     match groups {
@@ -137,8 +141,8 @@ pub fn run(plan: &Plan) -> io::Result<Vec<String>> {
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
 
     let (start, mut lives, mut next) = (Instant::now(), Vec::new(), None);
-    while lives.len() < MODES.len() || start.elapsed() + life < plan.time {
-        let number = plan.first + lives.len();
+    while lives.len() < MODES || start.elapsed() + life < plan.time {
+        let number = plan.first + lives.len() * plan.step;
         let server = match next.take() {
             Some(server) => server,
             None => run.start(number, None)?,
@@ -259,7 +263,7 @@ impl Run<'_> {
             tally.is_ending.store(true, Ordering::SeqCst);
             let end = || {
                 if end == End::Beside {
-                    next = Some(self.start(number + 1, Some(at))?);
+                    next = Some(self.start(number + self.plan.step, Some(at))?);
                 }
                 server.terminate(if end == End::Cut { 2 } else { 1 })?;
                 server.end()
@@ -295,7 +299,7 @@ impl Run<'_> {
 }
 
 fn mode(number: usize) -> &'static Mode {
-    &MODES[number % MODES.len()]
+    &EACH[number % MODES]
 }
 
 /// Faults one after the other, with some time between them. Returns how many.
@@ -374,8 +378,8 @@ fn verdict(lives: &[Life]) -> Vec<String> {
         life.wrong.iter().map(|what| format!("generation {}: {what}", life.number)).collect()
     };
     let mut wrong: Vec<String> = lives.iter().flat_map(of_life).collect();
-    for (n, mode) in MODES.iter().enumerate() {
-        let of_mode: Vec<_> = lives.iter().filter(|life| life.number % MODES.len() == n).collect();
+    for (n, mode) in EACH.iter().enumerate() {
+        let of_mode: Vec<_> = lives.iter().filter(|life| life.number % MODES == n).collect();
         let [first, .., last] = of_mode[..] else { continue };
         let (before, after) = (first.last.private, last.last.private);
         if after > before + GROWTH_MAX {
@@ -440,7 +444,7 @@ mod tests {
 
     #[test]
     fn growth_from_life_to_life_is_wrong_though_none_grew_by_much() {
-        let lives: Vec<_> = (0..=MODES.len())
+        let lives: Vec<_> = (0..=MODES)
             .map(|number| {
                 let mut life = life(0, 0);
                 life.number = number;
@@ -449,6 +453,6 @@ mod tests {
             })
             .collect();
         assert_eq!(verdict(&lives).len(), 1);
-        assert!(verdict(&lives[..MODES.len()]).is_empty(), "each has a mode of its own");
+        assert!(verdict(&lives[..MODES]).is_empty(), "each has a mode of its own");
     }
 }
