@@ -1,5 +1,9 @@
 //! Random use of the queue and of the input, held against something obviously right.
 
+#[path = "../../net-core/src/fuzzing.rs"]
+#[allow(dead_code)] // what is generated here is proptest's
+mod fuzzing;
+
 use std::io::IoSlice;
 
 use net_buffer::{
@@ -416,4 +420,80 @@ proptest! {
         prop_assert!(reader.unread() == whole.remainder());
         prop_assert!(frames == whole.collect::<Vec<_>>());
     }
+}
+
+// ── The same for kept inputs ──
+
+/// The first byte says how long a frame may be, the second which shape it has.
+#[test]
+fn kept_streams_are_cut_as_by_a_search_without_memory() {
+    fuzzing::each_kept(include_str!("corpus/frames.txt"), |bytes| {
+        let [max, kind, text @ ..] = bytes else { return };
+        let (max, kind) = (usize::from(*max), usize::from(*kind));
+        let delimiter = [&b"\r\n\r\n"[..], b"\n", b"--", b"aab", b"abab"][kind / 16 % 5];
+        let width = [Width::U8, Width::U16, Width::U32, Width::U64][kind / 4 % 4];
+        let order = [Order::Big, Order::Little][kind / 16 % 2];
+        let mut prefix = LengthPrefix::new(width, order, max);
+        prefix.counts_itself = kind / 32 % 2 == 1;
+        let delimited = Delimiter::new(delimiter, max);
+        let expected = match kind % 4 {
+            0 => cut_into_lines(text, max),
+            1 => cut_at(text, delimiter, max),
+            2 => cut_by_prefix(text, &prefix),
+            _ => {
+                let whole = text.chunks_exact(max + 1);
+                let left = whole.remainder().len();
+                (whole.map(<[u8]>::to_vec).collect(), false, left)
+            }
+        };
+        for size in 1..=text.len().clamp(1, 300) {
+            let mut reader = Reader::new(text.len() + 1);
+            let (mut frames, mut searched, mut is_broken) =
+                (Vec::new(), Searched::default(), false);
+            for piece in text.chunks(size) {
+                let deliver = |input: &mut Input<'_>| {
+                    while !is_broken {
+                        let frame = match kind % 4 {
+                            0 => input.take_frame(Lines::new(max).after(&mut searched)),
+                            1 => input.take_frame(delimited.after(&mut searched)),
+                            2 => input.take_frame(&prefix),
+                            _ => input.take_frame(Fixed::new(max + 1)),
+                        };
+                        match frame {
+                            Ok(Some(frame)) => frames.push(frame.to_vec()),
+                            Ok(None) => return,
+                            Err(_) => is_broken = true,
+                        }
+                    }
+                };
+                reader.deliver(piece, deliver).expect("the reader's limit is above the text");
+                if is_broken {
+                    break;
+                }
+            }
+            let left = if is_broken { 0 } else { reader.unread().len() };
+            assert_eq!((frames, is_broken, left), expected, "in pieces of {size}");
+        }
+    });
+}
+
+/// The obvious way to cut `text` where its numbers say.
+fn cut_by_prefix(text: &[u8], shape: &LengthPrefix) -> Parsed {
+    let (mut rest, mut frames) = (text, Vec::new());
+    let width = shape.width.bytes();
+    while rest.len() >= width {
+        let mut number = rest[..width].to_vec();
+        if shape.order == Order::Little {
+            number.reverse();
+        }
+        let number = number.iter().fold(0_u128, |number, byte| number * 256 + u128::from(*byte));
+        let own = if shape.counts_itself { width as u128 } else { 0 };
+        if number < own || number - own > shape.max as u128 {
+            return (frames, true, 0);
+        }
+        let Some(payload) = rest[width..].get(..(number - own) as usize) else { break };
+        frames.push(payload.to_vec());
+        rest = &rest[width + payload.len()..];
+    }
+    (frames, false, rest.len())
 }

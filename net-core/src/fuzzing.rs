@@ -39,6 +39,60 @@ pub(crate) fn fuzz(mut round: impl FnMut(&mut Random)) {
     }
 }
 
+/// Holds `property` against each line of `kept`, an input as [`escape_ascii`](slice::escape_ascii) writes
+/// it, and says which of them has failed. With `FUZZ_INPUT=path` the bytes of that file are the only input,
+/// as a fuzzer asks that looks for more of them.
+#[allow(dead_code)] // not every crate that shares this file keeps inputs
+pub(crate) fn each_kept(kept: &str, property: impl Fn(&[u8])) {
+    struct Line<'a>(usize, &'a str);
+    impl Drop for Line<'_> {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("kept input {}: {}", self.0, self.1);
+            }
+        }
+    }
+    if let Some(path) = env::var_os("FUZZ_INPUT") {
+        return property(&std::fs::read(path).expect("the file of FUZZ_INPUT can be read"));
+    }
+    assert!(!kept.is_empty(), "no input is kept");
+    for (n, text) in kept.lines().enumerate() {
+        let line = Line(n + 1, text);
+        let input = unescaped(line.1);
+        assert_eq!(input.escape_ascii().to_string(), text, "no other way to write it");
+        property(&input);
+    }
+}
+
+/// The bytes that `escape_ascii` has written so.
+fn unescaped(text: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, others @ ..] = rest {
+        let (byte, behind) = match (first, others) {
+            (b'\\', [b'x', high, low, behind @ ..]) => {
+                let digit = |byte: u8| char::from(byte).to_digit(16).expect("a digit") as u8;
+                (digit(*high) << 4 | digit(*low), behind)
+            }
+            (b'\\', [b't', behind @ ..]) => (b'\t', behind),
+            (b'\\', [b'r', behind @ ..]) => (b'\r', behind),
+            (b'\\', [b'n', behind @ ..]) => (b'\n', behind),
+            (b'\\', [itself, behind @ ..]) => (*itself, behind),
+            _ => (*first, others),
+        };
+        bytes.push(byte);
+        rest = behind;
+    }
+    bytes
+}
+
+/// Where to cut so many bytes: at every place, or of very many at some, and around those.
+#[allow(dead_code)] // as above
+pub(crate) fn cuts(length: usize, around: &[usize]) -> impl Iterator<Item = usize> {
+    let is_near = move |cut: usize| around.iter().any(|place| place.abs_diff(cut) < 3);
+    let near: Vec<bool> = (0..=length).map(is_near).collect();
+    (0..=length).filter(move |&cut| length <= 400 || cut % 97 == 0 || near[cut] || cut + 3 > length)
+}
+
 /// What follows a seed (SplitMix64).
 pub(crate) struct Random(u64);
 
