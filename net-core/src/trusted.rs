@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// a text like `10.0.0.0/8, 2001:db8::/32, 192.0.2.7, unix`.
 ///
 /// An address without `/` is one host. `unix` is whoever connects by a Unix socket, which its file's
-/// permissions decide.
+/// permissions decide. A prefix within `::ffff:0:0/96` is one of IPv4.
 ///
 /// ```
 /// use net_core::TrustedProxies;
@@ -61,16 +61,23 @@ impl Prefix {
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             None => most,
-            Some(bits) => bits
+            // `parse` alone takes a sign, too.
+            Some(text) => text
                 .parse()
                 .ok()
-                .filter(|bits| *bits <= most)
+                .filter(|bits| *bits <= most && !text.starts_with('+'))
                 .ok_or("the prefix has 0 to 32 bits, or 0 to 128 of IPv6")?,
         };
         if masked(address, bits) != address {
             return Err("bits are set behind the prefix: which one is wrong?");
         }
-        Ok(Self { address, bits })
+        Ok(match address.to_canonical() {
+            // IPv4 written as IPv6: whoever has such an address appears with the shorter one.
+            IpAddr::V4(v4) if bits >= 96 && address.is_ipv6() => {
+                Self { address: v4.into(), bits: bits - 96 }
+            }
+            _ => Self { address, bits },
+        })
     }
 }
 
@@ -122,6 +129,7 @@ impl std::error::Error for TrustedError {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
     fn trusts(proxies: &str, peer: &str) -> bool {
         proxies.parse::<TrustedProxies>().unwrap().trusts(&peer.parse().unwrap())
@@ -152,6 +160,17 @@ mod tests {
         assert!(trusts("127.0.0.1", "[::ffff:127.0.0.1]:9"));
     }
 
+    /// Such a prefix was taken, and nobody has an address within it: a client of IPv4 appears as one.
+    #[test]
+    fn a_prefix_of_ipv4_that_is_written_as_ipv6_is_one_of_ipv4() {
+        assert!(
+            trusts("::ffff:192.0.2.7", "192.0.2.7:9") && !trusts("::ffff:192.0.2.7", "192.0.2.6:9")
+        );
+        assert!(trusts("::ffff:10.0.0.0/104", "10.255.0.1:9"));
+        assert!(!trusts("::ffff:10.0.0.0/104", "11.0.0.0:9"));
+        assert!(trusts("::ffff:0:0/96", "1.2.3.4:9") && !trusts("::ffff:0:0/96", "[::1]:9"));
+    }
+
     #[test]
     fn what_is_wrong_is_said_with_the_part() {
         for (text, part) in [
@@ -161,10 +180,54 @@ mod tests {
             ("10.0.0.0/33", "0 to 32"),
             ("::/129", "0 to 128"),
             ("10.0.0.0/-1", "0 to 32"),
+            ("10.0.0.0/+8", "0 to 32"),
             ("10.0.0.1/8", "behind the prefix"),
         ] {
             let said = text.parse::<TrustedProxies>().unwrap_err().to_string();
             assert!(said.contains(part), "{said}");
         }
+    }
+
+    /// What one prefix trusts is by its text: its own address, and the last with those bits.
+    #[test]
+    fn kept_texts_trust_what_they_name_and_nothing_beside_it() {
+        crate::fuzzing::each_kept(include_str!("../tests/corpus/trusted.txt"), |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let trusts = |text: &str, ip: IpAddr| {
+                text.parse::<TrustedProxies>()
+                    .is_ok_and(|all| all.trusts(&SocketAddr::new(ip, 1).into()))
+            };
+            let parts = || text.split(',').map(str::trim);
+            let are_right = parts().all(|part| part.parse::<TrustedProxies>().is_ok());
+            assert_eq!(text.parse::<TrustedProxies>().is_ok(), are_right, "{text}");
+            for part in parts().filter(|part| are_right && *part != "unix") {
+                let (first, bits) = part.split_once('/').unwrap_or((part, "128"));
+                assert!(bits.bytes().all(|byte| byte.is_ascii_digit()), "{part}");
+                let first: IpAddr = first.parse().unwrap();
+                let bits: u32 = bits.parse().unwrap();
+                assert!(trusts(part, first) && trusts(text, first), "{text}");
+                let last = match first {
+                    IpAddr::V4(ip) => {
+                        (ip | Ipv4Addr::from(u32::MAX.checked_shr(bits).unwrap_or(0))).into()
+                    }
+                    IpAddr::V6(ip) => {
+                        IpAddr::V6(ip | Ipv6Addr::from(u128::MAX.checked_shr(bits).unwrap_or(0)))
+                    }
+                };
+                // An IPv6 address that is one of IPv4 is never met.
+                if last.to_canonical() == last || first.to_canonical() != first {
+                    assert!(trusts(part, last), "{part} and {last}");
+                }
+                let behind = match last {
+                    IpAddr::V4(ip) => {
+                        u32::from(ip).checked_add(1).map(|ip| Ipv4Addr::from(ip).into())
+                    }
+                    IpAddr::V6(ip) => {
+                        u128::from(ip).checked_add(1).map(|ip| Ipv6Addr::from(ip).into())
+                    }
+                };
+                assert!(behind.is_none_or(|ip| !trusts(part, ip)), "{part} and {behind:?}");
+            }
+        });
     }
 }

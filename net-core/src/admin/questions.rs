@@ -159,7 +159,7 @@ pub(super) fn top(query: &str) -> Result<Question, String> {
                 None => return Err(format!("by={label}: write queue, bytes or cpu\n")),
             },
             Some(("top", n)) => match n.parse() {
-                Ok(n @ 1..=TOP_MAX) => most = n,
+                Ok(number @ 1..=TOP_MAX) if !n.starts_with('+') => most = number,
                 _ => return Err(format!("top={n}: write a number from 1 to {TOP_MAX}\n")),
             },
             _ => return Err(format!("{pair}: write top=N, by=queue, by=bytes or by=cpu\n")),
@@ -200,7 +200,8 @@ mod tests {
         assert_eq!(top("top=1"), of(By::Queue, 1));
         assert_eq!(top("by=bytes&top=1000&"), of(By::Bytes, TOP_MAX));
         assert_eq!(top("by=cpu"), of(By::Cpu, 10));
-        for wrong in ["top=0", "top=1001", "top=-1", "top=", "top", "by=", "by=CPU", "by", "x=1"] {
+        let wrong = ["top=0", "top=1001", "top=-1", "top=+1", "top=", "top"];
+        for wrong in wrong.into_iter().chain(["by=", "by=CPU", "by", "x=1"]) {
             assert!(top(wrong).is_err_and(|what| what.contains(wrong)), "{wrong}");
         }
     }
