@@ -160,7 +160,13 @@ impl fmt::Display for UnixName {
                 f.write_str("@")?;
                 name
             }
-            None => self.as_bytes(),
+            None => {
+                // A path that begins so would be read as an abstract name.
+                if self.as_bytes().starts_with(b"@") {
+                    f.write_str("./")?;
+                }
+                self.as_bytes()
+            }
         };
         for c in String::from_utf8_lossy(name).chars() {
             if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
@@ -230,6 +236,15 @@ mod tests {
         for longest in ["x".repeat(107), format!("@{}", "x".repeat(107))] {
             assert!(format!("unix:{longest}").parse::<Addr>().is_ok());
         }
+    }
+
+    /// Both a path `@name` and the abstract name were shown as `unix:@name`.
+    #[test]
+    fn a_path_is_never_shown_as_an_abstract_name() {
+        let path = Addr::Unix(UnixName::from_kernel(b"@name"));
+        assert_eq!(path.to_string(), "unix:./@name");
+        let read = path.to_string().parse::<Addr>().unwrap();
+        assert_eq!(read.unix().unwrap().path(), Some(Path::new("./@name")));
     }
 
     #[test]
@@ -306,6 +321,59 @@ mod tests {
                 if let Ok(Some(read)) = Addr::unless_name(&text) {
                     assert_eq!(Addr::unless_name(&read.to_string()), Ok(Some(read)), "{text}");
                 }
+            }
+        });
+    }
+
+    /// What a log shows of it, in one line, is that address again, unless it is a name that nobody could
+    /// have written.
+    fn is_shown(address: &Addr) {
+        let shown = address.to_string();
+        assert!(!shown.contains(char::is_control), "{shown:?}");
+        match address {
+            Addr::Inet(address) => assert_eq!(shown.parse(), Ok(*address)),
+            Addr::Unix(name) => {
+                let bytes = name.abstract_name().unwrap_or(name.as_bytes());
+                let is_path_with_at = name.path().is_some() && bytes.starts_with(b"@");
+                let text = std::str::from_utf8(bytes).unwrap_or_default();
+                let is_short = bytes.len() + 2 <= UnixName::BYTES_MAX;
+                if is_short && !text.is_empty() && !text.contains(char::is_control) {
+                    let read = Addr::unless_name(&shown).unwrap().unwrap();
+                    match is_path_with_at {
+                        true => assert_eq!(
+                            read.unix().unwrap().path(),
+                            Some(Path::new(&format!("./{text}")))
+                        ),
+                        false => assert_eq!(read, *address),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Once as a text that somebody has written, and once as the kernel's name of a Unix socket.
+    #[test]
+    fn kept_texts_are_the_addresses_that_std_reads_and_are_shown_in_one_line() {
+        crate::fuzzing::each_kept(include_str!("../tests/corpus/addr.txt"), |bytes| {
+            let name = UnixName::from_kernel(&bytes[..bytes.len().min(UnixName::BYTES_MAX + 1)]);
+            assert_eq!(name.is_unnamed(), name.as_bytes().is_empty());
+            assert!(name.path().is_none() || name.abstract_name().is_none());
+            is_shown(&Addr::Unix(name));
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let read = Addr::unless_name(text);
+            if let Ok(Some(address)) = &read {
+                is_shown(address);
+            }
+            if let Err(error) = &read {
+                assert!(error.to_string().contains(text));
+            }
+            if !text.starts_with("unix:") {
+                let by_std = text.parse::<SocketAddr>().ok().map(Addr::Inet);
+                assert_eq!(read.as_ref().ok().cloned().flatten(), by_std, "{text}");
+            }
+            if let Ok(None) = read {
+                let (host, port) = text.rsplit_once(':').unwrap();
+                assert!(!host.is_empty() && port.parse::<u16>().is_ok());
             }
         });
     }

@@ -161,8 +161,11 @@ fn client_of(addresses: &[u8]) -> Option<Addr> {
 /// so zeros at its end are padding.)
 fn unix_name(field: &[u8]) -> UnixName {
     let padding = field.iter().rev().take_while(|&&byte| byte == 0).count();
-    let name = &field[..field.len() - padding];
-    UnixName::from_kernel(&name[..name.len().min(UnixName::BYTES_MAX)])
+    match &field[..field.len() - padding] {
+        // The zero in front is not counted.
+        name @ [0, ..] => UnixName::from_kernel(name),
+        path => UnixName::from_kernel(&path[..path.len().min(UnixName::BYTES_MAX)]),
+    }
 }
 
 #[cfg(test)]

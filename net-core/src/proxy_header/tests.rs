@@ -121,6 +121,15 @@ fn binary_headers_of_every_family_are_read() {
     assert_eq!(client_text(&binary(0x21, 0x31, &unix(&[b'x'; 108]))).len(), "unix:".len() + 107);
 }
 
+/// Its last byte was cut off: an abstract name of 107 bytes fills the whole field, with the zero before it.
+#[test]
+fn the_longest_abstract_name_is_read_to_its_end() {
+    let name = [b"\0".as_slice(), &[b'x'; 106], b"y"].concat();
+    let read = client(&binary(0x21, 0x31, &unix(&name))).expect("it names the client");
+    assert_eq!(read.unix().unwrap().abstract_name(), Some(&name[1..]));
+    assert_eq!(read.to_string().parse(), Ok(read));
+}
+
 #[test]
 fn who_speaks_for_itself_or_of_no_stream_names_nobody() {
     assert_eq!(client(&binary(0x20, 0x00, b"")), None);
@@ -175,6 +184,25 @@ fn nearly_a_header() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![line, binary, rest]
 }
 
+/// What the first bytes decide stays, whatever follows, and each has decided who holds the longest header.
+fn is_decided_once(bytes: &[u8]) {
+    let whole = parse(bytes);
+    let mut decided = false;
+    for cut in 0..=bytes.len() {
+        match parse(&bytes[..cut]) {
+            Ok(None) => assert!(!decided, "undecided again at {cut}"),
+            part => {
+                if let Ok(Some(header)) = &part {
+                    assert!(header.len <= cut.min(HEADER_MAX));
+                }
+                assert_eq!(part, whole, "at {cut}");
+                decided = true;
+            }
+        }
+    }
+    assert!(decided || bytes.len() < HEADER_MAX, "nobody waits for ever");
+}
+
 proptest! {
     #[test]
     fn what_is_decided_of_the_first_bytes_stays_whatever_follows(
@@ -187,23 +215,7 @@ proptest! {
             bytes[at] = byte;
         }
         bytes.extend(more);
-        let whole = parse(&bytes);
-        let mut decided = false;
-        for cut in 0..=bytes.len() {
-            match parse(&bytes[..cut]) {
-                Ok(None) => prop_assert!(!decided, "undecided again at {}", cut),
-                Ok(Some(header)) => {
-                    prop_assert!(header.len <= cut && header.len <= HEADER_MAX);
-                    prop_assert_eq!(&Ok(Some(header)), &whole);
-                    decided = true;
-                }
-                Err(what) => {
-                    prop_assert_eq!(&Err(what), &whole);
-                    decided = true;
-                }
-            }
-        }
-        prop_assert!(decided || bytes.len() < HEADER_MAX, "nobody waits for ever");
+        is_decided_once(&bytes);
     }
 
     #[test]
@@ -288,6 +300,37 @@ fn generated_headers_are_read_the_same_however_much_has_come() {
                     assert!(whole.is_err(), "{part:?}, then {whole:?}: {}", bytes.escape_ascii())
                 }
             }
+        }
+    });
+}
+
+/// What is read of a header is written anew, in both versions, and read again.
+fn comes_back(header: &ProxyHeader) {
+    let written = match header.client.as_ref() {
+        None => vec![b"PROXY UNKNOWN\r\n".to_vec(), binary(0x20, 0, b"")],
+        Some(Addr::Unix(name)) => vec![binary(0x21, 0x31, &unix(name.as_bytes()))],
+        Some(Addr::Inet(SocketAddr::V4(at))) => vec![
+            format!("PROXY TCP4 {} 0.0.0.0 {} 0\r\n", at.ip(), at.port()).into_bytes(),
+            binary(0x21, 0x11, &inet(at.ip().octets(), at.port())),
+        ],
+        Some(Addr::Inet(SocketAddr::V6(at))) => vec![
+            format!("PROXY TCP6 {} :: {} 0\r\n", at.ip(), at.port()).into_bytes(),
+            binary(0x21, 0x21, &inet6(*at.ip(), at.port())),
+        ],
+    };
+    for bytes in written {
+        let client = header.client.clone();
+        assert_eq!(parse(&bytes), Ok(Some(ProxyHeader { len: bytes.len(), client })));
+    }
+}
+
+#[test]
+fn kept_headers_are_read_the_same_at_every_cut() {
+    let kept = include_str!("../../tests/corpus/proxy_header.txt");
+    crate::fuzzing::each_kept(kept, |bytes| {
+        is_decided_once(bytes);
+        if let Ok(Some(header)) = parse(bytes) {
+            comes_back(&header);
         }
     });
 }
