@@ -127,6 +127,10 @@ impl Told {
                 }
                 _ => {}
             }
+            // SAFETY: as above.
+            if unsafe { (*at).cmsg_len } > end - at as usize {
+                break; // nothing follows, and the macro computes with any length as it is
+            }
             // SAFETY: `at` is one of the headers of this message.
             at = unsafe { libc::CMSG_NXTHDR(header, at) };
         }
@@ -198,6 +202,20 @@ mod tests {
         assert_eq!(answering(Ipv6Addr::LOCALHOST), Some(Ipv6Addr::LOCALHOST.into()));
     }
 
+    /// The macro that finds the next one added to any length: it overflowed, and so found the same again.
+    #[test]
+    fn a_length_beyond_all_memory_ends_the_control_messages() {
+        for length in [ROOM + 1, usize::MAX - 7, usize::MAX - 6, usize::MAX] {
+            // SAFETY: plain data for which zero is valid.
+            let mut header: libc::msghdr = unsafe { mem::zeroed() };
+            let mut control = Control::EMPTY;
+            control.tell(&mut header, None, Some(1472));
+            control.header.cmsg_len = length as _;
+            control.listen(&mut header);
+            assert_eq!(Told::of(&header), Told::default(), "{length}");
+        }
+    }
+
     /// Whatever lies there: a message that is cut short was read as if it were whole.
     #[test]
     fn generated_control_messages_are_read_within_their_bounds() {
@@ -226,6 +244,58 @@ mod tests {
             header.msg_controllen = random.below(header.msg_controllen as usize + 1) as _;
             let cut = Told::of(&header);
             assert!(cut == whole || cut == Told::default(), "{cut:?}");
+        });
+    }
+
+    /// The obvious way: offsets in bytes, each looked at before it is used.
+    fn told_by_offsets(control: &[u8]) -> Told {
+        const HEAD: usize = mem::size_of::<libc::cmsghdr>();
+        let mut told = Told::default();
+        let number = |at: usize| control.get(at..at + 4).map(|four| four.try_into().unwrap());
+        let mut at = 0;
+        while let Some(head) = control.get(at..at + HEAD) {
+            let length = usize::from_ne_bytes(head[..8].try_into().unwrap());
+            let level = i32::from_ne_bytes(head[8..12].try_into().unwrap());
+            let kind = i32::from_ne_bytes(head[12..].try_into().unwrap());
+            let end = control.len().min(at.saturating_add(length));
+            let Some(data) = control.get(at + HEAD..end) else { break };
+            match (level, kind, data.len()) {
+                (libc::SOL_UDP, libc::UDP_GRO, 4..) => {
+                    let joined = i32::from_ne_bytes(number(at + HEAD).unwrap());
+                    told.joined = joined.try_into().unwrap_or(0);
+                }
+                (libc::SOL_IP, libc::IP_PKTINFO, 12..) => {
+                    let ip = Ipv4Addr::from(number(at + HEAD + 4).unwrap());
+                    told.own = (!ip.is_unspecified()).then_some(ip.into());
+                }
+                (libc::SOL_IPV6, libc::IPV6_PKTINFO, 20..) => {
+                    let ip: [u8; 16] = data[..16].try_into().unwrap();
+                    told.own = told.own.or(answering(ip.into()));
+                }
+                _ => {}
+            }
+            match length.checked_next_multiple_of(8) {
+                Some(length) if length < control.len() - at => at += length,
+                _ => break,
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn kept_control_messages_are_read_as_by_offsets() {
+        let kept = include_str!("../../tests/corpus/udp_control.txt");
+        crate::fuzzing::each_kept(kept, |bytes| {
+            let bytes = &bytes[..bytes.len().min(ROOM)];
+            // SAFETY: plain data for which zero is valid.
+            let mut header: libc::msghdr = unsafe { mem::zeroed() };
+            // What lies behind the messages is not read.
+            let mut control = Control { bytes: [0xA5; ROOM] };
+            control.listen(&mut header);
+            // SAFETY: each byte of the union may be anything.
+            unsafe { control.bytes[..bytes.len()].copy_from_slice(bytes) };
+            header.msg_controllen = bytes.len() as _;
+            assert_eq!(Told::of(&header), told_by_offsets(bytes));
         });
     }
 }
