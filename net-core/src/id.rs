@@ -154,4 +154,34 @@ mod tests {
             }
         });
     }
+
+    /// The obvious way: three numbers as they are written, and what is between them.
+    fn parts(text: &str) -> Option<(u64, u64, u64)> {
+        let number = |text: &str| {
+            let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            let is_short = text == "0" || !text.starts_with('0');
+            text.parse().ok().filter(|_| is_plain && is_short)
+        };
+        let [in_loop, rest] = text.splitn(2, '/').collect::<Vec<_>>()[..] else { return None };
+        let [slot, generation] = rest.splitn(2, '.').collect::<Vec<_>>()[..] else { return None };
+        let parts = (number(in_loop)?, number(slot)?, number(generation)?);
+        let is_id = parts.0 < 1 << 8 && parts.1 < 1 << 24 && (1..1 << 32).contains(&parts.2);
+        is_id.then_some(parts)
+    }
+
+    #[test]
+    fn kept_texts_are_ids_if_their_parts_are() {
+        crate::fuzzing::each_kept(include_str!("../tests/corpus/id.txt"), |bytes| {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let read = text.parse::<ConnId>().ok();
+            let as_parts = read.map(|id| {
+                (id.in_loop() as u64, id.slot().into(), u64::from(id.generation().get()))
+            });
+            assert_eq!(as_parts, parts(text), "{text}");
+            if let Some(id) = read {
+                assert_eq!(ConnId::from_token(id.token()), Some(id));
+                assert_eq!(id.to_string(), text);
+            }
+        });
+    }
 }

@@ -497,4 +497,76 @@ mod tests {
             }
         });
     }
+
+    /// The first request, read line by line, in the obvious way, beside what is heard of it.
+    fn is_what_its_lines_say(bytes: &[u8], request: &Request<'_>) {
+        assert!(bytes.ends_with(b"\n"));
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let mut lines = lines.skip_while(|line| line.is_empty());
+        let first = String::from_utf8_lossy(lines.next().unwrap());
+        let words: Vec<&str> = first.split(' ').filter(|word| !word.is_empty()).collect();
+        let [method, target, version] = words[..] else { panic!("{first:?}") };
+        assert_eq!(request.method, method);
+        let own =
+            [request.path, request.query].join(if request.query.is_empty() { "" } else { "?" });
+        assert!(target.trim_end_matches('?').ends_with(own.trim_end_matches('?')) || own == "/");
+        let is_1_1 = version == "HTTP/1.1";
+        assert!(is_1_1 || version == "HTTP/1.0", "{version}");
+        let (mut hosts, mut tokens, mut closes, mut keeps) = (0, 0, false, false);
+        for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+            let colon = line.iter().position(|byte| *byte == b':').expect("a field has a colon");
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+            let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
+            assert!(!name.is_empty() && name.chars().all(is_token), "{name:?}");
+            assert!(value.iter().all(|byte| *byte >= b' ' && *byte != 127 || *byte == b'\t'));
+            match name.as_str() {
+                "host" => hosts += 1,
+                "authorization" => tokens += 1,
+                "transfer-encoding" => panic!("it has a body"),
+                "content-length" => assert_eq!(value, b"0"),
+                "connection" => {
+                    let value = String::from_utf8_lossy(value).to_ascii_lowercase();
+                    closes |= value.split(',').any(|word| word.trim() == "close");
+                    keeps |= value.split(',').any(|word| word.trim() == "keep-alive");
+                }
+                _ => {}
+            }
+        }
+        assert!(hosts == 1 || hosts == 0 && !is_1_1);
+        assert_eq!(hosts, usize::from(request.host.is_some()));
+        assert!(tokens > 0 || request.token.is_none());
+        assert_eq!(request.keeps_alive, !closes && (is_1_1 || keeps));
+        assert_eq!(lines.next(), Some(&b""[..]), "that was its last line");
+        assert_eq!(lines.next(), None, "that was its last line");
+    }
+
+    /// All that is heard, one behind the other, if so many bytes come first: and whatever has been answered
+    /// does not change.
+    fn is_heard_the_same_at_every_cut(mut bytes: &[u8]) {
+        loop {
+            let whole = hear(bytes);
+            for cut in crate::fuzzing::cuts(bytes.len(), &[REQUEST_BYTES_MAX]) {
+                match (hear(&bytes[..cut]), &whole) {
+                    (Heard::Part, _) => assert!(cut < REQUEST_BYTES_MAX),
+                    (Heard::Noise(a), Heard::Noise(b)) => assert_eq!(a, *b, "at {cut}"),
+                    (Heard::Request(a, length_of_a), Heard::Request(b, length)) => {
+                        assert_eq!((&a, length_of_a), (b, *length), "at {cut}");
+                        assert!(length_of_a <= cut.min(REQUEST_BYTES_MAX));
+                    }
+                    (part, whole) => panic!("{part:?} at {cut}, then {whole:?}"),
+                }
+            }
+            let Heard::Request(request, length) = whole else { return };
+            is_what_its_lines_say(&bytes[..length], &request);
+            bytes = &bytes[length..];
+        }
+    }
+
+    #[test]
+    fn kept_requests_are_heard_the_same_at_every_cut_and_as_their_lines_say() {
+        let kept = include_str!("../../tests/corpus/admin_http.txt");
+        crate::fuzzing::each_kept(kept, is_heard_the_same_at_every_cut);
+    }
 }
