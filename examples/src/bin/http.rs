@@ -339,3 +339,152 @@ fn main() -> ExitCode {
         heads: Heads::default(),
     })
 }
+
+#[cfg(test)]
+#[path = "../../../net-core/src/fuzzing.rs"]
+#[allow(dead_code)] // nothing is generated here
+mod fuzzing;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn http() -> Http {
+        let head_end = Delimiter::new(b"\r\n\r\n", HEAD_MAX);
+        Http { folder: None, head_end, heads: Heads::default() }
+    }
+
+    /// A request, its head's bytes, and of its body what has come.
+    struct Read {
+        head: Vec<u8>,
+        request: Request,
+        body: Vec<u8>,
+        is_whole: bool,
+    }
+
+    /// What `on_data` makes of `pieces`: the requests, and how the first failed that is none.
+    fn requests(http: &Http, pieces: &[&[u8]]) -> (Vec<Read>, Option<Status>) {
+        let (mut all, mut kept): (Vec<Read>, _) = (Vec::new(), Vec::new());
+        let mut searched = Searched::default();
+        for piece in pieces {
+            kept.extend_from_slice(piece);
+            let mut input = Input::new(&kept);
+            loop {
+                let Some(read) = all.last_mut().filter(|read| !read.is_whole) else {
+                    let before = input.peek();
+                    let found = input.take_frame(http.head_end.after(&mut searched));
+                    let Ok(found) = found else { return (all, Some(Status::HeadersTooLarge)) };
+                    let Some(head) = found else { break };
+                    let head = before[..head.len() + 4].to_vec();
+                    match http.request(&head) {
+                        Ok(request) => {
+                            let body = Vec::new();
+                            all.push(Read { head, request, body, is_whole: false });
+                        }
+                        Err(status) => return (all, Some(status)),
+                    }
+                    continue;
+                };
+                match read.request.body.next(&mut input) {
+                    Part::Bytes(bytes) => read.body.extend_from_slice(bytes),
+                    Part::NotYet => break,
+                    Part::Bad => return (all, Some(Status::BadRequest)),
+                    Part::End => read.is_whole = true,
+                }
+            }
+            let taken = input.taken();
+            kept.drain(..taken);
+        }
+        (all, None)
+    }
+
+    /// All that says how a request is answered.
+    fn told((all, failed): &(Vec<Read>, Option<Status>)) -> String {
+        let mut text = String::new();
+        for Read { request, body, is_whole, .. } in all {
+            let what = match &request.what {
+                What::Greeting { with_body } => format!("greeting {with_body}"),
+                What::File { target, .. } => format!("file {target}"),
+                What::Count => "count".into(),
+                What::Back => "back".into(),
+                What::Fails(status) => format!("{status:?}"),
+            };
+            let Request { expects, is_last, is_1_0, .. } = request;
+            let body = body.escape_ascii();
+            text += &format!("{what} {expects} {is_last} {is_1_0} {body} {is_whole}\n");
+        }
+        text + &format!("{failed:?}")
+    }
+
+    /// A head that was taken, read line by line by the letter of RFC 9112.
+    fn is_by_the_letter(head: &[u8], request: &Request) {
+        let text: String = head.iter().map(|byte| char::from(*byte)).collect();
+        let text = text.strip_suffix("\r\n\r\n").unwrap();
+        let lines = text.split("\r\n").skip_while(|line| line.is_empty());
+        let lines: Vec<&str> = lines.collect();
+        let is_clean = |c: char| !c.is_ascii_control() || c == '\t';
+        assert!(lines.iter().all(|line| line.chars().all(is_clean)));
+        let words: Vec<&str> = lines[0].split(' ').collect();
+        let [method, target, version] = words[..] else { panic!("{words:?}") };
+        assert!(!method.is_empty() && !target.is_empty());
+        assert_eq!(version, if request.is_1_0 { "HTTP/1.0" } else { "HTTP/1.1" });
+        let fields: Vec<(String, &str)> = lines[1..]
+            .iter()
+            .map(|line| {
+                let (name, value) = line.split_once(':').unwrap();
+                let is_token = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
+                assert!(!name.is_empty() && name.chars().all(is_token), "{name}");
+                (name.to_ascii_lowercase(), value.trim_matches([' ', '\t']))
+            })
+            .collect();
+        let named = |name: &str| -> Vec<&str> {
+            fields.iter().filter(|field| field.0 == name).map(|field| field.1).collect()
+        };
+        let body = match (&named("transfer-encoding")[..], &named("content-length")[..]) {
+            ([], []) => Body::Over,
+            ([], [length]) => {
+                assert!(length.chars().all(|c| c.is_ascii_digit()), "{length}");
+                match length.parse().unwrap() {
+                    0 => Body::Over,
+                    length => Body::Bytes(length),
+                }
+            }
+            ([coding], []) => {
+                assert!(coding.eq_ignore_ascii_case("chunked") && !request.is_1_0);
+                Body::ChunkSize
+            }
+            both => panic!("{both:?}"),
+        };
+        assert_eq!(http().request(head).ok().map(|request| request.body), Some(body));
+        let hosts = named("host");
+        assert!(hosts.len() == 1 || hosts.is_empty() && request.is_1_0);
+        assert!(hosts.iter().all(|host| !host.contains([' ', '/', '@', ','])));
+        let asks = |word: &str| {
+            let values = named("connection").join(",");
+            values.split(',').any(|own| own.trim_matches([' ', '\t']).eq_ignore_ascii_case(word))
+        };
+        assert_eq!(
+            request.is_last,
+            if request.is_1_0 { !asks("keep-alive") } else { asks("close") }
+        );
+    }
+
+    #[test]
+    fn kept_requests_are_the_same_at_every_cut_and_by_the_letter() {
+        fuzzing::each_kept(include_str!("../../tests/corpus/http_requests.txt"), |bytes| {
+            let http = http();
+            let whole = requests(&http, &[bytes]);
+            for read in &whole.0 {
+                is_by_the_letter(&read.head, &read.request);
+            }
+            let expected = told(&whole);
+            for cut in fuzzing::cuts(bytes.len(), &[HEAD_MAX]) {
+                let pieces = [&bytes[..cut], &bytes[cut..]];
+                assert_eq!(told(&requests(&http, &pieces)), expected, "cut at {cut}");
+            }
+            let one_by_one: Vec<&[u8]> = bytes.chunks(1).collect();
+            assert_eq!(told(&requests(&http, &one_by_one)), expected, "byte by byte");
+        });
+    }
+}

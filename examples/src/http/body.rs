@@ -419,4 +419,55 @@ mod tests {
             assert_eq!(cut, whole, "{} in pieces of {size}", bytes.escape_ascii());
         });
     }
+
+    /// A chunked body in one piece, in the obvious way: its bytes and how long it was; `None` if it is none,
+    /// or not all there.
+    fn by_lines(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+        let line = |at: usize| {
+            let length = bytes[at..].windows(2).position(|two| two == b"\r\n")?;
+            let line = &bytes[at..at + length];
+            let is_one = line.len() <= LINE_MAX && !line.iter().any(|b| b"\r\n\0".contains(b));
+            is_one.then_some((line, at + length + 2))
+        };
+        let (mut body, mut at) = (Vec::new(), 0);
+        loop {
+            let (size, begin) = line(at)?;
+            let text = std::str::from_utf8(size.split(|byte| *byte == b';').next()?).ok()?;
+            if text.starts_with('+') || !are_extensions(&size[text.len()..]) {
+                return None;
+            }
+            let size = u64::from_str_radix(text, 16).ok()?;
+            at = begin;
+            if size == 0 {
+                break;
+            }
+            body.extend(bytes.get(at..at.checked_add(size.try_into().ok()?)?)?);
+            at += size as usize;
+            at = bytes[at..].starts_with(b"\r\n").then_some(at + 2)?;
+        }
+        let mut left = TRAILERS_MAX;
+        loop {
+            let (trailer, end) = line(at)?;
+            at = end;
+            if trailer.is_empty() {
+                return Some((body, at));
+            }
+            left = left.checked_sub(trailer.len()).filter(|_| is_field(trailer))?;
+        }
+    }
+
+    #[test]
+    fn kept_bodies_are_read_the_same_at_every_cut_and_as_by_lines() {
+        let kept = include_str!("../../tests/corpus/http_body.txt");
+        crate::fuzzing::each_kept(kept, |bytes| {
+            let expected =
+                by_lines(bytes).ok_or(()).map(|(body, end)| (body, bytes[end..].to_vec()));
+            let longest = bytes.len().max(1);
+            for size in 1..=longest.min(300) {
+                let cut = read(Body::ChunkSize, bytes, size);
+                assert_eq!(cut, expected, "in pieces of {size}");
+            }
+            assert_eq!(read(Body::ChunkSize, bytes, longest), expected, "in one piece");
+        });
+    }
 }
