@@ -108,8 +108,9 @@ impl Told {
             match (level, kind) {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     // SAFETY: as above, and an int may be any bytes.
-                    let joined = unsafe { data::<libc::c_int>(at, end) };
-                    told.joined = joined.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+                    if let Some(joined) = unsafe { data::<libc::c_int>(at, end) } {
+                        told.joined = usize::try_from(joined).unwrap_or(0);
+                    }
                 }
                 // Not the destination itself, which may be a broadcast.
                 (libc::SOL_IP, libc::IP_PKTINFO) => {
