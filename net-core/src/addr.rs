@@ -373,7 +373,8 @@ mod tests {
             }
             if let Ok(None) = read {
                 let (host, port) = text.rsplit_once(':').unwrap();
-                assert!(!host.is_empty() && port.parse::<u16>().is_ok());
+                let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+                assert!(!host.is_empty() && is_number && port.parse::<u16>().is_ok(), "{text}");
             }
         });
     }
