@@ -452,7 +452,9 @@ impl<D: Rig> Stage<D> {
             let was_shed = at == State::Connecting && pending == 0;
             assert!(was_shed || status.has(Status::UNSENT) == (pending > 0), "{id} {at:?}");
             assert!(
-                !status.has(Status::HELD) || status.has(Status::UNSENT | Status::CORKED),
+                at != State::Connecting
+                    || !status.has(Status::HELD)
+                    || status.has(Status::UNSENT | Status::CORKED),
                 "{id} {at:?} is above its marks, and no flush is to come: {status:?}"
             );
             if status.has(Status::HELD) && at == State::Open {
