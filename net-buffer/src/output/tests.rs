@@ -217,6 +217,43 @@ fn the_pool_knows_what_all_queues_have() {
     assert_eq!(pool.memory(), 0);
 }
 
+/// Of a short queue a few bytes take a block, which more soon fill; of a long one they are joined up to half
+/// a block. At each boundary another layout would take 4 KiB for a byte.
+#[test]
+fn few_bytes_take_a_block_in_a_short_queue_and_are_joined_in_a_long_one() {
+    let mut pool = Pool::new(0);
+    for chunks in [QUEUE_KEPT - 1, QUEUE_KEPT] {
+        let mut output = Output::default();
+        for _ in 0..chunks {
+            output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
+        }
+        output.push(&[1; SMALL_MAX - 1], &mut pool);
+        assert_eq!(output.memory() > 0, chunks < QUEUE_KEPT, "behind {chunks} chunks");
+        output.push(b"2", &mut pool);
+        assert_eq!(output.chunks.len(), chunks + 1, "the next byte joins them");
+        output.push(b"3", &mut pool);
+        assert_eq!(output.memory(), CLASS_MIN, "and the one after takes a block");
+        output.clear(&mut pool);
+    }
+    assert_eq!(pool.memory(), 0);
+}
+
+/// The list of a long queue counts to the byte, from the message on with which it grows. What is counted
+/// too little for each of a million queues is memory that no budget has.
+#[test]
+fn a_list_counts_whole_from_the_chunk_on_with_which_it_grows() {
+    let mut pool = Pool::new(0);
+    let mut output = Output::default();
+    for n in 1..100 {
+        output.push_shared(Bytes::from_static(&[0; LARGE]), &mut pool);
+        let room = output.chunks.capacity();
+        let list = if room > QUEUE_KEPT { room * size_of::<Chunk>() } else { 0 };
+        assert_eq!(pool.memory(), n * LARGE + list, "after {n}");
+    }
+    output.clear(&mut pool);
+    assert_eq!(pool.memory(), 0);
+}
+
 /// A byte between two references took a block of 4 KiB for itself, and the list and the boxes of
 /// messages and files were in no figure: 1 MiB of one-byte messages was counted as that, and took 128 MiB.
 #[test]
@@ -324,6 +361,9 @@ fn messages_are_shed_from_the_oldest_until_little_enough_is_left() {
     assert!(pool.memory() <= before - 2500);
     let third = [510, 520].map(|before| Waiting { before, len: 1000 });
     assert_eq!(dropped[..2], third);
+    let (is_enough, so_far) = (pool.memory(), dropped.len());
+    output.shed_messages(is_enough, &mut pool, |waiting| dropped.push(waiting));
+    assert_eq!(dropped.len(), so_far, "no message goes for nothing");
     output.shed_messages(0, &mut pool, |waiting| dropped.push(waiting));
     assert_eq!((dropped.len(), output.len()), (9, 500 + 10 * 10), "no other goes");
     output.clear(&mut pool);
