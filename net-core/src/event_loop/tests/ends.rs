@@ -3,6 +3,8 @@
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::{Callback, Closed};
 use crate::life::State;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 on_both_rigs! {
     bytes_and_fin_in_one_burst_are_all_echoed_then_fin: 30,
@@ -16,6 +18,8 @@ on_both_rigs! {
     a_peer_that_never_ends_lingers_no_longer_than_its_bound: 10,
     a_peer_that_floods_a_closed_connection_is_cut_off: 10,
     a_peer_that_reads_nothing_of_the_rest_is_reset: 10,
+    while_bytes_are_owed_the_peer_may_say_what_it_likes: 10,
+    who_ends_first_is_closed_first: 10,
     a_peer_that_has_left_resets_what_is_sent_to_it: 20,
     a_failed_send_closes_once: 20,
     a_refused_watch_closes_once_and_was_never_open: 10,
@@ -259,6 +263,58 @@ fn a_peer_that_reads_nothing_of_the_rest_is_reset<D: Rig>(seed: u64) {
     let closed = stage.record(&peer).closed;
     assert_eq!(closed, Some(Closed::Deadline(crate::closed::Which::Write)));
     assert!(peer.saw_reset());
+    stage.stop();
+}
+
+/// What it says meanwhile is thrown away and not counted: by the bound on what is read after the end, an
+/// answer would be cut off for a client that pipelines its next questions.
+fn while_bytes_are_owed_the_peer_may_say_what_it_likes<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.linger_bytes_max = 3);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            let _ = conn.send(&pattern(0, 100_000));
+            conn.close();
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.reads(false);
+    peer.send(b"!");
+    stage.settle();
+    for _ in 0..20 {
+        peer.send(b"and more");
+        stage.settle();
+        assert_eq!(stage.state(&peer), State::Closing);
+    }
+    peer.reads(true);
+    stage.settle();
+    assert!(peer.got() == pattern(0, 100_000) && peer.saw_fin() && !peer.saw_reset());
+    peer.finish();
+    stage.settle();
+    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    stage.stop();
+}
+
+/// Where more end than a turn may close, the last would otherwise be closed first, and the first would wait
+/// for as long as others end.
+fn who_ends_first_is_closed_first<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.endings_per_turn = 1);
+    let closed = Rc::new(RefCell::new(Vec::new()));
+    let notes = Rc::clone(&closed);
+    let peers: Vec<_> = (0..10).map(|_| stage.open()).collect();
+    let ids: Vec<_> = peers.iter().map(|peer| stage.id(peer)).collect();
+    let ended = ids.clone();
+    stage.play(move |at| match at {
+        At::Message(here, _) => {
+            ended.iter().for_each(|id| here.connection(*id).expect("it is open").reset());
+        }
+        At::Close(conn) => notes.borrow_mut().push(conn.id()),
+        other => usual(other),
+    });
+    stage.remote().post(0, 0).unwrap();
+    stage.settle();
+    assert_eq!(*closed.borrow(), ids);
     stage.stop();
 }
 
