@@ -16,6 +16,7 @@ on_both_rigs! {
     a_broken_listener_ends_alone: 10,
     a_flood_is_taken_in_batches_and_others_are_served: 10,
     over_the_limit_clients_learn_at_once: 10,
+    no_turn_takes_more_arrivals_than_it_may: 5,
     at_the_drain_who_waits_is_let_in_and_later_ones_are_refused: 20,
 }
 
@@ -243,5 +244,21 @@ fn at_the_drain_who_waits_is_let_in_and_later_ones_are_refused<D: Rig>(seed: u64
     stage.advance(2000);
     assert!(peers.iter().all(|peer| peer.got() == b"question" && peer.saw_fin()));
     assert!(stage.is_over);
+    stage.stop();
+}
+
+/// The bound is what those who are open already wait for at most, behind a queue of any length. One more in
+/// each turn is a quarter more, at the default.
+fn no_turn_takes_more_arrivals_than_it_may<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.arrivals_per_turn = 3);
+    let peers: Vec<_> = (0..20).map(|_| stage.arrive()).collect();
+    let mut adopted = 0;
+    while adopted < 20 {
+        stage.turn();
+        let now = stage.count(Counter::Adopted);
+        assert!(now - adopted <= 3, "{now} after {adopted}");
+        adopted = now;
+    }
+    assert_eq!(peers.len(), stage.event_loop.state.table.len());
     stage.stop();
 }

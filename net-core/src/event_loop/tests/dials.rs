@@ -13,6 +13,7 @@ use std::time::Duration;
 
 on_both_rigs! {
     a_dial_comes_up_and_speaks: 20,
+    what_a_dial_needed_is_given_back_when_it_is_up: 10,
     a_refused_dial_closes: 10,
     a_dial_that_fails_at_once_closes: 10,
     a_dial_to_itself_is_refused: 10,
@@ -70,6 +71,18 @@ fn a_dial_comes_up_and_speaks<D: Rig>(seed: u64) {
     stage.settle();
     let record = stage.log.get().records[0].clone();
     assert_eq!((record.data_bytes, record.closed), (6, Some(Closed::PeerEnded)));
+    stage.stop();
+}
+
+/// The addresses and sockets of an attempt are a box of some hundred bytes. A proxy has as many dials up as
+/// clients, and would keep one for each.
+fn what_a_dial_needed_is_given_back_when_it_is_up<D: Rig>(seed: u64) {
+    let mut stage = dialling::<D>(seed);
+    let record = dial(&mut stage, Outcome::Up);
+    assert!(stage.world.peer(0).got() == pattern(0, 20_000));
+    let head = stage.event_loop.state.head(record.id.unwrap()).unwrap();
+    assert!(head.dialling().is_none(), "the dial is over");
+    assert!(head.cold.is_none(), "nothing waits");
     stage.stop();
 }
 
