@@ -21,6 +21,7 @@ on_both_rigs! {
     who_ends_before_the_header_does_is_counted: 20,
     a_header_that_trickles_is_ended_in_time: 20,
     a_header_that_came_in_time_counts_though_the_loop_is_late: 10,
+    of_limits_that_come_together_the_one_that_says_most_is_named: 5,
     at_the_drain_who_is_not_announced_goes_and_who_is_gets_in: 20,
     at_the_drain_those_who_wait_go_some_in_each_turn: 10,
     a_stop_leaves_nobody_waiting: 10,
@@ -237,6 +238,22 @@ fn a_header_that_came_in_time_counts_though_the_loop_is_late<D: Rig>(seed: u64) 
     stage.world.get().limit = Some(now);
     stage.settle();
     assert_eq!(*clients.borrow(), [client_of(&peer)]);
+    stage.stop();
+}
+
+/// A client that says nothing at all is known best by its first byte. Of equal limits another one would be
+/// named, and an operator would raise that one.
+fn of_limits_that_come_together_the_one_that_says_most_is_named<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.proxy_header_timeout = MS(100);
+        limits.lifetime_max = Some(MS(100));
+        limits.idle_timeout = Some(MS(100));
+        limits.first_byte_timeout = Some(MS(100));
+    });
+    stage.are_announced = true;
+    stage.arrive();
+    stage.advance(104);
+    assert_eq!(stage.snapshot().closed_by(Closed::Deadline(Which::FirstByte)), 1);
     stage.stop();
 }
 

@@ -10,6 +10,7 @@ on_both_rigs! {
     who_takes_the_most_is_first_and_a_neighbour_pays_nothing: 20,
     who_asks_in_the_same_turn_sees_it_too: 20,
     where_nobody_looks_nothing_is_kept: 5,
+    what_waits_on_a_connection_is_told_to_the_byte: 5,
 }
 
 /// A stage on which each byte of a message takes a millisecond of its callback.
@@ -83,5 +84,24 @@ fn where_nobody_looks_nothing_is_kept<D: Rig>(seed: u64) {
     stage.settle();
     assert!(stage.hub.loops[0].pulse.times().all(|(_, seconds)| seconds == 0.0));
     assert!(stage.event_loop.ledger.is_none());
+    stage.stop();
+}
+
+/// Of a connection that has a box for something else, and whose input was all taken, a byte would be said to
+/// wait that nobody finds.
+fn what_waits_on_a_connection_is_told_to_the_byte<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.time_callbacks = true);
+    stage.play(|at| match at {
+        At::Open(conn) => conn.set_deadline(Some(std::time::Duration::from_secs(60))),
+        At::Data(_, input) => _ = input.take_line(),
+        other => usual(other),
+    });
+    let (none, some) = (stage.open(), stage.open());
+    none.send(b"all of it\n");
+    some.send(b"one line\nand five");
+    stage.settle();
+    let rows = top(&mut stage);
+    let waits = |peer| rows.iter().find(|row| row.id == stage.id(peer)).map(|row| row.unread);
+    assert_eq!((waits(&none), waits(&some)), (Some(0), Some(8)));
     stage.stop();
 }
