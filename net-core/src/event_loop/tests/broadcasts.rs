@@ -4,6 +4,7 @@
 use super::actor::Actor;
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::broadcast::{Broadcast, Delivery, Report};
+use crate::closed::Callback;
 use crate::here::Loop;
 use crate::hub::Order;
 use crate::mailbox::PostError;
@@ -24,6 +25,7 @@ on_both_rigs! {
     who_ends_meanwhile_is_counted: 20,
     each_subscriber_is_in_one_figure_whatever_it_does_meanwhile: 30,
     a_drain_right_behind_a_broadcast_lets_everybody_have_it: 20,
+    a_drain_waits_for_no_broadcast_that_comes_behind_it: 10,
     a_drain_cut_short_leaves_no_receiver_uncounted: 20,
     only_subscribers_get_a_topic: 20,
     a_slots_next_connection_inherits_no_topic: 10,
@@ -256,6 +258,33 @@ fn a_drain_right_behind_a_broadcast_lets_everybody_have_it<D: Rig>(seed: u64) {
         assert!(peer.saw_fin() && !peer.saw_reset());
     }
     assert!(deliveries.iter().all(|delivery| given(delivery) == 50), "{deliveries:?}");
+    stage.stop();
+}
+
+/// It waits for those that were there before it. A server that goes on to broadcast while it drains would
+/// otherwise put its own drain off without end.
+fn a_drain_waits_for_no_broadcast_that_comes_behind_it<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 2);
+    let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
+    let before = stage.remote().broadcast(&b"!"[..]);
+    stage.turn();
+    drain(&mut stage);
+    stage.turn();
+    let is_told = |stage: &Stage<D>| {
+        let told = |peer| stage.record(peer).calls.contains(&Callback::Draining);
+        peers.iter().any(told)
+    };
+    for _ in 0..100 {
+        if is_told(&stage) {
+            break;
+        }
+        let _ = stage.remote().broadcast(&b"?"[..]);
+        stage.turn();
+    }
+    assert!(is_told(&stage), "it waits for those behind it too");
+    assert_eq!(given(&before), 50);
+    stage.advance(1000);
+    assert!(stage.is_over);
     stage.stop();
 }
 

@@ -5,6 +5,7 @@ use crate::closed::{Callback, Closed};
 use crate::hub::Order;
 use crate::life::State;
 use crate::limits::Limits;
+use crate::outbox::Queued;
 use crate::stats::Counter;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ on_both_rigs! {
     who_asks_when_answered_is_let_go_with_an_answer: 30,
     a_held_answer_is_not_lost_when_its_peer_ends: 30,
     an_answer_above_the_high_mark_is_not_held_back: 20,
+    what_is_held_back_goes_out_before_the_next_answer_would_pass_the_high_mark: 20,
     a_busy_connection_stays_until_it_is_not: 20,
     a_connection_paused_at_the_drain_closes_after_the_resume: 20,
     a_half_closed_one_with_half_a_message_is_let_go: 20,
@@ -614,6 +616,42 @@ fn an_answer_above_the_high_mark_is_not_held_back<D: Rig>(seed: u64) {
     }
     stage.advance(2000);
     assert!(stage.is_over && peer.saw_fin());
+    stage.stop();
+}
+
+/// A handler that echoes would be told that its reader is slow, although the reader has taken all that it was
+/// given: what is in the way is what this side holds back.
+fn what_is_held_back_goes_out_before_the_next_answer_would_pass_the_high_mark<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.receive_block_bytes = 8 << 10;
+        limits.receive_bytes_per_turn = 8 << 10;
+        limits.send_bytes_per_turn = 8 << 10;
+    });
+    stage.world.get().buffers = (64 << 10, 64 << 10);
+    stage.world.get().faults.short_sends = false;
+    let above = Rc::new(Cell::new(0));
+    let counts = Rc::clone(&above);
+    stage.play(move |at| match at {
+        At::Data(conn, input) => {
+            let queued = conn.echo(input);
+            counts.set(counts.get() + u32::from(queued == Queued::Above));
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(&pattern(0, 4096));
+    drain(&mut stage);
+    stage.settle();
+    let mut said = 4096;
+    while !stage.is_over && said < 30_000 {
+        peer.send(&pattern(said, 3000));
+        said += 3000;
+        stage.settle();
+    }
+    assert_eq!(above.get(), 0, "of {said} bytes");
+    stage.advance(2000);
+    assert!(stage.is_over && peer.saw_fin());
+    assert!(peer.got() == pattern(0, peer.got().len()));
     stage.stop();
 }
 
