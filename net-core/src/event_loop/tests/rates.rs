@@ -13,6 +13,7 @@ on_both_rigs! {
     what_comes_in_is_the_rate_and_one_burst: 20,
     what_goes_out_is_the_rate_and_one_burst: 20,
     an_echo_is_held_both_ways_and_loses_nothing: 20,
+    a_slow_way_out_does_not_hold_what_comes_in: 10,
     a_neighbour_without_a_limit_is_not_held: 10,
     after_a_pause_one_burst_is_free_and_no_more: 10,
     a_limit_that_is_lifted_holds_no_more: 20,
@@ -105,6 +106,33 @@ fn an_echo_is_held_both_ways_and_loses_nothing<D: Rig>(seed: u64) {
     stage.advance(3000);
     assert_eq!(peer.got(), sent);
     assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    stage.stop();
+}
+
+/// Both ways wait for tokens under one deadline. By the later of the two, the quick way would go on at the
+/// pace of the slow one.
+fn a_slow_way_out_does_not_hold_what_comes_in<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        roomy(limits);
+        limits.receive_rate = rate();
+        limits.send_rate = Some(Rate::per_second(10).burst(BURST));
+    });
+    stage.play(|at| match at {
+        At::Open(conn) => assert!(conn.send(&pattern(0, 10_000)).is_taken()),
+        At::Data(_, input) => drop(input.take_all()),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(&[1; 100_000]);
+    stage.settle();
+    let mut ms = 0;
+    for _ in 0..20 {
+        is_the_rate(stage.record(&peer).data_bytes as u64, ms);
+        stage.advance(173);
+        ms += 173;
+    }
+    let most = BURST as usize + 10 * 4;
+    assert!(peer.got().len() <= most, "{} in {ms} ms", peer.got().len());
     stage.stop();
 }
 
