@@ -290,6 +290,42 @@ fn a_loop_adopts_for_itself() {
     assert!(ended.counts.balance(), "{}", ended.counts);
 }
 
+/// Says which loop got which message.
+struct Told(usize, mpsc::Sender<(usize, u64)>);
+
+impl Handler for Told {
+    type Session = ();
+    type Message = u64;
+
+    fn admit(&mut self, _peer: &Peer) -> Option<()> {
+        Some(())
+    }
+
+    fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
+
+    fn on_message(&mut self, _here: &mut Loop<'_, Self>, message: u64) {
+        self.1.send((self.0, message)).unwrap();
+    }
+}
+
+/// A loop that is left out says nothing of it: with one loop, nobody would ever get what is for all. Those
+/// that can take no more are named.
+#[test]
+fn what_is_posted_to_all_comes_to_every_loop() {
+    let _bound = bound();
+    let (told, each) = mpsc::channel();
+    let server = Server::new().loops(Loops::Count(3));
+    let server = server.start(move |place| Told(place.number(), told.clone())).unwrap();
+    let remote = server.remote();
+    assert_eq!(remote.post_all(7), []);
+    let mut got: Vec<_> = (0..3).map(|_| each.recv_timeout(PATIENCE).unwrap()).collect();
+    got.sort_unstable();
+    assert_eq!(got, [(0, 7), (1, 7), (2, 7)]);
+    remote.stop();
+    server.wait().unwrap();
+    assert_eq!(remote.post_all(8), [0, 1, 2], "they have ended");
+}
+
 #[test]
 fn what_is_not_adopted_comes_back_with_the_reason() {
     let _bound = bound();
