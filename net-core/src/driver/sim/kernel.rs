@@ -62,11 +62,13 @@ impl Kernel for ModelKernel {
         &mut self,
         socket: &Socket,
         slices: &[IoSlice<'_>],
-        _more: bool,
+        more: bool,
     ) -> Result<usize, Errno> {
         assert!(slices.len() <= 1024, "IOV_MAX");
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        self.world.send(socket, &bytes)
+        let sent = self.world.send(socket, &bytes)?;
+        self.world.wire(socket).is_corked = more;
+        Ok(sent)
     }
 
     fn send_file(

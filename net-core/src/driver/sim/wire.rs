@@ -54,6 +54,8 @@ pub(crate) struct Wire {
     pub(crate) has_sent_fin: bool,
     /// A send ended short (`SOCK_NOSPACE`): an edge is owed once there is room.
     pub(crate) wants_room: bool,
+    /// What was sent last leaves only with more (`MSG_MORE`), with the FIN, or 200 ms later.
+    pub(crate) is_corked: bool,
     /// Bytes that the peer's kernel acknowledges before the peer reads them.
     pub(crate) window: usize,
 
@@ -146,6 +148,7 @@ impl Wire {
             self.wants_room = true;
             return Err(libc::EAGAIN);
         }
+        self.is_corked = false;
         let count = bytes.len().min(self.sent_max - self.sent.len()).min(most);
         self.sent.extend(&bytes[..count]);
         self.wants_room |= count < bytes.len();
