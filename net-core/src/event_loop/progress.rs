@@ -40,6 +40,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// slow to take what this one brings.
     pub(super) fn waits_for_partner(&mut self, id: ConnId) -> bool {
         let Some(partner) = self.state.partner_of(id) else { return false };
+        let was = self.state.idle_end_of(partner);
+        if was <= self.state.now {
+            self.may_be_read(partner, was); // due in the same moment, and looked at only now
+        }
         let until = self.state.idle_end_of(partner).min(self.state.idle_end());
         if until <= self.state.now {
             return false;

@@ -23,6 +23,7 @@ on_both_rigs! {
     a_failed_dial_ends_the_client: 10,
     one_that_is_held_meets_its_partners_end: 20,
     a_reset_goes_through: 20,
+    with_heartbeats_too_neither_is_idle_before_the_other: 20,
     neither_is_idle_before_the_other: 20,
     two_that_stand_still_are_idle_in_the_end: 40,
     paired_anew_the_former_partner_is_free: 20,
@@ -298,6 +299,33 @@ fn neither_is_idle_before_the_other<D: Rig>(seed: u64) {
     assert!(client.saw_fin() || upstream.saw_fin(), "and together they are");
     stage.advance(1003);
     assert!(client.saw_fin() && upstream.saw_fin(), "the other when the first has lingered");
+    stage.stop();
+}
+
+/// With heartbeats both sides came due in one moment, and the side that brings much was ended although its
+/// partner was being read: the partner's turn to be looked at would have come right behind it.
+fn with_heartbeats_too_neither_is_idle_before_the_other<D: Rig>(seed: u64) {
+    let (mut stage, _) = proxy::<D>(seed, |limits| {
+        with_idle(limits);
+        limits.heartbeat_interval = Some(Duration::from_millis(30));
+    });
+    let (client, upstream) = open_pair(&mut stage);
+    client.reads(false);
+    upstream.send(&pattern(0, 200_000));
+    stage.settle();
+    for _ in 0..60 {
+        client.read(10);
+        stage.advance(20);
+    }
+    let is_told = |stage: &Stage<D>| {
+        stage.log.get().records.iter().any(|it| it.calls.contains(&Callback::Deadline))
+    };
+    assert!(!is_told(&stage));
+    client.reads(true);
+    stage.settle();
+    assert!(client.got() == pattern(0, 200_000));
+    stage.advance(500);
+    assert!(is_told(&stage), "and together they are");
     stage.stop();
 }
 
