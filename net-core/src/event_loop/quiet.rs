@@ -130,13 +130,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let Some(head) = self.state.head(id) else { continue };
             let flows_on = head.status.has(Status::FLOWS_ON);
             head.status.clear(Status::FLOWS | Status::FLOWS_ON);
+            let is_kept = head.status.has(Status::UNREAD | Status::PAUSED | Status::BUSY);
             if flows_on {
                 self.flows(id);
             } else {
                 // FIN follows, unless something has come meanwhile: it leaves with the last answer, so
-                // that a client which looks for it before it asks again asks nothing in between.
+                // that a client which looks for it before it asks again asks nothing in between. Where
+                // none follows, the kernel would keep the end of the answer for 200 ms.
                 if self.end_hold(id) {
-                    self.flush_and(id, true);
+                    let goes_on = is_kept || self.state.input_room(id) == 0;
+                    self.flush_and(id, !goes_on);
                 }
                 self.look_again(id);
             }

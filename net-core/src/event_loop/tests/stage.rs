@@ -442,10 +442,8 @@ impl<D: Rig> Stage<D> {
             if at.flushes() && pending > 0 && !is_rated && !status.has(Status::HOLDS) {
                 assert!(!wire.has_room(), "{id} {at:?}: {pending} B wait, and there is room");
             }
-            // On a real socket the last of it would leave 200 ms later. Of one that is to close when it is
-            // idle, FIN is what was expected behind it.
-            let is_corked = wire.is_corked && pending == 0 && !status.has(Status::WHEN_IDLE);
-            let is_kept = is_corked && !wire.has_sent_fin;
+            // On a real socket the last of it would leave 200 ms later.
+            let is_kept = wire.is_corked && pending == 0 && !wire.has_sent_fin;
             assert!(!is_kept, "{id} {at:?}: its last bytes wait for more: {status:?}");
             // What else lets it go on comes by itself.
             assert!(!is_rated || head.deadline < Tick::MAX, "{id} {at:?} waits for no token");
