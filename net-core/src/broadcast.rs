@@ -118,7 +118,7 @@ pub struct Report {
     /// Not sent: above its high mark, or at its limit, or it has ended before the kernel took all.
     pub dropped: u64,
     /// Those who were ending, had ended, or had unsubscribed before it came to them. A connection that
-    /// subscribes again in a later turn is one more receiver; in the same turn it has never left.
+    /// subscribes again in a later callback is one more receiver; in the same callback it has never left.
     pub gone: u64,
     /// Older messages that were dropped, or replaced, to make room for this one
     /// ([`Broadcast::at_limit`]).

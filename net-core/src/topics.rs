@@ -127,8 +127,12 @@ impl Topics {
         was_there
     }
 
-    /// The connection in that slot is over.
+    /// The connection in that slot is over. What it has left by itself since it ended is no leave any more:
+    /// it was counted as gone already.
     pub(crate) fn leave_all(&mut self, slot: u32) {
+        let noted = self.left.range((slot, Bytes::new())..);
+        let noted: Vec<_> = noted.take_while(|(of, _)| *of == slot).cloned().collect();
+        noted.iter().for_each(|leave| _ = self.left.remove(leave));
         let topics: Vec<u32> = self.of(slot).collect();
         for topic in topics {
             self.by_slot.remove(&(slot, topic));

@@ -542,7 +542,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             *left -= 1;
             let why = self.state.head(id).and_then(|head| head.why).unwrap_or(Closed::Local);
             self.call(id, Callback::Close, |handler, conn| handler.on_close(conn, &why));
-            if !self.state.topics.is_empty() {
+            if !self.state.topics.is_empty() || self.state.topics.notes_leaves {
                 self.state.topics.leave_all(id.slot());
             }
             let Some(connection) = self.state.table.remove(id) else { continue };

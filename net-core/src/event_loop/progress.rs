@@ -6,9 +6,11 @@
 //! at once more, half a timeout later, and ends only if not one of them was acknowledged.
 
 use super::EventLoop;
+use crate::connection::Status;
 use crate::driver::Driver;
 use crate::handler::Handler;
 use crate::id::ConnId;
+use crate::life::State;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -36,14 +38,33 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         true
     }
 
+    /// The partner of one that is to end as idle may be due in the same moment, and may be put off then. What
+    /// was noted of it stays, if it is not: its own turn is still to come.
+    fn look_at_due(&mut self, partner: ConnId) {
+        let was = self.state.idle_end_of(partner);
+        let now = self.state.now;
+        let Some(head) = self.state.head(partner) else { return };
+        let state = head.status.state();
+        // Any other deadline is none that is put off: of its first byte, or of its end.
+        let is_idle_end =
+            (state.delivers() || state == State::PeerEnded) && !head.status.has(Status::FIRST_BYTE);
+        if was > now || !is_idle_end {
+            return;
+        }
+        let looked = head.cold.as_deref().and_then(|cold| cold.looked);
+        if !self.may_be_read(partner, was)
+            && looked.is_some()
+            && let Some(head) = self.state.head(partner)
+        {
+            head.cold().looked = looked;
+        }
+    }
+
     /// Its idle deadline has come, but one of a pair is not idle before the other is, who may be
     /// slow to take what this one brings.
     pub(super) fn waits_for_partner(&mut self, id: ConnId) -> bool {
         let Some(partner) = self.state.partner_of(id) else { return false };
-        let was = self.state.idle_end_of(partner);
-        if was <= self.state.now {
-            self.may_be_read(partner, was); // due in the same moment, and looked at only now
-        }
+        self.look_at_due(partner);
         let until = self.state.idle_end_of(partner).min(self.state.idle_end());
         if until <= self.state.now {
             return false;

@@ -138,7 +138,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 // that a client which looks for it before it asks again asks nothing in between. Where
                 // none follows, the kernel would keep the end of the answer for 200 ms.
                 if self.end_hold(id) {
-                    let goes_on = is_kept || self.state.input_room(id) == 0;
+                    let is_told = self.state.outbox.marks.has(id); // and may then go on
+                    let goes_on = is_kept || is_told || self.state.input_room(id) == 0;
                     self.flush_and(id, !goes_on);
                 }
                 self.look_again(id);

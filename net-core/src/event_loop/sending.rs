@@ -105,6 +105,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if has_file {
                 budget = budget.min(FILE_BYTES).min(outbox.files_left);
             }
+            // Of what waits for its rate, the rest comes later than the kernel should wait for it.
+            let more = more && cold.output.len() <= budget;
             let (socket, link) = (&head.socket, &mut head.link);
             let (output, pool) = (&mut cold.output, &mut outbox.pool);
             taken = self.driver.send(socket, link, output, pool, budget, more);

@@ -90,3 +90,25 @@ pub(super) fn wanted(server: &Server) -> Result<Vec<Door>, StartError> {
         .collect::<Result<_, AddrError>>()
         .map_err(|error| StartError::plain(format!("listen: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_has_the_backlog_that_was_asked_for() {
+        let most: u32 = std::fs::read_to_string("/proc/sys/net/core/somaxconn")
+            .expect("a setting of the kernel's")
+            .trim()
+            .parse()
+            .expect("a number");
+        let at = Addr::from(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
+        for accept in [Accept::Acceptor, Accept::ReusePort] {
+            for (asked, kept) in [(0, 1), (1, 1), (7, 7), (u16::MAX, most.min(u16::MAX.into()))] {
+                let options = listen_options(&Server::new().accept(accept).backlog(asked));
+                let listener = Socket::listen(&at, &options).expect("a free port");
+                assert_eq!(listener.backlog(), kept, "{accept:?}, {asked} asked for");
+            }
+        }
+    }
+}

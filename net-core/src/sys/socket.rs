@@ -255,6 +255,12 @@ impl Socket {
         self.tcp_info().ok().map(|info| (info.tcpi_bytes_received, info.tcpi_bytes_acked))
     }
 
+    /// Of a listener: connections that the kernel completes ahead of accept.
+    #[cfg(test)]
+    pub(crate) fn backlog(&self) -> u32 {
+        self.tcp_info().expect("a TCP listener").tcpi_sacked // as `tcp_get_info` has it in TCP_LISTEN
+    }
+
     fn tcp_info(&self) -> Result<libc::tcp_info, Errno> {
         let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
         let mut length = mem::size_of::<libc::tcp_info>() as libc::socklen_t;

@@ -206,6 +206,8 @@ fn each_subscriber_is_in_one_figure_whatever_it_does_meanwhile<D: Rig>(seed: u64
                 }
             }
         }
+        // It cleans up, and is gone already.
+        At::Close(conn) => _ = conn.unsubscribe("t"),
         other => usual(other),
     });
     let mut peers: Vec<_> = (0..60).map(|_| stage.open()).collect();

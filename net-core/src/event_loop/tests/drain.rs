@@ -25,6 +25,7 @@ on_both_rigs! {
     a_held_answer_is_not_lost_when_its_peer_ends: 30,
     an_answer_above_the_high_mark_is_not_held_back: 20,
     what_is_held_back_goes_out_before_the_next_answer_would_pass_the_high_mark: 20,
+    a_held_answer_of_a_busy_connection_waits_for_no_end: 20,
     a_busy_connection_stays_until_it_is_not: 20,
     a_connection_paused_at_the_drain_closes_after_the_resume: 20,
     a_half_closed_one_with_half_a_message_is_let_go: 20,
@@ -251,6 +252,35 @@ fn a_held_answer_is_not_lost_when_its_peer_ends<D: Rig>(seed: u64) {
     stage.settle();
     assert!(peer.got() == pattern(0, 5_000));
     assert!(peer.saw_fin() && stage.is_over);
+    stage.stop();
+}
+
+/// The end of an answer that was held back left as if FIN came right behind it. The connection was busy, no FIN
+/// came, and the kernel kept the last segment for 200 ms.
+fn a_held_answer_of_a_busy_connection_waits_for_no_end<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::with(seed, |limits| {
+        limits.receive_block_bytes = 8 << 10;
+        limits.receive_bytes_per_turn = 8 << 10;
+        limits.high_watermark = 64 << 10;
+    });
+    stage.world.get().buffers = (64 << 10, 64 << 10);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            let _ = conn.echo(input);
+            conn.busy(true);
+        }
+        At::Message(here, _) => here.each(|conn| conn.busy(false)),
+        other => usual(other),
+    });
+    let peer = stage.open();
+    peer.send(&pattern(0, 5_000));
+    drain(&mut stage);
+    stage.advance(1000);
+    assert!(peer.got() == pattern(0, 5_000) && !peer.saw_fin());
+    assert!(!peer.wire().is_corked);
+    stage.remote().post(0, 0).unwrap();
+    stage.advance(2000);
+    assert!(stage.is_over && peer.saw_fin());
     stage.stop();
 }
 

@@ -26,6 +26,7 @@ on_both_rigs! {
     with_heartbeats_too_neither_is_idle_before_the_other: 20,
     neither_is_idle_before_the_other: 20,
     two_that_stand_still_are_idle_in_the_end: 40,
+    two_that_stand_still_are_both_told_within_one_and_a_half_timeouts: 20,
     paired_anew_the_former_partner_is_free: 20,
     no_pair_with_oneself_or_nobody: 5,
 }
@@ -350,6 +351,32 @@ fn two_that_stand_still_are_idle_in_the_end<D: Rig>(seed: u64) {
     let is_told = stage.log.get().records.iter().any(|r| r.calls.contains(&Callback::Deadline));
     assert!(is_told, "they put each other off");
     stage.stop();
+}
+
+/// The first of the two looked at the other as well, and used up what was noted of it: so that one was put
+/// off once more.
+fn two_that_stand_still_are_both_told_within_one_and_a_half_timeouts<D: Rig>(seed: u64) {
+    let (mut stage, _) = proxy::<D>(seed, with_idle);
+    stage.world.get().buffers = (1000, 1000);
+    let (client, upstream) = open_pair(&mut stage);
+    for peer in [&client, &upstream] {
+        peer.reads(false);
+        peer.send(&pattern(0, 1500)); // what the other's kernel has no room for is queued, and all is read
+    }
+    stage.settle();
+    stage.play(|at| match at {
+        At::Deadline(conn) => conn.reset(), // itself, and not the other one
+        At::Close(_) => {}
+        other => usual(other),
+    });
+    let told = |stage: &Stage<D>| {
+        let records = &stage.log.get().records;
+        records.iter().filter(|it| it.calls.contains(&Callback::Deadline)).count()
+    };
+    while told(&stage) == 0 {
+        stage.advance(1);
+    }
+    assert_eq!(told(&stage), 2, "in the same moment, since both have stood still for as long");
 }
 
 fn paired_anew_the_former_partner_is_free<D: Rig>(seed: u64) {
