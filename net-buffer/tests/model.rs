@@ -446,7 +446,8 @@ fn kept_streams_are_cut_as_by_a_search_without_memory() {
                 (whole.map(<[u8]>::to_vec).collect(), false, left)
             }
         };
-        for size in 1..=text.len().clamp(1, 300) {
+        let whole = text.len().max(1);
+        for size in (1..=whole.min(300)).chain([whole]) {
             let mut reader = Reader::new(text.len() + 1);
             let (mut frames, mut searched, mut is_broken) =
                 (Vec::new(), Searched::default(), false);

@@ -188,7 +188,7 @@ mod tests {
         }
     }
 
-    /// What one prefix trusts is by its text: its own address, and the last with those bits.
+    /// A prefix trusts its first address and its last, and not the one behind that.
     #[test]
     fn kept_texts_trust_what_they_name_and_nothing_beside_it() {
         crate::fuzzing::each_kept(include_str!("../tests/corpus/trusted.txt"), |bytes| {

@@ -50,7 +50,7 @@ enum Part {
         /// Begin with this generation, as one of a longer run
         #[arg(long, value_name = "N", default_value_t = 0)]
         first: usize,
-        /// Each generation in the mode of the first, and not in the next one's
+        /// Keep all generations in the mode of the first
         #[arg(long)]
         one_mode: bool,
         /// Threads of clients

@@ -156,7 +156,11 @@ impl<'a> Connection<'a> {
 
     /// Sends these bytes.
     pub fn send(&mut self, bytes: &[u8]) -> Outcome {
-        (&self.socket).write_all(bytes).map_err(|error| self.trouble(error))
+        let sent = (&self.socket).write_all(bytes);
+        sent.map_err(|error| match self.trouble(error) {
+            Trouble::Wrong(what) => Trouble::Wrong(format!("a send: {what}")),
+            other => other,
+        })
     }
 
     /// Sends a line.

@@ -60,7 +60,7 @@ pub struct Plan {
     pub life_max: Duration,
     /// The generation to begin with: so that what one of a long run has shown is seen again sooner.
     pub first: usize,
-    /// From one generation to the next: [`MODES`] keeps to one mode.
+    /// What is added to a generation's number to get the next one's. With [`MODES`] the mode stays.
     pub step: usize,
     /// Threads of clients.
     pub threads: usize,

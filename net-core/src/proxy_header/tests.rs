@@ -184,7 +184,7 @@ fn nearly_a_header() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![line, binary, rest]
 }
 
-/// What the first bytes decide stays, whatever follows, and each has decided who holds the longest header.
+/// What the first bytes decide stays, whatever follows. The longest header is always decided.
 fn is_decided_once(bytes: &[u8]) {
     let whole = parse(bytes);
     let mut decided = false;

@@ -87,8 +87,8 @@ fn where_nobody_looks_nothing_is_kept<D: Rig>(seed: u64) {
     stage.stop();
 }
 
-/// Of a connection that has a box for something else, and whose input was all taken, a byte would be said to
-/// wait that nobody finds.
+/// What a connection shows as waiting is what it holds. It was one byte more if the connection had a box for
+/// something else and its input was all taken.
 fn what_waits_on_a_connection_is_told_to_the_byte<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.time_callbacks = true);
     stage.play(|at| match at {
