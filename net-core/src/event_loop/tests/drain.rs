@@ -255,8 +255,8 @@ fn a_held_answer_is_not_lost_when_its_peer_ends<D: Rig>(seed: u64) {
     stage.stop();
 }
 
-/// The end of an answer that was held back left as if FIN came right behind it. The connection was busy, no FIN
-/// came, and the kernel kept the last segment for 200 ms.
+/// The end of an answer that was held back left as if FIN came right behind it. The connection was busy,
+/// no FIN came, and the kernel kept the last segment for 200 ms.
 fn a_held_answer_of_a_busy_connection_waits_for_no_end<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| {
         limits.receive_block_bytes = 8 << 10;
