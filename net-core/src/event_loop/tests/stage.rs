@@ -237,11 +237,13 @@ impl<D: Rig> Stage<D> {
             let counts = &self.world.get().counts;
             (counts.sends, counts.receives)
         };
+        let mail = self.hub.loops[0].stats.get(Counter::Mail);
         self.log.get().calls = 0;
         self.log.get().calls_max = CALLS_WITHOUT_END;
         self.is_over = !self.event_loop.turn().unwrap();
         self.calls_are_few(most, (self.world.get().counts.receives - receives) as usize);
-        if self.world.get().is_quiet {
+        // A thread of a pool is in no world: what it posts may come when the turn has slept.
+        if self.world.get().is_quiet && self.hub.loops[0].stats.get(Counter::Mail) == mail {
             let calls = self.log.get().calls;
             let sends = self.world.get().counts.sends - sends;
             assert_eq!((calls, sends), (0, 0), "it slept past what was due: calls, sends");
