@@ -121,6 +121,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.next_look = self.next_look.min(until);
     }
 
+    /// Something is under way beside the answer that is held back, so that no end follows it.
+    fn goes_on_when_quiet(&mut self, id: ConnId) -> bool {
+        let kept = Status::UNREAD | Status::PAUSED | Status::BUSY;
+        self.state.head(id).is_some_and(|head| head.status.has(kept))
+            || self.state.outbox.marks.has(id) // it is told, and may then go on
+            || self.state.input_room(id) == 0
+    }
+
     /// Looks at those that have had time to be quiet.
     pub(super) fn end_quiet_times(&mut self) {
         for _ in 0..self.state.limits.timers_per_turn {
@@ -130,7 +138,6 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let Some(head) = self.state.head(id) else { continue };
             let flows_on = head.status.has(Status::FLOWS_ON);
             head.status.clear(Status::FLOWS | Status::FLOWS_ON);
-            let is_kept = head.status.has(Status::UNREAD | Status::PAUSED | Status::BUSY);
             if flows_on {
                 self.flows(id);
             } else {
@@ -138,8 +145,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 // that a client which looks for it before it asks again asks nothing in between. Where
                 // none follows, the kernel would keep the end of the answer for 200 ms.
                 if self.end_hold(id) {
-                    let is_told = self.state.outbox.marks.has(id); // and may then go on
-                    let goes_on = is_kept || is_told || self.state.input_room(id) == 0;
+                    let goes_on = self.goes_on_when_quiet(id);
                     self.flush_and(id, !goes_on);
                 }
                 self.look_again(id);

@@ -235,13 +235,19 @@ fn who_asks_when_answered_is_let_go_with_an_answer<D: Rig>(seed: u64) {
     }
 }
 
-fn a_held_answer_is_not_lost_when_its_peer_ends<D: Rig>(seed: u64) {
-    let mut stage = Stage::<D>::with(seed, |limits| {
+/// One that takes a message of some kilobytes in at once, so that its answer may be held back in a drain.
+fn that_holds_answers<D: Rig>(seed: u64) -> Stage<D> {
+    let stage = Stage::<D>::with(seed, |limits| {
         limits.receive_block_bytes = 8 << 10;
         limits.receive_bytes_per_turn = 8 << 10;
         limits.high_watermark = 64 << 10;
     });
     stage.world.get().buffers = (64 << 10, 64 << 10);
+    stage
+}
+
+fn a_held_answer_is_not_lost_when_its_peer_ends<D: Rig>(seed: u64) {
+    let mut stage = that_holds_answers::<D>(seed);
     let peer = stage.open();
     peer.send(&pattern(0, 5_000));
     drain(&mut stage);
@@ -258,12 +264,7 @@ fn a_held_answer_is_not_lost_when_its_peer_ends<D: Rig>(seed: u64) {
 /// The end of an answer that was held back left as if FIN came right behind it. The connection was busy,
 /// no FIN came, and the kernel kept the last segment for 200 ms.
 fn a_held_answer_of_a_busy_connection_waits_for_no_end<D: Rig>(seed: u64) {
-    let mut stage = Stage::<D>::with(seed, |limits| {
-        limits.receive_block_bytes = 8 << 10;
-        limits.receive_bytes_per_turn = 8 << 10;
-        limits.high_watermark = 64 << 10;
-    });
-    stage.world.get().buffers = (64 << 10, 64 << 10);
+    let mut stage = that_holds_answers::<D>(seed);
     stage.play(|at| match at {
         At::Data(conn, input) => {
             let _ = conn.echo(input);

@@ -241,16 +241,20 @@ fn a_peer_that_floods_a_closed_connection_is_cut_off<D: Rig>(seed: u64) {
     stage.stop();
 }
 
-fn a_peer_that_reads_nothing_of_the_rest_is_reset<D: Rig>(seed: u64) {
-    let mut stage = Stage::<D>::new(seed);
-    stage.play(|at| match at {
+fn answers_much_and_closes(at: At<'_, '_, '_>) {
+    match at {
         At::Data(conn, input) => {
             input.take_all();
             let _ = conn.send(&pattern(0, 100_000));
             conn.close();
         }
         other => usual(other),
-    });
+    }
+}
+
+fn a_peer_that_reads_nothing_of_the_rest_is_reset<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(answers_much_and_closes);
     let peer = stage.open();
     peer.reads(false);
     peer.send(b"x");
@@ -270,14 +274,7 @@ fn a_peer_that_reads_nothing_of_the_rest_is_reset<D: Rig>(seed: u64) {
 /// answer would be cut off for a client that pipelines its next questions.
 fn while_bytes_are_owed_the_peer_may_say_what_it_likes<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.linger_bytes_max = 3);
-    stage.play(|at| match at {
-        At::Data(conn, input) => {
-            input.take_all();
-            let _ = conn.send(&pattern(0, 100_000));
-            conn.close();
-        }
-        other => usual(other),
-    });
+    stage.play(answers_much_and_closes);
     let peer = stage.open();
     peer.reads(false);
     peer.send(b"!");

@@ -1,7 +1,7 @@
 //! Rate limits, on virtual time: over some seconds the rate and one burst, nothing lost, and nobody
 //! else is held.
 
-use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
+use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::closed::{Callback, Closed, Which};
 use crate::life::State;
 use crate::limits::Limits;
@@ -43,6 +43,19 @@ fn is_the_rate(bytes: u64, ms: u64) {
     assert!((least..=most).contains(&bytes), "{bytes} in {ms} ms: not {least} to {most}");
 }
 
+/// Sends much, and looks at what has come for 20 times 173 ms. How long that was comes back.
+fn comes_at_the_rate<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> u64 {
+    peer.send(&[1; 100_000]);
+    stage.settle();
+    let mut ms = 0;
+    for _ in 0..20 {
+        is_the_rate(stage.record(peer).data_bytes as u64, ms);
+        stage.advance(173);
+        ms += 173;
+    }
+    ms
+}
+
 fn what_comes_in_is_the_rate_and_one_burst<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.receive_rate = rate());
     stage.play(|at| match at {
@@ -50,14 +63,7 @@ fn what_comes_in_is_the_rate_and_one_burst<D: Rig>(seed: u64) {
         other => usual(other),
     });
     let peer = stage.open();
-    peer.send(&[1; 100_000]);
-    stage.settle();
-    let mut ms = 0;
-    for _ in 0..20 {
-        is_the_rate(stage.record(&peer).data_bytes as u64, ms);
-        stage.advance(173);
-        ms += 173;
-    }
+    comes_at_the_rate(&mut stage, &peer);
     let (came, waits) = (stage.record(&peer).data_bytes, stage.count(Counter::RateWaits));
     assert!(waits > 20 && waits < 400, "{waits} waits for {came} bytes");
     stage.stop();
@@ -123,14 +129,7 @@ fn a_slow_way_out_does_not_hold_what_comes_in<D: Rig>(seed: u64) {
         other => usual(other),
     });
     let peer = stage.open();
-    peer.send(&[1; 100_000]);
-    stage.settle();
-    let mut ms = 0;
-    for _ in 0..20 {
-        is_the_rate(stage.record(&peer).data_bytes as u64, ms);
-        stage.advance(173);
-        ms += 173;
-    }
+    let ms = comes_at_the_rate(&mut stage, &peer);
     let most = BURST as usize + 10 * 4;
     assert!(peer.got().len() <= most, "{} in {ms} ms", peer.got().len());
     stage.stop();
