@@ -5,15 +5,14 @@ use crate::program::Program;
 use std::fs;
 use std::io;
 
-/// Bytes of memory that only this process has.
+/// Bytes of memory that only this process has, and that it has written: what it has of a file unchanged, as
+/// its own code, the kernel may drop and read again.
 pub fn private_bytes(pid: u32) -> io::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let is_private =
-        |line: &&str| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:");
-    let kib = rollup.lines().filter(is_private).filter_map(|line| {
-        line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok())
-    });
-    Ok(1024 * kib.sum::<u64>())
+    let dirty = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:"));
+    let kib = dirty.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    let kib = kib.ok_or_else(|| io::Error::other("smaps_rollup has no line Private_Dirty"))?;
+    Ok(1024 * kib)
 }
 
 /// How far private memory grows for each of so many idle connections that have spoken.

@@ -6,9 +6,10 @@ use super::connection::Tally;
 use super::group::{self, Group};
 use super::protocol::{Books, FILE_BYTES, FILE_STREAM};
 use super::random::{Random, bytes};
+use super::server::PORT;
 use crate::folder::Folder;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -177,9 +178,11 @@ impl Run<'_> {
     /// A child in the mode of that generation, at this address or any.
     fn start(&self, number: usize, at: Option<SocketAddr>) -> io::Result<Server> {
         self.watchdog.expect(&format!("start {number}"), Duration::ZERO);
-        let at = at.map_or("127.0.0.1:0".to_owned(), |at| at.to_string());
+        let host = host_of(number);
+        let at = at.unwrap_or(SocketAddr::from((host, PORT)));
         let (unix, file) = (self.unix(number), self.folder.file("file"));
         let mut arguments = vec!["serve".to_owned(), format!("--listen={at}")];
+        arguments.push(format!("--host={host}"));
         arguments.push(format!("--unix={}", unix.display()));
         arguments.push(format!("--file={}", file.display()));
         arguments.extend(mode(number).flags.iter().map(|&flag| flag.to_owned()));
@@ -296,6 +299,12 @@ impl Run<'_> {
             });
         }
     }
+}
+
+/// An address of its own for each child, and for those of another run beside this one.
+fn host_of(number: usize) -> Ipv4Addr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + (number % 64) as u8, high, low)
 }
 
 fn mode(number: usize) -> &'static Mode {

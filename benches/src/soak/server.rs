@@ -15,7 +15,7 @@ use net_core::{
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{ExitCode, Termination};
@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 const ON_PURPOSE: &str = "on purpose";
 /// What a `stream` sends at once.
 const CHUNK: usize = 8 << 10;
+/// The first of its ports: below those that the kernel gives to a process that asks for any. So when a child has
+/// ended, and its clients still knock, no other process can have its ports and keep them waiting.
+pub const PORT: u16 = 20_000;
 /// Told when all of a `stream` is with the kernel.
 const STREAM_SENT: u64 = 1;
 /// How long the pool and the threads may take to end after the server.
@@ -40,6 +43,9 @@ pub struct ServerFlags {
     /// Where its first TCP listener is
     #[arg(long)]
     pub listen: SocketAddr,
+    /// The address of all other listeners, which no other process has
+    #[arg(long)]
+    pub host: Ipv4Addr,
     /// Where its Unix listener is: a path, whose folder has the file too
     #[arg(long)]
     pub unix: PathBuf,
@@ -134,16 +140,17 @@ fn run(flags: &ServerFlags) -> io::Result<ExitCode> {
 
 fn server(flags: &ServerFlags) -> Server {
     let proxies = "127.0.0.0/8".parse().expect("a prefix");
+    let at = |port: u16| SocketAddr::from((flags.host, PORT + port)).to_string();
     let server = Server::new()
         .loops(Loops::Count(2))
         .pin(false) // the clients have the same cores
         .accept(if flags.reuseport { Accept::ReusePort } else { Accept::Acceptor })
         .listen(&flags.listen.to_string())
-        .listen("127.0.0.1:0")
+        .listen(&at(1))
         .listen(&format!("unix:{}", flags.unix.display()))
-        .listen_proxied("127.0.0.1:0".parse().expect("an address"), proxies)
-        .datagrams("127.0.0.1:0")
-        .admin("127.0.0.1:0")
+        .listen_proxied(at(2).parse().expect("an address"), proxies)
+        .datagrams(&at(3))
+        .admin(&at(4))
         .refusal(REFUSAL)
         .drain_timeout(Duration::from_secs(5))
         .limits(limits());
