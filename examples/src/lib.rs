@@ -3,7 +3,7 @@
 pub mod fan_in;
 pub mod flags;
 #[cfg(test)]
-#[path = "../../net-core/src/fuzzing.rs"]
+#[path = "../../net-core/tests/fuzzing/mod.rs"]
 mod fuzzing;
 pub mod http;
 pub mod million;

@@ -74,13 +74,21 @@
 
 #![forbid(unsafe_code)]
 
-mod block;
-mod file;
-mod frame;
+// From the top down: a module uses only those below it.
+
 mod input;
+
 mod output;
-mod pipe;
+
+mod file;
+
+mod frame;
+
 mod pool;
+
+mod block;
+
+mod pipe;
 
 pub use block::{Block, CLASS_MIN, class_for};
 pub use bytes::Bytes;

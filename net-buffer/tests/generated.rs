@@ -2,7 +2,7 @@
 //! is written is read.
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 
-#[path = "../../net-core/src/fuzzing.rs"]
+#[path = "../../net-core/tests/fuzzing/mod.rs"]
 mod fuzzing;
 
 use fuzzing::{Random, fuzz};

@@ -1,6 +1,6 @@
 //! Random use of the queue and of the input, held against something obviously right.
 
-#[path = "../../net-core/src/fuzzing.rs"]
+#[path = "../../net-core/tests/fuzzing/mod.rs"]
 #[allow(dead_code)] // what is generated here is proptest's
 mod fuzzing;
 

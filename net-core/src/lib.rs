@@ -10,108 +10,78 @@
 //! - `docs/ARCHITECTURE.md` has the picture; `docs/LIFE.md` the table of a connection's life.
 #![deny(unsafe_code)]
 
-mod accepting;
-mod acceptor;
-mod addr;
-mod admin;
-mod arrival;
-#[cfg(feature = "bench")]
-#[doc(hidden)]
-pub mod bench;
-#[cfg(test)]
-#[path = "../tests/bound/mod.rs"]
-mod bound;
-mod broadcast;
-mod closed;
-mod conn;
-mod connection;
-mod cork;
-mod courier;
-mod datagram;
-mod dial;
-mod doorbell;
-mod driver;
-mod entrances;
-mod error;
+// The floors, from the top down: a module uses only those that stand below it in this list.
+
+mod server;
+
 mod event_loop;
+
+mod api;
+
+mod connection;
+
+mod threads;
+
+mod accept;
+
+mod features;
+
+mod driver;
+
+mod observe;
+
+mod config;
+
+mod base;
+
+mod sys;
+
+// What only tests use.
+
+#[path = "../tests/bound/mod.rs"]
+#[cfg(test)]
+mod bound;
+
+#[path = "../tests/fuzzing/mod.rs"]
 #[cfg(test)]
 mod fuzzing;
-mod gate;
-mod handler;
-mod handover;
-mod here;
-mod hub;
-mod id;
-mod ledger;
-mod life;
-mod limits;
-mod listener;
-mod log_writer;
-mod loop_state;
-mod machine;
-mod mailbox;
-mod outbox;
-mod pace;
-mod panics;
-mod placement;
-mod policy;
-mod pool;
-mod proxy_header;
-mod pulse;
-mod rate;
-mod readiness;
-mod resolver;
-mod runner;
-mod server;
-mod sleep;
-mod slices;
-mod sources;
-mod splitmix;
-mod stalls;
-mod standstill;
-mod stats;
-mod survey;
-mod sync;
-mod sys;
-mod table;
-mod timers;
-mod topics;
-mod trusted;
-mod upstreams;
 
-pub use addr::{Addr, AddrError, UnixName};
-pub use broadcast::{Broadcast, Delivery, Report};
-pub use closed::{BadHeader, Callback, Closed, Which, Why};
-pub use conn::{Conn, Sender};
-pub use datagram::Datagram;
-pub use dial::{Dial, NotDialled, Retry};
-pub use error::{AdoptError, StartError, Unadopted};
-pub use handler::{Handler, Keep, Peer};
-pub use here::Loop;
-pub use hub::Remote;
-pub use id::{ConnId, LOOPS_MAX, NoConnId, SLOTS_MAX};
-pub use limits::Limits;
-pub use log_writer::{LogGuard, LogWriter};
+pub use accept::trusted::{TrustedError, TrustedProxies};
+pub use api::conn::{Conn, Sender};
+pub use api::handler::{Handler, Keep, Peer};
+pub use api::here::Loop;
+pub use api::pool::{JobPanicked, Pool, PoolCounts, PoolFull};
+pub use api::runner::{Runner, Work};
+pub use api::slices::{JobsFull, Slice};
+pub use base::closed::{BadHeader, Callback, Closed, Which, Why};
+pub use base::error::{AdoptError, StartError, Unadopted};
+pub use base::id::{ConnId, LOOPS_MAX, NoConnId, SLOTS_MAX};
+pub use config::limits::Limits;
+pub use config::policy::{AtLimit, WhenFull};
+pub use config::rate::Rate;
+pub use connection::outbox::Queued;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use event_loop::bench;
+pub use features::broadcast::{Broadcast, Delivery, Report};
+pub use features::datagram::Datagram;
+pub use features::dial::{Dial, NotDialled, Retry};
+pub use features::timers::TimerId;
+pub use features::topics::{TOPIC_NAME_MAX, TopicError};
+pub use features::upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
+pub use observe::log_writer::{LogGuard, LogWriter};
+pub use observe::stats::{Counter, Snapshot};
 #[doc(hidden)] // for the examples, which read more of /proc
-pub use machine::proc_file;
-pub use machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine};
-pub use mailbox::PostError;
-pub use outbox::Queued;
-pub use placement::Balance;
-pub use policy::{AtLimit, WhenFull};
-pub use pool::{JobPanicked, Pool, PoolCounts, PoolFull};
-pub use rate::Rate;
-pub use runner::{Runner, Work};
+pub use server::machine::proc_file;
+pub use server::machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine};
+pub use server::placement::Balance;
 pub use server::{Accept, Diagnosis, Ended, FdTable, Loops, Place, Running, Server, Wall};
-pub use slices::{JobsFull, Slice};
-pub use stats::{Counter, Snapshot};
+pub use sys::addr::{Addr, AddrError, UnixName};
 pub use sys::{
     Errno, Keepalive, PrivateTables, SocketOptions, Unfit, restore_for_child, return_large_blocks,
 };
-pub use timers::TimerId;
-pub use topics::{TOPIC_NAME_MAX, TopicError};
-pub use trusted::{TrustedError, TrustedProxies};
-pub use upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
+pub use threads::hub::Remote;
+pub use threads::mailbox::PostError;
 
 pub use bytes::Bytes;
 pub use net_buffer::{

@@ -10,23 +10,25 @@
 //! Each property has twins that must fail, with one part taken away. A model that cannot fail shows
 //! nothing.
 
-/// What `src/sync.rs` offers, from loom.
-mod sync {
-    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
-    pub(crate) use loom::thread::yield_now;
+mod threads {
+    /// What `src/threads/sync.rs` offers, from loom.
+    pub(crate) mod sync {
+        pub(crate) use loom::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
+        pub(crate) use loom::thread::yield_now;
+    }
 }
 
-#[path = "../src/sleep.rs"]
+#[path = "../src/threads/sleep.rs"]
 mod sleep;
 
-#[path = "../src/mailbox/turnstile.rs"]
+#[path = "../src/threads/mailbox/turnstile.rs"]
 mod turnstile;
 
 use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
 
 use sleep::{Fences, SeqCst, SleepWord};
-use sync::{AtomicUsize, Ordering, fence};
+use threads::sync::{AtomicUsize, Ordering, fence};
 
 /// Explores a model: completely, or, where that takes minutes, up to so many preemptions.
 fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {

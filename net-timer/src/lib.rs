@@ -84,11 +84,17 @@
 
 #![forbid(unsafe_code)]
 
-mod entries;
-mod level;
-mod list;
-mod tick;
+// From the top down: a module uses only those below it.
+
 mod wheel;
+
+mod level;
+
+mod list;
+
+mod entries;
+
+mod tick;
 
 pub use entries::{Entries, Links, NIL, Slot};
 pub use tick::Tick;

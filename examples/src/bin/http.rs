@@ -341,7 +341,7 @@ fn main() -> ExitCode {
 }
 
 #[cfg(test)]
-#[path = "../../../net-core/src/fuzzing.rs"]
+#[path = "../../../net-core/tests/fuzzing/mod.rs"]
 #[allow(dead_code)] // nothing is generated here
 mod fuzzing;
 

@@ -5,10 +5,10 @@
 
 use super::splice::splice;
 use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, WAKER, What};
-use crate::addr::Addr;
-use crate::limits::Limits;
-use crate::readiness::AfterReceive;
-use crate::survey::Moved;
+use crate::config::limits::Limits;
+use crate::driver::readiness::AfterReceive;
+use crate::observe::survey::Moved;
+use crate::sys::addr::Addr;
 use crate::sys::{
     DatagramOptions, DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket,
     UdpMessage, Waker, epoll,

@@ -8,14 +8,15 @@
 //! - `sim`: a simulated kernel with scripted peers and a virtual clock, for tests.
 
 mod epoll;
+pub(crate) mod readiness;
 #[cfg(test)]
 pub(crate) mod sim;
 mod splice;
 
-use crate::addr::Addr;
-use crate::limits::Limits;
-pub(crate) use crate::readiness::{Link, What};
-use crate::survey::Moved;
+use crate::config::limits::Limits;
+pub(crate) use crate::driver::readiness::{Link, What};
+use crate::observe::survey::Moved;
+use crate::sys::addr::Addr;
 use crate::sys::{
     DatagramOptions, DialOptions, Errno, Inbound, ListenOptions, Socket, UdpMessage, Waker,
 };

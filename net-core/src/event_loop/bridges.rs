@@ -1,22 +1,22 @@
 //! What comes into the loop from elsewhere: orders, arrivals, mail and timers.
 
 use super::{EventLoop, guard};
-use crate::accepting::BACKLOG_MAX;
-use crate::addr::Addr;
-use crate::arrival::Arrival;
-use crate::closed::{Callback, Closed, Why};
-use crate::connection::{Filed, Status};
+use crate::accept::accepting::BACKLOG_MAX;
+use crate::accept::arrival::Arrival;
+use crate::api::handler::{Handler, Peer};
+use crate::api::here::Loop;
+use crate::api::runner::Task;
+use crate::base::closed::{Callback, Closed, Why};
+use crate::base::id::ConnId;
+use crate::config::policy::AtLimit;
+use crate::connection::life::State;
+use crate::connection::loop_state::Way;
+use crate::connection::slot::{Filed, Status};
 use crate::driver::Driver;
-use crate::handler::{Handler, Peer};
-use crate::here::Loop;
-use crate::hub::{Mail, Order};
-use crate::id::ConnId;
-use crate::life::State;
-use crate::loop_state::Way;
-use crate::policy::AtLimit;
-use crate::runner::Task;
-use crate::stats::Counter;
+use crate::observe::stats::Counter;
+use crate::sys::addr::Addr;
 use crate::sys::{Errno, Socket};
+use crate::threads::hub::{Mail, Order};
 use net_buffer::Unread;
 use net_timer::Tick;
 use std::sync::atomic::Ordering;

@@ -2,15 +2,15 @@
 //! waits no longer than that.
 
 use super::{EventLoop, guard};
-use crate::broadcast::{Fate, Part};
-use crate::closed::Callback;
+use crate::api::handler::Handler;
+use crate::base::closed::Callback;
+use crate::base::id::ConnId;
+use crate::connection::life::State;
+use crate::connection::loop_state::LoopState;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::hub::Order;
-use crate::id::ConnId;
-use crate::life::State;
-use crate::loop_state::LoopState;
-use crate::stats::Counter;
+use crate::features::broadcast::{Fate, Part};
+use crate::observe::stats::Counter;
+use crate::threads::hub::Order;
 
 /// Connections looked at in a turn, of which only some are receivers.
 const LOOKS: usize = 1024;

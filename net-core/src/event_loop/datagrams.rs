@@ -1,15 +1,15 @@
 //! Datagrams: from a socket to `on_datagram`, and what it sends.
 
 use super::{EventLoop, guard};
-use crate::closed::Callback;
-use crate::datagram::{Datagram, Outgoing};
+use crate::accept::listener::{AcceptError, judge};
+use crate::api::handler::Handler;
+use crate::api::here::Loop;
+use crate::base::closed::Callback;
 use crate::driver::{Driver, Ending, endpoint_token};
-use crate::handler::Handler;
-use crate::here::Loop;
-use crate::hub::Order;
-use crate::listener::{AcceptError, judge};
-use crate::stats::Counter;
+use crate::features::datagram::{Datagram, Outgoing};
+use crate::observe::stats::Counter;
 use crate::sys::{BATCH, DatagramOptions, Ends, Errno, Inbound, Socket, UdpMessage};
+use crate::threads::hub::Order;
 use net_timer::Tick;
 use std::cell::RefCell;
 use std::net::SocketAddr;

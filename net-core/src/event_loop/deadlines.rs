@@ -4,11 +4,11 @@
 //! every byte, and lies in the entry; all others are in the cold box, which is there while one runs.
 
 use super::EventLoop;
-use crate::closed::Which;
-use crate::connection::{Deadlines, Status};
+use crate::api::handler::Handler;
+use crate::base::closed::Which;
+use crate::base::id::ConnId;
+use crate::connection::slot::{Deadlines, Status};
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {

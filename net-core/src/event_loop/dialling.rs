@@ -6,18 +6,18 @@
 //! it says is asked of each socket, and believed only if that has decided.
 
 use super::EventLoop;
-use crate::addr::Addr;
-use crate::closed::{Closed, Which};
-use crate::connection::Head;
-use crate::dial::{Target, passes_soon};
+use crate::api::handler::Handler;
+use crate::base::closed::{Closed, Which};
+use crate::base::id::ConnId;
+use crate::connection::life::{Event, State};
+use crate::connection::loop_state::LoopState;
+use crate::connection::slot::Head;
 use crate::driver::{Driver, Ending, Link};
-use crate::handler::Handler;
-use crate::hub::Order;
-use crate::id::ConnId;
-use crate::life::{Event, State};
-use crate::loop_state::LoopState;
-use crate::resolver::{Answer, Question};
+use crate::features::dial::{Target, passes_soon};
+use crate::sys::addr::Addr;
 use crate::sys::{Errno, Socket};
+use crate::threads::hub::Order;
+use crate::threads::resolver::{Answer, Question};
 use net_timer::Tick;
 use std::sync::Arc;
 

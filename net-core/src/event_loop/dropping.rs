@@ -1,15 +1,15 @@
 //! Drops of what is the user's: each may panic, and costs no more than a callback that does.
 
 use super::{EventLoop, guard};
-use crate::closed::{Callback, Closed};
-use crate::connection::{Connection, Status};
+use crate::api::handler::Handler;
+use crate::base::closed::{Callback, Closed};
+use crate::base::id::ConnId;
+use crate::config::policy::AtLimit;
+use crate::connection::life::{Event, State};
+use crate::connection::outbox::Queued;
+use crate::connection::slot::{Connection, Status};
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::{Event, State};
-use crate::outbox::Queued;
-use crate::policy::AtLimit;
-use crate::stats::{Counter, Stats};
+use crate::observe::stats::{Counter, Stats};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -83,6 +83,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 fn last_drop<T>(stats: &Stats, value: T) {
     if guard(|| drop(value)).is_none() {
         stats.add(Counter::Panics, 1);
-        tracing::error!(said = crate::panics::take_said(), "a drop panicked at the end of a loop");
+        tracing::error!(
+            said = crate::base::panics::take_said(),
+            "a drop panicked at the end of a loop"
+        );
     }
 }

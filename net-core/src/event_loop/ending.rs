@@ -1,19 +1,19 @@
 //! A connection's life carried out: what the table says, done.
 
 use super::{EventLoop, guard};
-use crate::accepting::turn_away;
-use crate::closed::{Callback, Closed, Which};
-use crate::conn::SaysLast;
-use crate::connection::{Deadlines, Filed, Status};
+use crate::accept::accepting::turn_away;
+use crate::api::conn::SaysLast;
+use crate::api::handler::Handler;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::base::id::ConnId;
+use crate::config::policy::AtLimit;
+use crate::connection::life::{Event, State, Tell, step};
+use crate::connection::loop_state::LastWord;
+use crate::connection::slot::{Deadlines, Filed, Status};
 use crate::driver::{Driver, Ending, Received};
-use crate::handler::Handler;
-use crate::hub::{Mail, Order};
-use crate::id::ConnId;
-use crate::life::{Event, State, Tell, step};
-use crate::loop_state::LastWord;
-use crate::policy::AtLimit;
-use crate::stats::Counter;
+use crate::observe::stats::Counter;
 use crate::sys::Errno;
+use crate::threads::hub::{Mail, Order};
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {

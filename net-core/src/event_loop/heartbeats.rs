@@ -10,12 +10,12 @@
 //! of the idle time, which the heartbeat's own bytes must not put off.
 
 use super::EventLoop;
+use crate::api::handler::Handler;
+use crate::base::id::ConnId;
+use crate::base::splitmix;
+use crate::connection::life::Event;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::Event;
-use crate::splitmix;
-use crate::stats::Counter;
+use crate::observe::stats::Counter;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {

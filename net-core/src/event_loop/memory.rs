@@ -7,15 +7,15 @@
 //! a callback would queue beyond the share is refused, and ends the connection to which it was sent.
 
 use super::EventLoop;
-use crate::closed::Closed;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::closed::Closed;
+use crate::base::id::ConnId;
+use crate::config::limits::Limits;
+use crate::connection::life::{Event, State};
+use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::{Event, State};
-use crate::limits::Limits;
-use crate::stats::Counter;
-use crate::survey::Largest;
+use crate::observe::stats::Counter;
+use crate::observe::survey::Largest;
 use net_buffer::Unread;
 
 /// The largest connections that one walk over the table finds. The next walk is due when all of them

@@ -1,5 +1,7 @@
 //! The turn: the only place where driver, handler and state meet.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod bridges;
 mod broadcasts;
 mod datagrams;
@@ -23,22 +25,22 @@ mod tunnels;
 mod vestibule;
 mod watching;
 
-use crate::accepting::Listening;
-use crate::arrival::Arrival;
-use crate::closed::Callback;
-use crate::conn::Conn;
-use crate::courier::CourierEnd;
-use crate::dial::Jitter;
+use crate::accept::accepting::Listening;
+use crate::accept::arrival::Arrival;
+use crate::accept::courier::CourierEnd;
+use crate::accept::listener::Seldom;
+use crate::api::conn::Conn;
+use crate::api::handler::{Handler, Keep};
+use crate::base::closed::Callback;
+use crate::base::id::ConnId;
+pub(crate) use crate::base::panics::{forget, guard};
+use crate::config::limits::Limits;
+use crate::connection::loop_state::LoopState;
 use crate::driver::Driver;
-use crate::handler::{Handler, Keep};
-use crate::hub::{Hub, Order};
-use crate::id::ConnId;
-use crate::ledger::Ledger;
-use crate::limits::Limits;
-use crate::listener::Seldom;
-use crate::loop_state::LoopState;
-pub(crate) use crate::panics::{forget, guard};
+use crate::features::dial::Jitter;
+use crate::observe::ledger::Ledger;
 use crate::sys::cpu_clock;
+use crate::threads::hub::{Hub, Order};
 use broadcasts::FanOut;
 use datagrams::Endpoints;
 use memory::Share;
@@ -388,8 +390,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Counts a panic and asks the handler what is to become of the rest.
     #[cold]
     fn count_panic(&mut self, callback: Callback) {
-        self.state.bridge.stats.add(crate::stats::Counter::Panics, 1);
-        let said = crate::panics::take_said();
+        self.state.bridge.stats.add(crate::observe::stats::Counter::Panics, 1);
+        let said = crate::base::panics::take_said();
         tracing::error!(in_loop = self.state.number, ?callback, said, "a callback panicked");
         let answer = guard(|| self.handler.on_panic(callback));
         if answer != Some(Keep::Running) {

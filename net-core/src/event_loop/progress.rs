@@ -6,11 +6,11 @@
 //! at once more, half a timeout later, and ends only if not one of them was acknowledged.
 
 use super::EventLoop;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::id::ConnId;
+use crate::connection::life::State;
+use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::State;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {

@@ -11,10 +11,10 @@
 //! the high mark. (A stream of small pieces does not count as one: each would hold the drain up.)
 
 use super::EventLoop;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::id::ConnId;
+use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
 use net_timer::Tick;
 
 /// A receive of so many bytes is taken for a piece of something larger.

@@ -1,17 +1,17 @@
 //! From a signal to `on_data`.
 
 use super::{EventLoop, run};
-use crate::closed::{Callback, Closed};
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::closed::{Callback, Closed};
+use crate::base::id::ConnId;
+use crate::connection::life::{Event, State, step};
+use crate::connection::loop_state::Way;
+use crate::connection::slot::Status;
 use crate::driver::{
     COURIER, Driver, Lease, Received, Sent, Signal, Then, WAKER, What, endpoint_number,
     listener_number, waiting_number,
 };
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::{Event, State, step};
-use crate::loop_state::Way;
-use crate::stats::Counter;
+use crate::observe::stats::Counter;
 use net_buffer::{Input, Unread};
 use std::io::IoSlice;
 

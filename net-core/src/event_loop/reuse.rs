@@ -6,13 +6,13 @@
 //! and of these it is the one of which the kernel says so.
 
 use super::EventLoop;
-use crate::closed::Closed;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::closed::Closed;
+use crate::base::id::ConnId;
+use crate::config::policy::WhenFull;
+use crate::connection::life::{Event, State};
+use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::{Event, State};
-use crate::policy::WhenFull;
 use net_timer::Tick;
 
 /// Connections that are compared. With so many, the one that goes is among the idlest tenth in four

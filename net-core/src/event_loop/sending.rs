@@ -1,13 +1,13 @@
 //! From what callbacks left to the kernel, and `on_room`.
 
 use super::EventLoop;
-use crate::closed::Callback;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::closed::Callback;
+use crate::base::id::ConnId;
+use crate::connection::life::{Event, State};
+use crate::connection::loop_state::Way;
+use crate::connection::slot::Status;
 use crate::driver::{Driver, Sent, Then};
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::{Event, State};
-use crate::loop_state::Way;
 use std::io::IoSlice;
 
 /// What one connection sends of files in a turn at most: more, and one disk read would be long.

@@ -1,15 +1,15 @@
 //! Gives the jobs of a loop their slices.
 
 use super::{EventLoop, guard};
-use crate::closed::Callback;
+use crate::api::handler::Handler;
+use crate::api::here::Loop;
+use crate::api::slices::{Job, Slice};
+use crate::base::closed::Callback;
+use crate::base::id::ConnId;
+use crate::connection::life::State;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::here::Loop;
-use crate::hub::Order;
-use crate::id::ConnId;
-use crate::life::State;
-use crate::slices::{Job, Slice};
-use crate::stats::Counter;
+use crate::observe::stats::Counter;
+use crate::threads::hub::Order;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// One slice of a job after the other, in rotation, for as long as this turn has for them, and within

@@ -2,12 +2,12 @@
 //! million connections hold no turn up.
 
 use super::EventLoop;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::id::ConnId;
+use crate::connection::life::State;
+use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::State;
-use crate::survey::{Answer, Asked, By, Largest, Question, Row};
+use crate::observe::survey::{Answer, Asked, By, Largest, Question, Row};
 use std::sync::Arc;
 
 /// Connections looked at in a turn, where each is a few loads.

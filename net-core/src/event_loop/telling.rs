@@ -10,13 +10,13 @@
 //! whom it is. What comes later finds whoever is left.
 
 use super::EventLoop;
-use crate::closed::Closed;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::closed::Closed;
+use crate::base::id::ConnId;
+use crate::connection::life::{Event, State};
+use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::hub::Order;
-use crate::id::ConnId;
-use crate::life::{Event, State};
+use crate::threads::hub::Order;
 use net_timer::Tick;
 use std::time::Duration;
 

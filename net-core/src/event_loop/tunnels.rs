@@ -7,13 +7,13 @@
 
 use super::EventLoop;
 use super::receiving::Source;
-use crate::connection::Status;
+use crate::api::handler::Handler;
+use crate::base::id::ConnId;
+use crate::connection::life::State;
+use crate::connection::loop_state::Way;
+use crate::connection::slot::Status;
 use crate::driver::{Driver, Ending, Spliced};
-use crate::handler::Handler;
-use crate::id::ConnId;
-use crate::life::State;
-use crate::loop_state::Way;
-use crate::stats::Counter;
+use crate::observe::stats::Counter;
 
 /// From so many bytes in one receive on, or from a full block, the next one is a splice. See decision
 /// 0050.

@@ -6,12 +6,12 @@
 //! has none of this.
 
 use super::{EventLoop, Telling, sooner};
-use crate::arrival::Arrival;
-use crate::closed::{BadHeader, Closed, Which, Why};
+use crate::accept::arrival::Arrival;
+use crate::accept::proxy_header::{self, HEADER_MAX, ProxyHeader};
+use crate::api::handler::Handler;
+use crate::base::closed::{BadHeader, Closed, Which, Why};
 use crate::driver::{Driver, Link, Received, waiting_token};
-use crate::handler::Handler;
-use crate::hub::Order;
-use crate::proxy_header::{self, HEADER_MAX, ProxyHeader};
+use crate::threads::hub::Order;
 use net_timer::{Entries, Links, Slot, Tick, Wheel};
 use slab::Slab;
 

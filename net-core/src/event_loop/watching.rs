@@ -1,10 +1,10 @@
 //! What a loop says of what it does, while somebody wants to know: its pulse, and its ledger.
 
 use super::EventLoop;
-use crate::closed::Callback;
+use crate::api::handler::Handler;
+use crate::base::closed::Callback;
+use crate::base::id::ConnId;
 use crate::driver::Driver;
-use crate::handler::Handler;
-use crate::id::ConnId;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A turn begins.

@@ -1,9 +1,8 @@
 //! How many connections the descriptor tables hold.
 
-use super::doctor::warn_of_walls;
 use super::{FdTable, Listens, Server};
-use crate::admin;
-use crate::error::StartError;
+use crate::base::error::StartError;
+use crate::server::admin;
 use crate::sys::descriptors;
 
 /// Descriptors left free in each table, for what handlers open and for passing ones.
@@ -68,7 +67,6 @@ impl Capacity {
         };
         tracing::info!("RLIMIT_NOFILE {nofile}: {tables} {holds} connections");
         let Some(asked) = server.limits.connections_max else { return holds };
-        warn_of_walls(server, self, asked);
         if asked > holds {
             tracing::warn!(
                 "{asked} connections were asked for, but {tables} {holds}: raise RLIMIT_NOFILE, \

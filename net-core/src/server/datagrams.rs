@@ -1,10 +1,10 @@
 //! Where a server receives datagrams.
 
 use super::{Running, Server};
-use crate::addr::{Addr, AddrError};
+use crate::base::error::StartError;
 use crate::driver::Driver;
-use crate::error::StartError;
 use crate::sys::Socket;
+use crate::sys::addr::{Addr, AddrError};
 use std::io;
 use std::net::SocketAddr;
 

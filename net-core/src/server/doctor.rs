@@ -2,8 +2,8 @@
 
 use super::capacity::Capacity;
 use super::{FdTable, Server};
-use crate::error::StartError;
-use crate::machine::{BYTES_PER_IDLE_CONNECTION, Machine};
+use crate::base::error::StartError;
+use crate::server::machine::{BYTES_PER_IDLE_CONNECTION, Machine};
 use std::fmt;
 use std::path::Path;
 
@@ -57,7 +57,7 @@ impl Wall {
             Kind::Descriptors { per_table, tables, used, is_shared } => {
                 let loops = connections.div_ceil(per_table.max(1));
                 let limit = connections.div_ceil(tables).saturating_add(used);
-                if loops > crate::id::LOOPS_MAX as u64 {
+                if loops > crate::base::id::LOOPS_MAX as u64 {
                     return format!("ulimit -n {limit}");
                 }
                 let private = if is_shared { " with private tables" } else { "" };

@@ -1,14 +1,14 @@
 //! Where a server listens: what is open before any loop is.
 
 use super::{Accept, Listens, Server, Wanted};
-use crate::accepting::Listening;
-use crate::addr::{Addr, AddrError};
+use crate::accept::accepting::Listening;
+use crate::accept::trusted::TrustedProxies;
+use crate::api::handler::Handler;
+use crate::base::error::StartError;
 use crate::driver::{Driver, listener_token};
-use crate::error::StartError;
-use crate::handler::Handler;
-use crate::hub::Hub;
+use crate::sys::addr::{Addr, AddrError};
 use crate::sys::{ListenOptions, Socket};
-use crate::trusted::TrustedProxies;
+use crate::threads::hub::Hub;
 use std::sync::Arc;
 
 /// What the kernel takes ahead for each connection of a server with a memory budget. It grows a slow

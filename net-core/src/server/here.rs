@@ -1,14 +1,9 @@
 //! A server whose last loop runs on the thread that starts it.
 
-use super::loops::{Farewell, Seed, Stands, grow, pin, run_to_its_end, verdict};
 use super::{Ended, FdTable, Loops, Place, Running, Server, start};
-use crate::driver::{Driver, Epoll};
-use crate::error::StartError;
-use crate::event_loop::EventLoop;
-use crate::handler::Handler;
-use crate::panics::Quiet;
-use crate::sys::affinity::Affinity;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::api::handler::Handler;
+use crate::base::error::StartError;
+use crate::driver::Epoll;
 use std::sync::Arc;
 
 impl Server {
@@ -114,65 +109,4 @@ where
     let ran = own.run();
     let ended = running.wait();
     ran.and(ended)
-}
-
-/// A loop that stands, and runs on the thread that has made it.
-pub(super) struct OwnLoop<H: Handler, D: Driver> {
-    // Dropped in this order.
-    event_loop: EventLoop<H, D>,
-    farewell: Farewell<H::Message>,
-    number: usize,
-    core: Option<core_affinity::CoreId>,
-}
-
-impl<H: Handler, D: Driver> OwnLoop<H, D> {
-    /// Makes it on its core, as every loop is made, and then gives the thread its cores back:
-    /// threads that it starts next inherit them.
-    pub(super) fn grow(
-        mut seed: Seed<H::Message>,
-        make: impl FnOnce(&Place<H::Message>) -> H,
-    ) -> Result<(Self, Stands), StartError> {
-        let lent = seed.core.and_then(|_| Lent::new());
-        seed.core = seed.core.filter(|_| lent.is_some());
-        let (number, core) = (seed.number, seed.core);
-        let farewell = Farewell::of(&seed);
-        let _quiet = Quiet::here();
-        let (event_loop, stands) = grow(seed, make)?;
-        Ok((Self { event_loop, farewell, number, core }, stands))
-    }
-
-    /// Turns until the loop is over.
-    fn run(self) -> Result<(), StartError> {
-        let (number, core) = (self.number, self.core);
-        let lent = core.and_then(|_| Lent::new());
-        pin(number, core.filter(|_| lent.is_some()));
-        let _quiet = Quiet::here();
-        let run = || {
-            let Self { event_loop, farewell: _farewell, .. } = self;
-            run_to_its_end(event_loop)
-        };
-        verdict(number, catch_unwind(AssertUnwindSafe(run)))
-    }
-}
-
-/// The calling thread while a loop has it on a core. Dropped, it may run on its former cores again.
-struct Lent(Affinity);
-
-impl Lent {
-    /// `None`: they cannot be asked for, so the thread is not to be pinned.
-    fn new() -> Option<Self> {
-        let cores = Affinity::of_this_thread();
-        if let Err(error) = &cores {
-            tracing::warn!(%error, "cannot ask for this thread's cores, so the loop is not pinned");
-        }
-        cores.ok().map(Self)
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.set_here() {
-            tracing::warn!(%error, "cannot give this thread its former cores back");
-        }
-    }
 }

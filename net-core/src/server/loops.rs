@@ -1,22 +1,22 @@
 //! The loops' threads: how each starts, and how it ends.
 
 use super::doors::{Door, listen_options};
-use super::here::OwnLoop;
 use super::{FdTable, Place, Server, processors};
-use crate::accepting::Listening;
-use crate::addr::Addr;
-use crate::closed::Closed;
-use crate::courier::{self, CourierEnd};
+use crate::accept::accepting::Listening;
+use crate::accept::courier::{self, CourierEnd};
+use crate::api::handler::Handler;
+use crate::base::closed::Closed;
+use crate::base::error::StartError;
+use crate::base::panics::{Quiet, take_message, take_said};
+use crate::config::limits::Limits;
 use crate::driver::{COURIER, Driver, listener_token};
-use crate::error::StartError;
 use crate::event_loop::{EventLoop, forget, guard};
-use crate::handler::Handler;
-use crate::hub::{Bridge, Hub, Order, Remote};
-use crate::limits::Limits;
-use crate::panics::{Quiet, take_message, take_said};
-use crate::stats::{Counter, Stats};
+use crate::observe::stats::{Counter, Stats};
+use crate::sys::addr::Addr;
+use crate::sys::affinity::Affinity;
 use crate::sys::descriptors::{LeftBehind, Traveller};
 use crate::sys::{DatagramOptions, ListenOptions, PrivateTables, Socket};
+use crate::threads::hub::{Bridge, Hub, Order, Remote};
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -354,5 +354,66 @@ pub(super) fn pin(number: usize, core: Option<core_affinity::CoreId>) {
         && !core_affinity::set_for_current(core)
     {
         tracing::warn!(in_loop = number, core = core.id, "cannot pin the loop to its core");
+    }
+}
+
+/// A loop that stands, and runs on the thread that has made it.
+pub(super) struct OwnLoop<H: Handler, D: Driver> {
+    // Dropped in this order.
+    event_loop: EventLoop<H, D>,
+    farewell: Farewell<H::Message>,
+    number: usize,
+    core: Option<core_affinity::CoreId>,
+}
+
+impl<H: Handler, D: Driver> OwnLoop<H, D> {
+    /// Makes it on its core, as every loop is made, and then gives the thread its cores back:
+    /// threads that it starts next inherit them.
+    pub(super) fn grow(
+        mut seed: Seed<H::Message>,
+        make: impl FnOnce(&Place<H::Message>) -> H,
+    ) -> Result<(Self, Stands), StartError> {
+        let lent = seed.core.and_then(|_| Lent::new());
+        seed.core = seed.core.filter(|_| lent.is_some());
+        let (number, core) = (seed.number, seed.core);
+        let farewell = Farewell::of(&seed);
+        let _quiet = Quiet::here();
+        let (event_loop, stands) = grow(seed, make)?;
+        Ok((Self { event_loop, farewell, number, core }, stands))
+    }
+
+    /// Turns until the loop is over.
+    pub(super) fn run(self) -> Result<(), StartError> {
+        let (number, core) = (self.number, self.core);
+        let lent = core.and_then(|_| Lent::new());
+        pin(number, core.filter(|_| lent.is_some()));
+        let _quiet = Quiet::here();
+        let run = || {
+            let Self { event_loop, farewell: _farewell, .. } = self;
+            run_to_its_end(event_loop)
+        };
+        verdict(number, catch_unwind(AssertUnwindSafe(run)))
+    }
+}
+
+/// The calling thread while a loop has it on a core. Dropped, it may run on its former cores again.
+struct Lent(Affinity);
+
+impl Lent {
+    /// `None`: they cannot be asked for, so the thread is not to be pinned.
+    fn new() -> Option<Self> {
+        let cores = Affinity::of_this_thread();
+        if let Err(error) = &cores {
+            tracing::warn!(%error, "cannot ask for this thread's cores, so the loop is not pinned");
+        }
+        cores.ok().map(Self)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.set_here() {
+            tracing::warn!(%error, "cannot give this thread its former cores back");
+        }
     }
 }

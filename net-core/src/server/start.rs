@@ -2,22 +2,22 @@
 
 use super::capacity::Capacity;
 use super::datagrams;
+use super::doctor::warn_of_walls;
 use super::doors::{self, Door, Doors, open_doors};
-use super::here::OwnLoop;
-use super::loops::{Stand, Team, close_arrivals, start_loops};
+use super::loops::{OwnLoop, Stand, Team, close_arrivals, start_loops};
 use super::{Accept, Ended, Listens, Place, Running, Server};
-use crate::acceptor::Acceptor;
-use crate::addr::Addr;
-use crate::admin::{Admin, Serving};
+use crate::accept::gate::Gate;
+use crate::api::handler::Handler;
+use crate::base::error::StartError;
+use crate::base::panics::Quiet;
 use crate::driver::Driver;
-use crate::error::StartError;
-use crate::gate::Gate;
-use crate::handler::Handler;
-use crate::handover::Handover;
-use crate::hub::{Hub, Remote};
-use crate::panics::Quiet;
+use crate::server::acceptor::Acceptor;
+use crate::server::admin::{Admin, Serving};
+use crate::server::handover::Handover;
+use crate::sys::addr::Addr;
 use crate::sys::signals::{Signals, exit_at_once};
 use crate::sys::{Waker, child, descriptors};
+use crate::threads::hub::{Hub, Remote};
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -64,6 +64,9 @@ where
     let wanted = doors::wanted(&server)?;
     let capacity = Capacity::of(&server, loops)?;
     let max = capacity.say(&server, loops);
+    if let Some(asked) = server.limits.connections_max {
+        warn_of_walls(&server, &capacity, asked);
+    }
     say_migration(&server);
     let gate = Gate::new(max, &server.limits).telling(server.refusal.clone());
     let hub = Hub::new(loops, gate, &server.limits)

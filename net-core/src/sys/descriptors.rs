@@ -1,7 +1,7 @@
 //! The descriptor table: its limit, a private copy for a loop, and the spare descriptor.
 
 use super::{Errno, Socket, Waker, child};
-use crate::addr::Addr;
+use crate::sys::addr::Addr;
 use std::fs::File;
 use std::hash::RandomState;
 use std::io;

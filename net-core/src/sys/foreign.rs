@@ -2,7 +2,7 @@
 
 use super::options::set_number;
 use super::{Errno, unix};
-use crate::addr::Addr;
+use crate::sys::addr::Addr;
 use socket2::{Protocol, SockRef, Type};
 use std::fmt;
 use std::io;

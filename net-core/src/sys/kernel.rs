@@ -4,7 +4,7 @@ use super::{
     DatagramOptions, DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, UdpMessage,
     Waker, descriptors, epoll, pipe, signals,
 };
-use crate::addr::Addr;
+use crate::sys::addr::Addr;
 use net_buffer::Pipe;
 use net_timer::Tick;
 use std::fs::File;

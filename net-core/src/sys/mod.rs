@@ -4,6 +4,7 @@
 //! says what the kernel said, as values, and leaves the deciding to the floors above.
 #![allow(unsafe_code)]
 
+pub(crate) mod addr;
 pub(crate) mod affinity;
 pub(crate) mod child;
 pub(crate) mod cpu_clock;

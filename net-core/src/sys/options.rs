@@ -204,9 +204,14 @@ impl Default for ListenOptions {
     }
 }
 
+pub(super) fn stream_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
+    let kind = socket2::Type::STREAM.nonblocking().cloexec();
+    socket2::Socket::new(socket2::Domain::for_address(at), kind, Some(socket2::Protocol::TCP))
+}
+
 /// A TCP socket, bound and not listening yet.
 pub(super) fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
-    let socket = super::socket::stream_socket(at)?;
+    let socket = stream_socket(at)?;
     socket.set_reuse_address(true)?;
     if options.reuse_port {
         socket.set_reuse_port(true)?;

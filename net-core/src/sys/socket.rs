@@ -1,8 +1,8 @@
 //! `Socket`: one stream socket, owned by one number of four bytes.
 
-use super::options::{ListenOptions, SocketOptions, bound};
+use super::options::{ListenOptions, SocketOptions, bound, set_number, stream_socket};
 use super::{Errno, unix};
-use crate::addr::{Addr, UnixName};
+use crate::sys::addr::{Addr, UnixName};
 use rustix::net::{RecvFlags, SendFlags};
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -102,7 +102,7 @@ impl Socket {
         if let Some(source) = options.source {
             if source.port() == 0 {
                 // Leaves the choice of the port to connect, which may then share it (ip(7)).
-                bind_address_no_port(&socket)?;
+                set_number(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
             }
             socket.bind(&source.into())?;
         }
@@ -312,27 +312,6 @@ impl Drop for Socket {
         // frees the number whatever close says (close(2)), so there is nothing to retry.
         unsafe { libc::close(self.0) };
     }
-}
-
-pub(super) fn stream_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
-    let kind = socket2::Type::STREAM.nonblocking().cloexec();
-    socket2::Socket::new(socket2::Domain::for_address(at), kind, Some(socket2::Protocol::TCP))
-}
-
-fn bind_address_no_port(socket: &socket2::Socket) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let on: libc::c_int = 1;
-    // SAFETY: `on` is a readable int of the stated length.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            mem::size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 pub(super) fn addr_of(address: &socket2::SockAddr) -> io::Result<Addr> {

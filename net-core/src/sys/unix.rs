@@ -2,7 +2,7 @@
 
 use super::ListenOptions;
 use super::options::set_number;
-use crate::addr::{Addr, UnixName};
+use crate::sys::addr::{Addr, UnixName};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::ffi::OsStr;
 use std::fs::{self, File};

@@ -1,78 +1,68 @@
-//! The floors of `docs/ARCHITECTURE.md`: who may import from whom.
+//! The floors: the order of the modules in a crate's `lib.rs`, from the top down.
+//!
+//! A module uses only modules that stand below it in that list. Inside a folder, files may stand in
+//! any order, but no circle of imports joins them; the head of a folder, its `mod.rs`, is one thing
+//! with each of its files.
 
 use crate::source::{Source, is_word};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A crate's modules from the top down. Of two modules, the one with the smaller rank is higher,
-/// and may import from the other; equal ones stand side by side and do not know each other.
+/// Files that import each other, since each is a view of the others: a `Handler` is called with a
+/// `Conn`, and a `Conn` has the type of its `Handler`'s session, and knows its loop.
+const ONE_THING: &[(&str, &[&str])] = &[("api", &["conn", "handler", "here", "runner"])];
+
+/// A crate's modules, from the top down.
 #[derive(Debug)]
 pub(crate) struct Floors {
     krate: String,
-    places: BTreeMap<String, Place>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Place {
-    rank: usize,
-    /// Modules with the same number are one thing in several files, and know each other.
-    thing: usize,
+    order: Vec<String>,
 }
 
 impl Floors {
-    /// Reads the rows of the page's table that are of this crate. In a row, `>` goes one step
-    /// down, `,` stands between modules that do not know each other, and `+` joins several into
-    /// one thing.
-    pub(crate) fn read(page: &str, krate: &str) -> Result<Self, String> {
-        let mut places = BTreeMap::new();
-        let (mut rank, mut thing) = (0, 0);
-        for row in rows(page, krate) {
-            for step in row.split('>') {
-                for joined in step.split(',') {
-                    for name in joined.split('+').map(str::trim) {
-                        let is_name = !name.is_empty()
-                            && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-                        if !is_name {
-                            return Err(format!("`{name}` in the table is no module"));
-                        }
-                        if places.insert(name.to_owned(), Place { rank, thing }).is_some() {
-                            return Err(format!("`{name}` is in the table twice"));
-                        }
-                    }
-                    thing += 1;
-                }
-                rank += 1;
-            }
-        }
-        if places.is_empty() {
-            return Err("no row of the table is about it".into());
-        }
-        Ok(Self { krate: krate.to_owned(), places })
+    /// Reads the order from the crate's `lib.rs`, which is among `sources`.
+    pub(crate) fn read(krate: &str, sources: &[Source]) -> Self {
+        let path = format!("{krate}/src/lib.rs");
+        let lib = sources.iter().find(|source| source.path == path).expect("the crate has a root");
+        let names = lib.shipped_code();
+        let names = names.lines().filter_map(|line| {
+            let item = line.strip_prefix("pub ").unwrap_or(line);
+            item.strip_prefix("mod ")?.trim_end().strip_suffix(';')
+        });
+        Self { krate: krate.to_owned(), order: names.map(str::to_owned).collect() }
     }
 
     pub(crate) fn check(&self, sources: &[Source]) -> Vec<String> {
         let mut found = Vec::new();
-        let mut there = BTreeSet::new();
+        let mut inside = BTreeMap::<String, BTreeSet<(String, String)>>::new();
         for source in sources {
             let Some(module) = self.module_path(&source.path) else { continue };
-            there.insert(module[0].clone());
-            let Some(own) = self.places.get(&module[0]) else {
-                found.push(format!("{}: on no floor", source.path));
-                continue;
+            let Some(own) = self.order.iter().position(|name| *name == module[0]) else {
+                continue; // of tests only, or no part of the crate, which is another rule's to find
             };
-            for (line, import) in imports(&source.shipped_code(), module.len()) {
-                let wrong = match self.places.get(&import) {
-                    _ if import == module[0] => continue,
+            for (line, import) in imports(&source.shipped_code(), &module) {
+                let Some(first) = import.first() else { continue };
+                let wrong = match self.order.iter().position(|name| name == first) {
                     None => "is no module: name the module that has it",
-                    Some(place) if place.thing == own.thing || place.rank > own.rank => continue,
-                    Some(place) if place.rank == own.rank => "is on the same floor",
-                    Some(_) => "is on a higher floor",
+                    Some(place) if place < own => "is on a higher floor",
+                    Some(place) if place > own => continue,
+                    Some(_) => {
+                        if let (Some(from), Some(to)) = (module.get(1), import.get(1)) {
+                            let files = inside.entry(first.clone()).or_default();
+                            files.insert((from.clone(), to.clone()));
+                        }
+                        continue;
+                    }
                 };
-                found.push(format!("{}:{line}: `{import}` {wrong}", source.path));
+                found.push(format!("{}:{line}: `{first}` {wrong}", source.path));
             }
         }
-        for name in self.places.keys().filter(|name| !there.contains(*name)) {
-            found
-                .push(format!("{}: `{name}` is on a floor, but there is no such file", self.krate));
+        for (folder, files) in &inside {
+            let ends = circle(files);
+            let is_one = |(of, names): &(&str, &[&str])| of == folder && ends == *names;
+            if !ends.is_empty() && !ONE_THING.iter().any(is_one) {
+                let names = ends.join("`, `");
+                found.push(format!("{}/src/{folder}: `{names}` import each other", self.krate));
+            }
         }
         found
     }
@@ -93,83 +83,94 @@ impl Floors {
     }
 }
 
-/// The second column of the rows that belong to the crate: for `net-core` the floors F9 to F0,
-/// for another crate the row with its name.
-fn rows<'a>(page: &'a str, krate: &str) -> Vec<String> {
-    let mut in_table = false;
-    let mut rows = Vec::new();
-    for line in page.lines() {
-        let mut cells = line.trim().trim_matches('|').split('|').map(str::trim);
-        let (first, second): (&'a str, &'a str) =
-            (cells.next().unwrap_or_default(), cells.next().unwrap_or_default());
-        in_table = line.starts_with('|') && (in_table || first == "floor");
-        let is_floor = first.strip_prefix('F').is_some_and(|n| n.parse::<u8>().is_ok());
-        let is_of_crate = if is_floor { krate == "net-core" } else { first == krate };
-        if in_table && is_of_crate {
-            rows.push(second.replace('`', ""));
+/// The names on circles of these imports, sorted.
+fn circle(imports: &BTreeSet<(String, String)>) -> Vec<String> {
+    let mut reached = imports.clone();
+    reached.retain(|(from, to)| from != to);
+    loop {
+        let further: Vec<_> = (reached.iter())
+            .flat_map(|(a, b)| {
+                let next = reached.iter().filter(move |(from, _)| from == b);
+                next.map(move |(_, to)| (a.clone(), to.clone()))
+            })
+            .filter(|pair| !reached.contains(pair))
+            .collect();
+        if further.is_empty() {
+            let on_circle = reached.into_iter().filter(|(from, to)| from == to);
+            return on_circle.map(|(name, _)| name).collect();
         }
+        reached.extend(further);
     }
-    rows
 }
 
-/// The crate's modules that the code names, by `crate::` or by enough `super::`, with the lines.
-fn imports(code: &str, depth: usize) -> Vec<(usize, String)> {
+/// What the code of `module` names by `crate::` or `super::`: the line, and the path from the root.
+/// What a `super::` names inside the own file is left out.
+fn imports(code: &str, module: &[String]) -> Vec<(usize, Vec<String>)> {
     let mut found = Vec::new();
     for (n, line) in code.lines().enumerate() {
         for (at, word) in line.match_indices("crate::") {
             if is_word(line, at, "crate".len()) {
-                found.push((n + 1, first_name(&line[at + word.len()..])));
+                found.push((n + 1, names(&line[at + word.len()..])));
             }
         }
-        let up = "super::".repeat(depth);
-        for (at, _) in line.match_indices(&up) {
-            let rest = &line[at + up.len()..];
-            let is_longer = line[..at].ends_with("super::");
-            if is_word(line, at, "super".len()) && !is_longer {
-                found.push((n + 1, first_name(rest)));
+        for (at, word) in line.match_indices("super::") {
+            let is_first = is_word(line, at, "super".len()) && !line[..at].ends_with("super::");
+            if !is_first {
+                continue;
+            }
+            let mut rest = &line[at + word.len()..];
+            let mut depth = 1;
+            while let Some(further) = rest.strip_prefix("super::") {
+                (rest, depth) = (further, depth + 1);
+            }
+            if let Some(kept) = module.len().checked_sub(depth) {
+                let path: Vec<_> = module[..kept].iter().cloned().chain(names(rest)).collect();
+                found.push((n + 1, path));
             }
         }
     }
     found
 }
 
-fn first_name(path: &str) -> String {
-    let end = path.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(path.len());
-    if end == 0 { path.chars().take(1).collect() } else { path[..end].to_owned() }
+/// The names of a path up to its end, or to a group in braces.
+fn names(path: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for part in path.split("::") {
+        let end = part.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(part.len());
+        // What is no name, as `{`, stands for itself: it names no module.
+        let end = if end == 0 { part.chars().next().map_or(0, char::len_utf8) } else { end };
+        found.push(part[..end].to_owned());
+        if end < part.len() {
+            break;
+        }
+    }
+    found
 }
 
 // --- the rule can find something ---------------------------------------------------------------------
 
 #[cfg(test)]
-const PAGE: &str = "
-| floor | files | what |
-|-------|-------|------|
-| F2 | `top` > `left`, `right` | |
-| F1 | `handler` + `conn` | |
-| F0 | `sys` | |
-| other | `a` > `b` | |
-";
-
-#[cfg(test)]
 fn check(path: &str, text: &str) -> Vec<String> {
-    let floors = Floors::read(PAGE, "net-core").unwrap();
-    let mut sources: Vec<_> = ["top", "left", "right", "handler", "conn", "sys"]
-        .map(|name| Source::new(&format!("net-core/src/{name}.rs"), ""))
+    let source = |path: &str, text| Source::new(&format!("net-core/src/{path}"), text);
+    let lib = "mod top;\n\npub mod middle;\n\nmod sys;\n\n#[cfg(test)]\nmod helper;\n";
+    let mut sources: Vec<_> = ["top/mod.rs", "middle/mod.rs", "sys/mod.rs", "helper.rs"]
+        .map(|path| source(path, ""))
         .into();
-    sources.push(Source::new(&format!("net-core/src/{path}"), text));
-    floors.check(&sources)
+    sources.push(source("lib.rs", lib));
+    sources.push(source("middle/left.rs", "use super::right::A;\n"));
+    sources.push(source(path, text));
+    Floors::read("net-core", &sources).check(&sources)
 }
 
 #[test]
-fn imports_from_below_and_within_one_thing_are_fine() {
-    assert_eq!(check("top.rs", "use crate::left::A;\nuse crate::sys::{B, C};\n"), [""; 0]);
-    assert_eq!(check("handler.rs", "use crate::conn::A;\n"), [""; 0]);
-    assert_eq!(check("conn.rs", "use crate::handler::A;\nuse crate::conn::B;\n"), [""; 0]);
+fn imports_from_below_and_within_a_folder_are_fine() {
+    assert_eq!(check("top/a.rs", "use crate::middle::A;\nuse crate::sys::{B, C};\n"), [""; 0]);
+    assert_eq!(check("middle/a.rs", "use super::left::A;\nuse crate::middle::B;\n"), [""; 0]);
     assert_eq!(check("sys/socket.rs", "use super::Errno;\nuse crate::sys::A;\n"), [""; 0]);
-    assert_eq!(check("sys.rs", "// use crate::top::A;\nlet a = \"crate::top\";\n"), [""; 0]);
+    assert_eq!(check("sys/a.rs", "// use crate::top::A;\nlet a = \"crate::top\";\n"), [""; 0]);
     assert_eq!(check("sys/tests.rs", "use crate::top::A;\n"), [""; 0]);
-    assert_eq!(check("sys.rs", "#[cfg(test)]\nmod tests {\n use crate::top::A;\n}\n"), [""; 0]);
-    assert_eq!(check("lib.rs", "pub use crate::top::A;\n"), [""; 0]);
+    assert_eq!(check("sys/a.rs", "#[cfg(test)]\nmod tests {\n use crate::top::A;\n}\n"), [""; 0]);
+    assert_eq!(check("helper/a.rs", "use crate::top::A;\n"), [""; 0]);
 }
 
 #[test]
@@ -177,35 +178,32 @@ fn imports_from_above_are_found_however_they_are_written() {
     let texts = [
         "use crate::top::A;\n",
         "fn a() -> crate::top::A {}\n",
-        "use super::top::A;\n",
+        "use super::super::top::A;\n",
         "pub(crate) use crate::top::A as B;\n",
     ];
     for text in texts {
-        assert_eq!(check("sys.rs", text), ["net-core/src/sys.rs:1: `top` is on a higher floor"]);
+        assert_eq!(
+            check("sys/a.rs", text),
+            ["net-core/src/sys/a.rs:1: `top` is on a higher floor"]
+        );
     }
-    let found = check("sys/socket.rs", "use super::super::conn::A;\n");
-    assert_eq!(found, ["net-core/src/sys/socket.rs:1: `conn` is on a higher floor"]);
-}
-
-#[test]
-fn imports_from_the_same_floor_are_found() {
-    let found = check("left.rs", "use crate::right::A;\n");
-    assert_eq!(found, ["net-core/src/left.rs:1: `right` is on the same floor"]);
-    assert_eq!(check("left.rs", "use crate::top::A;\n").len(), 1, "`>` goes one way only");
+    assert_eq!(check("middle/mod.rs", "use super::top::A;\n").len(), 1);
+    assert_eq!(check("sys/tests_of.rs", "use crate::middle::A;\n").len(), 1);
 }
 
 #[test]
 fn detours_by_way_of_the_root_are_found() {
-    assert_eq!(check("top.rs", "use crate::Server;\n").len(), 1);
-    assert_eq!(check("top.rs", "use crate::{left, right};\n").len(), 1);
+    assert_eq!(check("top/a.rs", "use crate::Server;\n").len(), 1);
+    assert_eq!(check("top/a.rs", "use crate::{middle, sys};\n").len(), 1);
+    assert_eq!(check("top/a.rs", "use crate::helper::A;\n").len(), 1, "it is for tests only");
 }
 
 #[test]
-fn a_table_that_does_not_match_the_files_is_found() {
-    assert_eq!(check("new.rs", ""), ["net-core/src/new.rs: on no floor"]);
-    let floors = Floors::read(PAGE, "other").unwrap();
-    let found = floors.check(&[Source::new("other/src/a.rs", "")]);
-    assert_eq!(found, ["other: `b` is on a floor, but there is no such file"]);
-    assert!(Floors::read("| F1 | a |\n", "net-core").is_err(), "not in the table of floors");
-    assert!(Floors::read(&PAGE.replace("sys", "top"), "net-core").is_err(), "twice");
+fn files_of_a_folder_that_import_each_other_are_found() {
+    let found = ["net-core/src/middle: `left`, `right` import each other"];
+    assert_eq!(check("middle/right.rs", "use super::left::A;\n"), found);
+    assert_eq!(check("middle/right.rs", "use crate::middle::left::A;\n"), found);
+    let longer = "use super::further::A;\n";
+    assert_eq!(check("middle/right.rs", longer), [""; 0]);
+    assert_eq!(check("middle/right/deep.rs", "use super::super::left::A;\n"), found);
 }

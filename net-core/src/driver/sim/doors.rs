@@ -2,7 +2,7 @@
 
 use super::wire::Coming;
 use super::world::{Inner, Item, Listener, TO_ITSELF, World, address};
-use crate::addr::Addr;
+use crate::sys::addr::Addr;
 use crate::sys::{Errno, SIM_BASE, Socket};
 use std::io;
 

@@ -2,7 +2,7 @@
 //! would, and then everything that is true of the socket at that moment.
 
 use super::world::World;
-use crate::addr::Addr;
+use crate::sys::addr::Addr;
 use crate::sys::{
     DatagramOptions, DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket,
     UdpMessage, Waker,

@@ -16,8 +16,8 @@ mod world;
 
 use super::splice::splice;
 use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, What};
-use crate::addr::Addr;
-use crate::limits::Limits;
+use crate::config::limits::Limits;
+use crate::sys::addr::Addr;
 use crate::sys::{
     DatagramOptions, DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, UdpMessage,
     Waker,

@@ -1,6 +1,6 @@
 //! `Rng`: seeded chance (splitmix64), so that a failure can be run again.
 
-use crate::splitmix;
+use crate::base::splitmix;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);

@@ -1,8 +1,8 @@
 //! A loop's own listeners: every error of accept, floods, full houses and the end.
 
 use super::{Rig, Stage, on_both_rigs};
-use crate::closed::{Closed, Why};
-use crate::stats::Counter;
+use crate::base::closed::{Closed, Why};
+use crate::observe::stats::Counter;
 use std::sync::atomic::Ordering;
 
 on_both_rigs! {
@@ -238,7 +238,7 @@ fn at_the_drain_who_waits_is_let_in_and_later_ones_are_refused<D: Rig>(seed: u64
     let peers: Vec<_> = (0..100).map(|_| stage.knock()).collect();
     peers.iter().for_each(|peer| peer.send(b"question"));
     stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(crate::hub::Order::Drain);
+    stage.hub.order(crate::threads::hub::Order::Drain);
     stage.turn();
     assert!(stage.knock().saw_reset());
     stage.advance(2000);

@@ -1,11 +1,11 @@
 //! `Actor`: a handler that plays what a test wrote, and notes whether it was called as promised.
 
-use crate::closed::{Callback, Closed};
-use crate::conn::Conn;
-use crate::datagram::Datagram;
-use crate::handler::{Handler, Keep, Peer};
-use crate::here::Loop;
-use crate::id::ConnId;
+use crate::api::conn::Conn;
+use crate::api::handler::{Handler, Keep, Peer};
+use crate::api::here::Loop;
+use crate::base::closed::{Callback, Closed};
+use crate::base::id::ConnId;
+use crate::features::datagram::Datagram;
 use net_buffer::Input;
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;

@@ -1,10 +1,10 @@
 //! Connections that a proxy announces: by a header that comes in any pieces, late, wrong or never.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{BadHeader, Callback, Closed, Which};
-use crate::hub::Order;
-use crate::limits::Limits;
-use crate::stats::Counter;
+use crate::base::closed::{BadHeader, Callback, Closed, Which};
+use crate::config::limits::Limits;
+use crate::observe::stats::Counter;
+use crate::threads::hub::Order;
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;

@@ -3,14 +3,14 @@
 
 use super::actor::Actor;
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::broadcast::{Broadcast, Delivery, Report};
-use crate::closed::Callback;
-use crate::here::Loop;
-use crate::hub::Order;
-use crate::mailbox::PostError;
-use crate::runner::Runner;
-use crate::stats::Counter;
-use crate::topics::TopicError;
+use crate::api::here::Loop;
+use crate::api::runner::Runner;
+use crate::base::closed::Callback;
+use crate::features::broadcast::{Broadcast, Delivery, Report};
+use crate::features::topics::TopicError;
+use crate::observe::stats::Counter;
+use crate::threads::hub::Order;
+use crate::threads::mailbox::PostError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -3,17 +3,17 @@
 
 use super::actor::{Actor, Session};
 use super::{At, Outcome, Peer, Rig, Stage, fail, on_both_rigs, somewhere, usual};
-use crate::broadcast::Broadcast;
-use crate::closed::Callback;
-use crate::conn::Conn;
-use crate::dial::Dial;
-use crate::here::Loop;
-use crate::hub::{Order, Remote};
-use crate::id::ConnId;
-use crate::limits::Limits;
-use crate::runner::Runner;
-use crate::slices::Slice;
-use crate::stats::Counter;
+use crate::api::conn::Conn;
+use crate::api::here::Loop;
+use crate::api::runner::Runner;
+use crate::api::slices::Slice;
+use crate::base::closed::Callback;
+use crate::base::id::ConnId;
+use crate::config::limits::Limits;
+use crate::features::broadcast::Broadcast;
+use crate::features::dial::Dial;
+use crate::observe::stats::Counter;
+use crate::threads::hub::{Order, Remote};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;

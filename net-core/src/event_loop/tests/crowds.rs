@@ -1,9 +1,9 @@
 //! Many come to their end at once: each turn ends some of them, and who speaks is served meanwhile.
 
 use super::{Rig, Stage, on_both_rigs};
-use crate::closed::{Closed, Which};
+use crate::base::closed::{Closed, Which};
+use crate::connection::life::State;
 use crate::driver::sim::Peer;
-use crate::life::State;
 use std::time::Duration;
 
 on_both_rigs! {

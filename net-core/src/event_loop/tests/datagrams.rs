@@ -2,9 +2,9 @@
 
 use super::actor::Actor;
 use super::{At, Rig, Stage, fail, on_both_rigs, pattern, usual};
-use crate::here::Loop;
-use crate::hub::Order;
-use crate::stats::Counter;
+use crate::api::here::Loop;
+use crate::observe::stats::Counter;
+use crate::threads::hub::Order;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -1,9 +1,9 @@
 //! Deadlines and timers, on virtual time: never early, at most two milliseconds late.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::life::State;
-use crate::timers::TimerId;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::connection::life::State;
+use crate::features::timers::TimerId;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ on_both_rigs! {
     the_longest_delays_do_not_wrap: 5,
 }
 
-fn at_idle(limits: &mut crate::limits::Limits) {
+fn at_idle(limits: &mut crate::config::limits::Limits) {
     limits.idle_timeout = Some(Duration::from_millis(100));
 }
 

@@ -1,12 +1,12 @@
 //! Dialling: exactly one answer, whatever comes.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::closed::{Callback, Closed, Which, Why};
-use crate::dial::Dial;
+use crate::base::closed::{Callback, Closed, Which, Why};
 use crate::driver::{Signal, What};
-use crate::hub::Order;
-use crate::stats::Counter;
+use crate::features::dial::Dial;
+use crate::observe::stats::Counter;
 use crate::sys::Errno;
+use crate::threads::hub::Order;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;

@@ -2,12 +2,12 @@
 
 use super::actor::Record;
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::dial::{Dial, Retry};
-use crate::hub::Order;
-use crate::limits::Limits;
-use crate::stats::Counter;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::config::limits::Limits;
+use crate::features::dial::{Dial, Retry};
+use crate::observe::stats::Counter;
 use crate::sys::Errno;
+use crate::threads::hub::Order;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;

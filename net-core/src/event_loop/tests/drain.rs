@@ -1,12 +1,12 @@
 //! Draining and stopping: what is under way is finished, and the loop ends.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{Callback, Closed};
-use crate::hub::Order;
-use crate::life::State;
-use crate::limits::Limits;
-use crate::outbox::Queued;
-use crate::stats::Counter;
+use crate::base::closed::{Callback, Closed};
+use crate::config::limits::Limits;
+use crate::connection::life::State;
+use crate::connection::outbox::Queued;
+use crate::observe::stats::Counter;
+use crate::threads::hub::Order;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;

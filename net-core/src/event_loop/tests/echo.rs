@@ -2,8 +2,8 @@
 
 use super::actor::Actor;
 use super::{At, Rig, Rng, Stage, on_both_rigs, pattern, usual};
-use crate::conn::Conn;
-use crate::outbox::Queued;
+use crate::api::conn::Conn;
+use crate::connection::outbox::Queued;
 use bytes::Bytes;
 use net_buffer::{Input, LengthPrefix};
 use std::cell::RefCell;

@@ -1,12 +1,12 @@
 //! Every limit at its edges: it is refused by its name, or the loop serves with it.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, somewhere, usual};
-use crate::broadcast::Broadcast;
-use crate::closed::Closed;
-use crate::here::Loop;
-use crate::hub::Order;
-use crate::limits::edges::{self, Edge};
-use crate::slices::Slice;
+use crate::api::here::Loop;
+use crate::api::slices::Slice;
+use crate::base::closed::Closed;
+use crate::config::limits::edges::{self, Edge};
+use crate::features::broadcast::Broadcast;
+use crate::threads::hub::Order;
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

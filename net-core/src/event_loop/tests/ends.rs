@@ -1,8 +1,8 @@
 //! How connections end: FIN and RST in every place, half closes, urgent bytes, lingering.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{Callback, Closed};
-use crate::life::State;
+use crate::base::closed::{Callback, Closed};
+use crate::connection::life::State;
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -265,7 +265,7 @@ fn a_peer_that_reads_nothing_of_the_rest_is_reset<D: Rig>(seed: u64) {
     assert_eq!(stage.state(&peer), State::Closing);
     stage.advance(10_003);
     let closed = stage.record(&peer).closed;
-    assert_eq!(closed, Some(Closed::Deadline(crate::closed::Which::Write)));
+    assert_eq!(closed, Some(Closed::Deadline(crate::base::closed::Which::Write)));
     assert!(peer.saw_reset());
     stage.stop();
 }

@@ -1,8 +1,8 @@
 //! Files sent from where they lie: order, shares, marks, and files that end too early.
 
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{Closed, Which};
-use crate::outbox::Queued;
+use crate::base::closed::{Closed, Which};
+use crate::connection::outbox::Queued;
 use net_buffer::FileRange;
 use std::fs::File;
 use std::io::Write;
@@ -248,7 +248,7 @@ fn a_slow_download_is_not_stuck_and_one_that_stands_is<D: Rig>(seed: u64) {
     stage.advance(300_000);
     let closed = stage.record(&peer).closed;
     assert_eq!(closed, Some(Closed::Deadline(Which::Stuck)), "or that the rest was lost");
-    let deadline = crate::closed::Callback::Deadline;
+    let deadline = crate::base::closed::Callback::Deadline;
     assert!(stage.record(&peer).calls.contains(&deadline), "nobody was told that it stands");
     stage.stop();
 }

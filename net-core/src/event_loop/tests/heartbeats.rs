@@ -1,10 +1,10 @@
 //! Heartbeats, on virtual time: after quiet, spread, never where data was seen, and no answer is idle.
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::life::State;
-use crate::limits::Limits;
-use crate::stats::Counter;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::config::limits::Limits;
+use crate::connection::life::State;
+use crate::observe::stats::Counter;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

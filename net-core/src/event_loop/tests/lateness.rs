@@ -2,8 +2,8 @@
 //! that is too long. On virtual time: never early, at most two milliseconds late.
 
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, somewhere, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::limits::Limits;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::config::limits::Limits;
 use net_buffer::FileRange;
 use std::time::Duration;
 
@@ -416,7 +416,7 @@ fn trickled<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> (u64, Option<Closed>) 
 /// kept half a megabyte for twenty minutes, with every limit at one second.
 fn however_it_closes_it_is_no_older_than_it_may_be<D: Rig>(seed: u64) {
     for closes in CLOSES {
-        for rate in [None, Some(crate::rate::Rate::per_second(3000))] {
+        for rate in [None, Some(crate::config::rate::Rate::per_second(3000))] {
             let (mut stage, peer) = closing::<D>(seed, closes, |limits| {
                 limits.lifetime_max = Some(MS(1000));
                 limits.send_rate = rate;

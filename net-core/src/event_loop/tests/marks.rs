@@ -2,12 +2,12 @@
 
 use super::actor::Actor;
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::conn::Conn;
-use crate::dial::Dial;
-use crate::life::State;
-use crate::outbox::Queued;
-use crate::policy::AtLimit;
+use crate::api::conn::Conn;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::config::policy::AtLimit;
+use crate::connection::life::State;
+use crate::connection::outbox::Queued;
+use crate::features::dial::Dial;
 use bytes::Bytes;
 use net_buffer::LengthPrefix;
 use std::cell::RefCell;
@@ -258,8 +258,8 @@ fn output_at_the_hard_cap_closes_and_nothing_is_skipped<D: Rig>(seed: u64) {
     stage.settle();
     assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
     assert!(peer.saw_reset());
-    let dropped = stage.count(crate::stats::Counter::BytesDropped);
-    let sent = stage.count(crate::stats::Counter::BytesOut);
+    let dropped = stage.count(crate::observe::stats::Counter::BytesDropped);
+    let sent = stage.count(crate::observe::stats::Counter::BytesOut);
     assert_eq!(dropped + sent, *taken.borrow() as u64, "lost silently");
     stage.stop();
 }
@@ -466,7 +466,7 @@ fn who_answers_by_a_job_is_held_at_the_high_mark<D: Rig>(seed: u64) {
             let bytes = input.take_all().to_vec();
             let job = conn.in_slices(move |_: &mut Actor, conn: &mut Conn<'_, Actor>| {
                 let _ = conn.send(&bytes);
-                crate::slices::Slice::Done
+                crate::api::slices::Slice::Done
             });
             assert!(job.is_ok());
         }

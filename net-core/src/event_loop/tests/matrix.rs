@@ -3,11 +3,11 @@
 
 use super::actor::{Actor, Session};
 use super::{At, Rig, Stage, on_both_rigs, somewhere, usual};
-use crate::closed::Callback;
-use crate::conn::Conn;
-use crate::here::Loop;
-use crate::hub::Order;
-use crate::id::ConnId;
+use crate::api::conn::Conn;
+use crate::api::here::Loop;
+use crate::base::closed::Callback;
+use crate::base::id::ConnId;
+use crate::threads::hub::Order;
 use bytes::Bytes;
 use std::cell::Cell;
 use std::rc::Rc;

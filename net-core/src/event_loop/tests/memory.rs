@@ -1,13 +1,13 @@
 //! The memory budget: below its marks, at them, and above; and who pays for it.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::broadcast::Broadcast;
-use crate::closed::Closed;
-use crate::limits::Limits;
-use crate::mailbox::PostError;
-use crate::outbox::Queued;
-use crate::policy::AtLimit;
-use crate::stats::Counter;
+use crate::base::closed::Closed;
+use crate::config::limits::Limits;
+use crate::config::policy::AtLimit;
+use crate::connection::outbox::Queued;
+use crate::features::broadcast::Broadcast;
+use crate::observe::stats::Counter;
+use crate::threads::mailbox::PostError;
 use bytes::Bytes;
 use net_buffer::{FileRange, LengthPrefix};
 use std::cell::Cell;

@@ -96,7 +96,7 @@ fn pattern(from: usize, len: usize) -> Vec<u8> {
 }
 
 /// An address to dial. What comes of it is the world's to say.
-fn somewhere() -> crate::addr::Addr {
+fn somewhere() -> crate::sys::addr::Addr {
     "10.0.0.1:1".parse().unwrap()
 }
 

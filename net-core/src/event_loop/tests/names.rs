@@ -1,12 +1,12 @@
 //! Dials to names: the resolver's answers, early, late or never, and one outcome for each dial.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::dial::{Dial, Retry};
-use crate::hub::Order;
-use crate::resolver::{Answer, Found, Question};
-use crate::stats::Counter;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::features::dial::{Dial, Retry};
+use crate::observe::stats::Counter;
 use crate::sys::Errno;
+use crate::threads::hub::Order;
+use crate::threads::resolver::{Answer, Found, Question};
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;

@@ -2,11 +2,11 @@
 
 use super::actor::Actor;
 use super::{Rig, Stage, on_both_rigs};
-use crate::closed::{Callback, Closed};
-use crate::here::Loop;
-use crate::pool::{JobPanicked, Pool, PoolCounts};
-use crate::runner::Work;
-use crate::stats::Counter;
+use crate::api::here::Loop;
+use crate::api::pool::{JobPanicked, Pool, PoolCounts};
+use crate::api::runner::Work;
+use crate::base::closed::{Callback, Closed};
+use crate::observe::stats::Counter;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +29,7 @@ on_both_rigs! {
 fn offload<D: Rig>(
     stage: &mut Stage<D>,
     pool: &Pool,
-    id: crate::id::ConnId,
+    id: crate::base::id::ConnId,
     work: impl FnOnce() -> Vec<u8> + Send + 'static,
 ) -> bool {
     let mut here = Loop::<Actor>::new(&mut stage.event_loop.state);
@@ -49,7 +49,7 @@ fn offload<D: Rig>(
 fn offload_held<D: Rig>(
     stage: &mut Stage<D>,
     pool: &Pool,
-    id: crate::id::ConnId,
+    id: crate::base::id::ConnId,
     answer: &'static [u8],
 ) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel();

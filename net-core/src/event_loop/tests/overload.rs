@@ -1,9 +1,9 @@
 //! Too much at once: from one source, in one second, or in all. Below each limit, at it, above it.
 
 use super::{Rig, Stage, on_both_rigs};
-use crate::closed::{Closed, Why};
-use crate::policy::WhenFull;
-use crate::stats::Counter;
+use crate::base::closed::{Closed, Why};
+use crate::config::policy::WhenFull;
+use crate::observe::stats::Counter;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -170,7 +170,7 @@ fn at_the_drain_nobody_waits_for_the_rate<D: Rig>(seed: u64) {
     stage.settle();
     assert_eq!(stage.count(Counter::Accepted), 1);
     stage.hub.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
-    stage.hub.order(crate::hub::Order::Drain);
+    stage.hub.order(crate::threads::hub::Order::Drain);
     stage.advance(2000);
     assert!(peers.iter().all(|peer| peer.got() == b"question"));
     assert!(stage.is_over);

@@ -1,11 +1,11 @@
 //! What is owed to a peer: an answer that is being made when its FIN comes, or the drain.
 
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::Closed;
-use crate::hub::Order;
-use crate::outbox::Queued;
-use crate::pool::Pool;
-use crate::slices::Slice;
+use crate::api::pool::Pool;
+use crate::api::slices::Slice;
+use crate::base::closed::Closed;
+use crate::connection::outbox::Queued;
+use crate::threads::hub::Order;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;

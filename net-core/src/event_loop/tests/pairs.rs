@@ -2,13 +2,13 @@
 
 use super::actor::Actor;
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::conn::Conn;
-use crate::dial::{Dial, Retry};
-use crate::id::ConnId;
-use crate::life::State;
-use crate::limits::Limits;
-use crate::stats::Counter;
+use crate::api::conn::Conn;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::base::id::ConnId;
+use crate::config::limits::Limits;
+use crate::connection::life::State;
+use crate::features::dial::{Dial, Retry};
+use crate::observe::stats::Counter;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;

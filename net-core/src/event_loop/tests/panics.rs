@@ -2,13 +2,13 @@
 
 use super::actor::Actor;
 use super::{At, Outcome, Rig, Stage, fail, on_both_rigs, pattern, usual};
-use crate::broadcast::Broadcast;
-use crate::closed::{Callback, Closed};
-use crate::conn::Conn;
-use crate::here::Loop;
-use crate::policy::AtLimit;
-use crate::slices::Slice;
-use crate::stats::Counter;
+use crate::api::conn::Conn;
+use crate::api::here::Loop;
+use crate::api::slices::Slice;
+use crate::base::closed::{Callback, Closed};
+use crate::config::policy::AtLimit;
+use crate::features::broadcast::Broadcast;
+use crate::observe::stats::Counter;
 use bytes::Bytes;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -151,7 +151,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
             Callback::Sent => peer.send(b"s"),
             Callback::End => peer.finish(),
             Callback::Deadline => peer.send(b"d"),
-            Callback::Draining => stage.hub.order(crate::hub::Order::Drain),
+            Callback::Draining => stage.hub.order(crate::threads::hub::Order::Drain),
             _ => {}
         }
         stage.advance(10);
@@ -288,7 +288,7 @@ fn on_panic_can_stop_the_server<D: Rig>(seed: u64) {
     stage.remote().post(0, 0).unwrap();
     stage.panics = 1;
     stage.settle();
-    assert_eq!(stage.hub.asked.order(), crate::hub::Order::Stop);
+    assert_eq!(stage.hub.asked.order(), crate::threads::hub::Order::Stop);
     stage.stop();
 }
 

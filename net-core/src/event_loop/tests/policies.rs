@@ -1,13 +1,13 @@
 //! Messages with a policy at the hard cap: dropped or replaced whole, never cut, and counted.
 
 use super::{At, Peer, Rig, Rng, Stage, fail, on_both_rigs, usual};
-use crate::broadcast::Broadcast;
-use crate::closed::{Callback, Closed};
-use crate::conn::Conn;
-use crate::limits::Limits;
-use crate::outbox::Queued;
-use crate::policy::AtLimit;
-use crate::stats::Counter;
+use crate::api::conn::Conn;
+use crate::base::closed::{Callback, Closed};
+use crate::config::limits::Limits;
+use crate::config::policy::AtLimit;
+use crate::connection::outbox::Queued;
+use crate::features::broadcast::Broadcast;
+use crate::observe::stats::Counter;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -2,11 +2,11 @@
 //! else is held.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{Callback, Closed, Which};
-use crate::life::State;
-use crate::limits::Limits;
-use crate::rate::Rate;
-use crate::stats::Counter;
+use crate::base::closed::{Callback, Closed, Which};
+use crate::config::limits::Limits;
+use crate::config::rate::Rate;
+use crate::connection::life::State;
+use crate::observe::stats::Counter;
 use std::time::Duration;
 
 on_both_rigs! {

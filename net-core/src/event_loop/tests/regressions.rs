@@ -1,8 +1,8 @@
 //! Faults that were found here, one test each.
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
-use crate::closed::Closed;
-use crate::life::State;
+use crate::base::closed::Closed;
+use crate::connection::life::State;
 
 on_both_rigs! {
     senders_over_their_budget_take_turns: 10,

@@ -2,13 +2,13 @@
 
 use super::actor::Actor;
 use super::{At, Outcome, Rig, Stage, fail, on_both_rigs, somewhere, usual};
-use crate::closed::{Callback, Closed};
-use crate::conn::Conn;
-use crate::here::Loop;
-use crate::hub::Order;
-use crate::id::ConnId;
-use crate::slices::{JobsFull, Slice};
-use crate::stats::Counter;
+use crate::api::conn::Conn;
+use crate::api::here::Loop;
+use crate::api::slices::{JobsFull, Slice};
+use crate::base::closed::{Callback, Closed};
+use crate::base::id::ConnId;
+use crate::observe::stats::Counter;
+use crate::threads::hub::Order;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;

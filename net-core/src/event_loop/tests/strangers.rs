@@ -1,10 +1,10 @@
 //! Ids of strangers: of another loop, of another server, or made up. They find nothing.
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
-use crate::id::ConnId;
-use crate::mailbox::PostError;
-use crate::policy::AtLimit;
-use crate::stats::Counter;
+use crate::base::id::ConnId;
+use crate::config::policy::AtLimit;
+use crate::observe::stats::Counter;
+use crate::threads::mailbox::PostError;
 
 on_both_rigs! {
     an_id_of_another_server_finds_nothing_from_any_thread: 5,

@@ -6,18 +6,18 @@
 
 use super::actor::{Actor, At, usual};
 use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern, somewhere};
-use crate::broadcast::Broadcast;
-use crate::conn::Conn;
-use crate::connection::Status;
-use crate::dial::{Dial, Retry};
-use crate::here::Loop;
-use crate::hub::{Order, Remote};
-use crate::id::ConnId;
-use crate::policy::AtLimit;
-use crate::rate::Rate;
-use crate::resolver::{Answer, Question};
-use crate::slices::Slice;
-use crate::stats::Counter;
+use crate::api::conn::Conn;
+use crate::api::here::Loop;
+use crate::api::slices::Slice;
+use crate::base::id::ConnId;
+use crate::config::policy::AtLimit;
+use crate::config::rate::Rate;
+use crate::connection::slot::Status;
+use crate::features::broadcast::Broadcast;
+use crate::features::dial::{Dial, Retry};
+use crate::observe::stats::Counter;
+use crate::threads::hub::{Order, Remote};
+use crate::threads::resolver::{Answer, Question};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ struct Ledger {
     owed: BTreeMap<ConnId, Vec<u8>>,
     panics: u64,
     dials: u64,
-    timers: Vec<crate::timers::TimerId>,
+    timers: Vec<crate::features::timers::TimerId>,
 }
 
 struct Chaos {

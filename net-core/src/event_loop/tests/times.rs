@@ -1,9 +1,9 @@
 //! Timed callbacks: whose time it was, by connection and by callback. On virtual time.
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
-use crate::closed::Callback;
-use crate::hub::Mail;
-use crate::survey::{Answer, Asked, By, Question, Row};
+use crate::base::closed::Callback;
+use crate::observe::survey::{Answer, Asked, By, Question, Row};
+use crate::threads::hub::Mail;
 use std::sync::Arc;
 
 on_both_rigs! {

@@ -3,12 +3,12 @@
 use super::actor::Actor;
 use super::pairs::{Others, dial, equal_marks_never_stall, open_pair, waiting};
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::closed::{Callback, Closed};
-use crate::conn::Conn;
+use crate::api::conn::Conn;
+use crate::base::closed::{Callback, Closed};
+use crate::base::id::ConnId;
+use crate::config::limits::Limits;
 use crate::driver::sim::World;
-use crate::id::ConnId;
-use crate::limits::Limits;
-use crate::stats::Counter;
+use crate::observe::stats::Counter;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;

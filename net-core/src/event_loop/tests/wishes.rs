@@ -3,14 +3,14 @@
 
 use super::actor::{Actor, usual};
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, somewhere};
-use crate::closed::{Callback, Closed};
-use crate::conn::Conn;
-use crate::dial::Dial;
-use crate::here::Loop;
-use crate::hub::Mail;
-use crate::id::ConnId;
-use crate::rate::Rate;
-use crate::runner::Task;
+use crate::api::conn::Conn;
+use crate::api::here::Loop;
+use crate::api::runner::Task;
+use crate::base::closed::{Callback, Closed};
+use crate::base::id::ConnId;
+use crate::config::rate::Rate;
+use crate::features::dial::Dial;
+use crate::threads::hub::Mail;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;

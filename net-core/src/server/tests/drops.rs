@@ -1,8 +1,8 @@
 //! Drops of what is the user's, with a whole server: none costs more than a callback that panics.
 
 use super::*;
-use crate::panics::guard;
-use crate::pool::{JobPanicked, Pool};
+use crate::api::pool::{JobPanicked, Pool};
+use crate::base::panics::guard;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 static DROPPED: AtomicUsize = AtomicUsize::new(0);

@@ -1,8 +1,8 @@
 //! Every limit at its edges with a whole server: it is refused by its name, or a client is served.
 
 use super::{Echo, PATIENCE};
-use crate::limits::edges;
-use crate::pool::Pool;
+use crate::api::pool::Pool;
+use crate::config::limits::edges;
 use crate::server::{Loops, Server};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -1,0 +1,228 @@
+//! The courier: how connections reach a loop that has a descriptor table of its own.
+//!
+//! One SEQPACKET pair per loop carries descriptors by `SCM_RIGHTS`, and beside them, in the same
+//! message, each client's address. In a full table the kernel closes the surplus without a word,
+//! so the acceptor sends only as many as the loop has room for (its credit), and what is lost all
+//! the same is counted: the message says how many there were.
+
+use crate::accept::arrival::Arrival;
+use crate::accept::gate::Gate;
+use crate::sys::addr::{Addr, UnixName};
+use crate::sys::rights::{self, RIGHTS_MAX};
+use crate::sys::{Errno, Socket};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// An arrival in a message: whether it is announced, and whether it is over the limit; then its
+/// address: 16 bytes of IP (IPv4 mapped), 2 of port.
+const ENTRY: usize = 1 + ADDRESS;
+const ADDRESS: usize = 18;
+/// In the place of an address: a Unix socket, whose name, mostly none, is asked at the other end. No
+/// TCP connection comes from port 0 of the unspecified address.
+const UNIX: [u8; ADDRESS] = [0; ADDRESS];
+const MESSAGE_MAX: usize = RIGHTS_MAX * ENTRY;
+/// Messages that a loop takes in one turn.
+const MESSAGES_PER_TURN: usize = 4;
+/// Receives that may fail in a row before the courier counts as broken.
+const FAILURES_MAX: u32 = 16;
+
+/// Two ends: the acceptor's, and the loop's.
+pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
+    rights::pair()
+}
+
+/// Sends the arrivals at the front of `batch`, one message, and takes them out. All or nothing:
+/// on an error they stay. Their places in the gate go with them.
+pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errno> {
+    let count = batch.len().min(RIGHTS_MAX);
+    let mut payload = Vec::with_capacity(count * ENTRY);
+    for arrival in &batch[..count] {
+        let is_over = arrival.permit.is_over();
+        payload.push(u8::from(arrival.is_announced) | u8::from(is_over) << 1);
+        payload.extend_from_slice(&pack(&arrival.peer));
+    }
+    rights::send(end, &payload, batch[..count].iter().map(|arrival| &arrival.socket))?;
+    for sent in batch.drain(..count) {
+        // The copy on its way is the connection now; closing ours does not end it.
+        sent.permit.keep();
+    }
+    Ok(count)
+}
+
+/// The loop's end.
+pub(crate) struct CourierEnd {
+    end: Socket,
+    has_more: bool,
+    /// Receives in a row that have failed.
+    failed: u32,
+}
+
+/// What one look at the courier brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// Connections that were sent.
+    pub(crate) carried: u64,
+    /// Of these, how many the kernel closed, because this table had no room.
+    pub(crate) lost: u64,
+    /// No more will come.
+    pub(crate) is_the_end: bool,
+}
+
+impl CourierEnd {
+    pub(crate) fn new(end: Socket) -> Self {
+        Self { end, has_more: true, failed: 0 }
+    }
+
+    pub(crate) fn signalled(&mut self) {
+        self.has_more = true;
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Takes some messages.
+    pub(crate) fn take(&mut self, gate: &Arc<Gate>, into: &mut Vec<Arrival>) -> Brought {
+        let mut brought = Brought::default();
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.has_more {
+                break;
+            }
+            self.take_one(gate, into, &mut brought);
+        }
+        brought
+    }
+
+    fn take_one(&mut self, gate: &Arc<Gate>, into: &mut Vec<Arrival>, brought: &mut Brought) {
+        let mut payload = [0u8; MESSAGE_MAX];
+        let mut sockets = Vec::new();
+        let message = match rights::receive(&self.end, &mut payload, &mut sockets) {
+            Ok(message) => message,
+            Err(errno) if errno.raw() == libc::EAGAIN => {
+                (self.has_more, self.failed) = (false, 0);
+                return;
+            }
+            // A want of memory may pass, and no edge comes for who waits: so it is tried again.
+            Err(errno) => {
+                self.failed += 1;
+                if self.failed >= FAILURES_MAX {
+                    self.has_more = false;
+                    tracing::error!(%errno, "the courier is broken");
+                    brought.is_the_end = true;
+                }
+                return;
+            }
+        };
+        self.failed = 0;
+        if message.bytes == 0 {
+            self.has_more = false;
+            brought.is_the_end = true;
+            return;
+        }
+        let entries = payload[..message.bytes].chunks_exact(ENTRY);
+        let carried = entries.len();
+        brought.carried += carried as u64;
+        // The kernel fills a table from the front of the message and drops the rest.
+        brought.lost += carried.saturating_sub(sockets.len()) as u64;
+        debug_assert!(message.truncated == (carried > sockets.len()));
+        let mut sockets = sockets.into_iter();
+        for entry in entries {
+            let (is_announced, is_over) = (entry[0] & 1 != 0, entry[0] & 2 != 0);
+            let inet = unpack(&entry[1..]);
+            let from = inet.as_ref().filter(|_| !is_announced);
+            // Its place is free again where the socket is lost.
+            let permit = gate.take_over(from, is_over);
+            let Some(socket) = sockets.next() else { continue };
+            let peer = inet.unwrap_or_else(|| name_of(&socket));
+            into.push(Arrival { socket, peer, permit, is_announced });
+        }
+    }
+}
+
+fn pack(peer: &Addr) -> [u8; ADDRESS] {
+    let Addr::Inet(address) = peer else { return UNIX };
+    let ip = match address.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let mut packed = [0; ADDRESS];
+    packed[..16].copy_from_slice(&ip.octets());
+    packed[16..].copy_from_slice(&address.port().to_be_bytes());
+    packed
+}
+
+/// `None`: a Unix socket.
+fn unpack(packed: &[u8]) -> Option<Addr> {
+    if packed == UNIX {
+        return None;
+    }
+    let mut octets = [0; 16];
+    octets.copy_from_slice(&packed[..16]);
+    let port = u16::from_be_bytes([packed[16], packed[17]]);
+    Some(Addr::from(SocketAddr::new(Ipv6Addr::from(octets).into(), port)))
+}
+
+/// Who is at the other end of a Unix socket.
+fn name_of(socket: &Socket) -> Addr {
+    socket.peer().unwrap_or(Addr::Unix(UnixName::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::limits::Limits;
+    use crate::sys::{DialOptions, ListenOptions};
+
+    fn arrival(gate: &Arc<Gate>, port: u16) -> (Arrival, Socket) {
+        let (socket, far) = pair().unwrap();
+        let peer = Addr::from(SocketAddr::from(([127, 0, 0, 1], port)));
+        let is_announced = port.is_multiple_of(2);
+        let permit = gate.enter(Some(&peer).filter(|_| !is_announced)).unwrap();
+        (Arrival { socket, peer, permit, is_announced }, far)
+    }
+
+    #[test]
+    fn connections_arrive_with_their_addresses_and_keep_their_places() {
+        let limits = Limits { per_source_max: Some(10), ..Limits::default() };
+        let gate = Arc::new(Gate::new(10, &limits));
+        let (ours, theirs) = pair().unwrap();
+        let (mut batch, _far): (Vec<_>, Vec<_>) = (1..=3).map(|p| arrival(&gate, p)).unzip();
+        assert_eq!(send(&ours, &mut batch), Ok(3));
+        assert!(batch.is_empty());
+        assert_eq!((gate.inside(), gate.sources()), (3, 1));
+        let (mut end, mut got) = (CourierEnd::new(theirs), Vec::new());
+        let brought = end.take(&gate, &mut got);
+        assert_eq!(brought, Brought { carried: 3, lost: 0, is_the_end: false });
+        assert_eq!(got[2].peer.to_string(), "127.0.0.1:3");
+        assert!(!got[0].is_announced && got[1].is_announced && !got[2].is_announced);
+        assert!(!end.has_more());
+        drop(got);
+        assert_eq!((gate.inside(), gate.sources()), (0, 0));
+        drop(ours);
+        end.signalled();
+        assert!(end.take(&gate, &mut Vec::new()).is_the_end);
+    }
+
+    #[test]
+    fn both_families_are_packed() {
+        for text in ["10.1.2.3:4", "[2001:db8::1]:65535", "0.0.0.0:0"] {
+            let addr: Addr = text.parse().unwrap();
+            assert_eq!(unpack(&pack(&addr)), Some(addr));
+        }
+    }
+
+    #[test]
+    fn a_unix_clients_name_is_asked_at_the_other_end() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let a = Socket::from_owned(a.into());
+        let unnamed = Addr::Unix(UnixName::default());
+        assert_eq!(unpack(&pack(&unnamed)), None);
+        assert_eq!(name_of(&a), unnamed);
+        let at: Addr = format!("unix:@net-core-courier-{}", std::process::id()).parse().unwrap();
+        let _listener = Socket::listen(&at, &ListenOptions::default()).unwrap();
+        let dialled = Socket::dial(&at, &DialOptions::default()).unwrap();
+        assert_eq!(unpack(&pack(&at)), None);
+        assert_eq!(name_of(&dialled), at);
+    }
+}

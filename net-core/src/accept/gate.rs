@@ -1,0 +1,212 @@
+//! `Gate`: who is let in. How many connections the whole process has, how many of one source, and
+//! how many come in a second.
+
+use crate::accept::pace::Pace;
+use crate::accept::sources::{Source, Sources};
+use crate::base::closed::Why;
+use crate::config::limits::Limits;
+use crate::sys::addr::Addr;
+use bytes::Bytes;
+use net_timer::Tick;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts connections from accept to close, over all loops.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    // A count and no more: nothing else is published by it, so relaxed order is enough.
+    inside: AtomicUsize,
+    max: usize,
+    /// How many may be in over that, until a loop has made room.
+    spare: usize,
+    /// There where sources are limited.
+    sources: Option<Sources>,
+    /// There where the rate is limited.
+    pace: Option<Pace>,
+    /// What those are told who are not let in. Empty: nothing.
+    refusal: Bytes,
+}
+
+impl Gate {
+    pub(crate) fn new(max: usize, limits: &Limits) -> Self {
+        let pace = limits.accept_rate.map(|rate| Pace::new(rate, limits.accept_burst));
+        let sources = Sources::new(limits);
+        let (inside, spare) = (AtomicUsize::new(0), limits.when_full.spare());
+        Self { inside, max, spare, sources, pace, refusal: Bytes::new() }
+    }
+
+    /// Tells those who are not let in so.
+    pub(crate) fn telling(self, refusal: Bytes) -> Self {
+        Self { refusal, ..self }
+    }
+
+    pub(crate) fn refusal(&self) -> &Bytes {
+        &self.refusal
+    }
+
+    /// Whether one more may be accepted now; or when.
+    pub(crate) fn beckon(&self, now: Tick) -> Result<(), Tick> {
+        self.pace.as_ref().map_or(Ok(()), |pace| pace.take(now))
+    }
+
+    /// Nobody was there.
+    pub(crate) fn beckoned_nobody(&self) {
+        if let Some(pace) = &self.pace {
+            pace.put_back();
+        }
+    }
+
+    /// A place for one who comes from there, if there is one. `None`: that is not known yet.
+    pub(crate) fn enter(self: &Arc<Self>, from: Option<&Addr>) -> Result<Permit, Why> {
+        let one_more = |n| (n < self.max.saturating_add(self.spare)).then_some(n + 1);
+        let entered = self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        let before = entered.map_err(|_| Why::Full)?;
+        let is_over = before >= self.max;
+        let mut permit = Permit { gate: Some(Arc::clone(self)), source: None, is_over };
+        match from {
+            Some(from) if !permit.comes_from(from) => Err(Why::PerSource),
+            _ => Ok(permit),
+        }
+    }
+
+    /// A place past the limit: for connections we dial ourselves, which are bounded elsewhere.
+    pub(crate) fn enter_anyway(&self) {
+        self.inside.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A permit again for a place that was kept on the way through the courier.
+    pub(crate) fn take_over(self: &Arc<Self>, from: Option<&Addr>, is_over: bool) -> Permit {
+        let source = self.sources.as_ref().zip(from).and_then(|(sources, from)| sources.of(from));
+        Permit { gate: Some(Arc::clone(self)), source, is_over }
+    }
+
+    /// Gives back a place whose permit was [kept](Permit::keep).
+    pub(crate) fn leave(&self, source: Option<Source>) {
+        let before = self.inside.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "more connections left than entered");
+        if let (Some(sources), Some(source)) = (&self.sources, source) {
+            sources.leave(source);
+        }
+    }
+
+    /// No more are in than may be.
+    pub(crate) fn has_room(&self) -> bool {
+        self.inside() <= self.max
+    }
+
+    /// The limit.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    pub(crate) fn inside(&self) -> usize {
+        self.inside.load(Ordering::Relaxed)
+    }
+
+    /// Sources that have a connection.
+    #[cfg(test)]
+    pub(crate) fn sources(&self) -> usize {
+        self.sources.as_ref().map_or(0, Sources::len)
+    }
+}
+
+/// One place, given back on drop: on whatever path the connection is lost before a loop has it.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    /// `None`: kept.
+    gate: Option<Arc<Gate>>,
+    /// Where it counts too, if sources are limited.
+    source: Option<Source>,
+    /// It is over the limit: whoever has it makes room first, or drops it.
+    is_over: bool,
+}
+
+impl Permit {
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// From where it comes is known now: counts it there. False: that source has as many as it may.
+    pub(crate) fn comes_from(&mut self, from: &Addr) -> bool {
+        let Some(sources) = self.gate.as_ref().and_then(|gate| gate.sources.as_ref()) else {
+            return true;
+        };
+        debug_assert!(self.source.is_none(), "it comes from two places");
+        let Some(source) = sources.of(from) else { return true };
+        let has_entered = sources.enter(source);
+        self.source = has_entered.then_some(source);
+        has_entered
+    }
+
+    /// The place is now accounted for by a table, which calls [`Gate::leave`] with what this returns.
+    pub(crate) fn keep(mut self) -> Option<Source> {
+        self.gate = None;
+        self.source
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            gate.leave(self.source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::policy::WhenFull;
+    use std::time::Duration;
+
+    #[test]
+    fn the_limit_holds_and_the_count_does_not_drift() {
+        let gate = Arc::new(Gate::new(2, &Limits::default()));
+        for _ in 0..1000 {
+            let a = gate.enter(None).unwrap();
+            let b = gate.enter(None).unwrap();
+            assert_eq!(gate.enter(None).unwrap_err(), Why::Full);
+            drop(a);
+            let source = b.keep();
+            assert_eq!(gate.inside(), 1);
+            gate.leave(source);
+        }
+        assert_eq!(gate.inside(), 0);
+    }
+
+    #[test]
+    fn a_few_are_let_in_over_the_limit_where_room_is_made_and_no_more() {
+        let when_full = WhenFull::ReuseIdle { min_idle: Duration::ZERO };
+        let gate = Arc::new(Gate::new(2, &Limits { when_full, ..Limits::default() }));
+        let permits: Vec<_> = std::iter::from_fn(|| gate.enter(None).ok()).collect();
+        assert_eq!(permits.len(), 2 + when_full.spare());
+        assert_eq!(permits.iter().filter(|permit| !permit.is_over()).count(), 2);
+        assert!(!gate.has_room());
+        drop(permits);
+        assert!(gate.has_room() && gate.inside() == 0);
+    }
+
+    #[test]
+    fn a_place_and_its_source_are_given_back_together_on_every_path() {
+        let limits = Limits { per_source_max: Some(1), ..Limits::default() };
+        let gate = Arc::new(Gate::new(2, &limits));
+        let at: Addr = "10.0.0.1:1".parse().unwrap();
+        for _ in 0..100 {
+            let lost = gate.enter(Some(&at)).unwrap();
+            assert_eq!(gate.enter(Some(&at)).unwrap_err(), Why::PerSource);
+            assert_eq!((gate.inside(), gate.sources()), (1, 1), "who is refused takes no place");
+            drop(lost);
+            // By courier, and then in a table.
+            gate.enter(Some(&at)).unwrap().keep();
+            let source = gate.take_over(Some(&at), false).keep();
+            assert_eq!((gate.inside(), gate.sources()), (1, 1));
+            gate.leave(source);
+            // Announced by a proxy.
+            let mut permit = gate.enter(None).unwrap();
+            assert!(permit.comes_from(&at));
+            assert!(!gate.enter(None).unwrap().comes_from(&at));
+            drop(permit);
+            assert_eq!((gate.inside(), gate.sources()), (0, 0));
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! `Loop`: the loop that a callback runs on.
+
+use crate::api::conn::Conn;
+use crate::api::handler::Handler;
+use crate::api::runner::Runner;
+use crate::base::error::{AdoptError, Unadopted};
+use crate::base::id::ConnId;
+use crate::connection::life::State;
+use crate::connection::loop_state::LoopState;
+use crate::features::dial::{Dial, NotDialled};
+use crate::features::timers::TimerId;
+use crate::sys::Ends;
+use crate::threads::hub::{Mail, Remote};
+use net_timer::Tick;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A view of the running loop, for the length of one callback.
+pub struct Loop<'a, H: Handler> {
+    state: &'a mut LoopState<H::Session, H::Message>,
+}
+
+impl<'a, H: Handler> Loop<'a, H> {
+    pub(crate) fn new(state: &'a mut LoopState<H::Session, H::Message>) -> Self {
+        Self { state }
+    }
+
+    pub(crate) fn state(&mut self) -> &mut LoopState<H::Session, H::Message> {
+        self.state
+    }
+
+    /// This loop's number, from 0.
+    pub fn number(&self) -> usize {
+        usize::from(self.state.number)
+    }
+
+    /// How many loops the server has.
+    pub fn loops(&self) -> usize {
+        self.state.hub.loops.len()
+    }
+
+    /// The clock, as read at the start of this turn. The same for every callback of a turn.
+    pub fn now(&self) -> Tick {
+        self.state.now
+    }
+
+    /// Connections of this loop, in every state.
+    pub fn connections(&self) -> usize {
+        self.state.table.len()
+    }
+
+    /// The way to the other loops, and to this one from other threads.
+    pub fn remote(&self) -> Remote<H::Message> {
+        Remote(Arc::clone(&self.state.hub))
+    }
+
+    /// The way to run a piece of work once, on this or another loop, from any thread.
+    pub fn runner(&self) -> Runner<H> {
+        Runner::new(self.remote())
+    }
+
+    /// A connection of this loop, if it lives here and is not over.
+    pub fn connection(&mut self, id: ConnId) -> Option<Conn<'_, H>> {
+        Loop { state: &mut *self.state }.into_connection(id)
+    }
+
+    pub(crate) fn into_connection(self, id: ConnId) -> Option<Conn<'a, H>> {
+        // A slot and generation of another loop may be taken here too.
+        if id.in_loop() != usize::from(self.state.number) {
+            return None;
+        }
+        let head = self.state.head(id)?;
+        (head.status.state() != State::Dead).then(|| Conn::new(self.state, id))
+    }
+
+    /// Calls `visit` for every open connection of this loop. See [`Conn::others`] for its cost.
+    pub fn each(&mut self, visit: impl FnMut(&mut Conn<'_, H>)) {
+        self.visit_from(0, usize::MAX, visit);
+    }
+
+    /// Calls `visit` for the open connections in the next `slots` slots of the table, from slot
+    /// `from` on. Returns where to go on, or `None` at the end: a walk over very many connections
+    /// in slices, a timer between them, so that the loop serves others meanwhile.
+    pub fn visit_from(
+        &mut self,
+        from: u32,
+        slots: usize,
+        mut visit: impl FnMut(&mut Conn<'_, H>),
+    ) -> Option<u32> {
+        let end = (from as usize).saturating_add(slots);
+        let mut at = from;
+        while let Some(id) = self.state.table.next_live(at) {
+            if id.slot() as usize >= end {
+                return Some(id.slot());
+            }
+            let state = self.state.get(id).map(|found| found.head.status.state());
+            if matches!(state, Some(s) if !s.is_closing() && s != State::Dead && s != State::Connecting)
+            {
+                visit(&mut Conn::new(self.state, id));
+            }
+            at = id.slot() + 1;
+        }
+        None
+    }
+
+    /// Calls `on_timer` with `tag` once, `delay` from [`now`](Self::now). Never early by that clock:
+    /// it stands still during a turn, so time that this turn has taken already counts as waited.
+    pub fn after(&mut self, delay: Duration, tag: u64) -> TimerId {
+        self.state.timers.arm(self.state.now.after(delay), None, tag)
+    }
+
+    /// Calls `on_timer` with `tag` each time `period` has passed (at least a millisecond), by the
+    /// same clock and without drift. Periods missed while the loop was busy are missed.
+    pub fn every(&mut self, period: Duration, tag: u64) -> TimerId {
+        self.state.timers.arm(self.state.now.after(period), Some(period), tag)
+    }
+
+    /// Disarms a timer of this loop. False if it has fired for good, was cancelled, or is another loop's.
+    pub fn cancel(&mut self, timer: TimerId) -> bool {
+        self.state.timers.cancel(timer)
+    }
+
+    /// Dials a connection on this loop, and returns its id, under which it can be sent to, paired
+    /// and closed already. For each dial that is taken exactly one answer comes: `on_open`, or
+    /// `on_close` with the reason, `Machine(errno)` if the kernel gave one. At most
+    /// [`dials_per_turn`](crate::Limits::dials_per_turn) begin in a turn.
+    ///
+    /// A dial that is not taken comes back with its session, at once: a server that drains dials no
+    /// more, and neither does a loop whose every slot is used. Dialled connections count, but are
+    /// not limited by `connections_max`.
+    pub fn dial(
+        &mut self,
+        dial: impl Into<Dial>,
+        session: H::Session,
+    ) -> Result<ConnId, NotDialled<H::Session>> {
+        self.state.dial(dial.into(), session)
+    }
+
+    /// Sends one datagram to `peer`, from where this loop receives those of the server's address number
+    /// `at`, in the order of [`Server::datagrams`](crate::Server::datagrams). From any callback; in
+    /// `on_datagram`, [`Datagram::reply`](crate::Datagram::reply) knows where. It leaves at the end of the
+    /// turn; else as [`Datagram::send_to`](crate::Datagram::send_to), but where that is all addresses of the
+    /// machine, it leaves from the one that the kernel takes. After the drain has begun it is dropped and
+    /// counted.
+    ///
+    /// # Panics
+    /// If the server receives no datagrams at an address of that number.
+    pub fn send_datagram(&mut self, at: usize, peer: SocketAddr, bytes: &[u8]) -> bool {
+        self.state.datagrams[at].borrow_mut().push(Ends { peer, own: None }, bytes)
+    }
+
+    /// Gives this loop a connection that was made elsewhere: as [`Remote::adopt`], but it stays on
+    /// this loop, where it is admitted in one of the next turns. With private tables this is the way
+    /// for a descriptor that was made on this loop's thread. At the bound of `mail_queue` it comes
+    /// back in the error.
+    pub fn adopt(&mut self, fd: OwnedFd) -> Result<(), AdoptError> {
+        let arrival = Box::new(self.state.hub.arrival_of(fd)?);
+        self.state.bridge.mail.post(Mail::Arrival(arrival)).map_err(|error| {
+            let why = Unadopted::from(&error);
+            match error.into_inner() {
+                Mail::Arrival(arrival) => AdoptError::new(arrival.socket.into_owned(), why),
+                _ => unreachable!("what was posted comes back"),
+            }
+        })
+    }
+
+    /// Asks the whole server to drain: as SIGTERM does.
+    pub fn drain(&mut self) {
+        self.state.hub.ask(crate::threads::hub::Order::Drain);
+    }
+
+    /// Asks the whole server to stop at once: every connection is reset.
+    pub fn stop(&mut self) {
+        self.state.hub.ask(crate::threads::hub::Order::Stop);
+    }
+}

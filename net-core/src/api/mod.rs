@@ -1,0 +1,8 @@
+//! What a user implements, and what its callbacks hold: handlers, connections, loops, jobs.
+
+pub(crate) mod conn;
+pub(crate) mod handler;
+pub(crate) mod here;
+pub(crate) mod pool;
+pub(crate) mod runner;
+pub(crate) mod slices;

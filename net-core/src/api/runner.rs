@@ -1,0 +1,96 @@
+//! `Runner`: runs a piece of work once, on a loop, with that loop's handler.
+
+use crate::api::conn::Conn;
+use crate::api::handler::Handler;
+use crate::api::here::Loop;
+use crate::base::id::ConnId;
+use crate::threads::hub::{Mail, Remote};
+use crate::threads::mailbox::PostError;
+use std::fmt;
+use std::marker::PhantomData;
+
+/// What a [`Runner`] runs.
+pub type Work<H> = Box<dyn FnOnce(&mut H, &mut Loop<'_, H>) + Send>;
+
+/// What a connection gets, as a callback of it.
+pub(crate) type Answer<H> = Box<dyn FnOnce(&mut Conn<'_, H>) + Send>;
+
+/// What a loop gets by mail whose type only its handler knows.
+pub(crate) enum Task<H: Handler> {
+    OfLoop(Work<H>),
+    /// An answer for a connection of that loop. It is dropped if that is over.
+    OfConnection(ConnId, Answer<H>),
+    /// There will be no answer for this connection: nobody does the work.
+    GivenUp(ConnId),
+}
+
+/// Runs pieces of work on the loops of one server, from any thread. By [`Loop::runner`].
+///
+/// Where a kind of work comes often, a message costs less: this one is boxed.
+pub struct Runner<H: Handler> {
+    remote: Remote<H::Message>,
+    /// Made by a loop of that server only: so the handlers of its loops are of this type.
+    handler: PhantomData<fn() -> H>,
+}
+
+impl<H: Handler> Runner<H> {
+    pub(crate) fn new(remote: Remote<H::Message>) -> Self {
+        Self { remote, handler: PhantomData }
+    }
+
+    /// Runs `work` once on loop number `to`, in one of its next turns; from that loop's own thread
+    /// too. Never blocking. A full or ended mailbox gives it back. It is lost, and counted, if the
+    /// loop ends before its turn; a panic costs the work alone.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    pub fn run(
+        &self,
+        to: usize,
+        work: impl FnOnce(&mut H, &mut Loop<'_, H>) + Send + 'static,
+    ) -> Result<(), PostError<Work<H>>> {
+        self.run_boxed(to, Box::new(work))
+    }
+
+    /// As [`run`](Self::run), of work that is boxed already, such as what a full mailbox gave back: it
+    /// is boxed once, however often it is tried.
+    ///
+    /// # Panics
+    /// If there is no such loop.
+    pub fn run_boxed(&self, to: usize, work: Work<H>) -> Result<(), PostError<Work<H>>> {
+        self.post(to, Task::OfLoop(work)).map_err(|error| {
+            error.map(|task| match task {
+                Task::OfLoop(work) => work,
+                Task::OfConnection(..) | Task::GivenUp(_) => {
+                    unreachable!("what was posted comes back")
+                }
+            })
+        })
+    }
+
+    /// Posts a task that its loop is owed, also to a full mailbox. A loop that is over drops it.
+    pub(crate) fn deliver(&self, to: usize, task: Task<H>) {
+        drop(self.remote.0.deliver(to, Mail::Task(Box::new(task))));
+    }
+
+    fn post(&self, to: usize, task: Task<H>) -> Result<(), PostError<Task<H>>> {
+        self.remote.mail(to, Mail::Task(Box::new(task))).map_err(|error| {
+            error.map(|mail| match mail {
+                Mail::Task(task) => *task.downcast().expect("what was posted comes back"),
+                _ => unreachable!("what was posted comes back"),
+            })
+        })
+    }
+}
+
+impl<H: Handler> Clone for Runner<H> {
+    fn clone(&self) -> Self {
+        Self::new(self.remote.clone())
+    }
+}
+
+impl<H: Handler> fmt::Debug for Runner<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runner").field("loops", &self.remote.loops()).finish()
+    }
+}

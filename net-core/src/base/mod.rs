@@ -1,0 +1,7 @@
+//! The words that every folder speaks: ids, close reasons, errors.
+
+pub(crate) mod closed;
+pub(crate) mod error;
+pub(crate) mod id;
+pub(crate) mod panics;
+pub(crate) mod splitmix;

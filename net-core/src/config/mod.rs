@@ -1,0 +1,5 @@
+//! What bounds a server, with defaults and reasons.
+
+pub(crate) mod limits;
+pub(crate) mod policy;
+pub(crate) mod rate;

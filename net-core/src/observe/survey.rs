@@ -1,0 +1,174 @@
+//! What is asked of a loop about its connections, and the answer, on the way between two threads.
+
+use crate::base::id::ConnId;
+use crate::sys::addr::Addr;
+use parking_lot::Mutex;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+/// A question to one loop, which travels by mail. Whoever asks looks from time to time whether the
+/// answer is there: nobody is woken, so a loop that never answers keeps nobody.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) question: Question,
+    answer: Mutex<Option<Answer>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Question {
+    /// The `most` connections with the most of something.
+    Top { by: By, most: usize },
+    /// Reset this one.
+    Kill(ConnId),
+}
+
+/// By what connections are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum By {
+    /// Bytes that wait in this process: unsent and unread.
+    Queue,
+    /// Bytes that have moved, both ways, by the kernel's own count.
+    Bytes,
+    /// What they took of their loop's time.
+    Cpu,
+}
+
+impl By {
+    pub(crate) const ALL: [By; 3] = [By::Queue, By::Bytes, By::Cpu];
+
+    /// As it is written in a query.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            By::Queue => "queue",
+            By::Bytes => "bytes",
+            By::Cpu => "cpu",
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// Largest first.
+    Top(Vec<Row>),
+    /// Whether it was there.
+    Killed(bool),
+}
+
+/// One connection, as it was.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) id: ConnId,
+    pub(crate) peer: Option<Addr>,
+    pub(crate) state: &'static str,
+    pub(crate) unsent: usize,
+    pub(crate) unread: usize,
+    /// `None`: the kernel does not count them for this kind of socket.
+    pub(crate) moved: Option<Moved>,
+    /// Nanoseconds that it took of its loop's time; `None`: it is not timed.
+    pub(crate) nanos: Option<u64>,
+}
+
+/// Bytes of a connection since it came up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) received: u64,
+    /// Sent and acknowledged.
+    pub(crate) acknowledged: u64,
+}
+
+impl Row {
+    /// What it is compared by.
+    pub(crate) fn size(&self, by: By) -> u64 {
+        match by {
+            By::Queue => (self.unsent + self.unread) as u64,
+            By::Bytes => self.moved.map_or(0, |moved| moved.received + moved.acknowledged),
+            By::Cpu => self.nanos.unwrap_or(0),
+        }
+    }
+}
+
+/// The connections with the most of something, of those that were shown to it.
+#[derive(Debug)]
+pub(crate) struct Largest<K> {
+    most: usize,
+    /// The smallest of them on top.
+    found: BinaryHeap<Reverse<(K, ConnId)>>,
+}
+
+impl<K: Ord> Largest<K> {
+    /// Keeps `most` of them.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, found: BinaryHeap::with_capacity(most + 1) }
+    }
+
+    pub(crate) fn show(&mut self, size: K, id: ConnId) {
+        self.found.push(Reverse((size, id)));
+        if self.found.len() > self.most {
+            self.found.pop();
+        }
+    }
+
+    /// The largest first.
+    pub(crate) fn into_ids(self) -> impl Iterator<Item = ConnId> {
+        self.found.into_sorted_vec().into_iter().map(|Reverse((_, id))| id)
+    }
+}
+
+impl Asked {
+    pub(crate) fn new(question: Question) -> Arc<Self> {
+        Arc::new(Self { question, answer: Mutex::new(None) })
+    }
+
+    /// The loop's answer.
+    pub(crate) fn answer(&self, answer: Answer) {
+        *self.answer.lock() = Some(answer);
+    }
+
+    /// The answer, if it is there.
+    pub(crate) fn take(&self) -> Option<Answer> {
+        self.answer.lock().take()
+    }
+
+    /// The other side has let go of it: nobody waits for the answer, or none will come any more than
+    /// is there.
+    pub(crate) fn is_forgotten(self: &Arc<Self>) -> bool {
+        let is_last = Arc::strong_count(self) == 1;
+        // Pairs with the release in the drop of the other side's Arc, so that an answer which was
+        // given before that is seen by a `take` after this.
+        fence(Ordering::Acquire);
+        is_last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_are_kept_and_come_in_order() {
+        let id = |slot: u64| ConnId::from_token(1 << 32 | slot).unwrap();
+        let mut largest = Largest::new(3);
+        for size in [4, 9, 1, 7, 9, 2] {
+            largest.show(size, id(size));
+        }
+        assert!(largest.into_ids().eq([id(9), id(9), id(7)]));
+        assert_eq!(Largest::<u64>::new(3).into_ids().count(), 0);
+    }
+
+    #[test]
+    fn an_answer_is_there_also_when_who_gave_it_is_gone() {
+        for _ in 0..1000 {
+            let ours = Asked::new(Question::Top { by: By::Queue, most: 1 });
+            let theirs = Arc::clone(&ours);
+            assert!(!ours.is_forgotten());
+            let loops = std::thread::spawn(move || theirs.answer(Answer::Killed(true)));
+            while !ours.is_forgotten() {
+                std::hint::spin_loop();
+            }
+            assert_eq!(ours.take(), Some(Answer::Killed(true)));
+            loops.join().unwrap();
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The acceptor's thread: accepts, places, hands over; and carries out what the server as a whole
+//! is asked to do.
+
+use crate::accept::accepting::{BACKLOG_MAX, Listening};
+use crate::accept::arrival::Arrival;
+use crate::base::closed::Closed;
+use crate::base::panics::Quiet;
+use crate::config::limits::Limits;
+use crate::driver::{Driver, WAKER, listener_number};
+use crate::observe::stats::Counter;
+use crate::server::handover::Handover;
+use crate::server::stalls::Stalls;
+use crate::server::standstill::Standstill;
+use crate::sys::Errno;
+use crate::sys::addr::Addr;
+use crate::sys::signals::Signals;
+use crate::threads::hub::{Bridge, Hub, Order};
+use crate::threads::resolver::{self, Answer, Question};
+use net_timer::Tick;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+/// How long arrivals wait that no loop had room for, before they are tried again.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// How long a loop may stand still, once all is to be ended at once, before it is not waited for any more: a
+/// callback that does not return by then may never. And how long where somebody has asked twice.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+const END_PATIENCE_IN_A_HURRY: Duration = Duration::from_millis(500);
+/// How often it is looked whether the loops still turn.
+const END_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+pub(crate) struct Acceptor<M, D: Driver> {
+    driver: D,
+    hub: Arc<Hub<M>>,
+    listeners: Vec<Listening>,
+    handover: Handover<M>,
+    limits: Limits,
+    drain_timeout: Duration,
+    signals: Option<Signals>,
+    order: Order,
+    /// The last listener, and why it broke, if the server drains for that.
+    deaf: Option<(Addr, Errno)>,
+    /// When the drain is cut short.
+    deadline: Option<Tick>,
+    arrivals_ended: bool,
+    retry_at: Option<Tick>,
+    /// When it is to be looked whether the loops take what waits for them.
+    look_at: Option<Tick>,
+    stalls: Option<Stalls>,
+    /// Of each loop, once all is to be ended at once.
+    ends: Vec<Standstill>,
+    /// Loops that do not end: they stand still, and are not waited for.
+    given_up: Vec<usize>,
+}
+
+impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
+    pub(crate) fn new(
+        driver: D,
+        hub: Arc<Hub<M>>,
+        listeners: Vec<Listening>,
+        handover: Handover<M>,
+        limits: Limits,
+        drain_timeout: Duration,
+        signals: Option<Signals>,
+    ) -> Self {
+        let stalls = Stalls::new(&limits, hub.loops.len());
+        let ends = hub.loops.iter().map(|_| Standstill::default()).collect();
+        Self {
+            driver,
+            hub,
+            listeners,
+            handover,
+            limits,
+            drain_timeout,
+            signals,
+            order: Order::Run,
+            deaf: None,
+            deadline: None,
+            arrivals_ended: false,
+            retry_at: None,
+            look_at: None,
+            stalls,
+            ends,
+            given_up: Vec::new(),
+        }
+    }
+
+    /// The handling of signals, to be ended last.
+    pub(crate) fn take_signals(&mut self) -> Option<Signals> {
+        self.signals.take()
+    }
+
+    /// The last listener, and why it broke, if that is what ended the server.
+    pub(crate) fn take_deaf(&mut self) -> Option<(Addr, Errno)> {
+        self.deaf.take()
+    }
+
+    /// Loops that were not waited for, since they stand still in a callback.
+    pub(crate) fn take_given_up(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.given_up)
+    }
+
+    /// Runs until every loop is over, or given up. Returns the last signal and how many came.
+    pub(crate) fn run(&mut self) -> io::Result<(u32, i32)> {
+        if let Some(signals) = &self.signals {
+            signals.hear_here()?;
+        }
+        let mut now = self.driver.now();
+        while !self.is_over() {
+            self.obey(now);
+            self.accept(now);
+            self.start_resolving();
+            self.give_up(now);
+            if self.is_over() {
+                break;
+            }
+            self.driver.wait(now, self.next(now))?;
+            now = self.driver.now();
+            if let Some(stalls) = &mut self.stalls {
+                stalls.look(now, self.hub.loops.iter().map(|bridge| &bridge.pulse));
+            }
+            while let Some(signal) = self.driver.next() {
+                if signal.token == WAKER {
+                    self.driver.woken();
+                }
+                let number = listener_number(signal.token);
+                if let Some(listening) = number.and_then(|n| self.listeners.get_mut(n)) {
+                    listening.signalled();
+                }
+            }
+        }
+        Ok(self.signals.as_ref().map_or((0, 0), Signals::seen))
+    }
+
+    /// Starts a thread of the resolver, if one more is wanted. From here, since a loop's thread may
+    /// have a descriptor table of its own, which that thread would share for ever.
+    fn start_resolving(&mut self) {
+        while self.hub.resolver.takes_thread() {
+            let hub = Arc::clone(&self.hub);
+            let serve = move || {
+                let _quiet = Quiet::here();
+                hub.resolver.serve(resolver::lookup, |answer| hub.answer(answer));
+            };
+            let thread = thread::Builder::new().name("net-resolver".into()).spawn(serve);
+            let Err(error) = thread else { continue };
+            tracing::error!(%error, "cannot start a thread that looks names up");
+            let error = Arc::new(io::Error::new(error.kind(), "no thread to look it up"));
+            for Question { id, attempt, .. } in self.hub.resolver.gives_thread_back() {
+                self.hub.answer(Answer { id, attempt, found: Err(Arc::clone(&error)) });
+            }
+            return;
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let is_over = |k: usize| self.hub.loops[k].is_over.load(Ordering::Acquire);
+        (0..self.hub.loops.len()).all(|k| is_over(k) || self.given_up.contains(&k))
+    }
+
+    /// Once all is to be ended at once, a loop that stands still is not waited for: its callback may never
+    /// return, and the process is to end.
+    fn give_up(&mut self, now: Tick) {
+        if self.order < Order::Cut {
+            return;
+        }
+        let is_in_a_hurry = self.signals.as_ref().is_some_and(|signals| signals.seen().0 > 1);
+        let patience = if is_in_a_hurry { END_PATIENCE_IN_A_HURRY } else { END_PATIENCE };
+        for (k, bridge) in self.hub.loops.iter().enumerate() {
+            if bridge.is_over.load(Ordering::Acquire) || self.given_up.contains(&k) {
+                continue;
+            }
+            let since = self.ends[k].look(now, bridge.stats.get(Counter::Turns), true);
+            if since.is_some_and(|since| now >= since.after(patience)) {
+                let callback = bridge.pulse.beat(k).and_then(|beat| beat.callback);
+                let callback = callback.map_or("unknown", |callback| callback.label());
+                let connections = bridge.stats.get(Counter::Open);
+                tracing::error!(
+                    in_loop = k,
+                    callback,
+                    connections,
+                    "a loop does not end, since a callback does not return: it is left as it is"
+                );
+                self.given_up.push(k);
+            }
+        }
+    }
+
+    /// Until when nothing is to be done.
+    fn next(&self, now: Tick) -> Option<Tick> {
+        let has_more =
+            || !self.hub.adoptions.is_empty() || self.listeners.iter().any(Listening::has_more);
+        if self.retry_at.is_none() && has_more() {
+            return Some(now);
+        }
+        let rests = self.listeners.iter().filter_map(Listening::rests_until);
+        let look = self.stalls.as_ref().map(Stalls::next_look);
+        let end = (self.order >= Order::Cut).then(|| now.after(END_LOOK_EVERY));
+        let looks = look.into_iter().chain(self.look_at).chain(end);
+        rests.chain(self.retry_at).chain(self.deadline).chain(looks).min()
+    }
+
+    /// Accepts a batch for every loop, then hands over: many descriptors go in one message under
+    /// load, and one goes at once when it comes alone.
+    fn accept(&mut self, now: Tick) {
+        if self.arrivals_ended {
+            return;
+        }
+        if self.look_at.is_some_and(|at| now >= at) {
+            self.look_at = self.handover.look(now);
+        }
+        let mut arrivals = Vec::new();
+        self.take_adoptions(&mut arrivals);
+        self.accept_batch(now, &mut arrivals);
+        let came = !arrivals.is_empty();
+        self.handover.place(&mut arrivals);
+        let all_delivered = self.handover.deliver();
+        if came && self.look_at.is_none() {
+            self.look_at = self.handover.look(now);
+        }
+        self.retry_at = (!all_delivered || self.handover.room() == 0).then(|| now.after(RETRY));
+        self.end_arrivals(all_delivered);
+    }
+
+    /// Takes connections that were made elsewhere, as many as there is room for on the ways.
+    fn take_adoptions(&mut self, arrivals: &mut Vec<Arrival>) {
+        let most = self.limits.accepts_per_turn.min(self.handover.room());
+        while arrivals.len() < most
+            && let Some(arrival) = self.hub.adoptions.take()
+        {
+            arrivals.push(arrival);
+        }
+        self.hub.acceptor.add(Counter::Given, arrivals.len() as u64);
+    }
+
+    /// As many as fit in one turn, and on the ways to the loops.
+    fn accept_batch(&mut self, now: Tick, arrivals: &mut Vec<Arrival>) {
+        let a_turn = self.limits.accepts_per_turn.saturating_mul(self.hub.loops.len());
+        let most = a_turn.min(self.handover.room());
+        while arrivals.len() < most {
+            let before = arrivals.len();
+            for listening in &mut self.listeners {
+                let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
+                let left = most - arrivals.len();
+                listening.accept(driver, now, &self.limits, left, stats, gate, arrivals);
+            }
+            if arrivals.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// At the end: accepts who waits, then ends listening. From now on a connect is refused.
+    fn end_listening(&mut self, now: Tick) {
+        let mut given = Vec::new();
+        self.hub.adoptions.close_and_drain(|arrival| given.push(arrival));
+        self.hub.acceptor.add(Counter::Given, given.len() as u64);
+        self.handover.place(&mut given);
+        for n in 0..self.listeners.len() {
+            self.listeners[n].last_call();
+            // No more than a full backlog: a flood must not keep us here.
+            let mut left = BACKLOG_MAX;
+            while left > 0 && self.listeners[n].has_more() && self.handover.last_room() > 0 {
+                let mut arrivals = Vec::new();
+                let most = left.min(self.handover.last_room());
+                let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
+                self.listeners[n].accept(
+                    driver,
+                    now,
+                    &self.limits,
+                    most,
+                    stats,
+                    gate,
+                    &mut arrivals,
+                );
+                left = left.saturating_sub(self.limits.accepts_per_turn);
+                self.handover.place(&mut arrivals);
+                self.handover.deliver();
+            }
+            self.listeners[n].shut(&mut self.driver);
+        }
+    }
+
+    /// Nothing more will come: says so to the loops, once all that came is with them.
+    fn end_arrivals(&mut self, all_delivered: bool) {
+        let may_end = all_delivered || self.order >= Order::Cut;
+        if self.order >= Order::Drain && may_end && !self.arrivals_ended {
+            self.arrivals_ended = true;
+            (self.retry_at, self.look_at) = (None, None);
+            let is_late = self.order == Order::Cut;
+            self.handover.end(if is_late { Closed::DrainDeadline } else { Closed::Stopped });
+        }
+    }
+
+    fn obey(&mut self, now: Tick) {
+        let mut asked = self.hub.asked.order();
+        if let Some(signals) = &self.signals {
+            asked = asked.max(match signals.seen().0 {
+                0 => Order::Run,
+                1 => Order::Drain,
+                _ => Order::Stop,
+            });
+        }
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            asked = asked.max(Order::Cut);
+        }
+        let has_died = |bridge: &Arc<Bridge<M>>| bridge.is_over.load(Ordering::Acquire);
+        if self.order == Order::Run && self.hub.loops.iter().any(has_died) {
+            tracing::error!("a loop has ended by itself; the server stops");
+            asked = Order::Stop;
+        }
+        // A server that ends anyway does not end for want of them.
+        if self.order == Order::Run
+            && asked == Order::Run
+            && let Some((at, errno)) = self.hub.entrances.all_broken()
+        {
+            tracing::error!(%at, %errno, "no listener is left; the server drains");
+            self.deaf = Some((at, errno));
+            asked = Order::Drain;
+        }
+        if asked <= self.order {
+            return;
+        }
+        let before = std::mem::replace(&mut self.order, asked);
+        tracing::info!(order = ?asked, connections = self.hub.gate.inside(), "the server ends");
+        self.hub.order(asked);
+        self.deadline = (asked == Order::Drain).then(|| now.after(self.drain_timeout));
+        if before == Order::Run {
+            self.end_listening(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

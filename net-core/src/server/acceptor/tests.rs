@@ -1,0 +1,355 @@
+//! The acceptor on a simulated world, with loops that are played by the test.
+
+use super::*;
+use crate::accept::gate::Gate;
+use crate::driver::sim::{ModelKernel, Rig, Sim, World};
+use crate::driver::{Epoll, listener_token};
+use crate::server::placement::Balance;
+use crate::sys::{ListenOptions, Waker};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// An acceptor with one listener and `loops` loops whose arrivals the test takes.
+struct House<D: Rig> {
+    acceptor: Acceptor<u64, D>,
+    world: World,
+    hub: Arc<Hub<u64>>,
+}
+
+impl<D: Rig> House<D> {
+    fn new(seed: u64, loops: usize, limits: &Limits) -> Self {
+        Self::balanced(seed, loops, limits, Balance::RoundRobin)
+    }
+
+    fn balanced(seed: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
+        let hub =
+            Hub::new(loops, Gate::new(limits.connections_max.unwrap_or(1 << 20), limits), limits)
+                .unwrap();
+        let mut driver = D::open(limits, Arc::new(Waker::new().unwrap())).unwrap();
+        let world = driver.world();
+        world.get().rng = crate::driver::sim::Rng::new(seed);
+        let at = "127.0.0.1:9000".parse().unwrap();
+        let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
+        let listeners = vec![Listening::new(at, socket, limits, &hub.entrances)];
+        let (places, in_flight_max) = (u64::MAX, u64::MAX);
+        let handover = Handover::new(
+            Arc::clone(&hub),
+            balance,
+            Vec::new(),
+            places,
+            in_flight_max,
+            limits.log_every,
+        );
+        let drain_timeout = Duration::from_millis(500);
+        let acceptor = Acceptor::new(
+            driver,
+            Arc::clone(&hub),
+            listeners,
+            handover,
+            limits.clone(),
+            drain_timeout,
+            None,
+        );
+        Self { acceptor, world, hub }
+    }
+
+    /// From `from` until `to`, every millisecond, loop `k` turns and takes what has arrived, and closes
+    /// it; so many it has taken.
+    fn turns(&self, k: usize, from: u64, to: u64) -> Rc<Cell<u64>> {
+        let taken = Rc::new(Cell::new(0));
+        for ms in from..to {
+            let (hub, taken) = (Arc::clone(&self.hub), Rc::clone(&taken));
+            self.world.at(ms, move |world| {
+                let bridge = &hub.loops[k];
+                bridge.stats.add(Counter::Turns, 1);
+                while let Some(arrival) = bridge.arrivals.pop() {
+                    world.close(arrival.socket, false);
+                    taken.set(taken.get() + 1);
+                    bridge.taken.fetch_add(1, Ordering::Release);
+                }
+            });
+        }
+        taken
+    }
+
+    /// At `ms` loop `k` is over.
+    fn ends(&self, k: usize, ms: u64) {
+        let hub = Arc::clone(&self.hub);
+        self.world.at(ms, move |world| {
+            hub.loops[k].is_over.store(true, Ordering::Release);
+            world.ring();
+        });
+    }
+
+    /// From `at` on, every millisecond, the loops take what has arrived, and close it. At `end`
+    /// they are over, and with them the acceptor.
+    fn loops_live(&self, at: u64, end: u64, taken: &Rc<Cell<u64>>) {
+        for ms in at..=end {
+            let (hub, taken) = (Arc::clone(&self.hub), Rc::clone(taken));
+            self.world.at(ms, move |world| {
+                for bridge in &hub.loops {
+                    bridge.stats.add(Counter::Turns, 1);
+                    while let Some(arrival) = bridge.arrivals.pop() {
+                        taken.set(taken.get() + 1);
+                        world.close(arrival.socket, false);
+                        bridge.taken.fetch_add(1, Ordering::Release);
+                    }
+                    bridge.is_over.store(ms == end, Ordering::Release);
+                }
+                if ms == end {
+                    world.ring();
+                }
+            });
+        }
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        self.hub.acceptor.snapshot().get(counter)
+    }
+}
+
+macro_rules! on_both {
+    ($($name:ident,)*) => {
+        mod on_sim {
+            $(#[test] fn $name() { (0..10).for_each(super::$name::<super::Sim>); })*
+        }
+        mod on_epoll {
+            $(#[test] fn $name() {
+                (0..10).for_each(super::$name::<super::Epoll<super::ModelKernel>>);
+            })*
+        }
+    };
+}
+
+on_both! {
+    without_descriptors_it_tries_seldom_and_recovers_without_a_new_client,
+    loops_without_room_hold_back_accept_and_nobody_is_lost,
+    a_drain_lets_in_who_waits_and_ends_arrivals,
+    a_drain_that_takes_too_long_is_cut,
+    a_loop_that_ends_by_itself_stops_the_server,
+    a_server_whose_every_listener_is_broken_drains,
+    the_fewest_get_the_next_also_after_uneven_closes,
+    a_loop_that_stands_still_is_passed_over_until_it_turns,
+    what_waits_for_a_loop_that_stands_still_leaves_places_for_others,
+    a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not,
+}
+
+fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>(seed: u64) {
+    for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+        let limits = Limits { shed_per_pause: 2, ..Limits::default() };
+        let mut house = House::<D>::new(seed, 2, &limits);
+        let taken = Rc::new(Cell::new(0));
+        house.loops_live(1_000, 3_000, &taken);
+        // The want begins with ten clients at the door and ends a second later.
+        house.world.get().faults.accept.extend(vec![errno; 41]);
+        (0..110).for_each(|_| _ = house.world.knock());
+        let tries = Rc::new(Cell::new(0));
+        let seen = Rc::clone(&tries);
+        house.world.at(1_900, move |world| seen.set(world.get().counts.accepts));
+        house.acceptor.run().unwrap();
+        assert!(tries.get() <= 41, "{} tries in 0.9 s", tries.get());
+        let shed = house.count(Counter::Shed);
+        assert!(shed > 0);
+        assert_eq!(taken.get() + shed, 110);
+        assert_eq!(house.count(Counter::Accepted), taken.get());
+    }
+}
+
+fn loops_without_room_hold_back_accept_and_nobody_is_lost<D: Rig>(seed: u64) {
+    let limits = Limits { arrivals_queue: 4, ..Limits::default() };
+    let mut house = House::<D>::new(seed, 3, &limits);
+    let taken = Rc::new(Cell::new(0));
+    let clients: Vec<_> = (0..200).map(|_| house.world.knock()).collect();
+    let (waits, seen) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    for (at, cell) in [(1_000, &waits), (1_400, &seen)] {
+        let cell = Rc::clone(cell);
+        house.world.at(at, move |world| cell.set(world.get().counts.waits));
+    }
+    house.loops_live(1_400, 1_700, &taken);
+    house.acceptor.run().unwrap();
+    let waited = seen.get() - waits.get();
+    assert!(waited <= 250, "{waited} waits in 400 ms without room");
+    assert_eq!(taken.get(), clients.len() as u64);
+}
+
+fn a_drain_lets_in_who_waits_and_ends_arrivals<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_000, 1_100, &taken);
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_050, move |world| {
+        (0..50).for_each(|_| _ = world.knock());
+        hub.ask(Order::Drain);
+        world.ring();
+    });
+    let refused = Rc::new(Cell::new(false));
+    let was_refused = Rc::clone(&refused);
+    house.world.at(1_060, move |world| {
+        let late = world.knock();
+        was_refused.set(world.peer(late).saw_reset());
+    });
+    house.acceptor.run().unwrap();
+    assert_eq!(taken.get(), 50);
+    assert!(refused.get(), "a late client is refused");
+    for bridge in &house.hub.loops {
+        assert!(bridge.arrivals_ended.load(Ordering::Acquire));
+        assert_eq!(bridge.control.order(), Order::Drain);
+    }
+}
+
+fn a_drain_that_takes_too_long_is_cut<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_000, 1_600, &taken);
+    house.hub.ask(Order::Drain);
+    let orders = Rc::new(Cell::new((Order::Run, Order::Run)));
+    let (before, after) = (Rc::clone(&orders), Rc::clone(&orders));
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_499, move |_| before.set((hub.loops[0].control.order(), Order::Run)));
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_503, move |_| after.set((after.get().0, hub.loops[0].control.order())));
+    house.acceptor.run().unwrap();
+    assert_eq!(orders.get(), (Order::Drain, Order::Cut));
+}
+
+fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_020, 1_100, &taken);
+    let hub = Arc::clone(&house.hub);
+    house.world.at(1_010, move |world| {
+        hub.loops[1].is_over.store(true, Ordering::Release);
+        world.ring();
+    });
+    house.acceptor.run().unwrap();
+    assert_eq!(house.hub.loops[0].control.order(), Order::Stop);
+}
+
+fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
+    let mut house = House::<D>::new(seed, 2, &Limits::default());
+    // One that a loop has; no order of these two is special.
+    house.hub.entrances.opened();
+    let taken = Rc::new(Cell::new(0));
+    house.loops_live(1_030, 1_100, &taken);
+    let orders = Rc::new(RefCell::new(Vec::new()));
+    house.world.get().faults.accept.push_back(libc::EINVAL);
+    house.world.at(1_000, |world| _ = world.knock());
+    let at: crate::sys::addr::Addr = "127.0.0.1:9001".parse().unwrap();
+    for ms in [1_010, 1_020] {
+        let (hub, orders, at) = (Arc::clone(&house.hub), Rc::clone(&orders), at.clone());
+        house.world.at(ms, move |world| {
+            orders.borrow_mut().push(hub.loops[0].control.order());
+            if ms == 1_010 {
+                hub.entrances.broke(&at, crate::sys::Errno::new(libc::EBADF));
+                world.ring();
+            }
+        });
+    }
+    house.acceptor.run().unwrap();
+    assert_eq!(*orders.borrow(), [Order::Run, Order::Drain]);
+    assert_eq!(house.acceptor.take_deaf(), Some((at, crate::sys::Errno::new(libc::EBADF))));
+}
+
+/// Three loops of which one closes all it has, one half, and one nothing.
+fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
+    let balance = Balance::LeastConnections;
+    let mut house = House::<D>::balanced(seed, 3, &Limits::default(), balance);
+    let open = Rc::new(RefCell::new(vec![Vec::new(); 3]));
+    for ms in 1_000..=1_200 {
+        let (hub, open) = (Arc::clone(&house.hub), Rc::clone(&open));
+        house.world.at(ms, move |world| {
+            let clients = match ms {
+                1_010 => 30,
+                1_100 => 16,
+                _ => 0,
+            };
+            (0..clients).for_each(|_| _ = world.knock());
+            for (k, bridge) in hub.loops.iter().enumerate() {
+                let here = &mut open.borrow_mut()[k];
+                let mut taken = bridge.taken.load(Ordering::Relaxed);
+                while let Some(arrival) = bridge.arrivals.pop() {
+                    here.push(arrival.socket.number());
+                    world.close(arrival.socket, false);
+                    taken += 1;
+                }
+                if ms == 1_050 {
+                    assert_eq!(here.len(), 10);
+                    here.truncate([0, 5, 10][k]);
+                }
+                bridge.stats.set(Counter::Open, here.len() as u64);
+                bridge.stats.add(Counter::Turns, 1);
+                bridge.taken.store(taken, Ordering::Release);
+                bridge.is_over.store(ms == 1_200, Ordering::Release);
+            }
+            if ms == 1_200 {
+                world.ring();
+            }
+        });
+    }
+    house.acceptor.run().unwrap();
+    let counts: Vec<_> = open.borrow().iter().map(Vec::len).collect();
+    assert!(counts[2] <= 11 && counts.iter().sum::<usize>() == 31, "{counts:?}");
+    assert!(counts.iter().all(|n| (10..=11).contains(n)), "{counts:?}");
+}
+
+/// A loop was stuck in a callback, and kept what was handed to it: every second client, for ever.
+fn a_loop_that_stands_still_is_passed_over_until_it_turns<D: Rig>(seed: u64) {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash] {
+        let mut house = House::<D>::balanced(seed, 2, &Limits::default(), balance);
+        let (stuck, lives) = (house.turns(0, 3_000, 3_500), house.turns(1, 1_000, 3_500));
+        for ms in [1_010, 1_020, 2_000, 3_200] {
+            house.world.at(ms, |world| (0..20).for_each(|_| _ = world.knock()));
+        }
+        let seen = Rc::new(Cell::new((0, 0)));
+        let (now, of) = (Rc::clone(&seen), (Rc::clone(&stuck), Rc::clone(&lives)));
+        house.world.at(2_900, move |_| now.set((of.0.get(), of.1.get())));
+        (0..2).for_each(|k| house.ends(k, 3_500));
+        house.acceptor.run().unwrap();
+        assert_eq!(seen.get(), (0, 60), "{balance:?}: all who came are with the loop that turns");
+        assert_eq!(stuck.get() + lives.get(), 80, "{balance:?}");
+        if balance == Balance::RoundRobin {
+            assert_eq!(stuck.get(), 10, "it turns again, and has its turn");
+        }
+        // Nobody is at home on it, perhaps: all clients here have one address.
+        let skipped = house.count(Counter::LoopSkipped);
+        assert!(skipped > 0 || balance != Balance::RoundRobin, "{balance:?}");
+    }
+}
+
+/// 1,024 clients waited for a loop that was stuck, and there were no more descriptors for anybody.
+fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(seed: u64) {
+    let limits = Limits { connections_max: Some(64), ..Limits::default() };
+    let mut house = House::<D>::new(seed, 2, &limits);
+    let lives = house.turns(1, 1_000, 2_000);
+    let most = Rc::new(Cell::new(0));
+    for ms in 1_000..1_150 {
+        let (hub, most) = (Arc::clone(&house.hub), Rc::clone(&most));
+        house.world.at(ms, move |world| {
+            _ = world.knock();
+            most.set(most.get().max(hub.loops[0].arrivals.len()));
+        });
+    }
+    (0..2).for_each(|k| house.ends(k, 2_000));
+    house.acceptor.run().unwrap();
+    assert_eq!(most.get(), 16, "a half of the places for all loops");
+    assert_eq!(lives.get(), 150, "nobody was refused, and those who waited are placed anew");
+    assert_eq!(house.count(Counter::Accepted), 150);
+}
+
+/// A drain, and a stop, waited for ever for a loop whose callback did not return.
+fn a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not<D: Rig>(seed: u64) {
+    for order in [Order::Drain, Order::Stop] {
+        let mut house = House::<D>::new(seed, 3, &Limits::default());
+        house.turns(1, 1_000, 9_000);
+        house.ends(1, 9_000);
+        house.ends(2, 1_020);
+        let hub = Arc::clone(&house.hub);
+        house.world.at(1_000, move |world| {
+            hub.ask(order);
+            world.ring();
+        });
+        house.acceptor.run().unwrap();
+        assert_eq!(house.acceptor.take_given_up(), [0], "after {order:?}");
+        assert!(house.hub.loops[1].is_over.load(Ordering::Acquire), "it was waited for");
+    }
+}

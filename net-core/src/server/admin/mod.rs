@@ -1,0 +1,154 @@
+//! The admin endpoint: what a server does, over HTTP, on a listener and a thread of its own.
+//!
+//! It is one more [`EventLoop`] with a [`Handler`](crate::api::handler::Handler), without an acceptor:
+//! limits, deadlines and the careful end are those of any server. It reads what the server's
+//! threads publish and asks nothing of them, so looking costs them nothing. It has places and
+//! descriptors of its own, so it answers when the server is full; and it ends with the server, last.
+
+mod access;
+mod desk;
+mod http;
+mod json;
+mod metrics;
+mod pages;
+mod questions;
+mod watched;
+
+use crate::accept::accepting::Listening;
+use crate::accept::gate::Gate;
+use crate::base::error::StartError;
+use crate::base::panics::Quiet;
+use crate::config::limits::Limits;
+use crate::driver::{Driver, Epoll, listener_token};
+use crate::event_loop::EventLoop;
+use crate::sys::addr::Addr;
+use crate::sys::process::Process;
+use crate::sys::{ListenOptions, Socket};
+use crate::threads::hub::{Hub, Order};
+pub(crate) use access::Access;
+use desk::{CLIENTS_MAX, Desk};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+pub(crate) use watched::Watched;
+
+/// Clients accepted in one turn, before those whose places they take are gone.
+const ACCEPTS: usize = 8;
+/// Descriptors kept for clients who come when the process has none left.
+const SPARES: usize = 4;
+/// What the endpoint takes of the process's descriptor table: its clients, the spares, and the
+/// listener, epoll, two eventfds, and two files of /proc.
+pub(crate) const DESCRIPTORS: usize = CLIENTS_MAX + ACCEPTS + SPARES + 6;
+/// How long clients may take to read their last answers once the server has ended.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// Bounds of a desk at which a few scrapers and people ask.
+fn limits() -> Limits {
+    Limits {
+        connections_max: Some(CLIENTS_MAX + ACCEPTS),
+        accepts_per_turn: ACCEPTS,
+        write_timeout: Duration::from_secs(10),
+        linger_bytes_max: 64 << 10,
+        // Above the mark, further requests wait until the answers are read. The hard cap is above
+        // that and the largest answer: 3 KiB for each of 256 loops, and room to grow.
+        high_watermark: 16 << 10,
+        low_watermark: 4 << 10,
+        output_limit: 4 << 20,
+        receive_block_bytes: 16 << 10,
+        cork_bytes: 4 << 10,
+        pool_retain_bytes: 64 << 10,
+        events_per_wait: 64,
+        arrivals_queue: 1,
+        mail_queue: 64,
+        // Who finds no descriptor, not even a spare one, waits in the backlog.
+        shed_per_pause: 0,
+        ..Limits::default()
+    }
+}
+
+/// An endpoint that listens already, and answers once it is [served](Admin::serve).
+pub(crate) struct Admin {
+    at: Addr,
+    hub: Arc<Hub<Infallible>>,
+    driver: Epoll,
+    listener: Socket,
+    process: Process,
+    access: Access,
+    limits: Limits,
+}
+
+impl Admin {
+    /// Listens, and takes all descriptors that it needs.
+    pub(crate) fn bind(at: &Addr, access: Access) -> Result<Self, StartError> {
+        access.check().map_err(|what| StartError::plain(format!("admin: {what}")))?;
+        let limits = limits();
+        limits.check().map_err(|what| StartError::plain(format!("the admin's limits: {what}")))?;
+        let hub = Hub::new(1, Gate::new(CLIENTS_MAX + ACCEPTS, &limits), &limits)
+            .map_err(|e| StartError::new("make the admin endpoint's eventfds", e))?;
+        let waker = Arc::clone(hub.loops[0].doorbell.waker());
+        let mut driver = Epoll::open(&limits, waker)
+            .map_err(|e| StartError::new("make the admin endpoint's epoll", e))?;
+        let options = ListenOptions { backlog: 128, spares: SPARES, ..ListenOptions::default() };
+        let listener = driver
+            .listen(listener_token(0), at, &options)
+            .map_err(|e| StartError::new(format!("listen on {at} for the admin endpoint"), e))?;
+        let at = <Epoll as Driver>::local(&listener)
+            .map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
+        Ok(Self { at, hub, driver, listener, process: Process::new(), access, limits })
+    }
+
+    /// Where it listens, with the port that was chosen.
+    pub(crate) fn at(&self) -> Addr {
+        self.at.clone()
+    }
+
+    /// Begins to answer for `server`, on a thread of its own.
+    pub(crate) fn serve(self, server: Arc<dyn Watched>) -> Result<Serving, StartError> {
+        let Self { at, hub, driver, listener, process, access, limits } = self;
+        let bridge = &hub.loops[0];
+        // Nothing arrives but at its own listener.
+        bridge.arrivals_ended.store(true, Ordering::Release);
+        let (over, is_over) = mpsc::channel();
+        let in_thread = Arc::clone(&hub);
+        let run = move || {
+            let _over = over; // dropped at the end, however that comes
+            let _quiet = Quiet::here();
+            let listeners = vec![Listening::new(at, listener, &limits, &in_thread.entrances)];
+            let desk = Desk::new(server, process, access);
+            let mut event_loop =
+                EventLoop::new(0, driver, desk, &limits, in_thread, listeners, None);
+            if let Err(error) = event_loop.run() {
+                tracing::error!(%error, "the admin endpoint's wait has failed; it ends");
+            }
+        };
+        let thread = thread::Builder::new()
+            .name("net-admin".into())
+            .spawn(run)
+            .map_err(|error| StartError::new("start the admin endpoint's thread", error))?;
+        Ok(Serving { hub, is_over, thread: Some(thread) })
+    }
+}
+
+/// An endpoint that answers. Dropped, it ends: nobody new is let in, the last answers are read,
+/// and after a short while what is left is reset.
+pub(crate) struct Serving {
+    hub: Arc<Hub<Infallible>>,
+    /// Disconnected when the thread is past its last turn.
+    is_over: Receiver<Infallible>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.hub.order(Order::Drain);
+        if let Err(mpsc::RecvTimeoutError::Timeout) = self.is_over.recv_timeout(LAST_WORDS) {
+            self.hub.order(Order::Stop);
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the admin endpoint's thread panicked");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What the endpoint sees of a server, whatever that server's messages are.
+
+use crate::observe::pulse::{Beat, StallCounts};
+use crate::observe::stats::Snapshot;
+use crate::observe::survey::Asked;
+use crate::threads::hub::{Hub, Mail, Order};
+use std::sync::Arc;
+
+/// A server that is looked at from another thread. Every answer is a few loads from what its
+/// threads publish; only by `ask` does a loop do anything for it.
+pub(crate) trait Watched: Send + Sync + 'static {
+    /// How many loops there are.
+    fn loops(&self) -> usize;
+    /// The counts of one loop, and what waits for it now.
+    fn of_loop(&self, number: usize) -> (Snapshot, Waiting);
+    /// The stalls of one loop that were found so far.
+    fn stalls_of(&self, number: usize) -> StallCounts;
+    /// What one loop does now, if stalls are looked for; `None` too while it waits.
+    fn doing(&self, number: usize) -> Option<Beat>;
+    /// Callbacks are timed.
+    fn times_callbacks(&self) -> bool;
+    /// Seconds that callbacks of one loop took, by their label.
+    fn times_of(&self, number: usize) -> Vec<(&'static str, f64)>;
+    /// Asks one loop, by mail. False: its mailbox is full, or it has ended.
+    fn ask(&self, number: usize, asked: Arc<Asked>) -> bool;
+    /// The counts of the acceptor's thread.
+    fn of_acceptor(&self) -> Snapshot;
+    /// Connections of the whole server, from accept to close, and their limit.
+    fn connections(&self) -> (usize, usize);
+    /// Bytes that its loops may buffer; 0: as many as they like.
+    fn memory_budget(&self) -> usize;
+    /// It ends: it drains, or stops.
+    fn is_ending(&self) -> bool;
+}
+
+/// What waits on the bridges into a loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Waiting {
+    pub(crate) mail: usize,
+    pub(crate) arrivals: usize,
+}
+
+impl<M: Send + 'static> Watched for Hub<M> {
+    fn loops(&self) -> usize {
+        self.loops.len()
+    }
+
+    fn of_loop(&self, number: usize) -> (Snapshot, Waiting) {
+        let bridge = &self.loops[number];
+        let waiting = Waiting { mail: bridge.mail.len(), arrivals: bridge.arrivals.len() };
+        (bridge.stats.snapshot(), waiting)
+    }
+
+    fn stalls_of(&self, number: usize) -> StallCounts {
+        self.loops[number].pulse.stalls()
+    }
+
+    fn doing(&self, number: usize) -> Option<Beat> {
+        self.loops[number].pulse.beat(number)
+    }
+
+    fn times_callbacks(&self) -> bool {
+        self.times_callbacks
+    }
+
+    fn times_of(&self, number: usize) -> Vec<(&'static str, f64)> {
+        self.loops[number].pulse.times().collect()
+    }
+
+    fn ask(&self, number: usize, asked: Arc<Asked>) -> bool {
+        let bridge = &self.loops[number];
+        let posted = bridge.mail.post(Mail::Ask(asked)).is_ok();
+        bridge.doorbell.ring();
+        posted
+    }
+
+    fn of_acceptor(&self) -> Snapshot {
+        self.acceptor.snapshot()
+    }
+
+    fn connections(&self) -> (usize, usize) {
+        (self.gate.inside(), self.gate.max())
+    }
+
+    fn memory_budget(&self) -> usize {
+        self.memory_budget.unwrap_or(0)
+    }
+
+    fn is_ending(&self) -> bool {
+        let asked = self.asked.order() > Order::Run;
+        // A signal reaches the loops without having been asked for here.
+        asked || self.loops.iter().any(|bridge| bridge.control.order() > Order::Run)
+    }
+}

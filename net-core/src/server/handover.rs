@@ -1,0 +1,367 @@
+//! From the acceptor to the loops: one lane for each, by queue or by courier.
+
+use crate::accept::arrival::Arrival;
+use crate::accept::courier;
+use crate::accept::listener::Seldom;
+use crate::base::closed::Closed;
+use crate::observe::stats::Counter;
+use crate::server::placement::{Balance, Placement};
+use crate::server::standstill::Standstill;
+use crate::sys::{Errno, Socket};
+use crate::threads::hub::{Bridge, Hub};
+use net_timer::Tick;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a loop may stand still before a newcomer that waits for it: then it is passed over. Far
+/// longer than a turn takes, also where turns take too long, and far shorter than a client is patient.
+const STUCK_AFTER: Duration = Duration::from_millis(200);
+
+/// How often it is looked for, while anything waits for a loop.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Places arrivals and hands them over. Used by the acceptor's thread only.
+pub(crate) struct Handover<M> {
+    hub: Arc<Hub<M>>,
+    placement: Placement,
+    lanes: Vec<Lane>,
+    /// Arrivals for which no loop had room.
+    waiting: VecDeque<Arrival>,
+    /// The most descriptors that may be on their way in couriers at once, over all loops.
+    in_flight_max: u64,
+    /// The most connections that may wait for one loop. So few that the loops which get on have places for
+    /// others, were all the rest stuck.
+    waits_max: u64,
+    /// In rotation, which a loop that takes what it has only a little later is not to disturb.
+    is_exact: bool,
+    trouble: Seldom,
+}
+
+/// The way to one loop.
+struct Lane {
+    /// Placed, and to be handed over at the end of this turn.
+    batch: Vec<Arrival>,
+    /// Connections handed over, ever.
+    sent: u64,
+    way: Way,
+    still: Standstill,
+    /// It has not turned from one look to the next.
+    is_slow: bool,
+    /// It has stood still for too long, and gets nothing until it turns.
+    is_stuck: bool,
+}
+
+enum Way {
+    Queue,
+    Courier {
+        end: Socket,
+        /// Connections that the loop's descriptor table has places for.
+        places: u64,
+    },
+    /// Nothing more is sent this way.
+    Closed,
+}
+
+impl<M> Handover<M> {
+    /// `couriers`: the acceptor's ends, one for each loop, and the places in a loop's table. Empty:
+    /// the loops share this thread's table.
+    pub(crate) fn new(
+        hub: Arc<Hub<M>>,
+        balance: Balance,
+        couriers: Vec<Socket>,
+        places: u64,
+        in_flight_max: u64,
+        log_every: Duration,
+    ) -> Self {
+        let ways: Vec<_> = if couriers.is_empty() {
+            hub.loops.iter().map(|_| Way::Queue).collect()
+        } else {
+            couriers.into_iter().map(|end| Way::Courier { end, places }).collect()
+        };
+        let loops = hub.loops.len() as u64;
+        // All loops together have a half of all places, and each its part of it.
+        let mut waits_max = hub.gate.max() as u64 / (2 * loops);
+        if matches!(ways.first(), Some(Way::Courier { .. })) {
+            waits_max = waits_max.min(in_flight_max / loops);
+        }
+        let waits_max = waits_max.clamp(1, hub.loops[0].arrivals.capacity() as u64);
+        let lane = |way| Lane {
+            batch: Vec::new(),
+            sent: 0,
+            way,
+            still: Standstill::default(),
+            is_slow: false,
+            is_stuck: false,
+        };
+        let lanes = ways.into_iter().map(lane).collect();
+        let placement = Placement::new(balance, hub.loops.len());
+        let is_exact = balance == Balance::RoundRobin;
+        let (waiting, trouble) = (VecDeque::new(), Seldom::new(log_every));
+        Self { hub, placement, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
+    }
+
+    /// Looks for loops that stand still though a newcomer waits for them, in a callback that does not return:
+    /// these are passed over until they turn again, and what waits in their queues is placed anew. (What is
+    /// on its way by courier cannot be had back.) When to look next; `None`: nothing waits for a loop.
+    pub(crate) fn look(&mut self, now: Tick) -> Option<Tick> {
+        let mut is_awaited = false;
+        for k in 0..self.lanes.len() {
+            let (lane, bridge) = (&mut self.lanes[k], &self.hub.loops[k]);
+            let waits = lane.is_stuck || lane.coming(&self.hub, k) > 0;
+            let since = lane.still.look(now, bridge.stats.get(Counter::Turns), waits);
+            is_awaited |= since.is_some();
+            lane.is_slow = since.is_some_and(|since| now >= since.after(LOOK_EVERY));
+            let is_stuck = since.is_some_and(|since| now >= since.after(STUCK_AFTER));
+            if is_stuck && !std::mem::replace(&mut lane.is_stuck, is_stuck) {
+                let back = lane.take_back(bridge);
+                if let Some(held_back) = self.trouble.may_speak(now) {
+                    let waiting = lane.coming(&self.hub, k);
+                    tracing::warn!(
+                        in_loop = k,
+                        waiting,
+                        placed_anew = back.len(),
+                        held_back,
+                        "a loop does not turn though connections wait for it: it is passed over"
+                    );
+                }
+                back.into_iter().rev().for_each(|arrival| self.waiting.push_front(arrival));
+            }
+            self.lanes[k].is_stuck = is_stuck;
+        }
+        is_awaited.then(|| now.after(LOOK_EVERY))
+    }
+
+    /// Places every arrival, in order.
+    pub(crate) fn place(&mut self, arrivals: &mut Vec<Arrival>) {
+        self.waiting.extend(arrivals.drain(..));
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
+        let is_waited_for = |lanes: &[Lane], k: usize| {
+            self.is_exact && lanes[k].is_waited_for(&self.hub, k, self.waits_max)
+        };
+        let mut is_one_waited_for = (0..self.lanes.len()).any(|k| is_waited_for(&self.lanes, k));
+        while let Some(arrival) = self.waiting.pop_front() {
+            let (hub, lanes) = (&self.hub, &self.lanes);
+            let has_room = |k: usize| lanes[k].has_room(hub, k, self.waits_max);
+            let load = |k: usize| lanes[k].load(hub, k);
+            let picked = (in_flight < self.in_flight_max && !is_one_waited_for)
+                .then(|| self.placement.pick(&arrival.peer, has_room, load))
+                .flatten();
+            let Some((k, skipped)) = picked else {
+                self.waiting.push_front(arrival);
+                return;
+            };
+            if skipped > 0 {
+                self.hub.acceptor.add(Counter::LoopSkipped, skipped as u64);
+            }
+            in_flight += u64::from(matches!(self.lanes[k].way, Way::Courier { .. }));
+            self.lanes[k].batch.push(arrival);
+            is_one_waited_for = is_waited_for(&self.lanes, k);
+        }
+    }
+
+    /// Connections on their way to loop `k` by courier, and those about to be.
+    fn in_flight(&self, k: usize) -> u64 {
+        match &self.lanes[k].way {
+            Way::Courier { .. } => self.lanes[k].coming(&self.hub, k),
+            Way::Queue | Way::Closed => 0,
+        }
+    }
+
+    /// Hands the placed arrivals over, with one ring for each loop that sleeps. False if some
+    /// could not be: call again a little later.
+    pub(crate) fn deliver(&mut self) -> bool {
+        for (k, lane) in self.lanes.iter_mut().enumerate() {
+            lane.deliver(&self.hub, k);
+        }
+        self.waiting.is_empty() && self.lanes.iter().all(|lane| lane.batch.is_empty())
+    }
+
+    /// How many more may be accepted: none while some wait for room, and with private tables no
+    /// more than may be on their way. Until they are sent, they are in the acceptor's own table.
+    pub(crate) fn room(&self) -> usize {
+        if !self.waiting.is_empty() {
+            return 0;
+        }
+        if self.lanes.iter().all(|lane| matches!(lane.way, Way::Queue)) {
+            return usize::MAX;
+        }
+        let in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
+        self.in_flight_max.saturating_sub(in_flight) as usize
+    }
+
+    /// As `room`, when the doors are about to shut for good: who waits there is let in, and then
+    /// waits here. Only what this thread's own table must hold is a bound.
+    pub(crate) fn last_room(&self) -> usize {
+        if self.lanes.iter().all(|lane| matches!(lane.way, Way::Queue)) {
+            return usize::MAX;
+        }
+        (self.in_flight_max as usize).saturating_sub(self.waiting.len())
+    }
+
+    /// Nothing more comes: closes what could not be handed over, and tells the loops.
+    pub(crate) fn end(&mut self, why: Closed) {
+        let left =
+            self.waiting.drain(..).chain(self.lanes.iter_mut().flat_map(|l| l.batch.drain(..)));
+        for arrival in left {
+            drop(arrival);
+            self.hub.acceptor.closed(why);
+        }
+        for (lane, bridge) in self.lanes.iter_mut().zip(&self.hub.loops) {
+            // A courier's far end sees this as its end of file.
+            lane.way = Way::Closed;
+            // Release: who sees it sees every arrival that was pushed before.
+            bridge.arrivals_ended.store(true, Ordering::Release);
+            bridge.doorbell.ring();
+        }
+    }
+}
+
+impl Lane {
+    /// Connections placed on loop `k` that it has not taken yet.
+    fn coming<M>(&self, hub: &Hub<M>, k: usize) -> u64 {
+        self.sent - hub.loops[k].taken.load(Ordering::Acquire) + self.batch.len() as u64
+    }
+
+    /// Connections that loop `k` has, or is about to have.
+    fn load<M>(&self, hub: &Hub<M>, k: usize) -> u64 {
+        // In this order: see `Bridge::taken`.
+        let coming = self.coming(hub, k);
+        coming + hub.loops[k].stats.get(Counter::Open)
+    }
+
+    fn has_room<M>(&self, hub: &Hub<M>, k: usize, waits_max: u64) -> bool {
+        let bridge = &hub.loops[k];
+        if self.is_stuck || bridge.is_over.load(Ordering::Acquire) {
+            return false;
+        }
+        match &self.way {
+            Way::Queue => ((bridge.arrivals.len() + self.batch.len()) as u64) < waits_max,
+            Way::Courier { places, .. } => {
+                self.load(hub, k) < *places && self.coming(hub, k) < waits_max
+            }
+            Way::Closed => false,
+        }
+    }
+
+    /// As many are on their way by courier as may be, and the loop may take them in its next turn: that is
+    /// waited for, so that the rotation stays exact; for a loop that does not turn it is not.
+    fn is_waited_for<M>(&self, hub: &Hub<M>, k: usize, waits_max: u64) -> bool {
+        matches!(self.way, Way::Courier { .. })
+            && !self.is_slow
+            && self.coming(hub, k) >= waits_max
+            && !hub.loops[k].is_over.load(Ordering::Acquire)
+    }
+
+    /// What waits for a loop where another thread may take it: all that is not in a courier.
+    fn take_back<M>(&mut self, bridge: &Bridge<M>) -> Vec<Arrival> {
+        let mut back: Vec<_> = std::iter::from_fn(|| bridge.arrivals.pop()).collect();
+        self.sent -= back.len() as u64;
+        back.append(&mut self.batch);
+        back
+    }
+
+    fn deliver<M>(&mut self, hub: &Hub<M>, k: usize) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let bridge = &hub.loops[k];
+        match &mut self.way {
+            Way::Queue => {
+                let mut full = Vec::new();
+                for arrival in self.batch.drain(..) {
+                    match bridge.arrivals.push(arrival) {
+                        Ok(()) => self.sent += 1,
+                        Err(arrival) => full.push(arrival),
+                    }
+                }
+                self.batch = full;
+                bridge.doorbell.ring();
+            }
+            Way::Courier { end, .. } => {
+                while !self.batch.is_empty() {
+                    match courier::send(end, &mut self.batch) {
+                        Ok(count) => self.sent += count as u64,
+                        Err(errno) if is_passing(errno) => return,
+                        Err(errno) => {
+                            tracing::error!(to_loop = k, %errno, "the courier is broken");
+                            for arrival in self.batch.drain(..) {
+                                drop(arrival);
+                                hub.acceptor.closed(Closed::Machine(errno));
+                            }
+                        }
+                    }
+                }
+            }
+            Way::Closed => {}
+        }
+    }
+}
+
+/// The courier is full, or too many descriptors are in flight for this user (unix(7)); it passes.
+fn is_passing(errno: Errno) -> bool {
+    matches!(errno.raw(), libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accept::gate::Gate;
+    use crate::config::limits::Limits;
+
+    /// By courier nothing comes back, so each loop has its part of what may be in flight: in rotation a loop
+    /// that turns is waited for, and nobody waits for one that does not.
+    #[test]
+    fn a_full_courier_is_waited_for_while_its_loop_turns() {
+        let limits = Limits::default();
+        for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+            let hub = Hub::<()>::new(2, Gate::new(1000, &limits), &limits).unwrap();
+            let (near, _far): (Vec<_>, Vec<_>) = (0..2).map(|_| courier::pair().unwrap()).unzip();
+            let log_every = limits.log_every;
+            let mut handover = Handover::new(Arc::clone(&hub), balance, near, 1000, 8, log_every);
+            let arrival = |n: u16| Arrival {
+                socket: courier::pair().unwrap().0,
+                peer: format!("127.0.0.1:{n}").parse().unwrap(),
+                permit: hub.gate.enter(None).unwrap(),
+                is_announced: false,
+            };
+            let turn = |k: usize, taken| {
+                hub.loops[k].stats.add(Counter::Turns, 1);
+                hub.loops[k].taken.store(taken, Ordering::Release);
+            };
+            let at = Tick::from_millis;
+            handover.place(&mut (1..=12).map(arrival).collect());
+            assert!(!handover.deliver());
+            let (full, then) = match balance {
+                Balance::RoundRobin => ([4, 3], [0, 4]),
+                _ => ([4, 4], [4, 4]),
+            };
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), full, "{balance:?}");
+            handover.look(at(0));
+            turn(0, 4);
+            handover.place(&mut Vec::new());
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), then, "{balance:?}");
+            // The other loop has not turned from one look to the next.
+            handover.look(at(60));
+            handover.place(&mut Vec::new());
+            assert!(handover.deliver());
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [4, 4], "{balance:?}");
+            // It turns, and has room again; and then it does not, and has none although it has taken all.
+            turn(0, 8);
+            turn(1, 4);
+            handover.look(at(80));
+            handover.place(&mut (1..=2).map(arrival).collect());
+            handover.deliver();
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [1, 1], "{balance:?}");
+            turn(0, 9);
+            handover.look(at(100));
+            handover.look(at(400));
+            handover.place(&mut (1..=3).map(arrival).collect());
+            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [3, 1], "{balance:?}");
+        }
+    }
+}

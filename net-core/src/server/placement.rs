@@ -1,0 +1,213 @@
+//! Which loop gets the next connection. Pure: room and load are asked of the caller.
+
+use crate::base::splitmix::mixed;
+use crate::sys::addr::Addr;
+use std::net::IpAddr;
+
+/// How the acceptor spreads connections over the loops. A loop that stands still, in a callback that does not
+/// return, is passed over by each rule until it turns again.
+///
+/// With [`Accept::ReusePort`](crate::Accept::ReusePort) there is no acceptor to do so: the kernel
+/// spreads by a hash of both ends' addresses and ports, the default means that, and another choice
+/// is an error at start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Balance {
+    /// In exact rotation.
+    #[default]
+    RoundRobin,
+    /// To the loop with the fewest connections, those on their way to it included; equal ones take
+    /// turns. For connections of very different length. A loop's count is as of its last turn.
+    LeastConnections,
+    /// By a hash of the client's IP address: all connections of one address, whatever its port,
+    /// are on one loop, also after a restart with as many loops. What clients of one address
+    /// share can then live on that loop without a lock.
+    ///
+    /// A loop without room is passed over for the next one, and counted (`loop_skipped`): so this
+    /// is a matter of speed, not a promise. Clients without an IP address go in rotation.
+    SourceHash,
+}
+
+/// Picks loops, by one rule.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    balance: Balance,
+    loops: usize,
+    /// The loop that is first in turn.
+    next: usize,
+}
+
+impl Placement {
+    pub(crate) fn new(balance: Balance, loops: usize) -> Self {
+        assert!(loops > 0, "a server has at least one loop");
+        Self { balance, loops, next: 0 }
+    }
+
+    /// The loop for a client at `peer`, and how many were passed over that would have been better
+    /// but have no room; `None` if no loop has room.
+    pub(crate) fn pick(
+        &mut self,
+        peer: &Addr,
+        has_room: impl Fn(usize) -> bool,
+        load: impl Fn(usize) -> u64,
+    ) -> Option<(usize, usize)> {
+        match (self.balance, peer.inet()) {
+            (Balance::SourceHash, Some(peer)) => {
+                let home = home_of(peer.ip(), self.loops);
+                self.from(home).enumerate().find(|&(_, k)| has_room(k)).map(|(n, k)| (k, n))
+            }
+            (Balance::LeastConnections, _) => {
+                // The first of equal ones, in the order of their turns.
+                let picked = self.from(self.next).filter(|&k| has_room(k)).min_by_key(|&k| load(k));
+                picked.map(|k| {
+                    self.next = (k + 1) % self.loops;
+                    let is_better = |&other: &usize| load(other) < load(k) && !has_room(other);
+                    (k, (0..self.loops).filter(is_better).count())
+                })
+            }
+            (Balance::RoundRobin | Balance::SourceHash, _) => {
+                let picked = self.from(self.next).enumerate().find(|&(_, k)| has_room(k));
+                picked.map(|(skipped, k)| {
+                    self.next = (k + 1) % self.loops;
+                    (k, skipped)
+                })
+            }
+        }
+    }
+
+    /// Every loop once, from `first` on.
+    fn from(&self, first: usize) -> impl Iterator<Item = usize> + use<> {
+        let loops = self.loops;
+        (0..loops).map(move |n| (first + n) % loops)
+    }
+}
+
+/// The loop at which connections from `ip` are at home.
+///
+/// Its own 64 bits of a well-mixed hash, scaled down: neighbours in a network, which differ in the
+/// last bits only, are spread as well as strangers. There is no secret in it, so that a restart
+/// changes nothing; who wants to fill one loop needs but one address anyway.
+fn home_of(ip: IpAddr, loops: usize) -> usize {
+    let bits = match ip {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    let hash = mixed(mixed((bits >> 64) as u64) ^ bits as u64);
+    ((u128::from(hash) * loops as u128) >> 64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+
+    fn at(text: &str) -> Addr {
+        Addr::from(text.parse::<SocketAddr>().unwrap())
+    }
+
+    #[test]
+    fn forty_connections_over_four_loops_are_ten_each() {
+        let mut placement = Placement::new(Balance::RoundRobin, 4);
+        let mut counts = [0; 4];
+        for _ in 0..40 {
+            counts[placement.pick(&at("10.0.0.1:1"), |_| true, |_| 0).unwrap().0] += 1;
+        }
+        assert_eq!(counts, [10; 4]);
+    }
+
+    #[test]
+    fn a_loop_without_room_is_passed_over_and_counted() {
+        let peer = at("10.0.0.1:1");
+        let mut placement = Placement::new(Balance::RoundRobin, 3);
+        let mut pick = |room: &dyn Fn(usize) -> bool| placement.pick(&peer, room, |_| 0);
+        let picked: Vec<_> = (0..4).map(|_| pick(&|k| k != 1).unwrap()).collect();
+        assert_eq!(picked, [(0, 0), (2, 1), (0, 0), (2, 1)]);
+        assert_eq!(pick(&|_| false), None);
+    }
+
+    #[test]
+    fn the_fewest_get_the_next_and_equal_ones_take_turns() {
+        let peer = at("10.0.0.1:1");
+        let mut placement = Placement::new(Balance::LeastConnections, 4);
+        let mut loads = [0_u64; 4];
+        let mut order = Vec::new();
+        for _ in 0..8 {
+            let (k, skipped) = placement.pick(&peer, |_| true, |k| loads[k]).unwrap();
+            assert_eq!(skipped, 0);
+            loads[k] += 1;
+            order.push(k);
+        }
+        assert_eq!(order, [0, 1, 2, 3, 0, 1, 2, 3]);
+        // As many as ever, but closed unevenly: the gaps are filled before anybody gets more.
+        loads = [5, 0, 9, 3];
+        (0..11).for_each(|_| loads[placement.pick(&peer, |_| true, |k| loads[k]).unwrap().0] += 1);
+        loads.sort_unstable();
+        assert_eq!(loads, [6, 6, 7, 9]);
+        // Coming and going one by one, each loop has its turn.
+        let one_by_one: Vec<_> =
+            (0..8).map(|_| placement.pick(&peer, |_| true, |_| 1).unwrap().0).collect();
+        let mut seen = one_by_one[..4].to_vec();
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2, 3]);
+        assert_eq!(one_by_one[..4], one_by_one[4..]);
+    }
+
+    #[test]
+    fn the_fewest_without_room_are_passed_over_and_counted() {
+        let peer = at("10.0.0.1:1");
+        let mut placement = Placement::new(Balance::LeastConnections, 4);
+        let loads = [1_u64, 2, 3, 0];
+        let mut pick = |room: &dyn Fn(usize) -> bool| placement.pick(&peer, room, |k| loads[k]);
+        assert_eq!(pick(&|k| k == 1), Some((1, 2)));
+        assert_eq!(pick(&|k| k != 2), Some((3, 0)));
+        assert_eq!(pick(&|_| false), None);
+    }
+
+    #[test]
+    fn one_source_has_one_home_whatever_its_port_and_its_transport() {
+        for loops in [1, 2, 3, 7, 256] {
+            let mut placement = Placement::new(Balance::SourceHash, loops);
+            let mut pick =
+                |text: &str| placement.pick(&at(text), |_| true, |_| 0).expect("there is room").0;
+            for host in 0..50 {
+                let home = pick(&format!("10.0.0.{host}:1"));
+                assert!(home < loops);
+                for port in [2, 40_000, 65_535] {
+                    assert_eq!(pick(&format!("10.0.0.{host}:{port}")), home);
+                    assert_eq!(pick(&format!("[::ffff:10.0.0.{host}]:{port}")), home);
+                }
+                assert_eq!(
+                    pick(&format!("[2001:db8::{host}]:1")),
+                    pick(&format!("[2001:db8::{host}]:9"))
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn sources_that_differ_little_are_spread_over_all_loops() {
+        for network in ["10.1.2.", "2001:db8:1:2::", "2001:db8:1:2:3:4:5:"] {
+            let mut counts = [0; 8];
+            for host in 0..=255 {
+                let ip: IpAddr = format!("{network}{host:x}")
+                    .parse()
+                    .or_else(|_| format!("{network}{host}").parse())
+                    .unwrap();
+                counts[home_of(ip, 8)] += 1;
+            }
+            // 32 each, and five times the deviation of chance.
+            assert!(counts.iter().all(|n| (5..=60).contains(n)), "{network}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_home_without_room_is_passed_over_for_its_neighbour() {
+        let peer = at("10.0.0.1:1");
+        let home = home_of(peer.inet().unwrap().ip(), 3);
+        let mut placement = Placement::new(Balance::SourceHash, 3);
+        let mut pick = |room: &dyn Fn(usize) -> bool| placement.pick(&peer, room, |_| 0);
+        assert_eq!(pick(&|_| true), Some((home, 0)));
+        assert_eq!(pick(&|k| k != home), Some(((home + 1) % 3, 1)));
+        assert_eq!(pick(&|_| false), None);
+        assert_eq!(pick(&|_| true), Some((home, 0)));
+    }
+}

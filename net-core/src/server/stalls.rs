@@ -1,0 +1,281 @@
+//! Finds turns that take too long, and the callback to blame, while it still runs.
+//!
+//! The acceptor's thread looks at every loop's [`Pulse`] four times in a threshold. So a callback
+//! that never returns is found too, and the loops read no clock for it.
+//!
+//! A turn is long on the wall also where its thread was not let run: by a quota, or by others on its core.
+//! Then no callback is to blame. So the CPU time of the thread stands beside it, and what the quota of
+//! the control group has held back meanwhile.
+
+use crate::accept::listener::Seldom;
+use crate::config::limits::Limits;
+use crate::observe::pulse::{Beat, Pulse};
+use crate::server::machine;
+use crate::sys::cpu_clock;
+use net_timer::Tick;
+use std::time::Duration;
+
+/// How often it is looked in a threshold.
+const LOOKS: u32 = 4;
+
+pub(crate) struct Stalls {
+    threshold: Duration,
+    next: Tick,
+    loops: Vec<Look>,
+}
+
+/// The last look at one loop.
+struct Look {
+    beat: Option<Beat>,
+    /// When this callback was first seen in this turn.
+    since: Tick,
+    /// This turn is among the stalls.
+    is_counted: bool,
+    /// When this turn was first seen, and what stood on the clocks then.
+    first: Option<(Tick, Clocks)>,
+    trouble: Seldom,
+}
+
+/// Times that are read when a turn is seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Clocks {
+    /// What the loop's thread has had of the CPU.
+    cpu: Option<Duration>,
+    /// What quotas have held back.
+    throttled: Option<Duration>,
+}
+
+/// A turn that takes too long, so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stall {
+    beat: Beat,
+    turn_ms: u64,
+    /// What was seen of the callback that runs: it may have run a look's time longer.
+    callback_ms: u64,
+    is_new: bool,
+    /// For how long it was watched, and what its thread had of the CPU in that time.
+    watched_ms: u64,
+    cpu_ms: Option<u64>,
+    /// What quotas have held back meanwhile, on all cores together.
+    throttled_ms: Option<u64>,
+}
+
+impl Stall {
+    /// The thread was kept from running for at least half the time, by a quota.
+    fn is_held_back(&self) -> bool {
+        let has_run = self.cpu_ms.is_some_and(|cpu| cpu >= self.watched_ms / 2);
+        !has_run && self.throttled_ms.is_some_and(|ms| ms > 0 && ms >= self.watched_ms / 4)
+    }
+}
+
+impl Stalls {
+    /// `None`: stalls are not looked for.
+    pub(crate) fn new(limits: &Limits, loops: usize) -> Option<Self> {
+        let threshold = limits.stall_threshold?;
+        let look = |_| Look {
+            beat: None,
+            since: Tick::ZERO,
+            is_counted: false,
+            first: None,
+            trouble: Seldom::new(limits.log_every),
+        };
+        Some(Self { threshold, next: Tick::ZERO, loops: (0..loops).map(look).collect() })
+    }
+
+    /// When to look next.
+    pub(crate) fn next_look(&self) -> Tick {
+        self.next
+    }
+
+    /// Looks at every loop, if it is time. What is found is counted in its pulse, and logged seldom.
+    pub(crate) fn look<'a>(&mut self, now: Tick, pulses: impl Iterator<Item = &'a Pulse>) {
+        if now < self.next {
+            return;
+        }
+        self.next = now.after(self.threshold / LOOKS);
+        for (n, (pulse, look)) in pulses.zip(&mut self.loops).enumerate() {
+            let clocks = || Clocks {
+                cpu: pulse.cpu_clock().and_then(cpu_clock::read),
+                throttled: machine::throttled(),
+            };
+            let threshold = Tick::millis_of(self.threshold);
+            let Some(stall) = look.at(now, pulse.beat(n), threshold, clocks) else { continue };
+            let Beat { callback, connection, .. } = stall.beat;
+            pulse.note(stall.turn_ms, if callback.is_some() { stall.callback_ms } else { 0 });
+            if stall.is_new {
+                pulse.count_stall(callback);
+            }
+            if let Some(held_back) = look.trouble.may_speak(now) {
+                let callback = callback.map_or("none", |callback| callback.label());
+                let connection = connection.map_or("none".to_owned(), |id| id.to_string());
+                let what = if stall.is_held_back() {
+                    "the CPU quota of its control group keeps its thread from running"
+                } else {
+                    "its turn has not ended yet"
+                };
+                tracing::warn!(
+                    in_loop = n,
+                    callback,
+                    connection,
+                    turn_ms = stall.turn_ms,
+                    callback_ms = stall.callback_ms,
+                    watched_ms = stall.watched_ms,
+                    cpu_ms = stall.cpu_ms,
+                    throttled_ms = stall.throttled_ms,
+                    held_back,
+                    "a loop is stalled: {what}"
+                );
+            }
+        }
+    }
+}
+
+impl Look {
+    /// `clocks` is asked once when a turn is seen that was running at the last look already, and again when
+    /// it is a stall: most turns are never seen twice.
+    fn at(
+        &mut self,
+        now: Tick,
+        beat: Option<Beat>,
+        threshold_ms: u64,
+        clocks: impl Fn() -> Clocks,
+    ) -> Option<Stall> {
+        let before = std::mem::replace(&mut self.beat, beat);
+        let beat = beat?;
+        let is_same_turn = before.is_some_and(|before| before.began == beat.began);
+        if before != Some(beat) {
+            self.since = now;
+        }
+        if !is_same_turn {
+            self.is_counted = false;
+            self.first = None;
+        } else if self.first.is_none() {
+            self.first = Some((now, clocks()));
+        }
+        let turn_ms = now.saturating_since(beat.began);
+        if turn_ms < threshold_ms {
+            return None;
+        }
+        let is_new = !std::mem::replace(&mut self.is_counted, true);
+        let callback_ms = now.saturating_since(self.since);
+        let (seen, then) = self.first.unwrap_or((now, Clocks::default()));
+        let clocks = clocks();
+        let grown = |from: Option<Duration>, to: Option<Duration>| {
+            Some(Tick::millis_of(to?.saturating_sub(from?)))
+        };
+        Some(Stall {
+            beat,
+            turn_ms,
+            callback_ms,
+            is_new,
+            watched_ms: now.saturating_since(seen),
+            cpu_ms: grown(then.cpu, clocks.cpu),
+            throttled_ms: grown(then.throttled, clocks.throttled),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::closed::Callback;
+
+    const THRESHOLD_MS: u64 = 100;
+
+    fn stalls() -> Stalls {
+        let stall_threshold = Some(Duration::from_millis(THRESHOLD_MS));
+        Stalls::new(&Limits { stall_threshold, ..Limits::default() }, 1).unwrap()
+    }
+
+    fn looks(stalls: &mut Stalls, pulse: &Pulse, from: u64, to: u64) {
+        (from..=to).for_each(|ms| stalls.look(Tick::from_millis(ms), [pulse].into_iter()));
+    }
+
+    fn count(pulse: &Pulse, label: &str) -> u64 {
+        pulse.stalls().by_callback().find(|(l, _)| *l == label).unwrap().1
+    }
+
+    fn all(pulse: &Pulse) -> u64 {
+        pulse.stalls().by_callback().map(|(_, n)| n).sum()
+    }
+
+    #[test]
+    fn a_callback_that_does_not_return_is_found_once_and_measured_on() {
+        let (mut stalls, pulse) = (stalls(), Pulse::default());
+        pulse.begin(Tick::from_millis(1000));
+        pulse.calls(Callback::Data, 7 << 32 | 1);
+        looks(&mut stalls, &pulse, 1000, 1000 + THRESHOLD_MS - 1);
+        assert_eq!(all(&pulse), 0, "below the threshold");
+        // At the next look, a quarter of the threshold later at most.
+        looks(&mut stalls, &pulse, 1000 + THRESHOLD_MS, 1026 + THRESHOLD_MS);
+        assert_eq!(count(&pulse, "on_data"), 1);
+        looks(&mut stalls, &pulse, 1127, 3000);
+        assert_eq!(all(&pulse), 1, "it is still the same turn");
+        let found = pulse.stalls();
+        assert!((1974..=2000).contains(&found.longest_turn_ms), "{found:?}");
+        assert!((1974..=2000).contains(&found.longest_callback_ms), "{found:?}");
+        pulse.begin(Tick::from_millis(3000));
+        pulse.calls(Callback::Data, 7 << 32 | 1);
+        looks(&mut stalls, &pulse, 3001, 3150);
+        assert_eq!(count(&pulse, "on_data"), 2, "the same callback in another turn");
+    }
+
+    #[test]
+    fn a_loop_that_waits_or_turns_is_not_stalled() {
+        let (mut stalls, pulse) = (stalls(), Pulse::default());
+        looks(&mut stalls, &pulse, 1, 1000);
+        for ms in (1000..3000).step_by(THRESHOLD_MS as usize - 1) {
+            pulse.begin(Tick::from_millis(ms));
+            pulse.calls(Callback::Timer, 0);
+            looks(&mut stalls, &pulse, ms, ms + THRESHOLD_MS - 2);
+        }
+        pulse.rest();
+        looks(&mut stalls, &pulse, 3000, 9000);
+        assert_eq!((all(&pulse), pulse.stalls()), (0, Default::default()));
+    }
+
+    #[test]
+    fn many_short_callbacks_are_a_long_turn_and_no_long_callback() {
+        let (mut stalls, pulse) = (stalls(), Pulse::default());
+        pulse.begin(Tick::from_millis(1000));
+        for n in 0..20 {
+            pulse.calls(Callback::Data, n << 32 | 1);
+            looks(&mut stalls, &pulse, 1000 + 10 * n, 1009 + 10 * n);
+        }
+        let found = pulse.stalls();
+        assert_eq!(all(&pulse), 1);
+        assert!(found.longest_turn_ms >= 175 && found.longest_callback_ms < 30, "{found:?}");
+    }
+
+    /// Under a quota a turn was long on the wall alone, and whatever callback ran then had the blame.
+    #[test]
+    fn a_thread_that_is_not_let_run_is_told_from_one_that_is_long() {
+        let ms = Duration::from_millis;
+        let pulse = Pulse::default();
+        pulse.begin(Tick::from_millis(1000));
+        pulse.calls(Callback::Data, 7 << 32 | 1);
+        let stall = |cpu: Option<u64>, throttled: Option<u64>| {
+            let mut stalls = stalls();
+            let look = &mut stalls.loops[0];
+            let mut found = None;
+            for passed in (0..=400).step_by(25) {
+                // In this share of each hundred milliseconds.
+                let of = |share: Option<u64>| share.map(|share| ms(5000 + passed * share / 100));
+                let clocks = || Clocks { cpu: of(cpu), throttled: of(throttled) };
+                let now = Tick::from_millis(1000 + passed);
+                found = look.at(now, pulse.beat(0), THRESHOLD_MS, clocks).or(found);
+            }
+            found.unwrap()
+        };
+        let found = stall(Some(20), Some(80));
+        assert_eq!(
+            (found.watched_ms, found.cpu_ms, found.throttled_ms),
+            (375, Some(75), Some(300))
+        );
+        assert!(found.is_held_back());
+        assert!(!stall(Some(100), Some(300)).is_held_back(), "others of the group are held back");
+        assert!(!stall(Some(0), Some(0)).is_held_back(), "it waits for something");
+        assert!(!stall(Some(0), None).is_held_back());
+        assert!(stall(None, Some(80)).is_held_back());
+    }
+}
