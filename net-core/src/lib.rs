@@ -72,8 +72,7 @@ pub use features::upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
 pub use observe::log_writer::{LogGuard, LogWriter};
 pub use observe::stats::{Counter, Snapshot};
 #[doc(hidden)] // for the examples, which read more of /proc
-pub use server::machine::proc_file;
-pub use server::machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine};
+pub use server::machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine, proc_file};
 pub use server::placement::Balance;
 pub use server::{Accept, Diagnosis, Ended, FdTable, Loops, Place, Running, Server, Wall};
 pub use sys::addr::{Addr, AddrError, UnixName};

@@ -5,8 +5,7 @@
 //! so the acceptor sends only as many as the loop has room for (its credit), and what is lost all
 //! the same is counted: the message says how many there were.
 
-use crate::accept::arrival::Arrival;
-use crate::accept::gate::Gate;
+use crate::accept::gate::{Arrival, Gate};
 use crate::sys::addr::{Addr, UnixName};
 use crate::sys::rights::{self, RIGHTS_MAX};
 use crate::sys::{Errno, Socket};

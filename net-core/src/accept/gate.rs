@@ -5,6 +5,7 @@ use crate::accept::pace::Pace;
 use crate::accept::sources::{Source, Sources};
 use crate::base::closed::Why;
 use crate::config::limits::Limits;
+use crate::sys::Socket;
 use crate::sys::addr::Addr;
 use bytes::Bytes;
 use net_timer::Tick;
@@ -108,6 +109,17 @@ impl Gate {
     pub(crate) fn sources(&self) -> usize {
         self.sources.as_ref().map_or(0, Sources::len)
     }
+}
+
+/// A connected socket that no loop owns yet. Dropped on its way, it is closed and its place in
+/// the process's count is free again.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) socket: Socket,
+    pub(crate) peer: Addr,
+    pub(crate) permit: Permit,
+    /// It comes from a proxy that is to say who the client is, before anything else.
+    pub(crate) is_announced: bool,
 }
 
 /// One place, given back on drop: on whatever path the connection is lost before a loop has it.

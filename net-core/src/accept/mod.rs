@@ -1,7 +1,6 @@
 //! How a client becomes a connection: listeners, their limits, the PROXY header, the way to a loop.
 
-pub(crate) mod accepting;
-pub(crate) mod arrival;
+pub(crate) mod accept_error;
 pub(crate) mod courier;
 pub(crate) mod entrances;
 pub(crate) mod gate;

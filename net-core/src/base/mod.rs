@@ -3,5 +3,6 @@
 pub(crate) mod closed;
 pub(crate) mod error;
 pub(crate) mod id;
+pub(crate) mod log_limiter;
 pub(crate) mod panics;
 pub(crate) mod splitmix;

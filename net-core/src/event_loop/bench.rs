@@ -2,8 +2,7 @@
 //!
 //! Only behind the feature `bench`, which adds this module and changes nothing else.
 
-use crate::accept::arrival::Arrival;
-use crate::accept::gate::Gate;
+use crate::accept::gate::{Arrival, Gate};
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Peer};
 use crate::base::id::ConnId;

@@ -1,8 +1,8 @@
 //! What comes into the loop from elsewhere: orders, arrivals, mail and timers.
 
 use super::{EventLoop, guard};
-use crate::accept::accepting::BACKLOG_MAX;
-use crate::accept::arrival::Arrival;
+use crate::accept::gate::Arrival;
+use crate::accept::listener::BACKLOG_MAX;
 use crate::api::handler::{Handler, Peer};
 use crate::api::here::Loop;
 use crate::api::runner::Task;
@@ -106,7 +106,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 for _ in 0..brought.lost {
                     stats.closed(Closed::Machine(Errno::new(libc::EMFILE)));
                 }
-                if let Some(held_back) = self.trouble.may_speak(self.state.now) {
+                if let Some(held_back) = self.trouble.allow(self.state.now) {
                     tracing::error!(
                         in_loop = self.state.number,
                         lost = brought.lost,
@@ -239,7 +239,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Ok(id) => Some(id),
             Err((socket, session, why)) => {
                 if let Closed::Machine(errno) = why
-                    && let Some(held_back) = self.trouble.may_speak(self.state.now)
+                    && let Some(held_back) = self.trouble.allow(self.state.now)
                 {
                     tracing::warn!(%errno, held_back, "no memory for a new connection's entry");
                 }
@@ -272,7 +272,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match self.driver.attach(id.token(), &head.socket) {
             Ok(()) => true,
             Err(errno) => {
-                if let Some(held_back) = self.trouble.may_speak(self.state.now) {
+                if let Some(held_back) = self.trouble.allow(self.state.now) {
                     tracing::warn!(%id, %errno, held_back, "a new connection is not watched");
                 }
                 self.failed(id, errno);

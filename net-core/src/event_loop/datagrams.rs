@@ -1,7 +1,7 @@
 //! Datagrams: from a socket to `on_datagram`, and what it sends.
 
 use super::{EventLoop, guard};
-use crate::accept::listener::{AcceptError, judge};
+use crate::accept::accept_error::{AcceptError, judge};
 use crate::api::handler::Handler;
 use crate::api::here::Loop;
 use crate::base::closed::Callback;
@@ -310,7 +310,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     fn rest_endpoint(&mut self, endpoint: &mut Endpoint, errno: Errno) {
         let now = self.state.now;
-        if let Some(held_back) = self.trouble.may_speak(now) {
+        if let Some(held_back) = self.trouble.allow(now) {
             let at = endpoint.at;
             tracing::warn!(%at, %errno, held_back, "receive fails again and again; resting");
         }

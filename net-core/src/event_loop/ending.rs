@@ -1,7 +1,7 @@
 //! A connection's life carried out: what the table says, done.
 
 use super::{EventLoop, guard};
-use crate::accept::accepting::turn_away;
+use crate::accept::listener::turn_away;
 use crate::api::conn::SaysLast;
 use crate::api::handler::Handler;
 use crate::base::closed::{Callback, Closed, Which};
@@ -201,7 +201,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Some((limit, bytes, outbox.pending(head), head.kept()))
         });
         if let Some((limit, bytes, unsent, unread)) = told.flatten()
-            && let Some(held_back) = self.cuts.may_speak(self.state.now)
+            && let Some(held_back) = self.cuts.allow(self.state.now)
         {
             tracing::info!(%id, limit, bytes, unsent, unread, held_back, "a connection is reset at a limit");
         }

@@ -25,14 +25,14 @@ mod tunnels;
 mod vestibule;
 mod watching;
 
-use crate::accept::accepting::Listening;
-use crate::accept::arrival::Arrival;
 use crate::accept::courier::CourierEnd;
-use crate::accept::listener::Seldom;
+use crate::accept::gate::Arrival;
+use crate::accept::listener::Listener;
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Keep};
 use crate::base::closed::Callback;
 use crate::base::id::ConnId;
+use crate::base::log_limiter::LogLimiter;
 pub(crate) use crate::base::panics::{forget, guard};
 use crate::config::limits::Limits;
 use crate::connection::loop_state::LoopState;
@@ -59,7 +59,7 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     handler: H,
     state: LoopState<H::Session, H::Message>,
     hub: Arc<Hub<H::Message>>,
-    listeners: Vec<Listening>,
+    listeners: Vec<Listener>,
     courier: Option<CourierEnd>,
     /// There if the server receives datagrams.
     endpoints: Option<Box<Endpoints>>,
@@ -96,9 +96,9 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     /// It is watched, or memory is: there is something to do before each wait.
     looks_around: bool,
     /// Troubles with newcomers and endpoints, each of which would else be a line of the log.
-    trouble: Seldom,
+    trouble: LogLimiter,
     /// Connections that are reset at a limit.
-    cuts: Seldom,
+    cuts: LogLimiter,
     /// Clients that were at the listeners' doors when these were shut, and are still to be let in.
     last_arrivals: VecDeque<Arrival>,
     /// Bytes that the first of the ready may still receive before the next of them is served.
@@ -112,7 +112,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         handler: H,
         limits: &Limits,
         hub: Arc<Hub<H::Message>>,
-        listeners: Vec<Listening>,
+        listeners: Vec<Listener>,
         courier: Option<CourierEnd>,
     ) -> Self {
         let now = driver.now();
@@ -121,7 +121,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let ledger = limits.time_callbacks.then(|| Box::new(Ledger::new()));
         let share = Share::of(limits, hub.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
-        let [trouble, cuts] = [(); 2].map(|()| Seldom::new(limits.log_every));
+        let [trouble, cuts] = [(); 2].map(|()| LogLimiter::new(limits.log_every));
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
             state: LoopState::new(number, now, jitter, limits, Arc::clone(&hub), D::peer),
@@ -300,7 +300,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !self.fan_outs.is_empty()
             || !state.jobs.is_empty()
             || self.courier.as_ref().is_some_and(CourierEnd::has_more)
-            || self.listeners.iter().any(Listening::has_more)
+            || self.listeners.iter().any(Listener::has_more)
             || (self.endpoints.is_some() && self.has_datagrams())
             || (self.looks_around && self.is_relieving())
     }

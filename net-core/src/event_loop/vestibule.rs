@@ -6,7 +6,7 @@
 //! has none of this.
 
 use super::{EventLoop, Telling, sooner};
-use crate::accept::arrival::Arrival;
+use crate::accept::gate::Arrival;
 use crate::accept::proxy_header::{self, HEADER_MAX, ProxyHeader};
 use crate::api::handler::Handler;
 use crate::base::closed::{BadHeader, Closed, Which, Why};
@@ -106,7 +106,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.driver.attach(waiting_token(n), &vestibule.waiting[n as usize].arrival.socket);
         self.state.table.count_in();
         if let Err(errno) = attached {
-            if let Some(held_back) = self.trouble.may_speak(now) {
+            if let Some(held_back) = self.trouble.allow(now) {
                 tracing::warn!(%errno, held_back, "a connection from a proxy is not watched");
             }
             return self.leave(n, Heard::Never(Closed::Machine(errno)));

@@ -1,8 +1,8 @@
 //! The acceptor's thread: accepts, places, hands over; and carries out what the server as a whole
 //! is asked to do.
 
-use crate::accept::accepting::{BACKLOG_MAX, Listening};
-use crate::accept::arrival::Arrival;
+use crate::accept::gate::Arrival;
+use crate::accept::listener::{BACKLOG_MAX, Listener};
 use crate::base::closed::Closed;
 use crate::base::panics::Quiet;
 use crate::config::limits::Limits;
@@ -36,7 +36,7 @@ const END_LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct Acceptor<M, D: Driver> {
     driver: D,
     hub: Arc<Hub<M>>,
-    listeners: Vec<Listening>,
+    listeners: Vec<Listener>,
     handover: Handover<M>,
     limits: Limits,
     drain_timeout: Duration,
@@ -61,7 +61,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     pub(crate) fn new(
         driver: D,
         hub: Arc<Hub<M>>,
-        listeners: Vec<Listening>,
+        listeners: Vec<Listener>,
         handover: Handover<M>,
         limits: Limits,
         drain_timeout: Duration,
@@ -192,11 +192,11 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     /// Until when nothing is to be done.
     fn next(&self, now: Tick) -> Option<Tick> {
         let has_more =
-            || !self.hub.adoptions.is_empty() || self.listeners.iter().any(Listening::has_more);
+            || !self.hub.adoptions.is_empty() || self.listeners.iter().any(Listener::has_more);
         if self.retry_at.is_none() && has_more() {
             return Some(now);
         }
-        let rests = self.listeners.iter().filter_map(Listening::rests_until);
+        let rests = self.listeners.iter().filter_map(Listener::rests_until);
         let look = self.stalls.as_ref().map(Stalls::next_look);
         let end = (self.order >= Order::Cut).then(|| now.after(END_LOOK_EVERY));
         let looks = look.into_iter().chain(self.look_at).chain(end);

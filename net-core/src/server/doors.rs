@@ -1,7 +1,7 @@
 //! Where a server listens: what is open before any loop is.
 
 use super::{Accept, Listens, Server, Wanted};
-use crate::accept::accepting::Listening;
+use crate::accept::listener::Listener;
 use crate::accept::trusted::TrustedProxies;
 use crate::api::handler::Handler;
 use crate::base::error::StartError;
@@ -27,7 +27,7 @@ pub(super) struct Door {
 /// What is open before any loop is: addresses are free, and ports chosen.
 pub(super) struct Doors<D> {
     pub(super) driver: D,
-    pub(super) listeners: Vec<Listening>,
+    pub(super) listeners: Vec<Listener>,
     /// In the order of `Server::listen`.
     pub(super) addrs: Vec<Addr>,
     /// Addresses at which every loop will listen itself, only held meanwhile, so that a port chosen
@@ -64,7 +64,7 @@ pub(super) fn open_doors<H: Handler, D: Driver>(
         addrs.push(at.clone());
         match shared {
             None => {
-                let listening = Listening::new(at, socket, &server.limits, &hub.entrances);
+                let listening = Listener::new(at, socket, &server.limits, &hub.entrances);
                 listeners.push(listening.behind(proxies.clone()));
             }
             Some(_) => held.push(socket),

@@ -1,9 +1,9 @@
 //! From the acceptor to the loops: one lane for each, by queue or by courier.
 
-use crate::accept::arrival::Arrival;
 use crate::accept::courier;
-use crate::accept::listener::Seldom;
+use crate::accept::gate::Arrival;
 use crate::base::closed::Closed;
+use crate::base::log_limiter::LogLimiter;
 use crate::observe::stats::Counter;
 use crate::server::placement::{Balance, Placement};
 use crate::server::standstill::Standstill;
@@ -36,7 +36,7 @@ pub(crate) struct Handover<M> {
     waits_max: u64,
     /// In rotation, which a loop that takes what it has only a little later is not to disturb.
     is_exact: bool,
-    trouble: Seldom,
+    trouble: LogLimiter,
 }
 
 /// The way to one loop.
@@ -98,7 +98,7 @@ impl<M> Handover<M> {
         let lanes = ways.into_iter().map(lane).collect();
         let placement = Placement::new(balance, hub.loops.len());
         let is_exact = balance == Balance::RoundRobin;
-        let (waiting, trouble) = (VecDeque::new(), Seldom::new(log_every));
+        let (waiting, trouble) = (VecDeque::new(), LogLimiter::new(log_every));
         Self { hub, placement, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
     }
 
@@ -116,7 +116,7 @@ impl<M> Handover<M> {
             let is_stuck = since.is_some_and(|since| now >= since.after(STUCK_AFTER));
             if is_stuck && !std::mem::replace(&mut lane.is_stuck, is_stuck) {
                 let back = lane.take_back(bridge);
-                if let Some(held_back) = self.trouble.may_speak(now) {
+                if let Some(held_back) = self.trouble.allow(now) {
                     let waiting = lane.coming(&self.hub, k);
                     tracing::warn!(
                         in_loop = k,

@@ -2,8 +2,8 @@
 
 use super::doors::{Door, listen_options};
 use super::{FdTable, Place, Server, processors};
-use crate::accept::accepting::Listening;
 use crate::accept::courier::{self, CourierEnd};
+use crate::accept::listener::Listener;
 use crate::api::handler::Handler;
 use crate::base::closed::Closed;
 use crate::base::error::StartError;
@@ -322,7 +322,7 @@ where
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
         let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
         addrs.push(at.clone());
-        listeners.push(Listening::new(at, socket, &limits, &hub.entrances).behind(proxies));
+        listeners.push(Listener::new(at, socket, &limits, &hub.entrances).behind(proxies));
     }
     let courier = match courier {
         None => None,

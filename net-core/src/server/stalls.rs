@@ -7,7 +7,7 @@
 //! Then no callback is to blame. So the CPU time of the thread stands beside it, and what the quota of
 //! the control group has held back meanwhile.
 
-use crate::accept::listener::Seldom;
+use crate::base::log_limiter::LogLimiter;
 use crate::config::limits::Limits;
 use crate::observe::pulse::{Beat, Pulse};
 use crate::server::machine;
@@ -33,7 +33,7 @@ struct Look {
     is_counted: bool,
     /// When this turn was first seen, and what stood on the clocks then.
     first: Option<(Tick, Clocks)>,
-    trouble: Seldom,
+    trouble: LogLimiter,
 }
 
 /// Times that are read when a turn is seen.
@@ -77,7 +77,7 @@ impl Stalls {
             since: Tick::ZERO,
             is_counted: false,
             first: None,
-            trouble: Seldom::new(limits.log_every),
+            trouble: LogLimiter::new(limits.log_every),
         };
         Some(Self { threshold, next: Tick::ZERO, loops: (0..loops).map(look).collect() })
     }
@@ -105,7 +105,7 @@ impl Stalls {
             if stall.is_new {
                 pulse.count_stall(callback);
             }
-            if let Some(held_back) = look.trouble.may_speak(now) {
+            if let Some(held_back) = look.trouble.allow(now) {
                 let callback = callback.map_or("none", |callback| callback.label());
                 let connection = connection.map_or("none".to_owned(), |id| id.to_string());
                 let what = if stall.is_held_back() {

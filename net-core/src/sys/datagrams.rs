@@ -8,11 +8,10 @@ use super::udp_control::{Control, Told};
 use super::{Errno, Socket};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Type};
 use std::ffi::CString;
-use std::io;
-use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::ptr;
+use std::{io, mem};
 
 /// Messages that one call receives or sends at most.
 pub(crate) const BATCH: usize = 32;

@@ -4,9 +4,8 @@ use super::options::set_number;
 use super::{Errno, unix};
 use crate::sys::addr::Addr;
 use socket2::{Protocol, SockRef, Type};
-use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
+use std::{fmt, io};
 
 /// Why a descriptor can be no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,11 +4,10 @@
 //! kernel), options included. So accepting stays one call, whatever is asked for here.
 
 use socket2::{SockRef, Socket};
-use std::io;
-use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
+use std::{io, mem};
 
 /// What a server asks of its TCP sockets; [`Server::sockets`](crate::Server::sockets) takes it. It
 /// holds for every listener, and every accepted connection inherits it. Of a server's sockets for

@@ -1,9 +1,8 @@
 //! Descriptors through a Unix socket: `SCM_RIGHTS`, unix(7).
 
 use super::{Errno, Socket, socket};
-use std::io;
-use std::mem;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::{io, mem};
 
 /// The most descriptors that one message carries (`SCM_MAX_FD` of the kernel).
 pub(crate) const RIGHTS_MAX: usize = 253;

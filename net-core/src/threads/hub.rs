@@ -1,8 +1,7 @@
 //! `Hub`: all that threads of one server share, and `Remote`, the user's end of it.
 
-use crate::accept::arrival::Arrival;
 use crate::accept::entrances::Entrances;
-use crate::accept::gate::Gate;
+use crate::accept::gate::{Arrival, Gate};
 use crate::base::closed::Why;
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;

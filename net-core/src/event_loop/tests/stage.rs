@@ -3,9 +3,8 @@
 
 use super::actor::{Actor, At, Log, Record, usual};
 use super::{MUTATION, Mutation, Peer, Rig, Rng};
-use crate::accept::accepting::Listening;
-use crate::accept::arrival::Arrival;
-use crate::accept::gate::Gate;
+use crate::accept::gate::{Arrival, Gate};
+use crate::accept::listener::Listener;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
@@ -175,7 +174,7 @@ impl<D: Rig> Stage<D> {
         let at = "127.0.0.1:9000".parse().unwrap();
         let options = ListenOptions::default();
         let socket = self.event_loop.driver.listen(listener_token(0), &at, &options).unwrap();
-        let listening = Listening::new(at, socket, &self.limits(), &self.hub.entrances);
+        let listening = Listener::new(at, socket, &self.limits(), &self.hub.entrances);
         self.event_loop.listeners.push(listening);
     }
 

@@ -30,7 +30,7 @@ impl<D: Rig> House<D> {
         world.get().rng = crate::driver::sim::Rng::new(seed);
         let at = "127.0.0.1:9000".parse().unwrap();
         let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
-        let listeners = vec![Listening::new(at, socket, limits, &hub.entrances)];
+        let listeners = vec![Listener::new(at, socket, limits, &hub.entrances)];
         let (places, in_flight_max) = (u64::MAX, u64::MAX);
         let handover = Handover::new(
             Arc::clone(&hub),

@@ -4,9 +4,8 @@
 //! container, a module that is not loaded: `None`), or it cannot be read or understood (an error
 //! which names the file).
 
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 /// Why a file of the kernel told us nothing. It always names the file.
 #[derive(Debug)]

@@ -1,0 +1,47 @@
+//! What an error of accept(2) means. Pure.
+
+use crate::sys::Errno;
+
+/// What to do after a failed accept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AcceptError {
+    /// Nobody waits. An edge will come.
+    Nothing,
+    /// That one client is lost, or was only a network error that Linux passes through accept
+    /// (accept(2), "Error handling"). The next may be fine; if many in a row are not, the listener rests.
+    Skip,
+    /// Descriptors or memory have run out. Clients wait, and no new edge will come for them: shed
+    /// a few, rest, try again by a timer.
+    Starved,
+    /// This listener can never accept again: it is no listener, or not ours any more.
+    Broken,
+}
+
+/// The table of accept's errors.
+pub(crate) fn judge(errno: Errno) -> AcceptError {
+    match errno.raw() {
+        libc::EAGAIN => AcceptError::Nothing,
+        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => AcceptError::Starved,
+        libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT => AcceptError::Broken,
+        // EINTR, ECONNABORTED, EPERM, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET,
+        // EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, and whatever a later kernel adds: never fatal.
+        _ => AcceptError::Skip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_a_client_or_the_machine_ends_a_listener() {
+        let fatal = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EFAULT];
+        for raw in 1..=133 {
+            let is_fatal = judge(Errno::new(raw)) == AcceptError::Broken;
+            assert_eq!(is_fatal, fatal.contains(&raw), "errno {raw}");
+        }
+        assert_eq!(judge(Errno::new(libc::EMFILE)), AcceptError::Starved);
+        assert_eq!(judge(Errno::new(libc::ECONNABORTED)), AcceptError::Skip);
+        assert_eq!(judge(Errno::new(libc::EINTR)), AcceptError::Skip);
+    }
+}
