@@ -46,7 +46,7 @@ mod bound;
 #[cfg(test)]
 mod fuzzing;
 
-pub use accept::trusted::{TrustedError, TrustedProxies};
+pub use accept::trusted_proxies::{TrustedError, TrustedProxies};
 pub use api::conn::{Conn, Sender};
 pub use api::handler::{Handler, Keep, Peer};
 pub use api::here::Loop;

@@ -5,7 +5,7 @@
 //! so the acceptor sends only as many as the loop has room for (its credit), and what is lost all
 //! the same is counted: the message says how many there were.
 
-use crate::accept::gate::{Arrival, Gate};
+use crate::accept::admission::{Admission, Arrival};
 use crate::sys::addr::{Addr, UnixName};
 use crate::sys::rights::{self, RIGHTS_MAX};
 use crate::sys::{Errno, Socket};
@@ -82,18 +82,23 @@ impl CourierEnd {
     }
 
     /// Takes some messages.
-    pub(crate) fn take(&mut self, gate: &Arc<Gate>, into: &mut Vec<Arrival>) -> Brought {
+    pub(crate) fn take(&mut self, admission: &Arc<Admission>, into: &mut Vec<Arrival>) -> Brought {
         let mut brought = Brought::default();
         for _ in 0..MESSAGES_PER_TURN {
             if !self.has_more {
                 break;
             }
-            self.take_one(gate, into, &mut brought);
+            self.take_one(admission, into, &mut brought);
         }
         brought
     }
 
-    fn take_one(&mut self, gate: &Arc<Gate>, into: &mut Vec<Arrival>, brought: &mut Brought) {
+    fn take_one(
+        &mut self,
+        admission: &Arc<Admission>,
+        into: &mut Vec<Arrival>,
+        brought: &mut Brought,
+    ) {
         let mut payload = [0u8; MESSAGE_MAX];
         let mut sockets = Vec::new();
         let message = match rights::receive(&self.end, &mut payload, &mut sockets) {
@@ -131,7 +136,7 @@ impl CourierEnd {
             let inet = unpack(&entry[1..]);
             let from = inet.as_ref().filter(|_| !is_announced);
             // Its place is free again where the socket is lost.
-            let permit = gate.take_over(from, is_over);
+            let permit = admission.take_over(from, is_over);
             let Some(socket) = sockets.next() else { continue };
             let peer = inet.unwrap_or_else(|| name_of(&socket));
             into.push(Arrival { socket, peer, permit, is_announced });
@@ -173,34 +178,34 @@ mod tests {
     use crate::config::limits::Limits;
     use crate::sys::{DialOptions, ListenOptions};
 
-    fn arrival(gate: &Arc<Gate>, port: u16) -> (Arrival, Socket) {
+    fn arrival(admission: &Arc<Admission>, port: u16) -> (Arrival, Socket) {
         let (socket, far) = pair().unwrap();
         let peer = Addr::from(SocketAddr::from(([127, 0, 0, 1], port)));
         let is_announced = port.is_multiple_of(2);
-        let permit = gate.enter(Some(&peer).filter(|_| !is_announced)).unwrap();
+        let permit = admission.enter(Some(&peer).filter(|_| !is_announced)).unwrap();
         (Arrival { socket, peer, permit, is_announced }, far)
     }
 
     #[test]
     fn connections_arrive_with_their_addresses_and_keep_their_places() {
         let limits = Limits { per_source_max: Some(10), ..Limits::default() };
-        let gate = Arc::new(Gate::new(10, &limits));
+        let admission = Arc::new(Admission::new(10, &limits));
         let (ours, theirs) = pair().unwrap();
-        let (mut batch, _far): (Vec<_>, Vec<_>) = (1..=3).map(|p| arrival(&gate, p)).unzip();
+        let (mut batch, _far): (Vec<_>, Vec<_>) = (1..=3).map(|p| arrival(&admission, p)).unzip();
         assert_eq!(send(&ours, &mut batch), Ok(3));
         assert!(batch.is_empty());
-        assert_eq!((gate.inside(), gate.sources()), (3, 1));
+        assert_eq!((admission.inside(), admission.sources()), (3, 1));
         let (mut end, mut got) = (CourierEnd::new(theirs), Vec::new());
-        let brought = end.take(&gate, &mut got);
+        let brought = end.take(&admission, &mut got);
         assert_eq!(brought, Brought { carried: 3, lost: 0, is_the_end: false });
         assert_eq!(got[2].peer.to_string(), "127.0.0.1:3");
         assert!(!got[0].is_announced && got[1].is_announced && !got[2].is_announced);
         assert!(!end.has_more());
         drop(got);
-        assert_eq!((gate.inside(), gate.sources()), (0, 0));
+        assert_eq!((admission.inside(), admission.sources()), (0, 0));
         drop(ours);
         end.signalled();
-        assert!(end.take(&gate, &mut Vec::new()).is_the_end);
+        assert!(end.take(&admission, &mut Vec::new()).is_the_end);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //! the acceptor and for a loop with listeners of its own.
 
 use crate::accept::accept_error::{AcceptError, judge};
+use crate::accept::admission::{Admission, Arrival};
 use crate::accept::entrances::Entrances;
-use crate::accept::gate::{Arrival, Gate};
-use crate::accept::trusted::TrustedProxies;
+use crate::accept::trusted_proxies::TrustedProxies;
 use crate::base::closed::{Closed, Why};
 use crate::base::log_limiter::LogLimiter;
 use crate::config::limits::Limits;
@@ -107,7 +107,7 @@ impl Listener {
         limits: &Limits,
         most: usize,
         stats: &Stats,
-        gate: &Arc<Gate>,
+        admission: &Arc<Admission>,
         into: &mut Vec<Arrival>,
     ) {
         if self.rests_until.is_some_and(|until| now >= until) {
@@ -121,7 +121,7 @@ impl Listener {
         for _ in 0..limits.accepts_per_turn.min(most) {
             let Some(listener) = &self.socket else { return };
             if !self.is_last_call
-                && let Err(until) = gate.beckon(now)
+                && let Err(until) = admission.take_token(now)
             {
                 stats.add(Counter::AcceptPaused, 1);
                 self.rests_until = Some(until);
@@ -137,13 +137,13 @@ impl Listener {
                             Err(Why::Untrusted)
                         } else {
                             // Where an announced one comes from is still to be said.
-                            gate.enter(Some(&peer).filter(|_| !is_announced))
+                            admission.enter(Some(&peer).filter(|_| !is_announced))
                         };
                     match entered {
                         Ok(permit) => into.push(Arrival { socket, peer, permit, is_announced }),
                         Err(why) => {
                             self.say_turned_away(now, why, &peer);
-                            turn_away(driver, socket, gate, stats, why);
+                            turn_away(driver, socket, admission, stats, why);
                         }
                     }
                     continue;
@@ -151,7 +151,7 @@ impl Listener {
                 Err(errno) => errno,
             };
             if !self.is_last_call {
-                gate.beckoned_nobody();
+                admission.return_token();
             }
             match judge(errno) {
                 AcceptError::Nothing => {
@@ -250,11 +250,11 @@ impl Listener {
 pub(crate) fn turn_away<D: Driver>(
     driver: &mut D,
     socket: Socket,
-    gate: &Gate,
+    admission: &Admission,
     stats: &Stats,
     why: Why,
 ) {
-    let refusal = gate.refusal();
+    let refusal = admission.refusal();
     if !refusal.is_empty() && why != Why::Untrusted {
         let mut link = Link::default();
         let told = driver.offer(&socket, &mut link, &[IoSlice::new(refusal)]);

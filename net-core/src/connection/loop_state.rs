@@ -6,7 +6,7 @@
 mod owed;
 mod rates;
 
-use crate::accept::sources::Source;
+use crate::accept::per_source_limit::Source;
 use crate::base::closed::Closed;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
@@ -176,7 +176,7 @@ impl<S, M> LoopState<S, M> {
         }
         let entered = self.table.insert(Socket::none(), State::Connecting, session);
         let id = entered.map_err(|(_, session, why)| NotDialled { why, session })?;
-        self.hub.gate.enter_anyway();
+        self.hub.admission.enter_anyway();
         self.bridge.stats.add(Counter::Dialled, 1);
         if let Target::Name(name) = &dial.to {
             self.names.insert(id, Arc::clone(name));

@@ -2,7 +2,7 @@
 //!
 //! Only behind the feature `bench`, which adds this module and changes nothing else.
 
-use crate::accept::gate::{Arrival, Gate};
+use crate::accept::admission::{Admission, Arrival};
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Peer};
 use crate::base::id::ConnId;
@@ -84,7 +84,7 @@ impl Inbox {
     /// An empty one, for so many messages. Its loop is awake.
     pub fn new(mail_queue: usize) -> io::Result<Self> {
         let limits = Limits { mail_queue, ..Limits::default() };
-        Ok(Self { hub: Hub::new(1, Gate::new(1, &limits), &limits)? })
+        Ok(Self { hub: Hub::new(1, Admission::new(1, &limits), &limits)? })
     }
 
     fn bridge(&self) -> &Bridge<u64> {
@@ -146,9 +146,9 @@ impl Turns {
             arrivals_per_turn: connections,
             ..Limits::default()
         };
-        let hub = Hub::new(1, Gate::new(connections, &limits), &limits)?;
+        let hub = Hub::new(1, Admission::new(connections, &limits), &limits)?;
         for _ in 0..connections {
-            let permit = hub.gate.enter(None).map_err(|_| ErrorKind::QuotaExceeded)?;
+            let permit = hub.admission.enter(None).map_err(|_| ErrorKind::QuotaExceeded)?;
             let (socket, peer) = (Socket::none(), nowhere());
             let arrival = Arrival { socket, peer, permit, is_announced: false };
             hub.loops[0].arrivals.push(arrival).map_err(|_| ErrorKind::QuotaExceeded)?;

@@ -1,7 +1,7 @@
 //! What comes into the loop from elsewhere: orders, arrivals, mail and timers.
 
 use super::{EventLoop, guard};
-use crate::accept::gate::Arrival;
+use crate::accept::admission::Arrival;
 use crate::accept::listener::BACKLOG_MAX;
 use crate::api::handler::{Handler, Peer};
 use crate::api::here::Loop;
@@ -92,7 +92,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn take_from_courier(&mut self) {
         let Some(mut courier) = self.courier.take() else { return };
         let mut arrivals = std::mem::take(&mut self.batch);
-        let brought = courier.take(&self.hub.gate, &mut arrivals);
+        let brought = courier.take(&self.hub.admission, &mut arrivals);
         for arrival in arrivals.drain(..) {
             self.adopt(arrival);
         }
@@ -133,10 +133,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let mut accepted = std::mem::take(&mut self.batch);
         let now = self.state.now;
-        let (limits, gate) = (&self.state.limits, &self.hub.gate);
+        let (limits, admission) = (&self.state.limits, &self.hub.admission);
         let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
         let most = self.state.a_few(limits.arrivals_per_turn);
-        self.listeners[n].accept(driver, now, limits, most, stats, gate, &mut accepted);
+        self.listeners[n].accept(driver, now, limits, most, stats, admission, &mut accepted);
         for arrival in accepted.drain(..) {
             self.adopt(arrival);
         }
@@ -146,7 +146,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Takes what is left at the listeners' doors, then shuts them. That is a system call for each; they
     /// are let in over turns, with all that this costs.
     fn end_listening(&mut self) {
-        let (limits, gate) = (&self.state.limits, &self.hub.gate);
+        let (limits, admission) = (&self.state.limits, &self.hub.admission);
         let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
         // No more than a full backlog: a flood must not keep us here.
         let batches = BACKLOG_MAX / limits.accepts_per_turn + 1;
@@ -154,7 +154,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             listening.last_call();
             for _ in 0..batches {
                 let now = self.state.now;
-                listening.accept(driver, now, limits, BACKLOG_MAX, stats, gate, &mut self.batch);
+                listening.accept(
+                    driver,
+                    now,
+                    limits,
+                    BACKLOG_MAX,
+                    stats,
+                    admission,
+                    &mut self.batch,
+                );
             }
             listening.shut(driver);
         }

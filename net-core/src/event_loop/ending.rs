@@ -553,7 +553,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.drop_of_user(unsaid);
             }
             let source = self.state.forget(id);
-            self.hub.gate.leave(source);
+            self.hub.admission.leave(source);
             self.state.bridge.stats.closed(why);
             self.runs(Callback::Drop, Some(id));
             self.drop_of_user(session);
@@ -563,8 +563,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Closes a connection that no session was made for.
     pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: Closed) {
         if let Closed::Refused(why) = why {
-            let (gate, stats) = (&self.hub.gate, &self.state.bridge.stats);
-            return turn_away(&mut self.driver, socket, gate, stats, why);
+            let (admission, stats) = (&self.hub.admission, &self.state.bridge.stats);
+            return turn_away(&mut self.driver, socket, admission, stats, why);
         }
         self.driver.detach(socket, Ending::Close);
         self.state.bridge.stats.closed(why);

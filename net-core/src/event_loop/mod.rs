@@ -25,8 +25,8 @@ mod tunnels;
 mod vestibule;
 mod watching;
 
+use crate::accept::admission::Arrival;
 use crate::accept::courier::CourierEnd;
-use crate::accept::gate::Arrival;
 use crate::accept::listener::Listener;
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Keep};

@@ -6,7 +6,7 @@
 //! has none of this.
 
 use super::{EventLoop, Telling, sooner};
-use crate::accept::gate::Arrival;
+use crate::accept::admission::Arrival;
 use crate::accept::proxy_header::{self, HEADER_MAX, ProxyHeader};
 use crate::api::handler::Handler;
 use crate::base::closed::{BadHeader, Closed, Which, Why};

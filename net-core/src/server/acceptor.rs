@@ -1,7 +1,7 @@
 //! The acceptor's thread: accepts, places, hands over; and carries out what the server as a whole
 //! is asked to do.
 
-use crate::accept::gate::Arrival;
+use crate::accept::admission::Arrival;
 use crate::accept::listener::{BACKLOG_MAX, Listener};
 use crate::base::closed::Closed;
 use crate::base::panics::Quiet;
@@ -243,9 +243,10 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         while arrivals.len() < most {
             let before = arrivals.len();
             for listening in &mut self.listeners {
-                let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
+                let (driver, stats, admission) =
+                    (&mut self.driver, &self.hub.acceptor, &self.hub.admission);
                 let left = most - arrivals.len();
-                listening.accept(driver, now, &self.limits, left, stats, gate, arrivals);
+                listening.accept(driver, now, &self.limits, left, stats, admission, arrivals);
             }
             if arrivals.len() == before {
                 return;
@@ -266,14 +267,15 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             while left > 0 && self.listeners[n].has_more() && self.handover.last_room() > 0 {
                 let mut arrivals = Vec::new();
                 let most = left.min(self.handover.last_room());
-                let (driver, stats, gate) = (&mut self.driver, &self.hub.acceptor, &self.hub.gate);
+                let (driver, stats, admission) =
+                    (&mut self.driver, &self.hub.acceptor, &self.hub.admission);
                 self.listeners[n].accept(
                     driver,
                     now,
                     &self.limits,
                     most,
                     stats,
-                    gate,
+                    admission,
                     &mut arrivals,
                 );
                 left = left.saturating_sub(self.limits.accepts_per_turn);
@@ -325,7 +327,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             return;
         }
         let before = std::mem::replace(&mut self.order, asked);
-        tracing::info!(order = ?asked, connections = self.hub.gate.inside(), "the server ends");
+        tracing::info!(order = ?asked, connections = self.hub.admission.inside(), "the server ends");
         self.hub.order(asked);
         self.deadline = (asked == Order::Drain).then(|| now.after(self.drain_timeout));
         if before == Order::Run {

@@ -2,7 +2,7 @@
 
 use super::{Accept, Listens, Server, Wanted};
 use crate::accept::listener::Listener;
-use crate::accept::trusted::TrustedProxies;
+use crate::accept::trusted_proxies::TrustedProxies;
 use crate::api::handler::Handler;
 use crate::base::error::StartError;
 use crate::driver::{Driver, listener_token};

@@ -1,7 +1,7 @@
 //! From the acceptor to the loops: one lane for each, by queue or by courier.
 
+use crate::accept::admission::Arrival;
 use crate::accept::courier;
-use crate::accept::gate::Arrival;
 use crate::base::closed::Closed;
 use crate::base::log_limiter::LogLimiter;
 use crate::observe::stats::Counter;
@@ -82,7 +82,7 @@ impl<M> Handover<M> {
         };
         let loops = hub.loops.len() as u64;
         // All loops together have a half of all places, and each its part of it.
-        let mut waits_max = hub.gate.max() as u64 / (2 * loops);
+        let mut waits_max = hub.admission.max() as u64 / (2 * loops);
         if matches!(ways.first(), Some(Way::Courier { .. })) {
             waits_max = waits_max.min(in_flight_max / loops);
         }
@@ -310,7 +310,7 @@ fn is_passing(errno: Errno) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accept::gate::Gate;
+    use crate::accept::admission::Admission;
     use crate::config::limits::Limits;
 
     /// By courier nothing comes back, so each loop has its part of what may be in flight: in rotation a loop
@@ -319,14 +319,14 @@ mod tests {
     fn a_full_courier_is_waited_for_while_its_loop_turns() {
         let limits = Limits::default();
         for balance in [Balance::RoundRobin, Balance::LeastConnections] {
-            let hub = Hub::<()>::new(2, Gate::new(1000, &limits), &limits).unwrap();
+            let hub = Hub::<()>::new(2, Admission::new(1000, &limits), &limits).unwrap();
             let (near, _far): (Vec<_>, Vec<_>) = (0..2).map(|_| courier::pair().unwrap()).unzip();
             let log_every = limits.log_every;
             let mut handover = Handover::new(Arc::clone(&hub), balance, near, 1000, 8, log_every);
             let arrival = |n: u16| Arrival {
                 socket: courier::pair().unwrap().0,
                 peer: format!("127.0.0.1:{n}").parse().unwrap(),
-                permit: hub.gate.enter(None).unwrap(),
+                permit: hub.admission.enter(None).unwrap(),
                 is_announced: false,
             };
             let turn = |k: usize, taken| {

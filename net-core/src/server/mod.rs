@@ -15,7 +15,7 @@ pub(crate) mod stalls;
 pub(crate) mod standstill;
 mod start;
 
-use crate::accept::trusted::TrustedProxies;
+use crate::accept::trusted_proxies::TrustedProxies;
 use crate::api::handler::Handler;
 use crate::base::error::StartError;
 use crate::config::limits::Limits;

@@ -6,7 +6,7 @@ use super::doctor::warn_of_walls;
 use super::doors::{self, Door, Doors, open_doors};
 use super::loops::{OwnLoop, Stand, Team, close_arrivals, start_loops};
 use super::{Accept, Ended, Listens, Place, Running, Server};
-use crate::accept::gate::Gate;
+use crate::accept::admission::Admission;
 use crate::api::handler::Handler;
 use crate::base::error::StartError;
 use crate::base::panics::Quiet;
@@ -68,8 +68,8 @@ where
         warn_of_walls(&server, &capacity, asked);
     }
     say_migration(&server);
-    let gate = Gate::new(max, &server.limits).telling(server.refusal.clone());
-    let hub = Hub::new(loops, gate, &server.limits)
+    let admission = Admission::new(max, &server.limits).telling(server.refusal.clone());
+    let hub = Hub::new(loops, admission, &server.limits)
         .map_err(|error| StartError::new(format!("make eventfds for {loops} loops"), error))?;
     let signals = match catch {
         Some(catch) => Some(

@@ -10,8 +10,7 @@ use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Type};
 use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
-use std::ptr;
-use std::{io, mem};
+use std::{io, mem, ptr};
 
 /// Messages that one call receives or sends at most.
 pub(crate) const BATCH: usize = 32;

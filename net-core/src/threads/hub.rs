@@ -1,7 +1,7 @@
 //! `Hub`: all that threads of one server share, and `Remote`, the user's end of it.
 
+use crate::accept::admission::{Admission, Arrival};
 use crate::accept::entrances::Entrances;
-use crate::accept::gate::{Arrival, Gate};
 use crate::base::closed::Why;
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
@@ -159,7 +159,7 @@ impl<M> Bridge<M> {
 pub(crate) struct Hub<M> {
     pub(crate) loops: Box<[Arc<Bridge<M>>]>,
     pub(crate) acceptor: Stats,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) entrances: Arc<Entrances>,
     /// What its loops may buffer.
     pub(crate) memory_budget: Option<usize>,
@@ -174,7 +174,11 @@ pub(crate) struct Hub<M> {
 }
 
 impl<M> Hub<M> {
-    pub(crate) fn new(loops: usize, gate: Gate, limits: &Limits) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn new(
+        loops: usize,
+        admission: Admission,
+        limits: &Limits,
+    ) -> std::io::Result<Arc<Self>> {
         let bridge = |_| {
             Ok(Arc::new(Bridge {
                 doorbell: Doorbell::new(Arc::new(Waker::new()?)),
@@ -193,7 +197,7 @@ impl<M> Hub<M> {
         Ok(Arc::new(Self {
             loops: (0..loops).map(bridge).collect::<std::io::Result<_>>()?,
             acceptor: Stats::default(),
-            gate: Arc::new(gate),
+            admission: Arc::new(admission),
             entrances: Arc::new(Entrances::new(Arc::clone(&acceptor_waker))),
             memory_budget: limits.memory_budget,
             times_callbacks: limits.time_callbacks,
@@ -241,7 +245,7 @@ impl<M> Hub<M> {
             Ok(peer) => peer,
             Err(unfit) => return Err(AdoptError::new(fd, Unadopted::Unfit(unfit))),
         };
-        match self.gate.enter(Some(&peer)) {
+        match self.admission.enter(Some(&peer)) {
             // Over the limit it comes back, where an accepted one may be refused later.
             Ok(permit) if !permit.is_over() => {
                 Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
@@ -435,7 +439,7 @@ impl<M: Send> Remote<M> {
 
     /// Connections of the whole process, from accept to close.
     pub fn connections(&self) -> usize {
-        self.0.gate.inside()
+        self.0.admission.inside()
     }
 
     /// Connections open in one loop.

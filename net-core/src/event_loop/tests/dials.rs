@@ -215,7 +215,7 @@ fn a_dial_that_cannot_be_taken_comes_back_with_its_reason<D: Rig>(seed: u64) {
         stage.remote().post(0, 0).unwrap();
         stage.settle();
         assert!(stage.log.get().records[0].calls.is_empty());
-        assert_eq!((stage.count(Counter::Dialled), stage.hub.gate.inside()), (0, 0));
+        assert_eq!((stage.count(Counter::Dialled), stage.hub.admission.inside()), (0, 0));
         stage.stop();
     }
 }

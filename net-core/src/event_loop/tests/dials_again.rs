@@ -82,7 +82,7 @@ fn a_session_survives_every_failure_but_the_last<D: Rig>(seed: u64) {
     let last = stage.world.get().wires.len() - 1;
     assert!(stage.world.peer(last).got() == pattern(0, 5000), "what was sent before it was up");
     assert_eq!(stage.world.get().sockets.len(), 1, "the others are closed");
-    assert_eq!((stage.count(Counter::Dialled), stage.hub.gate.inside()), (1, 1));
+    assert_eq!((stage.count(Counter::Dialled), stage.hub.admission.inside()), (1, 1));
     stage.stop();
 }
 

@@ -35,7 +35,7 @@ fn a_source_has_as_many_as_it_may_and_others_are_let_in<D: Rig>(seed: u64) {
         assert_eq!(snapshot.closed_by(Closed::Refused(Why::PerSource)), refused as u64);
         assert_eq!(snapshot.get(Counter::RefusedPerSource), refused as u64);
         assert_eq!(snapshot.get(Counter::RefusedFull), 0);
-        assert_eq!(stage.hub.gate.sources(), 3);
+        assert_eq!(stage.hub.admission.sources(), 3);
         stage.stop();
     }
 }
@@ -71,7 +71,7 @@ fn a_place_of_a_source_is_free_again_however_its_connection_ends<D: Rig>(seed: u
     }
     inside.iter().for_each(|peer| peer.reset());
     stage.settle();
-    assert_eq!(stage.hub.gate.sources(), 0, "a source without connections is kept");
+    assert_eq!(stage.hub.admission.sources(), 0, "a source without connections is kept");
     stage.stop();
 }
 
@@ -209,7 +209,7 @@ fn when_full_the_longest_idle_makes_room_for_who_comes<D: Rig>(seed: u64) {
         assert_eq!(stage.record(&peers[oldest]).closed, Some(Closed::Reused));
     }
     assert!(!peers[0].saw_fin() && !peers[3].saw_fin());
-    assert_eq!((stage.event_loop.state.table.len(), stage.hub.gate.inside()), (4, 4));
+    assert_eq!((stage.event_loop.state.table.len(), stage.hub.admission.inside()), (4, 4));
     let snapshot = stage.snapshot();
     assert_eq!(snapshot.closed_by(Closed::Reused), 2);
     assert_eq!(snapshot.get(Counter::RefusedFull), 0);
@@ -259,7 +259,7 @@ fn a_flood_over_the_limit_balances_to_the_unit<D: Rig>(seed: u64) {
         stage.advance(ms as u64);
         let snapshot = stage.snapshot();
         assert!(snapshot.balance(), "{snapshot}");
-        assert!(stage.hub.gate.inside() <= 20 && snapshot.get(Counter::Open) <= 20);
+        assert!(stage.hub.admission.inside() <= 20 && snapshot.get(Counter::Open) <= 20);
     }
     let snapshot = stage.snapshot();
     assert!(snapshot.closed_by(Closed::Reused) > 0, "{snapshot}");

@@ -3,7 +3,7 @@
 
 use super::actor::{Actor, At, Log, Record, usual};
 use super::{MUTATION, Mutation, Peer, Rig, Rng};
-use crate::accept::gate::{Arrival, Gate};
+use crate::accept::admission::{Admission, Arrival};
 use crate::accept::listener::Listener;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
@@ -89,8 +89,8 @@ impl<D: Rig> Stage<D> {
         };
         change(&mut limits);
         limits.check().expect("a test's limits agree");
-        let gate = Gate::new(limits.connections_max.unwrap_or(1 << 20), &limits);
-        let hub = Hub::new(1, gate.telling(refusal), &limits).unwrap();
+        let admission = Admission::new(limits.connections_max.unwrap_or(1 << 20), &limits);
+        let hub = Hub::new(1, admission.telling(refusal), &limits).unwrap();
         let mut driver = D::open(&limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = Rng::new(seed ^ 0x5EED);
@@ -162,7 +162,7 @@ impl<D: Rig> Stage<D> {
 
     fn arrive_from(&mut self, wire: usize, socket: Socket, peer: Addr) -> Peer {
         let from = Some(&peer).filter(|_| !self.are_announced);
-        let permit = self.hub.gate.enter(from).expect("there is room");
+        let permit = self.hub.admission.enter(from).expect("there is room");
         self.hub.acceptor.add(Counter::Accepted, 1);
         let arrival = Arrival { socket, peer, permit, is_announced: self.are_announced };
         self.hub.loops[0].arrivals.push(arrival).expect("there is room");
@@ -197,7 +197,7 @@ impl<D: Rig> Stage<D> {
         let socket = self.world.socket(wire);
         let ip = std::net::Ipv4Addr::from(0x0A00_0000 | wire as u32);
         let peer = Addr::from(std::net::SocketAddr::from((ip, 1)));
-        let permit = match self.hub.gate.enter(Some(&peer)) {
+        let permit = match self.hub.admission.enter(Some(&peer)) {
             Ok(permit) if !permit.is_over() => permit,
             _ => {
                 self.world.close(socket, false);
@@ -513,7 +513,7 @@ impl<D: Rig> Stage<D> {
         assert!(state.owed.is_empty(), "answers are owed");
         let pool = &state.outbox.pool;
         assert_eq!(pool.memory(), pool.retained_bytes(), "memory is counted that is gone");
-        let places = (self.hub.gate.inside(), self.hub.gate.sources());
+        let places = (self.hub.admission.inside(), self.hub.admission.sources());
         assert_eq!(places, (0, 0), "places are left in the gate");
         let snapshot = self.snapshot();
         assert!(snapshot.balance(), "the books: {snapshot}");

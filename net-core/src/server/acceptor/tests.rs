@@ -1,7 +1,7 @@
 //! The acceptor on a simulated world, with loops that are played by the test.
 
 use super::*;
-use crate::accept::gate::Gate;
+use crate::accept::admission::Admission;
 use crate::driver::sim::{ModelKernel, Rig, Sim, World};
 use crate::driver::{Epoll, listener_token};
 use crate::server::placement::Balance;
@@ -22,9 +22,12 @@ impl<D: Rig> House<D> {
     }
 
     fn balanced(seed: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
-        let hub =
-            Hub::new(loops, Gate::new(limits.connections_max.unwrap_or(1 << 20), limits), limits)
-                .unwrap();
+        let hub = Hub::new(
+            loops,
+            Admission::new(limits.connections_max.unwrap_or(1 << 20), limits),
+            limits,
+        )
+        .unwrap();
         let mut driver = D::open(limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = crate::driver::sim::Rng::new(seed);

@@ -14,7 +14,7 @@ mod pages;
 mod questions;
 mod watched;
 
-use crate::accept::gate::Gate;
+use crate::accept::admission::Admission;
 use crate::accept::listener::Listener;
 use crate::base::error::StartError;
 use crate::base::panics::Quiet;
@@ -86,7 +86,7 @@ impl Admin {
         access.check().map_err(|what| StartError::plain(format!("admin: {what}")))?;
         let limits = limits();
         limits.check().map_err(|what| StartError::plain(format!("the admin's limits: {what}")))?;
-        let hub = Hub::new(1, Gate::new(CLIENTS_MAX + ACCEPTS, &limits), &limits)
+        let hub = Hub::new(1, Admission::new(CLIENTS_MAX + ACCEPTS, &limits), &limits)
             .map_err(|e| StartError::new("make the admin endpoint's eventfds", e))?;
         let waker = Arc::clone(hub.loops[0].doorbell.waker());
         let mut driver = Epoll::open(&limits, waker)

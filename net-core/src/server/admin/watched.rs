@@ -79,7 +79,7 @@ impl<M: Send + 'static> Watched for Hub<M> {
     }
 
     fn connections(&self) -> (usize, usize) {
-        (self.gate.inside(), self.gate.max())
+        (self.admission.inside(), self.admission.max())
     }
 
     fn memory_budget(&self) -> usize {

@@ -1,4 +1,4 @@
-//! `Sources`: how many connections come from each place, over all loops, and the limit.
+//! `PerSourceLimit`: how many connections come from each place, over all loops, and the limit.
 
 use crate::config::limits::Limits;
 use crate::sys::addr::Addr;
@@ -21,7 +21,7 @@ pub(crate) struct Source(NonZeroU128);
 /// Counts by source. A source is there as long as it has a connection, and no longer: so there are
 /// never more than connections, whoever connects from wherever.
 #[derive(Debug)]
-pub(crate) struct Sources {
+pub(crate) struct PerSourceLimit {
     shards: Box<[Mutex<HashMap<Source, usize>>]>,
     /// Keyed by chance, so that nobody can choose addresses which share a shard.
     hashed: RandomState,
@@ -30,7 +30,7 @@ pub(crate) struct Sources {
     v6_bits: u32,
 }
 
-impl Sources {
+impl PerSourceLimit {
     /// `None`: sources are not limited.
     pub(crate) fn new(limits: &Limits) -> Option<Self> {
         let max = limits.per_source_max?;
@@ -86,7 +86,7 @@ impl Sources {
         &self.shards[self.hashed.hash_one(source) as usize % SHARDS]
     }
 
-    /// Sources that have a connection.
+    /// PerSourceLimit that have a connection.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
@@ -102,7 +102,7 @@ fn mask(bits: u32) -> u128 {
 mod tests {
     use super::*;
 
-    fn sources(max: usize, v4: u8, v6: u8) -> Sources {
+    fn sources(max: usize, v4: u8, v6: u8) -> PerSourceLimit {
         let limits = Limits {
             per_source_max: Some(max),
             source_prefix_v4: v4,
@@ -110,10 +110,10 @@ mod tests {
             ..Limits::default()
         };
         limits.check().unwrap();
-        Sources::new(&limits).unwrap()
+        PerSourceLimit::new(&limits).unwrap()
     }
 
-    fn source(sources: &Sources, text: &str) -> Option<Source> {
+    fn source(sources: &PerSourceLimit, text: &str) -> Option<Source> {
         sources.of(&text.parse().unwrap())
     }
 

@@ -1,8 +1,8 @@
-//! `Gate`: who is let in. How many connections the whole process has, how many of one source, and
+//! `Admission`: who is let in. How many connections the whole process has, how many of one source, and
 //! how many come in a second.
 
-use crate::accept::pace::Pace;
-use crate::accept::sources::{Source, Sources};
+use crate::accept::accept_rate::AcceptRate;
+use crate::accept::per_source_limit::{PerSourceLimit, Source};
 use crate::base::closed::Why;
 use crate::config::limits::Limits;
 use crate::sys::Socket;
@@ -14,26 +14,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts connections from accept to close, over all loops.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Admission {
     // A count and no more: nothing else is published by it, so relaxed order is enough.
     inside: AtomicUsize,
     max: usize,
     /// How many may be in over that, until a loop has made room.
     spare: usize,
     /// There where sources are limited.
-    sources: Option<Sources>,
+    sources: Option<PerSourceLimit>,
     /// There where the rate is limited.
-    pace: Option<Pace>,
+    accept_rate: Option<AcceptRate>,
     /// What those are told who are not let in. Empty: nothing.
     refusal: Bytes,
 }
 
-impl Gate {
+impl Admission {
     pub(crate) fn new(max: usize, limits: &Limits) -> Self {
-        let pace = limits.accept_rate.map(|rate| Pace::new(rate, limits.accept_burst));
-        let sources = Sources::new(limits);
+        let accept_rate = limits.accept_rate.map(|rate| AcceptRate::new(rate, limits.accept_burst));
+        let sources = PerSourceLimit::new(limits);
         let (inside, spare) = (AtomicUsize::new(0), limits.when_full.spare());
-        Self { inside, max, spare, sources, pace, refusal: Bytes::new() }
+        Self { inside, max, spare, sources, accept_rate, refusal: Bytes::new() }
     }
 
     /// Tells those who are not let in so.
@@ -46,14 +46,14 @@ impl Gate {
     }
 
     /// Whether one more may be accepted now; or when.
-    pub(crate) fn beckon(&self, now: Tick) -> Result<(), Tick> {
-        self.pace.as_ref().map_or(Ok(()), |pace| pace.take(now))
+    pub(crate) fn take_token(&self, now: Tick) -> Result<(), Tick> {
+        self.accept_rate.as_ref().map_or(Ok(()), |accept_rate| accept_rate.take(now))
     }
 
     /// Nobody was there.
-    pub(crate) fn beckoned_nobody(&self) {
-        if let Some(pace) = &self.pace {
-            pace.put_back();
+    pub(crate) fn return_token(&self) {
+        if let Some(accept_rate) = &self.accept_rate {
+            accept_rate.put_back();
         }
     }
 
@@ -63,7 +63,7 @@ impl Gate {
         let entered = self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         let before = entered.map_err(|_| Why::Full)?;
         let is_over = before >= self.max;
-        let mut permit = Permit { gate: Some(Arc::clone(self)), source: None, is_over };
+        let mut permit = Permit { admission: Some(Arc::clone(self)), source: None, is_over };
         match from {
             Some(from) if !permit.comes_from(from) => Err(Why::PerSource),
             _ => Ok(permit),
@@ -78,7 +78,7 @@ impl Gate {
     /// A permit again for a place that was kept on the way through the courier.
     pub(crate) fn take_over(self: &Arc<Self>, from: Option<&Addr>, is_over: bool) -> Permit {
         let source = self.sources.as_ref().zip(from).and_then(|(sources, from)| sources.of(from));
-        Permit { gate: Some(Arc::clone(self)), source, is_over }
+        Permit { admission: Some(Arc::clone(self)), source, is_over }
     }
 
     /// Gives back a place whose permit was [kept](Permit::keep).
@@ -104,10 +104,10 @@ impl Gate {
         self.inside.load(Ordering::Relaxed)
     }
 
-    /// Sources that have a connection.
+    /// PerSourceLimit that have a connection.
     #[cfg(test)]
     pub(crate) fn sources(&self) -> usize {
-        self.sources.as_ref().map_or(0, Sources::len)
+        self.sources.as_ref().map_or(0, PerSourceLimit::len)
     }
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Arrival {
 #[derive(Debug)]
 pub(crate) struct Permit {
     /// `None`: kept.
-    gate: Option<Arc<Gate>>,
+    admission: Option<Arc<Admission>>,
     /// Where it counts too, if sources are limited.
     source: Option<Source>,
     /// It is over the limit: whoever has it makes room first, or drops it.
@@ -140,7 +140,9 @@ impl Permit {
 
     /// From where it comes is known now: counts it there. False: that source has as many as it may.
     pub(crate) fn comes_from(&mut self, from: &Addr) -> bool {
-        let Some(sources) = self.gate.as_ref().and_then(|gate| gate.sources.as_ref()) else {
+        let Some(sources) =
+            self.admission.as_ref().and_then(|admission| admission.sources.as_ref())
+        else {
             return true;
         };
         debug_assert!(self.source.is_none(), "it comes from two places");
@@ -150,17 +152,17 @@ impl Permit {
         has_entered
     }
 
-    /// The place is now accounted for by a table, which calls [`Gate::leave`] with what this returns.
+    /// The place is now accounted for by a table, which calls [`Admission::leave`] with what this returns.
     pub(crate) fn keep(mut self) -> Option<Source> {
-        self.gate = None;
+        self.admission = None;
         self.source
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(gate) = self.gate.take() {
-            gate.leave(self.source);
+        if let Some(admission) = self.admission.take() {
+            admission.leave(self.source);
         }
     }
 }
@@ -173,52 +175,56 @@ mod tests {
 
     #[test]
     fn the_limit_holds_and_the_count_does_not_drift() {
-        let gate = Arc::new(Gate::new(2, &Limits::default()));
+        let admission = Arc::new(Admission::new(2, &Limits::default()));
         for _ in 0..1000 {
-            let a = gate.enter(None).unwrap();
-            let b = gate.enter(None).unwrap();
-            assert_eq!(gate.enter(None).unwrap_err(), Why::Full);
+            let a = admission.enter(None).unwrap();
+            let b = admission.enter(None).unwrap();
+            assert_eq!(admission.enter(None).unwrap_err(), Why::Full);
             drop(a);
             let source = b.keep();
-            assert_eq!(gate.inside(), 1);
-            gate.leave(source);
+            assert_eq!(admission.inside(), 1);
+            admission.leave(source);
         }
-        assert_eq!(gate.inside(), 0);
+        assert_eq!(admission.inside(), 0);
     }
 
     #[test]
     fn a_few_are_let_in_over_the_limit_where_room_is_made_and_no_more() {
         let when_full = WhenFull::ReuseIdle { min_idle: Duration::ZERO };
-        let gate = Arc::new(Gate::new(2, &Limits { when_full, ..Limits::default() }));
-        let permits: Vec<_> = std::iter::from_fn(|| gate.enter(None).ok()).collect();
+        let admission = Arc::new(Admission::new(2, &Limits { when_full, ..Limits::default() }));
+        let permits: Vec<_> = std::iter::from_fn(|| admission.enter(None).ok()).collect();
         assert_eq!(permits.len(), 2 + when_full.spare());
         assert_eq!(permits.iter().filter(|permit| !permit.is_over()).count(), 2);
-        assert!(!gate.has_room());
+        assert!(!admission.has_room());
         drop(permits);
-        assert!(gate.has_room() && gate.inside() == 0);
+        assert!(admission.has_room() && admission.inside() == 0);
     }
 
     #[test]
     fn a_place_and_its_source_are_given_back_together_on_every_path() {
         let limits = Limits { per_source_max: Some(1), ..Limits::default() };
-        let gate = Arc::new(Gate::new(2, &limits));
+        let admission = Arc::new(Admission::new(2, &limits));
         let at: Addr = "10.0.0.1:1".parse().unwrap();
         for _ in 0..100 {
-            let lost = gate.enter(Some(&at)).unwrap();
-            assert_eq!(gate.enter(Some(&at)).unwrap_err(), Why::PerSource);
-            assert_eq!((gate.inside(), gate.sources()), (1, 1), "who is refused takes no place");
+            let lost = admission.enter(Some(&at)).unwrap();
+            assert_eq!(admission.enter(Some(&at)).unwrap_err(), Why::PerSource);
+            assert_eq!(
+                (admission.inside(), admission.sources()),
+                (1, 1),
+                "who is refused takes no place"
+            );
             drop(lost);
             // By courier, and then in a table.
-            gate.enter(Some(&at)).unwrap().keep();
-            let source = gate.take_over(Some(&at), false).keep();
-            assert_eq!((gate.inside(), gate.sources()), (1, 1));
-            gate.leave(source);
+            admission.enter(Some(&at)).unwrap().keep();
+            let source = admission.take_over(Some(&at), false).keep();
+            assert_eq!((admission.inside(), admission.sources()), (1, 1));
+            admission.leave(source);
             // Announced by a proxy.
-            let mut permit = gate.enter(None).unwrap();
+            let mut permit = admission.enter(None).unwrap();
             assert!(permit.comes_from(&at));
-            assert!(!gate.enter(None).unwrap().comes_from(&at));
+            assert!(!admission.enter(None).unwrap().comes_from(&at));
             drop(permit);
-            assert_eq!((gate.inside(), gate.sources()), (0, 0));
+            assert_eq!((admission.inside(), admission.sources()), (0, 0));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `Pace`: how many clients may be accepted in a second. A token bucket in one word.
+//! `AcceptRate`: how many clients may be accepted in a second. A token bucket in one word.
 
 use net_timer::Tick;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// A bucket that fills evenly and gives one token for each client; all who accept share it.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct AcceptRate {
     /// When the bucket would be full again, in nanoseconds of the clock: each token taken puts it
     /// off by what one token takes to come. A count and no more, so relaxed order is enough.
     full_at: AtomicU64,
@@ -17,7 +17,7 @@ pub(crate) struct Pace {
     depth: u64,
 }
 
-impl Pace {
+impl AcceptRate {
     /// `rate` tokens a second, and at most `burst` at once; neither is 0.
     pub(crate) fn new(rate: u32, burst: u32) -> Self {
         let each = 1_000_000_000_u64.div_ceil(u64::from(rate));
@@ -52,25 +52,25 @@ mod tests {
 
     #[test]
     fn a_burst_is_let_through_and_not_one_more() {
-        let pace = Pace::new(100, 5);
+        let accept_rate = AcceptRate::new(100, 5);
         for start in [1000, 5000] {
-            (0..5).for_each(|_| pace.take(at(start)).unwrap());
+            (0..5).for_each(|_| accept_rate.take(at(start)).unwrap());
             // The next token comes after a hundredth of a second.
-            assert_eq!(pace.take(at(start)), Err(at(start + 10)));
-            assert_eq!(pace.take(at(start + 9)), Err(at(start + 10)));
-            assert_eq!(pace.take(at(start + 10)), Ok(()));
-            assert!(pace.take(at(start + 10)).is_err());
+            assert_eq!(accept_rate.take(at(start)), Err(at(start + 10)));
+            assert_eq!(accept_rate.take(at(start + 9)), Err(at(start + 10)));
+            assert_eq!(accept_rate.take(at(start + 10)), Ok(()));
+            assert!(accept_rate.take(at(start + 10)).is_err());
         }
     }
 
     #[test]
     fn over_time_it_is_the_rate_whatever_the_steps() {
         for (rate, burst, step) in [(1, 1, 1), (7, 3, 13), (1000, 10, 1), (300_000, 1000, 2)] {
-            let pace = Pace::new(rate, burst);
+            let accept_rate = AcceptRate::new(rate, burst);
             let (mut taken, mut now) = (0, 1_000_000);
             let end = now + 10_000;
             while now <= end {
-                while pace.take(at(now)).is_ok() {
+                while accept_rate.take(at(now)).is_ok() {
                     taken += 1;
                 }
                 now += step;
@@ -82,11 +82,11 @@ mod tests {
 
     #[test]
     fn a_token_put_back_is_there_again() {
-        let pace = Pace::new(10, 1);
+        let accept_rate = AcceptRate::new(10, 1);
         for now in [100, 100, 100, 150] {
-            pace.take(at(now)).unwrap();
-            assert!(pace.take(at(now)).is_err());
-            pace.put_back();
+            accept_rate.take(at(now)).unwrap();
+            assert!(accept_rate.take(at(now)).is_err());
+            accept_rate.put_back();
         }
     }
 }
