@@ -32,7 +32,7 @@ pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
 }
 
 /// Sends the arrivals at the front of `batch`, one message, and takes them out. All or nothing:
-/// on an error they stay. Their places in the gate go with them.
+/// on an error they stay. Their permits go with them.
 pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errno> {
     let count = batch.len().min(RIGHTS_MAX);
     let mut payload = Vec::with_capacity(count * ENTRY);

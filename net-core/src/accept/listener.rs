@@ -3,7 +3,7 @@
 
 use crate::accept::accept_error::{AcceptError, judge};
 use crate::accept::admission::{Admission, Arrival};
-use crate::accept::entrances::Entrances;
+use crate::accept::listener_health::ListenerHealth;
 use crate::accept::trusted_proxies::TrustedProxies;
 use crate::base::closed::{Closed, Why};
 use crate::base::log_limiter::LogLimiter;
@@ -41,7 +41,7 @@ pub(crate) struct Listener {
     /// It is about to be shut, and who waits is let in at whatever rate.
     is_last_call: bool,
     /// Where it counts for as long as it is not broken.
-    entrances: Arc<Entrances>,
+    listener_health: Arc<ListenerHealth>,
     trouble: LogLimiter,
     /// Apart, so that a lost client's line does not hold back the one that nobody gets in.
     persistent: LogLimiter,
@@ -53,9 +53,9 @@ impl Listener {
         at: Addr,
         socket: Socket,
         limits: &Limits,
-        entrances: &Arc<Entrances>,
+        listener_health: &Arc<ListenerHealth>,
     ) -> Self {
-        entrances.opened();
+        listener_health.opened();
         let (trouble, persistent) =
             (LogLimiter::new(limits.log_every), LogLimiter::new(limits.log_every));
         Self {
@@ -68,7 +68,7 @@ impl Listener {
             was_starved: false,
             skipped: 0,
             is_last_call: false,
-            entrances: Arc::clone(entrances),
+            listener_health: Arc::clone(listener_health),
             trouble,
             persistent,
         }
@@ -225,7 +225,7 @@ impl Listener {
         if let Some(listener) = self.socket.take() {
             driver.unlisten(listener);
         }
-        self.entrances.broke(&self.at, errno);
+        self.listener_health.mark_failed(&self.at, errno);
     }
 
     /// It is about to be shut: as if signalled, also while it rests. Nobody new finds a Unix socket

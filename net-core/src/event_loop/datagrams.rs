@@ -109,7 +109,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let endpoints = self.endpoints.get_or_insert_with(|| Box::new(Endpoints::new()));
         let token = endpoint_token(endpoints.all.len());
         let (socket, joins) = self.driver.open_datagrams(token, at, options)?;
-        self.hub.entrances.opened();
+        self.hub.listener_health.opened();
         let outgoing = Outgoing::new(self.state.limits.datagram_queue_bytes, joins);
         let outgoing = Rc::new(RefCell::new(outgoing));
         self.state.datagrams.push(Rc::clone(&outgoing));
@@ -330,7 +330,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if let Some(socket) = endpoint.socket.take() {
             self.driver.detach(socket, Ending::Close);
         }
-        self.hub.entrances.broke(&endpoint.at.into(), errno);
+        self.hub.listener_health.mark_failed(&endpoint.at.into(), errno);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Room for one more when the server is full: the place of a connection that has long been idle.
 //!
-//! The gate lets a few in over the limit, and the loop to which one comes closes one of its own for
+//! Admission lets a few in over the limit, and the loop to which one comes closes one of its own for
 //! it, or else the newcomer. Which one has been idle longest nobody knows: a list in that order would
 //! cost every connection 8 bytes, and every message the stores that move it. So a few are looked at,
 //! and of these it is the one of which the kernel says so.

@@ -43,7 +43,7 @@ pub(crate) struct Acceptor<M, D: Driver> {
     signals: Option<Signals>,
     order: Order,
     /// The last listener, and why it broke, if the server drains for that.
-    deaf: Option<(Addr, Errno)>,
+    last_failed: Option<(Addr, Errno)>,
     /// When the drain is cut short.
     deadline: Option<Tick>,
     arrivals_ended: bool,
@@ -78,7 +78,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             drain_timeout,
             signals,
             order: Order::Run,
-            deaf: None,
+            last_failed: None,
             deadline: None,
             arrivals_ended: false,
             retry_at: None,
@@ -95,8 +95,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     }
 
     /// The last listener, and why it broke, if that is what ended the server.
-    pub(crate) fn take_deaf(&mut self) -> Option<(Addr, Errno)> {
-        self.deaf.take()
+    pub(crate) fn take_last_failed(&mut self) -> Option<(Addr, Errno)> {
+        self.last_failed.take()
     }
 
     /// Loops that were not waited for, since they stand still in a callback.
@@ -317,10 +317,10 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         // A server that ends anyway does not end for want of them.
         if self.order == Order::Run
             && asked == Order::Run
-            && let Some((at, errno)) = self.hub.entrances.all_broken()
+            && let Some((at, errno)) = self.hub.listener_health.all_failed()
         {
             tracing::error!(%at, %errno, "no listener is left; the server drains");
-            self.deaf = Some((at, errno));
+            self.last_failed = Some((at, errno));
             asked = Order::Drain;
         }
         if asked <= self.order {

@@ -64,7 +64,7 @@ pub(super) fn open_doors<H: Handler, D: Driver>(
         addrs.push(at.clone());
         match shared {
             None => {
-                let listening = Listener::new(at, socket, &server.limits, &hub.entrances);
+                let listening = Listener::new(at, socket, &server.limits, &hub.listener_health);
                 listeners.push(listening.behind(proxies.clone()));
             }
             Some(_) => held.push(socket),

@@ -322,7 +322,7 @@ where
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
         let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
         addrs.push(at.clone());
-        listeners.push(Listener::new(at, socket, &limits, &hub.entrances).behind(proxies));
+        listeners.push(Listener::new(at, socket, &limits, &hub.listener_health).behind(proxies));
     }
     let courier = match courier {
         None => None,

@@ -179,7 +179,7 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
     fn supervise(mut self) -> Result<Ended, StartError> {
         let ran = self.acceptor.run();
         let Self { mut acceptor, admin, mut team } = self;
-        let (signals, deaf) = (acceptor.take_signals(), acceptor.take_deaf());
+        let (signals, last_failed) = (acceptor.take_signals(), acceptor.take_last_failed());
         let given_up = acceptor.take_given_up();
         drop(acceptor);
         team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
@@ -208,7 +208,7 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
                 "loop {number} did not end: a callback of it does not return"
             )));
         }
-        if let Some((at, errno)) = deaf {
+        if let Some((at, errno)) = last_failed {
             return Err(StartError::new(
                 format!("the last listener, on {at}, broke"),
                 errno.into(),

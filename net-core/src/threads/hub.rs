@@ -1,7 +1,7 @@
 //! `Hub`: all that threads of one server share, and `Remote`, the user's end of it.
 
 use crate::accept::admission::{Admission, Arrival};
-use crate::accept::entrances::Entrances;
+use crate::accept::listener_health::ListenerHealth;
 use crate::base::closed::Why;
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
@@ -160,7 +160,7 @@ pub(crate) struct Hub<M> {
     pub(crate) loops: Box<[Arc<Bridge<M>>]>,
     pub(crate) acceptor: Stats,
     pub(crate) admission: Arc<Admission>,
-    pub(crate) entrances: Arc<Entrances>,
+    pub(crate) listener_health: Arc<ListenerHealth>,
     /// What its loops may buffer.
     pub(crate) memory_budget: Option<usize>,
     pub(crate) times_callbacks: bool,
@@ -198,7 +198,7 @@ impl<M> Hub<M> {
             loops: (0..loops).map(bridge).collect::<std::io::Result<_>>()?,
             acceptor: Stats::default(),
             admission: Arc::new(admission),
-            entrances: Arc::new(Entrances::new(Arc::clone(&acceptor_waker))),
+            listener_health: Arc::new(ListenerHealth::new(Arc::clone(&acceptor_waker))),
             memory_budget: limits.memory_budget,
             times_callbacks: limits.time_callbacks,
             asked: Control::new(),

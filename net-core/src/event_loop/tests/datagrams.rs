@@ -325,7 +325,7 @@ fn a_broken_endpoint_ends_alone_and_takes_nothing_more<D: Rig>(seed: u64) {
         stage.settle();
         assert_eq!(client.got(), b"x");
         assert_eq!(stage.count(Counter::DatagramsDropped), 1);
-        assert!(stage.hub.entrances.all_broken().is_some());
+        assert!(stage.hub.listener_health.all_failed().is_some());
         stage.stop();
     }
 }

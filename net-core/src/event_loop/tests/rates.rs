@@ -116,7 +116,7 @@ fn an_echo_is_held_both_ways_and_loses_nothing<D: Rig>(seed: u64) {
 }
 
 /// Both ways wait for tokens under one deadline. By the later of the two, the quick way would go on at the
-/// pace of the slow one.
+/// speed of the slow one.
 fn a_slow_way_out_does_not_hold_what_comes_in<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| {
         roomy(limits);

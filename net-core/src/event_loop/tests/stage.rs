@@ -174,7 +174,7 @@ impl<D: Rig> Stage<D> {
         let at = "127.0.0.1:9000".parse().unwrap();
         let options = ListenOptions::default();
         let socket = self.event_loop.driver.listen(listener_token(0), &at, &options).unwrap();
-        let listening = Listener::new(at, socket, &self.limits(), &self.hub.entrances);
+        let listening = Listener::new(at, socket, &self.limits(), &self.hub.listener_health);
         self.event_loop.listeners.push(listening);
     }
 
@@ -514,7 +514,7 @@ impl<D: Rig> Stage<D> {
         let pool = &state.outbox.pool;
         assert_eq!(pool.memory(), pool.retained_bytes(), "memory is counted that is gone");
         let places = (self.hub.admission.inside(), self.hub.admission.sources());
-        assert_eq!(places, (0, 0), "places are left in the gate");
+        assert_eq!(places, (0, 0), "places are left over");
         let snapshot = self.snapshot();
         assert!(snapshot.balance(), "the books: {snapshot}");
         assert_eq!(self.world.get().sockets.len(), 0, "sockets are left");

@@ -33,7 +33,7 @@ impl<D: Rig> House<D> {
         world.get().rng = crate::driver::sim::Rng::new(seed);
         let at = "127.0.0.1:9000".parse().unwrap();
         let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
-        let listeners = vec![Listener::new(at, socket, limits, &hub.entrances)];
+        let listeners = vec![Listener::new(at, socket, limits, &hub.listener_health)];
         let (places, in_flight_max) = (u64::MAX, u64::MAX);
         let handover = Handover::new(
             Arc::clone(&hub),
@@ -231,7 +231,7 @@ fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
 fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
     let mut house = House::<D>::new(seed, 2, &Limits::default());
     // One that a loop has; no order of these two is special.
-    house.hub.entrances.opened();
+    house.hub.listener_health.opened();
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_030, 1_100, &taken);
     let orders = Rc::new(RefCell::new(Vec::new()));
@@ -243,14 +243,14 @@ fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
         house.world.at(ms, move |world| {
             orders.borrow_mut().push(hub.loops[0].control.order());
             if ms == 1_010 {
-                hub.entrances.broke(&at, crate::sys::Errno::new(libc::EBADF));
+                hub.listener_health.mark_failed(&at, crate::sys::Errno::new(libc::EBADF));
                 world.ring();
             }
         });
     }
     house.acceptor.run().unwrap();
     assert_eq!(*orders.borrow(), [Order::Run, Order::Drain]);
-    assert_eq!(house.acceptor.take_deaf(), Some((at, crate::sys::Errno::new(libc::EBADF))));
+    assert_eq!(house.acceptor.take_last_failed(), Some((at, crate::sys::Errno::new(libc::EBADF))));
 }
 
 /// Three loops of which one closes all it has, one half, and one nothing.

@@ -116,7 +116,7 @@ impl Admin {
         let run = move || {
             let _over = over; // dropped at the end, however that comes
             let _quiet = Quiet::here();
-            let listeners = vec![Listener::new(at, listener, &limits, &in_thread.entrances)];
+            let listeners = vec![Listener::new(at, listener, &limits, &in_thread.listener_health)];
             let desk = Desk::new(server, process, access);
             let mut event_loop =
                 EventLoop::new(0, driver, desk, &limits, in_thread, listeners, None);
