@@ -221,7 +221,7 @@ fn a_full_table_turns_the_surplus_away_and_recovers(mode: Mode) {
 }
 
 /// The limit falls below what the server has counted on: now accept itself fails with EMFILE, or
-/// the kernel closes what the courier brings.
+/// the kernel closes what the fd channel brings.
 fn a_table_shrunk_while_it_runs_neither_spins_nor_goes_silent(mode: Mode) {
     if !has("prlimit") {
         return;

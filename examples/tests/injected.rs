@@ -196,7 +196,7 @@ fn getsockname_and_friends_may_fail_for_a_client() {
 
 /// What could not be received for want of memory is received a moment later.
 #[test]
-fn a_courier_that_fails_once_in_a_while_loses_nobody() {
+fn an_fd_channel_that_fails_once_in_a_while_loses_nobody() {
     if !can_trace() {
         return;
     }

@@ -9,7 +9,7 @@ use super::talk::Books;
 pub(super) fn small_bridges(tables: &Tables) -> Limits {
     let arrivals_queue = match tables.fd_table {
         tables::FdTable::Shared => 1_024,
-        tables::FdTable::PerLoop => 128, // of so many loops; the courier brings them by the batch
+        tables::FdTable::PerLoop => 128, // of so many loops; the fd channel brings them by the batch
     };
     Limits { mail_queue: 16, arrivals_queue, ..Limits::default() }
 }

@@ -72,7 +72,7 @@ pub const USER_BYTES_PER_PROCESS: u64 = 470_000;
 pub const SWARM_BYTES_PER_PROCESS: u64 = 800_000;
 
 /// Kernel bytes of a loop that has no connection: thread stack (16 KiB), task, descriptor table to
-/// start with, epoll, eventfd and its end of the courier.
+/// start with, epoll, eventfd and its end of the fd channel.
 pub const KERNEL_BYTES_PER_LOOP: u64 = 64 * 1024;
 
 /// Memory that is left for everything else on the machine, in bytes: it keeps the kernel from

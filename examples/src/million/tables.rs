@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::asked::{Accept, FdTableAsked};
 
-/// Places in every table that are not for connections: standard streams, epoll, eventfd, courier,
+/// Places in every table that are not for connections: standard streams, epoll, eventfd, fd channel,
 /// listener, and whatever a library opens.
 pub const PLACES_RESERVED: u64 = 100;
 

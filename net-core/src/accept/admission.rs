@@ -75,7 +75,7 @@ impl Admission {
         self.inside.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A permit again for a place that was kept on the way through the courier.
+    /// A permit again for a place that was kept on the way through the fd channel.
     pub(crate) fn take_over(self: &Arc<Self>, from: Option<&Addr>, is_over: bool) -> Permit {
         let source = self.sources.as_ref().zip(from).and_then(|(sources, from)| sources.of(from));
         Permit { admission: Some(Arc::clone(self)), source, is_over }
@@ -214,7 +214,7 @@ mod tests {
                 "who is refused takes no place"
             );
             drop(lost);
-            // By courier, and then in a table.
+            // By fd channel, and then in a table.
             admission.enter(Some(&at)).unwrap().keep();
             let source = admission.take_over(Some(&at), false).keep();
             assert_eq!((admission.inside(), admission.sources()), (1, 1));

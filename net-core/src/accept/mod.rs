@@ -3,7 +3,7 @@
 pub(crate) mod accept_error;
 pub(crate) mod accept_rate;
 pub(crate) mod admission;
-pub(crate) mod courier;
+pub(crate) mod fd_channel;
 pub(crate) mod listener;
 pub(crate) mod listener_health;
 pub(crate) mod per_source_limit;

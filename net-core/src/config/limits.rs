@@ -248,7 +248,7 @@ pub struct Limits {
     ///
     /// Default: 64.
     pub accepts_per_turn: usize,
-    /// Handed-over connections that wait for a loop, or are on their way to it by courier; and never more
+    /// Handed-over connections that wait for a loop, or are on their way to it by fd channel; and never more
     /// than its part of half of all connections that the server may have. Full: the acceptor passes the loop
     /// over; so a bound below one batch makes accepting slow. It also passes over a loop that has stood still
     /// for 0.2 s though some wait, and places these anew. At most 2²⁰: the memory is taken at the start.
@@ -256,7 +256,7 @@ pub struct Limits {
     /// Default: 1,024.
     pub arrivals_queue: usize,
     /// New connections that a loop takes in a turn, from its queue or its listeners, and one more for every
-    /// eight messages that it has received in it; by courier, those of four messages.
+    /// eight messages that it has received in it; by fd channel, those of four messages.
     ///
     /// Default: 4.
     pub arrivals_per_turn: usize,

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 /// Tokens that name no connection: their lower half is zero.
 pub(crate) const WAKER: u64 = 0;
-pub(crate) const COURIER: u64 = 1 << 32;
+pub(crate) const FD_CHANNEL: u64 = 1 << 32;
 const FIRST_LISTENER: u64 = 2 << 32;
 const FIRST_ENDPOINT: u64 = 1 << 62;
 const FIRST_WAITING: u64 = 1 << 63;

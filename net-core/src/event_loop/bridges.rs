@@ -48,10 +48,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Takes new connections, by queue, courier, or from listeners of its own.
+    /// Takes new connections, by queue, fd channel, or from listeners of its own.
     pub(super) fn take_arrivals(&mut self) {
         self.accept_own();
-        if self.courier.is_some() {
+        if self.fd_channel.is_some() {
             self.take_from_courier();
         } else if !self.saw_the_end {
             if self.state.bridge.arrivals.is_empty()
@@ -90,9 +90,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     #[inline(never)] // its message buffer would be on the turn's stack
     fn take_from_courier(&mut self) {
-        let Some(mut courier) = self.courier.take() else { return };
+        let Some(mut fd_channel) = self.fd_channel.take() else { return };
         let mut arrivals = std::mem::take(&mut self.batch);
-        let brought = courier.take(&self.hub.admission, &mut arrivals);
+        let brought = fd_channel.take(&self.hub.admission, &mut arrivals);
         for arrival in arrivals.drain(..) {
             self.adopt(arrival);
         }
@@ -117,7 +117,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
         }
         self.saw_the_end = brought.is_the_end || self.saw_the_end;
-        self.courier = Some(courier);
+        self.fd_channel = Some(fd_channel);
     }
 
     /// Accepts from the loop's own listeners (`SO_REUSEPORT`).

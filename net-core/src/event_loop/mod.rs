@@ -26,7 +26,7 @@ mod vestibule;
 mod watching;
 
 use crate::accept::admission::Arrival;
-use crate::accept::courier::CourierEnd;
+use crate::accept::fd_channel::FdReceiver;
 use crate::accept::listener::Listener;
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Keep};
@@ -60,7 +60,7 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     state: LoopState<H::Session, H::Message>,
     hub: Arc<Hub<H::Message>>,
     listeners: Vec<Listener>,
-    courier: Option<CourierEnd>,
+    fd_channel: Option<FdReceiver>,
     /// There if the server receives datagrams.
     endpoints: Option<Box<Endpoints>>,
     /// The order that is being carried out.
@@ -113,7 +113,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         limits: &Limits,
         hub: Arc<Hub<H::Message>>,
         listeners: Vec<Listener>,
-        courier: Option<CourierEnd>,
+        fd_channel: Option<FdReceiver>,
     ) -> Self {
         let now = driver.now();
         let number = u8::try_from(number).expect("the server has checked the number of loops");
@@ -129,7 +129,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             handler,
             hub,
             listeners,
-            courier,
+            fd_channel,
             endpoints: None,
             order: Order::Run,
             telling: None,
@@ -174,7 +174,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.wait()?;
         self.obey();
         let waiting = self.state.ready.len();
-        // Signals first: one of them may be the listener's, the courier's or the waker's, and what
+        // Signals first: one of them may be the listener's, the fd channel's or the waker's, and what
         // it told of is then taken in this turn.
         self.take_signals();
         self.take_arrivals();
@@ -299,7 +299,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !self.walks.is_empty()
             || !self.fan_outs.is_empty()
             || !state.jobs.is_empty()
-            || self.courier.as_ref().is_some_and(CourierEnd::has_more)
+            || self.fd_channel.as_ref().is_some_and(FdReceiver::has_more)
             || self.listeners.iter().any(Listener::has_more)
             || (self.endpoints.is_some() && self.has_datagrams())
             || (self.looks_around && self.is_relieving())

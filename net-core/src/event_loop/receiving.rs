@@ -8,7 +8,7 @@ use crate::connection::life::{Event, State, step};
 use crate::connection::loop_state::Way;
 use crate::connection::slot::Status;
 use crate::driver::{
-    COURIER, Driver, Lease, Received, Sent, Signal, Then, WAKER, What, endpoint_number,
+    Driver, FD_CHANNEL, Lease, Received, Sent, Signal, Then, WAKER, What, endpoint_number,
     listener_number, waiting_number,
 };
 use crate::observe::stats::Counter;
@@ -164,9 +164,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.driver.woken();
                 self.state.bridge.stats.add(Counter::Wakeups, 1);
             }
-            COURIER => {
-                if let Some(courier) = &mut self.courier {
-                    courier.signalled();
+            FD_CHANNEL => {
+                if let Some(fd_channel) = &mut self.fd_channel {
+                    fd_channel.signalled();
                 }
             }
             _ => {

@@ -39,7 +39,7 @@ impl Capacity {
                 let of_datagrams = endpoints * (loops + 1);
                 (open as u64 + 3 + listeners + of_loops + of_admin as u64 + of_datagrams, 1)
             }
-            // Standard ones, every loop's and the acceptor's waker, courier, epoll, spare.
+            // Standard ones, every loop's and the acceptor's waker, fd channel, epoll, spare.
             FdTable::PerLoop(_) => (3 + loops + 1 + 3 + listeners + 2 * endpoints, loops),
         };
         let reserve = RESERVE + server.limits.when_full.spare() as u64;

@@ -1,7 +1,7 @@
-//! From the acceptor to the loops: one lane for each, by queue or by courier.
+//! From the acceptor to the loops: one lane for each, by queue or by fd channel.
 
 use crate::accept::admission::Arrival;
-use crate::accept::courier;
+use crate::accept::fd_channel;
 use crate::base::closed::Closed;
 use crate::base::log_limiter::LogLimiter;
 use crate::observe::stats::Counter;
@@ -29,7 +29,7 @@ pub(crate) struct Handover<M> {
     lanes: Vec<Lane>,
     /// Arrivals for which no loop had room.
     waiting: VecDeque<Arrival>,
-    /// The most descriptors that may be on their way in couriers at once, over all loops.
+    /// The most descriptors that may be on their way in fd channels at once, over all loops.
     in_flight_max: u64,
     /// The most connections that may wait for one loop. So few that the loops which get on have places for
     /// others, were all the rest stuck.
@@ -55,7 +55,7 @@ struct Lane {
 
 enum Way {
     Queue,
-    Courier {
+    FdChannel {
         end: Socket,
         /// Connections that the loop's descriptor table has places for.
         places: u64,
@@ -65,25 +65,25 @@ enum Way {
 }
 
 impl<M> Handover<M> {
-    /// `couriers`: the acceptor's ends, one for each loop, and the places in a loop's table. Empty:
+    /// `fd_channels`: the acceptor's ends, one for each loop, and the places in a loop's table. Empty:
     /// the loops share this thread's table.
     pub(crate) fn new(
         hub: Arc<Hub<M>>,
         balance: Balance,
-        couriers: Vec<Socket>,
+        fd_channels: Vec<Socket>,
         places: u64,
         in_flight_max: u64,
         log_every: Duration,
     ) -> Self {
-        let ways: Vec<_> = if couriers.is_empty() {
+        let ways: Vec<_> = if fd_channels.is_empty() {
             hub.loops.iter().map(|_| Way::Queue).collect()
         } else {
-            couriers.into_iter().map(|end| Way::Courier { end, places }).collect()
+            fd_channels.into_iter().map(|end| Way::FdChannel { end, places }).collect()
         };
         let loops = hub.loops.len() as u64;
         // All loops together have a half of all places, and each its part of it.
         let mut waits_max = hub.admission.max() as u64 / (2 * loops);
-        if matches!(ways.first(), Some(Way::Courier { .. })) {
+        if matches!(ways.first(), Some(Way::FdChannel { .. })) {
             waits_max = waits_max.min(in_flight_max / loops);
         }
         let waits_max = waits_max.clamp(1, hub.loops[0].arrivals.capacity() as u64);
@@ -104,7 +104,7 @@ impl<M> Handover<M> {
 
     /// Looks for loops that stand still though a newcomer waits for them, in a callback that does not return:
     /// these are passed over until they turn again, and what waits in their queues is placed anew. (What is
-    /// on its way by courier cannot be had back.) When to look next; `None`: nothing waits for a loop.
+    /// on its way by fd channel cannot be had back.) When to look next; `None`: nothing waits for a loop.
     pub(crate) fn look(&mut self, now: Tick) -> Option<Tick> {
         let mut is_awaited = false;
         for k in 0..self.lanes.len() {
@@ -158,16 +158,16 @@ impl<M> Handover<M> {
             if skipped > 0 {
                 self.hub.acceptor.add(Counter::LoopSkipped, skipped as u64);
             }
-            in_flight += u64::from(matches!(self.lanes[k].way, Way::Courier { .. }));
+            in_flight += u64::from(matches!(self.lanes[k].way, Way::FdChannel { .. }));
             self.lanes[k].batch.push(arrival);
             is_one_waited_for = is_waited_for(&self.lanes, k);
         }
     }
 
-    /// Connections on their way to loop `k` by courier, and those about to be.
+    /// Connections on their way to loop `k` by fd channel, and those about to be.
     fn in_flight(&self, k: usize) -> u64 {
         match &self.lanes[k].way {
-            Way::Courier { .. } => self.lanes[k].coming(&self.hub, k),
+            Way::FdChannel { .. } => self.lanes[k].coming(&self.hub, k),
             Way::Queue | Way::Closed => 0,
         }
     }
@@ -212,7 +212,7 @@ impl<M> Handover<M> {
             self.hub.acceptor.closed(why);
         }
         for (lane, bridge) in self.lanes.iter_mut().zip(&self.hub.loops) {
-            // A courier's far end sees this as its end of file.
+            // An fd channel's far end sees this as its end of file.
             lane.way = Way::Closed;
             // Release: who sees it sees every arrival that was pushed before.
             bridge.arrivals_ended.store(true, Ordering::Release);
@@ -241,23 +241,23 @@ impl Lane {
         }
         match &self.way {
             Way::Queue => ((bridge.arrivals.len() + self.batch.len()) as u64) < waits_max,
-            Way::Courier { places, .. } => {
+            Way::FdChannel { places, .. } => {
                 self.load(hub, k) < *places && self.coming(hub, k) < waits_max
             }
             Way::Closed => false,
         }
     }
 
-    /// As many are on their way by courier as may be, and the loop may take them in its next turn: that is
+    /// As many are on their way by fd channel as may be, and the loop may take them in its next turn: that is
     /// waited for, so that the rotation stays exact; for a loop that does not turn it is not.
     fn is_waited_for<M>(&self, hub: &Hub<M>, k: usize, waits_max: u64) -> bool {
-        matches!(self.way, Way::Courier { .. })
+        matches!(self.way, Way::FdChannel { .. })
             && !self.is_slow
             && self.coming(hub, k) >= waits_max
             && !hub.loops[k].is_over.load(Ordering::Acquire)
     }
 
-    /// What waits for a loop where another thread may take it: all that is not in a courier.
+    /// What waits for a loop where another thread may take it: all that is not in an fd channel.
     fn take_back<M>(&mut self, bridge: &Bridge<M>) -> Vec<Arrival> {
         let mut back: Vec<_> = std::iter::from_fn(|| bridge.arrivals.pop()).collect();
         self.sent -= back.len() as u64;
@@ -282,13 +282,13 @@ impl Lane {
                 self.batch = full;
                 bridge.doorbell.ring();
             }
-            Way::Courier { end, .. } => {
+            Way::FdChannel { end, .. } => {
                 while !self.batch.is_empty() {
-                    match courier::send(end, &mut self.batch) {
+                    match fd_channel::send(end, &mut self.batch) {
                         Ok(count) => self.sent += count as u64,
                         Err(errno) if is_passing(errno) => return,
                         Err(errno) => {
-                            tracing::error!(to_loop = k, %errno, "the courier is broken");
+                            tracing::error!(to_loop = k, %errno, "the fd channel is broken");
                             for arrival in self.batch.drain(..) {
                                 drop(arrival);
                                 hub.acceptor.closed(Closed::Machine(errno));
@@ -302,7 +302,7 @@ impl Lane {
     }
 }
 
-/// The courier is full, or too many descriptors are in flight for this user (unix(7)); it passes.
+/// The fd channel is full, or too many descriptors are in flight for this user (unix(7)); it passes.
 fn is_passing(errno: Errno) -> bool {
     matches!(errno.raw(), libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)
 }
@@ -313,18 +313,19 @@ mod tests {
     use crate::accept::admission::Admission;
     use crate::config::limits::Limits;
 
-    /// By courier nothing comes back, so each loop has its part of what may be in flight: in rotation a loop
+    /// By fd channel nothing comes back, so each loop has its part of what may be in flight: in rotation a loop
     /// that turns is waited for, and nobody waits for one that does not.
     #[test]
     fn a_full_courier_is_waited_for_while_its_loop_turns() {
         let limits = Limits::default();
         for balance in [Balance::RoundRobin, Balance::LeastConnections] {
             let hub = Hub::<()>::new(2, Admission::new(1000, &limits), &limits).unwrap();
-            let (near, _far): (Vec<_>, Vec<_>) = (0..2).map(|_| courier::pair().unwrap()).unzip();
+            let (near, _far): (Vec<_>, Vec<_>) =
+                (0..2).map(|_| fd_channel::pair().unwrap()).unzip();
             let log_every = limits.log_every;
             let mut handover = Handover::new(Arc::clone(&hub), balance, near, 1000, 8, log_every);
             let arrival = |n: u16| Arrival {
-                socket: courier::pair().unwrap().0,
+                socket: fd_channel::pair().unwrap().0,
                 peer: format!("127.0.0.1:{n}").parse().unwrap(),
                 permit: hub.admission.enter(None).unwrap(),
                 is_announced: false,

@@ -2,14 +2,14 @@
 
 use super::doors::{Door, listen_options};
 use super::{FdTable, Place, Server, processors};
-use crate::accept::courier::{self, CourierEnd};
+use crate::accept::fd_channel::{self, FdReceiver};
 use crate::accept::listener::Listener;
 use crate::api::handler::Handler;
 use crate::base::closed::Closed;
 use crate::base::error::StartError;
 use crate::base::panics::{Quiet, take_message, take_said};
 use crate::config::limits::Limits;
-use crate::driver::{COURIER, Driver, listener_token};
+use crate::driver::{Driver, FD_CHANNEL, listener_token};
 use crate::event_loop::{EventLoop, forget, guard};
 use crate::observe::stats::{Counter, Stats};
 use crate::sys::addr::Addr;
@@ -88,8 +88,8 @@ impl<M> Drop for Team<M> {
 
 /// What the loops have, once all of them stand.
 pub(super) struct Stand<H: Handler, D: Driver> {
-    /// The acceptor's ends of the couriers.
-    pub(super) couriers: Vec<Socket>,
+    /// The acceptor's ends of the fd channels.
+    pub(super) fd_channels: Vec<Socket>,
     /// Where the first loop listens.
     pub(super) opened: Vec<Addr>,
     /// The last loop, if it is to run on this thread.
@@ -114,13 +114,13 @@ where
 {
     let hub = Arc::clone(&team.hub);
     let cores = cores_for(server, hub.loops.len());
-    let seed = |number: usize, courier| {
+    let seed = |number: usize, fd_channel| {
         let core = cores.get(number % cores.len().max(1)).copied();
         let steered_to = core.filter(|_| server.steer).map(|core| core.id);
         Seed {
             number,
             core,
-            courier,
+            fd_channel,
             doors: doors.to_vec(),
             endpoints: endpoints.to_vec(),
             options: ListenOptions { core: steered_to, ..listen_options(server) },
@@ -130,21 +130,21 @@ where
     };
     let factory = Arc::new(factory);
     let (report, reports) = mpsc::channel();
-    let mut couriers = Vec::new();
+    let mut fd_channels = Vec::new();
     let threads = hub.loops.len() - usize::from(here.is_some());
     for number in 0..threads {
-        let courier = match server.fd_table {
+        let fd_channel = match server.fd_table {
             FdTable::Shared => None,
             FdTable::PerLoop(promise) => {
-                let (near, far) = courier::pair()
-                    .map_err(|e| StartError::new(format!("make loop {number}'s courier"), e))?;
-                couriers.push(near);
+                let (near, far) = fd_channel::pair()
+                    .map_err(|e| StartError::new(format!("make loop {number}'s fd channel"), e))?;
+                fd_channels.push(near);
                 let (far, left_behind) = Traveller::new(far);
                 team.left_behind.push(left_behind);
                 Some((far, promise))
             }
         };
-        let seed = seed(number, courier);
+        let seed = seed(number, fd_channel);
         let (factory, report) = (Arc::clone(&factory), report.clone());
         let thread = thread::Builder::new()
             .name(format!("net-loop-{number}"))
@@ -168,7 +168,7 @@ where
             Ok(Ok(stands)) => opened = stands.addrs, // the same for each
             Ok(Err(error)) => return Err(error),
             Err(_) => {
-                drop(couriers); // which those that stand wait for
+                drop(fd_channels); // which those that stand wait for
                 let died = team.join(&[]).into_iter().next();
                 return Err(died.expect("a loop that says nothing has panicked"));
             }
@@ -176,7 +176,7 @@ where
     }
     team.close_left_behind();
     drop_factory(factory);
-    Ok(Stand { couriers, opened, own: own.map(|(own, _)| own) })
+    Ok(Stand { fd_channels, opened, own: own.map(|(own, _)| own) })
 }
 
 /// What it holds is the user's, and its drop may panic; a thread that dies already would then end the
@@ -201,7 +201,7 @@ fn cores_for(server: &Server, loops: usize) -> Vec<core_affinity::CoreId> {
 pub(super) struct Seed<M> {
     pub(super) number: usize,
     pub(super) core: Option<core_affinity::CoreId>,
-    courier: Option<(Traveller, PrivateTables)>,
+    fd_channel: Option<(Traveller, PrivateTables)>,
     doors: Vec<Door>,
     endpoints: Vec<SocketAddr>,
     options: ListenOptions,
@@ -299,9 +299,9 @@ where
     D: Driver,
     F: FnOnce(&Place<H::Message>) -> H,
 {
-    let Seed { number, core, courier, doors, endpoints, options, limits, hub } = seed;
+    let Seed { number, core, fd_channel, doors, endpoints, options, limits, hub } = seed;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
-    let courier = match courier {
+    let fd_channel = match fd_channel {
         None => None,
         Some((far, promise)) => {
             let wakers = hub.loops.iter().map(|bridge| bridge.doorbell.waker());
@@ -324,11 +324,11 @@ where
         addrs.push(at.clone());
         listeners.push(Listener::new(at, socket, &limits, &hub.listener_health).behind(proxies));
     }
-    let courier = match courier {
+    let fd_channel = match fd_channel {
         None => None,
         Some(end) => {
-            driver.attach(COURIER, &end).map_err(|e| fail("watch its courier", e.into()))?;
-            Some(CourierEnd::new(end))
+            driver.attach(FD_CHANNEL, &end).map_err(|e| fail("watch its fd channel", e.into()))?;
+            Some(FdReceiver::new(end))
         }
     };
     let loops = hub.loops.len();
@@ -337,7 +337,8 @@ where
         let said = take_message();
         StartError::plain(format!("loop {number}: the handler's factory panicked: {said}"))
     })?;
-    let mut event_loop = EventLoop::new(number, driver, handler, &limits, hub, listeners, courier);
+    let mut event_loop =
+        EventLoop::new(number, driver, handler, &limits, hub, listeners, fd_channel);
     event_loop.begin_table().map_err(|e| fail("take memory for its connections", e))?;
     for (n, at) in endpoints.into_iter().enumerate() {
         let sockets = options.sockets.clone();

@@ -96,14 +96,14 @@ where
     let admin = bind_admin(&server)?;
 
     let mut team = Team::new(Arc::clone(&hub));
-    let Stand { couriers, opened, own } =
+    let Stand { fd_channels, opened, own } =
         start_loops::<H, D, F, G>(&server, &doors, &endpoints, factory, here, &mut team)?;
     drop((held, held_too)); // every loop listens now
     let in_flight_max = (capacity.nofile / 2).max(1);
     let handover = Handover::new(
         Arc::clone(&hub),
         server.balance,
-        couriers,
+        fd_channels,
         // With those for whom a place is made on arrival.
         capacity.per_table + server.limits.when_full.spare() as u64,
         in_flight_max,
@@ -167,7 +167,7 @@ fn say_migration(server: &Server) {
 }
 
 /// What the acceptor's thread has in its care. Dropped in this order, should it not start or panic: the
-/// couriers close before the loops are waited for.
+/// fd channels close before the loops are waited for.
 struct Crew<M, D: Driver> {
     acceptor: Acceptor<M, D>,
     admin: Option<Serving>,

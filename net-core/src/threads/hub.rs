@@ -146,7 +146,7 @@ pub(crate) struct Bridge<M> {
 
 impl<M> Bridge<M> {
     /// The second look before sleep: is there anything on any bridge that the loop has not seen?
-    /// The courier, a descriptor, wakes by itself.
+    /// The fd channel, a descriptor, wakes by itself.
     pub(crate) fn has_news(&self, obeyed: Order, saw_the_end: bool) -> bool {
         self.control.order() != obeyed
             || !self.arrivals.is_empty()

@@ -1,4 +1,4 @@
-//! The courier: how connections reach a loop that has a descriptor table of its own.
+//! The fd channel: how connections reach a loop that has a descriptor table of its own.
 //!
 //! One SEQPACKET pair per loop carries descriptors by `SCM_RIGHTS`, and beside them, in the same
 //! message, each client's address. In a full table the kernel closes the surplus without a word,
@@ -23,7 +23,7 @@ const UNIX: [u8; ADDRESS] = [0; ADDRESS];
 const MESSAGE_MAX: usize = RIGHTS_MAX * ENTRY;
 /// Messages that a loop takes in one turn.
 const MESSAGES_PER_TURN: usize = 4;
-/// Receives that may fail in a row before the courier counts as broken.
+/// Receives that may fail in a row before the fd channel counts as broken.
 const FAILURES_MAX: u32 = 16;
 
 /// Two ends: the acceptor's, and the loop's.
@@ -50,14 +50,14 @@ pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errn
 }
 
 /// The loop's end.
-pub(crate) struct CourierEnd {
+pub(crate) struct FdReceiver {
     end: Socket,
     has_more: bool,
     /// Receives in a row that have failed.
     failed: u32,
 }
 
-/// What one look at the courier brought.
+/// What one look at the fd channel brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Brought {
     /// Connections that were sent.
@@ -68,7 +68,7 @@ pub(crate) struct Brought {
     pub(crate) is_the_end: bool,
 }
 
-impl CourierEnd {
+impl FdReceiver {
     pub(crate) fn new(end: Socket) -> Self {
         Self { end, has_more: true, failed: 0 }
     }
@@ -112,7 +112,7 @@ impl CourierEnd {
                 self.failed += 1;
                 if self.failed >= FAILURES_MAX {
                     self.has_more = false;
-                    tracing::error!(%errno, "the courier is broken");
+                    tracing::error!(%errno, "the fd channel is broken");
                     brought.is_the_end = true;
                 }
                 return;
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(send(&ours, &mut batch), Ok(3));
         assert!(batch.is_empty());
         assert_eq!((admission.inside(), admission.sources()), (3, 1));
-        let (mut end, mut got) = (CourierEnd::new(theirs), Vec::new());
+        let (mut end, mut got) = (FdReceiver::new(theirs), Vec::new());
         let brought = end.take(&admission, &mut got);
         assert_eq!(brought, Brought { carried: 3, lost: 0, is_the_end: false });
         assert_eq!(got[2].peer.to_string(), "127.0.0.1:3");
@@ -223,7 +223,7 @@ mod tests {
         let unnamed = Addr::Unix(UnixName::default());
         assert_eq!(unpack(&pack(&unnamed)), None);
         assert_eq!(name_of(&a), unnamed);
-        let at: Addr = format!("unix:@net-core-courier-{}", std::process::id()).parse().unwrap();
+        let at: Addr = format!("unix:@net-core-fd-channel-{}", std::process::id()).parse().unwrap();
         let _listener = Socket::listen(&at, &ListenOptions::default()).unwrap();
         let dialled = Socket::dial(&at, &DialOptions::default()).unwrap();
         assert_eq!(unpack(&pack(&at)), None);
