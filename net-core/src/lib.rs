@@ -51,6 +51,7 @@ pub use api::conn::{Conn, Sender};
 pub use api::handler::{Handler, Keep, Peer};
 pub use api::here::Loop;
 pub use api::pool::{JobPanicked, Pool, PoolCounts, PoolFull};
+pub use api::remote::Remote;
 pub use api::runner::{Runner, Work};
 pub use api::slices::{JobsFull, Slice};
 pub use base::closed::{BadHeader, Callback, Closed, Which, Why};
@@ -79,7 +80,6 @@ pub use sys::addr::{Addr, AddrError, UnixName};
 pub use sys::{
     Errno, Keepalive, PrivateTables, SocketOptions, Unfit, restore_for_child, return_large_blocks,
 };
-pub use threads::hub::Remote;
 pub use threads::mailbox::PostError;
 
 pub use bytes::Bytes;

@@ -39,9 +39,9 @@ fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static)
 
 /// A counter as the weakest queue that is still one: how many items were ever published on it.
 #[derive(Default)]
-struct Bridge(AtomicUsize);
+struct Queue(AtomicUsize);
 
-impl Bridge {
+impl Queue {
     fn publish(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }
@@ -51,10 +51,10 @@ impl Bridge {
     }
 }
 
-/// One loop as its senders see it: two bridges, the word, and the eventfd as a counter.
+/// One loop as its senders see it: two queues, the word, and the eventfd as a counter.
 struct Station<F: Fences> {
-    arrivals: Bridge,
-    mail: Bridge,
+    arrivals: Queue,
+    mail: Queue,
     word: SleepWord<F>,
     /// Rings that the loop has not read yet. Write and read order as the kernel's do: who reads a
     /// ring sees what came before.
@@ -64,21 +64,21 @@ struct Station<F: Fences> {
 impl<F: Fences> Station<F> {
     fn new() -> Arc<Self> {
         Arc::new(Station {
-            arrivals: Bridge::default(),
-            mail: Bridge::default(),
+            arrivals: Queue::default(),
+            mail: Queue::default(),
             word: SleepWord::new(),
             rings: AtomicUsize::new(0),
         })
     }
 
     fn ring_if_asleep(&self) {
-        if self.word.must_ring() {
+        if self.word.must_wake() {
             self.rings.fetch_add(1, Ordering::Release);
         }
     }
 
-    fn post(&self, bridge: &Bridge) {
-        bridge.publish();
+    fn post(&self, queue: &Queue) {
+        queue.publish();
         self.ring_if_asleep();
     }
 

@@ -32,7 +32,7 @@ impl ListenerHealth {
     pub(crate) fn mark_failed(&self, at: &Addr, errno: Errno) {
         *self.last.lock() = Some((at.clone(), errno));
         if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.acceptor.ring();
+            self.acceptor.wake();
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
+use crate::api::remote::Remote;
 use crate::api::runner::Runner;
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
@@ -10,7 +11,7 @@ use crate::connection::loop_state::LoopState;
 use crate::features::dial::{Dial, NotDialled};
 use crate::features::timers::TimerId;
 use crate::sys::Ends;
-use crate::threads::hub::{Mail, Remote};
+use crate::threads::mail::Mail;
 use net_timer::Tick;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -38,7 +39,7 @@ impl<'a, H: Handler> Loop<'a, H> {
 
     /// How many loops the server has.
     pub fn loops(&self) -> usize {
-        self.state.hub.loops.len()
+        self.state.shared.loops.len()
     }
 
     /// The clock, as read at the start of this turn. The same for every callback of a turn.
@@ -53,7 +54,7 @@ impl<'a, H: Handler> Loop<'a, H> {
 
     /// The way to the other loops, and to this one from other threads.
     pub fn remote(&self) -> Remote<H::Message> {
-        Remote(Arc::clone(&self.state.hub))
+        Remote(Arc::clone(&self.state.shared))
     }
 
     /// The way to run a piece of work once, on this or another loop, from any thread.
@@ -156,8 +157,8 @@ impl<'a, H: Handler> Loop<'a, H> {
     /// for a descriptor that was made on this loop's thread. At the bound of `mail_queue` it comes
     /// back in the error.
     pub fn adopt(&mut self, fd: OwnedFd) -> Result<(), AdoptError> {
-        let arrival = Box::new(self.state.hub.arrival_of(fd)?);
-        self.state.bridge.mail.post(Mail::Arrival(arrival)).map_err(|error| {
+        let arrival = Box::new(self.state.shared.arrival_of(fd)?);
+        self.state.inbox.mail.post(Mail::Arrival(arrival)).map_err(|error| {
             let why = Unadopted::from(&error);
             match error.into_inner() {
                 Mail::Arrival(arrival) => AdoptError::new(arrival.socket.into_owned(), why),
@@ -168,11 +169,11 @@ impl<'a, H: Handler> Loop<'a, H> {
 
     /// Asks the whole server to drain: as SIGTERM does.
     pub fn drain(&mut self) {
-        self.state.hub.ask(crate::threads::hub::Order::Drain);
+        self.state.shared.ask(crate::threads::control::Phase::Drain);
     }
 
     /// Asks the whole server to stop at once: every connection is reset.
     pub fn stop(&mut self) {
-        self.state.hub.ask(crate::threads::hub::Order::Stop);
+        self.state.shared.ask(crate::threads::control::Phase::Stop);
     }
 }

@@ -175,7 +175,7 @@ impl Pool {
         T: FnOnce(&mut Conn<'_, H>, Result<A, JobPanicked>) + Send + 'static,
     {
         let shared = &self.0.0;
-        let beyond = conn.here().state().bridge.mail.len_beyond();
+        let beyond = conn.here().state().inbox.mail.len_beyond();
         let mut inner = shared.inner.lock();
         if inner.jobs.len().max(beyond) >= shared.queue_max {
             inner.counts.refused += 1;

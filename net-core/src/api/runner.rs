@@ -3,8 +3,9 @@
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
 use crate::api::here::Loop;
+use crate::api::remote::Remote;
 use crate::base::id::ConnId;
-use crate::threads::hub::{Mail, Remote};
+use crate::threads::mail::Mail;
 use crate::threads::mailbox::PostError;
 use std::fmt;
 use std::marker::PhantomData;

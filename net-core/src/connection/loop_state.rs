@@ -21,7 +21,9 @@ use crate::features::topics::Topics;
 use crate::observe::stats::Counter;
 use crate::sys::Socket;
 use crate::sys::addr::Addr;
-use crate::threads::hub::{Bridge, Hub, Order};
+use crate::threads::control::Phase;
+use crate::threads::inbox::Inbox;
+use crate::threads::shared::Shared;
 use net_timer::{Slot, Tick, Wheel};
 pub(crate) use owed::{LastWord, Owed};
 pub(crate) use rates::{Rates, Way};
@@ -63,9 +65,9 @@ pub(crate) struct LoopState<S, M> {
     idle_millis: u64,
     pub(crate) tally: Tally,
     pub(crate) limits: Limits,
-    pub(crate) hub: Arc<Hub<M>>,
-    /// The bridges into this loop.
-    pub(crate) bridge: Arc<Bridge<M>>,
+    pub(crate) shared: Arc<Shared<M>>,
+    /// How other threads reach this loop.
+    pub(crate) inbox: Arc<Inbox<M>>,
     peer_of: fn(&Socket) -> io::Result<Addr>,
     /// Where those come from who came by way of a proxy that said so.
     pub(crate) clients: HashMap<ConnId, Addr>,
@@ -100,7 +102,7 @@ impl<S, M> LoopState<S, M> {
         now: Tick,
         mut jitter: Jitter,
         limits: Limits,
-        hub: Arc<Hub<M>>,
+        shared: Arc<Shared<M>>,
         peer_of: fn(&Socket) -> io::Result<Addr>,
     ) -> Self {
         // And the one that keeps a truncated clock from being early.
@@ -110,7 +112,7 @@ impl<S, M> LoopState<S, M> {
         let mut state = Self {
             number,
             table: Table::new(number, jitter.between(0, u64::MAX)),
-            outbox: Outbox::new(&limits, limits.memory_share(hub.loops.len())),
+            outbox: Outbox::new(&limits, limits.memory_share(shared.loops.len())),
             wheel: Wheel::new(now),
             timers: Timers::new(now, jitter.between(0, u64::MAX)),
             ready: VecDeque::new(),
@@ -126,8 +128,8 @@ impl<S, M> LoopState<S, M> {
             idle_millis,
             tally: Tally::default(),
             limits,
-            bridge: Arc::clone(&hub.loops[usize::from(number)]),
-            hub,
+            inbox: Arc::clone(&shared.loops[usize::from(number)]),
+            shared,
             peer_of,
             clients: HashMap::new(),
             names: HashMap::new(),
@@ -169,15 +171,15 @@ impl<S, M> LoopState<S, M> {
     pub(crate) fn dial(&mut self, dial: Dial, session: S) -> Result<ConnId, NotDialled<S>> {
         // The order itself, not what was obeyed of it: whoever is entered before an order comes is
         // met by it in the table.
-        match self.bridge.control.order() {
-            Order::Run => {}
-            Order::Stop => return Err(NotDialled { why: Closed::Stopped, session }),
+        match self.inbox.control.phase() {
+            Phase::Run => {}
+            Phase::Stop => return Err(NotDialled { why: Closed::Stopped, session }),
             _ => return Err(NotDialled { why: Closed::Draining, session }),
         }
         let entered = self.table.insert(Socket::none(), State::Connecting, session);
         let id = entered.map_err(|(_, session, why)| NotDialled { why, session })?;
-        self.hub.admission.enter_anyway();
-        self.bridge.stats.add(Counter::Dialled, 1);
+        self.shared.admission.enter_anyway();
+        self.inbox.stats.add(Counter::Dialled, 1);
         if let Target::Name(name) = &dial.to {
             self.names.insert(id, Arc::clone(name));
         }
@@ -505,7 +507,7 @@ impl<S, M> LoopState<S, M> {
     /// Adds the turn's counts to the published ones.
     pub(crate) fn publish(&mut self) {
         let tally = std::mem::take(&mut self.tally);
-        let stats = &self.bridge.stats;
+        let stats = &self.inbox.stats;
         stats.add(Counter::Turns, 1);
         if tally.receives > 0 {
             stats.add(Counter::Receives, tally.receives);
@@ -527,7 +529,7 @@ impl<S, M> LoopState<S, M> {
 
     #[cold]
     fn publish_drops(&mut self) {
-        let (stats, drops) = (&self.bridge.stats, &mut self.outbox.drops);
+        let (stats, drops) = (&self.inbox.stats, &mut self.outbox.drops);
         drops.is_noted = false;
         stats.add(Counter::BytesDropped, std::mem::take(&mut drops.bytes));
         stats.add(Counter::MessagesDropped, std::mem::take(&mut drops.messages));

@@ -5,6 +5,7 @@
 use crate::accept::admission::{Admission, Arrival};
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Peer};
+use crate::api::remote::Remote;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
@@ -18,7 +19,9 @@ use crate::sys::{
     DatagramOptions, DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket,
     UdpMessage, Waker,
 };
-use crate::threads::hub::{Bridge, Hub, Mail, Remote};
+use crate::threads::inbox;
+use crate::threads::mail::Mail;
+use crate::threads::shared::Shared;
 use net_buffer::{Input, Pipe};
 use net_timer::Tick;
 use std::convert::Infallible;
@@ -77,29 +80,29 @@ impl Connections {
 
 /// The receiving end of one loop's mailbox, of which the bench is the loop.
 pub struct Inbox {
-    hub: Arc<Hub<u64>>,
+    shared: Arc<Shared<u64>>,
 }
 
 impl Inbox {
     /// An empty one, for so many messages. Its loop is awake.
     pub fn new(mail_queue: usize) -> io::Result<Self> {
         let limits = Limits { mail_queue, ..Limits::default() };
-        Ok(Self { hub: Hub::new(1, Admission::new(1, &limits), &limits)? })
+        Ok(Self { shared: Shared::new(1, Admission::new(1, &limits), &limits)? })
     }
 
-    fn bridge(&self) -> &Bridge<u64> {
-        &self.hub.loops[0]
+    fn inbox(&self) -> &inbox::Inbox<u64> {
+        &self.shared.loops[0]
     }
 
     /// The way in, from any thread.
     pub fn remote(&self) -> Remote<u64> {
-        Remote(Arc::clone(&self.hub))
+        Remote(Arc::clone(&self.shared))
     }
 
     /// The oldest message.
     #[inline]
     pub fn take(&self) -> Option<u64> {
-        match self.bridge().mail.take() {
+        match self.inbox().mail.take() {
             Some(Mail::Message(message)) => Some(message),
             _ => None,
         }
@@ -107,19 +110,19 @@ impl Inbox {
 
     /// The loop goes to sleep. False if there is mail, and then it is awake.
     pub fn sleep(&self) -> bool {
-        self.bridge().doorbell.word().try_sleep(|| !self.bridge().mail.is_empty())
+        self.inbox().waker.word().try_sleep(|| !self.inbox().mail.is_empty())
     }
 
     /// The loop is awake again, and has taken note of what woke it.
     pub fn wake(&self) {
-        let doorbell = &self.bridge().doorbell;
-        doorbell.word().woke();
-        doorbell.waker().quiet();
+        let waker = &self.inbox().waker;
+        waker.word().woke();
+        waker.eventfd().quiet();
     }
 
     /// How often the loop's eventfd was written since it last took note of that.
     pub fn rings(&self) -> io::Result<u64> {
-        let number = self.bridge().doorbell.waker().number();
+        let number = self.inbox().waker.eventfd().number();
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
         let count = info.lines().find_map(|line| line.strip_prefix("eventfd-count:"));
         let count = count.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
@@ -133,7 +136,7 @@ impl Inbox {
 /// and takes every answer: what a turn costs without the system calls.
 pub struct Turns {
     event_loop: EventLoop<Echo, Epoll<Eager>>,
-    hub: Arc<Hub<Infallible>>,
+    shared: Arc<Shared<Infallible>>,
 }
 
 impl Turns {
@@ -146,17 +149,17 @@ impl Turns {
             arrivals_per_turn: connections,
             ..Limits::default()
         };
-        let hub = Hub::new(1, Admission::new(connections, &limits), &limits)?;
+        let shared = Shared::new(1, Admission::new(connections, &limits), &limits)?;
         for _ in 0..connections {
-            let permit = hub.admission.enter(None).map_err(|_| ErrorKind::QuotaExceeded)?;
+            let permit = shared.admission.enter(None).map_err(|_| ErrorKind::QuotaExceeded)?;
             let (socket, peer) = (Socket::none(), nowhere());
             let arrival = Arrival { socket, peer, permit, is_announced: false };
-            hub.loops[0].arrivals.push(arrival).map_err(|_| ErrorKind::QuotaExceeded)?;
+            shared.loops[0].arrivals.push(arrival).map_err(|_| ErrorKind::QuotaExceeded)?;
         }
         let driver = Epoll::open(&limits, Arc::new(Waker::new()?))?;
-        let bridges = Arc::clone(&hub);
-        let event_loop = EventLoop::new(0, driver, Echo, &limits, bridges, Vec::new(), None);
-        let mut turns = Self { event_loop, hub };
+        let inboxes = Arc::clone(&shared);
+        let event_loop = EventLoop::new(0, driver, Echo, &limits, inboxes, Vec::new(), None);
+        let mut turns = Self { event_loop, shared };
         turns.turn()?; // takes the arrivals
         Ok(turns)
     }
@@ -169,7 +172,7 @@ impl Turns {
 
     /// Messages sent so far, as the loop has counted and published them.
     pub fn sent(&self) -> u64 {
-        self.hub.snapshot().get(Counter::Sends)
+        self.shared.snapshot().get(Counter::Sends)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::connection::loop_state::LoopState;
 use crate::driver::Driver;
 use crate::features::broadcast::{Fate, Part};
 use crate::observe::stats::Counter;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 
 /// Connections looked at in a turn, of which only some are receivers.
 const LOOKS: usize = 1024;
@@ -39,7 +39,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.fan_outs.push_back(FanOut { part, from: Some(0), given: Vec::new() });
             self.state.topics.notes_leaves = true;
         } else {
-            self.state.bridge.mail_weight.leave(part.bytes().len());
+            self.state.inbox.mail_weight.leave(part.bytes().len());
             tracing::warn!(in_loop = self.state.number, "a broadcast too many is not sent");
             self.drop_of_user(part); // perhaps the last that has its bytes
         }
@@ -55,7 +55,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let fate = fate_of(&mut self.state, id);
             self.count(&fan_out.part, fate);
         }
-        if self.order >= Order::Cut {
+        if self.phase >= Phase::ForceClose {
             // Its receivers are reset now, and each is counted as gone when it is buried.
             self.fan_outs.push_front(fan_out);
         } else if fan_out.from.is_some() && !fan_out.part.is_cancelled() {
@@ -66,7 +66,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.fan_outs.push_front(fan_out);
         } else {
             let FanOut { part, .. } = fan_out;
-            self.state.bridge.mail_weight.leave(part.bytes().len());
+            self.state.inbox.mail_weight.leave(part.bytes().len());
             if guard(|| part.finish()).is_none() {
                 self.count_panic(Callback::Drop);
             }
@@ -108,7 +108,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let fate = fate_of(&mut self.state, id);
                 self.count(&fan_out.part, fate);
             }
-            self.state.bridge.mail_weight.leave(fan_out.part.bytes().len());
+            self.state.inbox.mail_weight.leave(fan_out.part.bytes().len());
             if guard(|| fan_out.part.finish()).is_none() {
                 self.count_panic(Callback::Drop);
             }
@@ -160,7 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Fate::Delivered | Fate::Queued => Counter::BroadcastSent,
             Fate::Gone => return, // it is a connection that is counted as closed
         };
-        self.state.bridge.stats.add(counter, 1);
+        self.state.inbox.stats.add(counter, 1);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::driver::{Driver, Ending, endpoint_token};
 use crate::features::datagram::{Datagram, Outgoing};
 use crate::observe::stats::Counter;
 use crate::sys::{BATCH, DatagramOptions, Ends, Errno, Inbound, Socket, UdpMessage};
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use net_timer::Tick;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -109,7 +109,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let endpoints = self.endpoints.get_or_insert_with(|| Box::new(Endpoints::new()));
         let token = endpoint_token(endpoints.all.len());
         let (socket, joins) = self.driver.open_datagrams(token, at, options)?;
-        self.hub.listener_health.opened();
+        self.shared.listener_health.opened();
         let outgoing = Outgoing::new(self.state.limits.datagram_queue_bytes, joins);
         let outgoing = Rc::new(RefCell::new(outgoing));
         self.state.datagrams.push(Rc::clone(&outgoing));
@@ -149,7 +149,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// kernel still has.
     #[cold]
     pub(super) fn end_datagrams(&mut self) {
-        if self.order < Order::Stop {
+        if self.phase < Phase::Stop {
             if let Some(endpoints) = &mut self.endpoints {
                 for endpoint in &mut endpoints.all {
                     (endpoint.has_more, endpoint.rests_until) = (true, None);
@@ -160,7 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for endpoint in self.endpoints.iter_mut().flat_map(|endpoints| &mut endpoints.all) {
             endpoint.has_more = false;
             if let Some(rest) = endpoint.rest.take() {
-                self.state.bridge.stats.add(Counter::DatagramsUnheard, rest.len() as u64);
+                self.state.inbox.stats.add(Counter::DatagramsUnheard, rest.len() as u64);
             }
             endpoint.outgoing.borrow_mut().close();
             if let Some(socket) = endpoint.socket.take() {
@@ -192,7 +192,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             match self.driver.receive_datagrams(socket, &mut inbound) {
                 Ok(got) => {
                     (endpoint.has_more, endpoint.failed) = (got == BATCH, 0);
-                    self.state.bridge.stats.add(Counter::DatagramsIn, inbound.len() as u64);
+                    self.state.inbox.stats.add(Counter::DatagramsIn, inbound.len() as u64);
                     endpoint.rest = Some(Rest { inbound, next: 0 });
                     continue;
                 }
@@ -222,7 +222,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for n in rest.next..rest.next + some {
             let (ends, bytes) = rest.inbound.datagram(n);
             if is_own(bound, endpoint.at, ends) {
-                self.state.bridge.stats.add(Counter::DatagramsOwn, 1);
+                self.state.inbox.stats.add(Counter::DatagramsOwn, 1);
                 continue;
             }
             self.datagram(endpoint, (ends, bytes));
@@ -261,7 +261,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Sends what waits, until the socket is full: then a signal comes when there is room.
     fn send_datagrams(&mut self, endpoint: &mut Endpoint) {
-        let stats = &self.state.bridge.stats;
+        let stats = &self.state.inbox.stats;
         let outgoing = &mut *endpoint.outgoing.borrow_mut();
         if let Some(socket) = &endpoint.socket {
             while outgoing.len() > 0 && !outgoing.is_held {
@@ -296,7 +296,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// An error that the kernel kept for the socket is taken by the call that told of it.
     #[cold]
     fn datagram_trouble(&mut self, endpoint: &mut Endpoint, errno: Errno) {
-        self.state.bridge.stats.add(Counter::DatagramErrors, 1);
+        self.state.inbox.stats.add(Counter::DatagramErrors, 1);
         if judge(errno) == AcceptError::Broken {
             return self.endpoint_broken(endpoint, errno);
         }
@@ -323,14 +323,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// This endpoint will never receive again. The others go on.
     #[cold]
     fn endpoint_broken(&mut self, endpoint: &mut Endpoint, errno: Errno) {
-        self.state.bridge.stats.add(Counter::ListenersBroken, 1);
+        self.state.inbox.stats.add(Counter::ListenersBroken, 1);
         tracing::error!(at = %endpoint.at, %errno, "this endpoint is broken and ends");
         endpoint.has_more = false;
         endpoint.outgoing.borrow_mut().close();
         if let Some(socket) = endpoint.socket.take() {
             self.driver.detach(socket, Ending::Close);
         }
-        self.hub.listener_health.mark_failed(&endpoint.at.into(), errno);
+        self.shared.listener_health.mark_failed(&endpoint.at.into(), errno);
     }
 }
 

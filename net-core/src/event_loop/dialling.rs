@@ -16,7 +16,7 @@ use crate::driver::{Driver, Ending, Link};
 use crate::features::dial::{Target, passes_soon};
 use crate::sys::addr::Addr;
 use crate::sys::{Errno, Socket};
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use crate::threads::resolver::{Answer, Question};
 use net_timer::Tick;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Begins the attempts that are due, as many as a turn may.
     pub(super) fn start_dials(&mut self) {
-        if self.order > Order::Run {
+        if self.phase > Phase::Run {
             self.state.dials.clear(); // each is told of the order, in the table
             return;
         }
@@ -58,7 +58,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let attempt = dialling.attempt();
                 self.state.file(id, until);
                 let question = Question { id, attempt, name: Arc::clone(&name), until };
-                if !self.hub.resolve(question, now) {
+                if !self.shared.resolve(question, now) {
                     tracing::warn!(%id, %name, "too many names wait to be looked up");
                     self.attempt_failed(id, Closed::Unresolved);
                 }
@@ -268,7 +268,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if dialling.is_asking
             && let Some(name) = dialling.name()
         {
-            self.hub.resolver.withdraw(id, name);
+            self.shared.resolver.withdraw(id, name);
         }
         for socket in std::mem::take(&mut dialling.older) {
             self.driver.detach(socket, Ending::Close);

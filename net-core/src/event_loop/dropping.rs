@@ -62,20 +62,20 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// that panic in one drop would end the process.
     pub(crate) fn dismantle(self) {
         let Self { mut state, handler, fan_outs, .. } = self;
-        let bridge = Arc::clone(&state.bridge);
+        let inbox = Arc::clone(&state.inbox);
         let mut from = 0;
         while let Some(id) = state.table.next_live(from) {
             from = id.slot() + 1;
             let Some(Connection { mut head, session }) = state.table.remove(id) else { continue };
             state.outbox.drop_all(&mut head, id);
-            last_drop(&bridge.stats, session);
+            last_drop(&inbox.stats, session);
         }
         let payloads = state.outbox.panicked.len() as u64;
-        bridge.stats.add(Counter::Panics, payloads);
-        state.jobs.drain(..).for_each(|job| last_drop(&bridge.stats, job));
-        state.last_words.drain().for_each(|(_, unsaid)| last_drop(&bridge.stats, unsaid));
-        fan_outs.into_iter().for_each(|fan_out| last_drop(&bridge.stats, fan_out));
-        last_drop(&bridge.stats, handler);
+        inbox.stats.add(Counter::Panics, payloads);
+        state.jobs.drain(..).for_each(|job| last_drop(&inbox.stats, job));
+        state.last_words.drain().for_each(|(_, unsaid)| last_drop(&inbox.stats, unsaid));
+        fan_outs.into_iter().for_each(|fan_out| last_drop(&inbox.stats, fan_out));
+        last_drop(&inbox.stats, handler);
     }
 }
 

@@ -13,7 +13,8 @@ use crate::connection::slot::{Deadlines, Filed, Status};
 use crate::driver::{Driver, Ending, Received};
 use crate::observe::stats::Counter;
 use crate::sys::Errno;
-use crate::threads::hub::{Mail, Order};
+use crate::threads::control::Phase;
+use crate::threads::mail::Mail;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -383,7 +384,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 Received::Failed(errno) => return self.failed(id, errno),
             }
         }
-        let why = if self.order == Order::Run { Closed::Local } else { Closed::Draining };
+        let why = if self.phase == Phase::Run { Closed::Local } else { Closed::Draining };
         self.state.because(id, why);
         if self.says_last_word(id) {
             return;
@@ -553,8 +554,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.drop_of_user(unsaid);
             }
             let source = self.state.forget(id);
-            self.hub.admission.leave(source);
-            self.state.bridge.stats.closed(why);
+            self.shared.admission.leave(source);
+            self.state.inbox.stats.closed(why);
             self.runs(Callback::Drop, Some(id));
             self.drop_of_user(session);
         }
@@ -563,20 +564,20 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Closes a connection that no session was made for.
     pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: Closed) {
         if let Closed::Refused(why) = why {
-            let (admission, stats) = (&self.hub.admission, &self.state.bridge.stats);
+            let (admission, stats) = (&self.shared.admission, &self.state.inbox.stats);
             return turn_away(&mut self.driver, socket, admission, stats, why);
         }
         self.driver.detach(socket, Ending::Close);
-        self.state.bridge.stats.closed(why);
+        self.state.inbox.stats.closed(why);
     }
 
     pub(super) fn close_mail(&mut self) {
         let mut lost = 0;
-        let bridge = &self.state.bridge;
-        bridge.mail.close_and_drain(|mail| {
+        let inbox = &self.state.inbox;
+        inbox.mail.close_and_drain(|mail| {
             if let Mail::Arrival(_) = mail {
-                bridge.stats.add(Counter::Given, 1);
-                bridge.stats.closed(Closed::Stopped);
+                inbox.stats.add(Counter::Given, 1);
+                inbox.stats.closed(Closed::Stopped);
                 return;
             }
             if let Mail::Resolved(_) | Mail::Beyond = mail {
@@ -585,9 +586,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.
             if guard(|| drop(mail)).is_none() {
-                bridge.stats.add(Counter::Panics, 1);
+                inbox.stats.add(Counter::Panics, 1);
             }
         });
-        bridge.stats.add(Counter::MailLost, lost);
+        inbox.stats.add(Counter::MailLost, lost);
     }
 }

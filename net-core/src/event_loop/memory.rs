@@ -70,7 +70,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         {
             share.relieved_from = Some(0);
         }
-        self.state.bridge.stats.set(Counter::Buffered, most as u64);
+        self.state.inbox.stats.set(Counter::Buffered, most as u64);
     }
 
     /// Memory is no longer tight, and some are still to be looked at again.

@@ -2,7 +2,6 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
-mod bridges;
 mod broadcasts;
 mod datagrams;
 mod deadlines;
@@ -10,6 +9,7 @@ mod dialling;
 mod dropping;
 mod ending;
 mod heartbeats;
+mod inbox;
 mod memory;
 mod progress;
 mod quiet;
@@ -40,7 +40,8 @@ use crate::driver::Driver;
 use crate::features::dial::Jitter;
 use crate::observe::ledger::Ledger;
 use crate::sys::cpu_clock;
-use crate::threads::hub::{Hub, Order};
+use crate::threads::control::Phase;
+use crate::threads::shared::Shared;
 use broadcasts::FanOut;
 use datagrams::Endpoints;
 use memory::Share;
@@ -58,13 +59,13 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     driver: D,
     handler: H,
     state: LoopState<H::Session, H::Message>,
-    hub: Arc<Hub<H::Message>>,
+    shared: Arc<Shared<H::Message>>,
     listeners: Vec<Listener>,
     fd_channel: Option<FdReceiver>,
     /// There if the server receives datagrams.
     endpoints: Option<Box<Endpoints>>,
     /// The order that is being carried out.
-    order: Order,
+    phase: Phase,
     /// Who is still to be told of it; `None`: nobody.
     telling: Option<Telling>,
     /// What had been taken before the drain, and is still to be carried out before anybody is told.
@@ -111,7 +112,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         driver: D,
         handler: H,
         limits: &Limits,
-        hub: Arc<Hub<H::Message>>,
+        shared: Arc<Shared<H::Message>>,
         listeners: Vec<Listener>,
         fd_channel: Option<FdReceiver>,
     ) -> Self {
@@ -119,19 +120,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let number = u8::try_from(number).expect("the server has checked the number of loops");
         let is_watched = limits.stall_threshold.is_some() || limits.time_callbacks;
         let ledger = limits.time_callbacks.then(|| Box::new(Ledger::new()));
-        let share = Share::of(limits, hub.loops.len());
+        let share = Share::of(limits, shared.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
         let [trouble, cuts] = [(); 2].map(|()| LogLimiter::new(limits.log_every));
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
-            state: LoopState::new(number, now, jitter, limits, Arc::clone(&hub), D::peer),
+            state: LoopState::new(number, now, jitter, limits, Arc::clone(&shared), D::peer),
             driver,
             handler,
-            hub,
+            shared,
             listeners,
             fd_channel,
             endpoints: None,
-            order: Order::Run,
+            phase: Phase::Run,
             telling: None,
             promised: None,
             saw_the_end: false,
@@ -163,7 +164,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// wait itself.
     pub(crate) fn run(&mut self) -> io::Result<()> {
         if self.is_watched {
-            self.state.bridge.pulse.runs_by(cpu_clock::own());
+            self.state.inbox.pulse.runs_by(cpu_clock::own());
         }
         while self.turn()? {}
         Ok(())
@@ -212,12 +213,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let until = if self.has_work() {
             self.driver.wait(self.state.now, Some(self.state.now))
         } else {
-            let bridge = &self.state.bridge;
-            let (order, saw_the_end) = (self.order, self.saw_the_end);
-            if bridge.doorbell.word().try_sleep(|| bridge.has_news(order, saw_the_end)) {
+            let inbox = &self.state.inbox;
+            let (phase, saw_the_end) = (self.phase, self.saw_the_end);
+            if inbox.waker.word().try_sleep(|| inbox.has_news(phase, saw_the_end)) {
                 let (now, until) = self.next_deadline();
                 let waited = self.driver.wait(now, until);
-                bridge.doorbell.word().woke();
+                inbox.waker.word().woke();
                 waited
             } else {
                 self.driver.wait(self.state.now, Some(self.state.now))
@@ -295,7 +296,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || !state.ready.is_empty()
             || !state.dead.is_empty()
             || !state.dials.is_empty()
-            || (self.order > Order::Run && self.has_work_at_the_end())
+            || (self.phase > Phase::Run && self.has_work_at_the_end())
             || !self.walks.is_empty()
             || !self.fan_outs.is_empty()
             || !state.jobs.is_empty()
@@ -335,12 +336,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     #[inline]
     fn is_over(&mut self) -> bool {
-        self.order >= Order::Drain && self.is_over_at_last()
+        self.phase >= Phase::Drain && self.is_over_at_last()
     }
 
     #[cold]
     fn is_over_at_last(&mut self) -> bool {
-        if self.order >= Order::Cut {
+        if self.phase >= Phase::ForceClose {
             self.end_own_work();
         }
         let is_over = self.saw_the_end
@@ -390,12 +391,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Counts a panic and asks the handler what is to become of the rest.
     #[cold]
     fn count_panic(&mut self, callback: Callback) {
-        self.state.bridge.stats.add(crate::observe::stats::Counter::Panics, 1);
+        self.state.inbox.stats.add(crate::observe::stats::Counter::Panics, 1);
         let said = crate::base::panics::take_said();
         tracing::error!(in_loop = self.state.number, ?callback, said, "a callback panicked");
         let answer = guard(|| self.handler.on_panic(callback));
         if answer != Some(Keep::Running) {
-            self.hub.ask(Order::Stop);
+            self.shared.ask(Phase::Stop);
         }
     }
 }

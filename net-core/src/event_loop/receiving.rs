@@ -162,7 +162,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match token {
             WAKER => {
                 self.driver.woken();
-                self.state.bridge.stats.add(Counter::Wakeups, 1);
+                self.state.inbox.stats.add(Counter::Wakeups, 1);
             }
             FD_CHANNEL => {
                 if let Some(fd_channel) = &mut self.fd_channel {

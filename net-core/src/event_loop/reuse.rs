@@ -25,7 +25,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A connection has come in over the limit. True: there is a place for it now.
     #[cold]
     pub(super) fn make_room(&mut self) -> bool {
-        if self.hub.admission.has_room() {
+        if self.shared.admission.has_room() {
             return true; // somebody has left meanwhile
         }
         let WhenFull::ReuseIdle { min_idle } = self.state.limits.when_full else { return false };

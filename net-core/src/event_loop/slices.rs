@@ -9,7 +9,7 @@ use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::driver::Driver;
 use crate::observe::stats::Counter;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// One slice of a job after the other, in rotation, for as long as this turn has for them, and within
@@ -17,7 +17,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     #[inline(never)]
     pub(super) fn run_slices(&mut self) {
-        if self.order >= Order::Cut {
+        if self.phase >= Phase::ForceClose {
             return self.drop_jobs();
         }
         let time = u64::try_from(self.state.limits.slice_time_per_turn.as_nanos());
@@ -34,11 +34,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 break;
             }
         }
-        self.state.bridge.stats.set(Counter::Jobs, self.state.jobs.len() as u64);
+        self.state.inbox.stats.set(Counter::Jobs, self.state.jobs.len() as u64);
     }
 
     fn slice(&mut self, job: &mut Job<H>) -> Slice {
-        self.state.bridge.stats.add(Counter::Slices, 1);
+        self.state.inbox.stats.add(Counter::Slices, 1);
         match job {
             Job::OfLoop(job) => {
                 self.runs(Callback::Job, None);
@@ -50,7 +50,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Job::OfConnection(id, job) => {
                 if !self.lives(*id) {
-                    self.state.bridge.stats.add(Counter::JobsDropped, 1);
+                    self.state.inbox.stats.add(Counter::JobsDropped, 1);
                     return Slice::Done;
                 }
                 let mut end = Slice::Done; // as after a panic
@@ -70,8 +70,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     pub(super) fn drop_jobs(&mut self) {
         let jobs = std::mem::take(&mut self.state.jobs);
-        self.state.bridge.stats.add(Counter::JobsDropped, jobs.len() as u64);
-        self.state.bridge.stats.set(Counter::Jobs, 0);
+        self.state.inbox.stats.add(Counter::JobsDropped, jobs.len() as u64);
+        self.state.inbox.stats.set(Counter::Jobs, 0);
         for job in jobs {
             self.drop_job(Job::from_any(job));
         }

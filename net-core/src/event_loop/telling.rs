@@ -16,7 +16,7 @@ use crate::base::id::ConnId;
 use crate::connection::life::{Event, State};
 use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use net_timer::Tick;
 use std::time::Duration;
 
@@ -66,9 +66,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A new order is told to everybody, from the first slot on.
     #[cold]
     pub(super) fn begin_telling(&mut self) {
-        let mail = self.state.bridge.mail.len() as u64;
+        let mail = self.state.inbox.mail.len() as u64;
         self.promised = Some(Promised { mail, broadcasts: self.fan_outs.len() })
-            .filter(|_| self.order == Order::Drain);
+            .filter(|_| self.phase == Phase::Drain);
         self.tell_from_now();
     }
 
@@ -79,8 +79,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         self.promised = None;
         let state = &self.state;
-        let spread = match self.order {
-            Order::Drain => state.limits.drain_spread,
+        let spread = match self.phase {
+            Phase::Drain => state.limits.drain_spread,
             _ => Duration::ZERO,
         };
         self.telling = Some(Telling::new(state.now, spread, state.table.len()));
@@ -143,10 +143,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if head.status.state() == State::Dead {
             return;
         }
-        match self.order {
-            Order::Run => {}
-            Order::Drain if head.status.has(Status::TOLD) => {}
-            Order::Drain => {
+        match self.phase {
+            Phase::Run => {}
+            Phase::Drain if head.status.has(Status::TOLD) => {}
+            Phase::Drain => {
                 head.status.set(Status::TOLD);
                 if head.status.state() == State::Connecting {
                     self.state.because(id, Closed::Draining);
@@ -154,11 +154,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.flows_if_just_used(id);
                 self.step(id, Event::Draining);
             }
-            Order::Cut => {
+            Phase::ForceClose => {
                 self.state.cut_short_because(id, Closed::DrainDeadline);
                 self.step(id, Event::Stop);
             }
-            Order::Stop => {
+            Phase::Stop => {
                 self.state.cut_short_because(id, Closed::Stopped);
                 self.step(id, Event::Stop);
             }

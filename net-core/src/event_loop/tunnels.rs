@@ -73,7 +73,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Spliced::Nothing => Some(0),
             Spliced::NoPipe => {
-                self.state.bridge.stats.add(Counter::PipesMissing, 1);
+                self.state.inbox.stats.add(Counter::PipesMissing, 1);
                 Some(0)
             }
             Spliced::Failed(errno) => {
@@ -87,7 +87,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn brought(&mut self, id: ConnId, bytes: usize, is_little: bool) {
         self.state.tally.receives += 1;
         self.state.tally.received_bytes += bytes as u64;
-        self.state.bridge.stats.add(Counter::BytesSpliced, bytes as u64);
+        self.state.inbox.stats.add(Counter::BytesSpliced, bytes as u64);
         let Some(head) = self.state.head(id) else { return };
         if is_little {
             head.status.clear(Status::BULK);

@@ -11,7 +11,7 @@ use crate::accept::proxy_header::{self, HEADER_MAX, ProxyHeader};
 use crate::api::handler::Handler;
 use crate::base::closed::{BadHeader, Closed, Which, Why};
 use crate::driver::{Driver, Link, Received, waiting_token};
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use net_timer::{Entries, Links, Slot, Tick, Wheel};
 use slab::Slab;
 
@@ -93,7 +93,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let (link, heard) = (Link::default(), Vec::new());
         let mut waiting = Waiting { arrival, link, heard, until, links, slot };
         match self.read_header(&mut waiting) {
-            Heard::Part if self.order == Order::Run => self.let_wait(waiting),
+            Heard::Part if self.phase == Phase::Run => self.let_wait(waiting),
             heard => self.heard(waiting, heard),
         }
     }
@@ -218,10 +218,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let waiting = vestibule.waiting.iter().map(|(n, _)| n as u32);
         let some: Vec<u32> = waiting.take(self.state.limits.drained_per_turn).collect();
         for n in some {
-            let heard = match self.order {
-                Order::Cut => Heard::Never(Closed::DrainDeadline),
-                Order::Stop => Heard::Never(Closed::Stopped),
-                Order::Run | Order::Drain => self.hear_again(n).unwrap_or(Heard::Part),
+            let heard = match self.phase {
+                Phase::ForceClose => Heard::Never(Closed::DrainDeadline),
+                Phase::Stop => Heard::Never(Closed::Stopped),
+                Phase::Run | Phase::Drain => self.hear_again(n).unwrap_or(Heard::Part),
             };
             self.leave(n, heard);
         }

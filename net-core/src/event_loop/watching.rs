@@ -10,7 +10,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A turn begins.
     #[cold]
     pub(super) fn watch_begin(&mut self) {
-        self.state.bridge.pulse.begin(self.state.now);
+        self.state.inbox.pulse.begin(self.state.now);
         if let Some(ledger) = &mut self.ledger {
             ledger.begin(self.driver.nanos());
         }
@@ -25,10 +25,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// The turn is over.
     pub(super) fn watch_rest(&mut self) {
-        self.state.bridge.pulse.rest();
+        self.state.inbox.pulse.rest();
         if let Some(ledger) = &mut self.ledger {
             ledger.rest(self.driver.nanos());
-            self.state.bridge.pulse.took(ledger.by_kind());
+            self.state.inbox.pulse.took(ledger.by_kind());
         }
     }
 
@@ -43,7 +43,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     #[cold]
     fn watch_call(&mut self, callback: Callback, of: Option<ConnId>) {
-        self.state.bridge.pulse.calls(callback, of.map_or(0, ConnId::token));
+        self.state.inbox.pulse.calls(callback, of.map_or(0, ConnId::token));
         if let Some(ledger) = &mut self.ledger {
             ledger.calls(self.driver.nanos(), callback, of);
         }

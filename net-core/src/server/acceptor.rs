@@ -14,8 +14,10 @@ use crate::server::standstill::Standstill;
 use crate::sys::Errno;
 use crate::sys::addr::Addr;
 use crate::sys::signals::Signals;
-use crate::threads::hub::{Bridge, Hub, Order};
+use crate::threads::control::Phase;
+use crate::threads::inbox::Inbox;
 use crate::threads::resolver::{self, Answer, Question};
+use crate::threads::shared::Shared;
 use net_timer::Tick;
 use std::io;
 use std::sync::Arc;
@@ -35,13 +37,13 @@ const END_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Acceptor<M, D: Driver> {
     driver: D,
-    hub: Arc<Hub<M>>,
+    shared: Arc<Shared<M>>,
     listeners: Vec<Listener>,
     handover: Handover<M>,
     limits: Limits,
     drain_timeout: Duration,
     signals: Option<Signals>,
-    order: Order,
+    phase: Phase,
     /// The last listener, and why it broke, if the server drains for that.
     last_failed: Option<(Addr, Errno)>,
     /// When the drain is cut short.
@@ -60,24 +62,24 @@ pub(crate) struct Acceptor<M, D: Driver> {
 impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     pub(crate) fn new(
         driver: D,
-        hub: Arc<Hub<M>>,
+        shared: Arc<Shared<M>>,
         listeners: Vec<Listener>,
         handover: Handover<M>,
         limits: Limits,
         drain_timeout: Duration,
         signals: Option<Signals>,
     ) -> Self {
-        let stalls = Stalls::new(&limits, hub.loops.len());
-        let ends = hub.loops.iter().map(|_| Standstill::default()).collect();
+        let stalls = Stalls::new(&limits, shared.loops.len());
+        let ends = shared.loops.iter().map(|_| Standstill::default()).collect();
         Self {
             driver,
-            hub,
+            shared,
             listeners,
             handover,
             limits,
             drain_timeout,
             signals,
-            order: Order::Run,
+            phase: Phase::Run,
             last_failed: None,
             deadline: None,
             arrivals_ended: false,
@@ -121,7 +123,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             self.driver.wait(now, self.next(now))?;
             now = self.driver.now();
             if let Some(stalls) = &mut self.stalls {
-                stalls.look(now, self.hub.loops.iter().map(|bridge| &bridge.pulse));
+                stalls.look(now, self.shared.loops.iter().map(|inbox| &inbox.pulse));
             }
             while let Some(signal) = self.driver.next() {
                 if signal.token == WAKER {
@@ -139,45 +141,45 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     /// Starts a thread of the resolver, if one more is wanted. From here, since a loop's thread may
     /// have a descriptor table of its own, which that thread would share for ever.
     fn start_resolving(&mut self) {
-        while self.hub.resolver.takes_thread() {
-            let hub = Arc::clone(&self.hub);
+        while self.shared.resolver.takes_thread() {
+            let shared = Arc::clone(&self.shared);
             let serve = move || {
                 let _quiet = Quiet::here();
-                hub.resolver.serve(resolver::lookup, |answer| hub.answer(answer));
+                shared.resolver.serve(resolver::lookup, |answer| shared.answer(answer));
             };
             let thread = thread::Builder::new().name("net-resolver".into()).spawn(serve);
             let Err(error) = thread else { continue };
             tracing::error!(%error, "cannot start a thread that looks names up");
             let error = Arc::new(io::Error::new(error.kind(), "no thread to look it up"));
-            for Question { id, attempt, .. } in self.hub.resolver.gives_thread_back() {
-                self.hub.answer(Answer { id, attempt, found: Err(Arc::clone(&error)) });
+            for Question { id, attempt, .. } in self.shared.resolver.gives_thread_back() {
+                self.shared.answer(Answer { id, attempt, found: Err(Arc::clone(&error)) });
             }
             return;
         }
     }
 
     fn is_over(&self) -> bool {
-        let is_over = |k: usize| self.hub.loops[k].is_over.load(Ordering::Acquire);
-        (0..self.hub.loops.len()).all(|k| is_over(k) || self.given_up.contains(&k))
+        let is_over = |k: usize| self.shared.loops[k].is_over.load(Ordering::Acquire);
+        (0..self.shared.loops.len()).all(|k| is_over(k) || self.given_up.contains(&k))
     }
 
     /// Once all is to be ended at once, a loop that stands still is not waited for: its callback may never
     /// return, and the process is to end.
     fn give_up(&mut self, now: Tick) {
-        if self.order < Order::Cut {
+        if self.phase < Phase::ForceClose {
             return;
         }
         let is_in_a_hurry = self.signals.as_ref().is_some_and(|signals| signals.seen().0 > 1);
         let patience = if is_in_a_hurry { END_PATIENCE_IN_A_HURRY } else { END_PATIENCE };
-        for (k, bridge) in self.hub.loops.iter().enumerate() {
-            if bridge.is_over.load(Ordering::Acquire) || self.given_up.contains(&k) {
+        for (k, inbox) in self.shared.loops.iter().enumerate() {
+            if inbox.is_over.load(Ordering::Acquire) || self.given_up.contains(&k) {
                 continue;
             }
-            let since = self.ends[k].look(now, bridge.stats.get(Counter::Turns), true);
+            let since = self.ends[k].look(now, inbox.stats.get(Counter::Turns), true);
             if since.is_some_and(|since| now >= since.after(patience)) {
-                let callback = bridge.pulse.beat(k).and_then(|beat| beat.callback);
+                let callback = inbox.pulse.beat(k).and_then(|beat| beat.callback);
                 let callback = callback.map_or("unknown", |callback| callback.label());
-                let connections = bridge.stats.get(Counter::Open);
+                let connections = inbox.stats.get(Counter::Open);
                 tracing::error!(
                     in_loop = k,
                     callback,
@@ -192,13 +194,13 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     /// Until when nothing is to be done.
     fn next(&self, now: Tick) -> Option<Tick> {
         let has_more =
-            || !self.hub.adoptions.is_empty() || self.listeners.iter().any(Listener::has_more);
+            || !self.shared.adoptions.is_empty() || self.listeners.iter().any(Listener::has_more);
         if self.retry_at.is_none() && has_more() {
             return Some(now);
         }
         let rests = self.listeners.iter().filter_map(Listener::rests_until);
         let look = self.stalls.as_ref().map(Stalls::next_look);
-        let end = (self.order >= Order::Cut).then(|| now.after(END_LOOK_EVERY));
+        let end = (self.phase >= Phase::ForceClose).then(|| now.after(END_LOOK_EVERY));
         let looks = look.into_iter().chain(self.look_at).chain(end);
         rests.chain(self.retry_at).chain(self.deadline).chain(looks).min()
     }
@@ -229,22 +231,22 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     fn take_adoptions(&mut self, arrivals: &mut Vec<Arrival>) {
         let most = self.limits.accepts_per_turn.min(self.handover.room());
         while arrivals.len() < most
-            && let Some(arrival) = self.hub.adoptions.take()
+            && let Some(arrival) = self.shared.adoptions.take()
         {
             arrivals.push(arrival);
         }
-        self.hub.acceptor.add(Counter::Given, arrivals.len() as u64);
+        self.shared.acceptor.add(Counter::Given, arrivals.len() as u64);
     }
 
     /// As many as fit in one turn, and on the ways to the loops.
     fn accept_batch(&mut self, now: Tick, arrivals: &mut Vec<Arrival>) {
-        let a_turn = self.limits.accepts_per_turn.saturating_mul(self.hub.loops.len());
+        let a_turn = self.limits.accepts_per_turn.saturating_mul(self.shared.loops.len());
         let most = a_turn.min(self.handover.room());
         while arrivals.len() < most {
             let before = arrivals.len();
             for listening in &mut self.listeners {
                 let (driver, stats, admission) =
-                    (&mut self.driver, &self.hub.acceptor, &self.hub.admission);
+                    (&mut self.driver, &self.shared.acceptor, &self.shared.admission);
                 let left = most - arrivals.len();
                 listening.accept(driver, now, &self.limits, left, stats, admission, arrivals);
             }
@@ -257,8 +259,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     /// At the end: accepts who waits, then ends listening. From now on a connect is refused.
     fn end_listening(&mut self, now: Tick) {
         let mut given = Vec::new();
-        self.hub.adoptions.close_and_drain(|arrival| given.push(arrival));
-        self.hub.acceptor.add(Counter::Given, given.len() as u64);
+        self.shared.adoptions.close_and_drain(|arrival| given.push(arrival));
+        self.shared.acceptor.add(Counter::Given, given.len() as u64);
         self.handover.place(&mut given);
         for n in 0..self.listeners.len() {
             self.listeners[n].last_call();
@@ -268,7 +270,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
                 let mut arrivals = Vec::new();
                 let most = left.min(self.handover.last_room());
                 let (driver, stats, admission) =
-                    (&mut self.driver, &self.hub.acceptor, &self.hub.admission);
+                    (&mut self.driver, &self.shared.acceptor, &self.shared.admission);
                 self.listeners[n].accept(
                     driver,
                     now,
@@ -288,49 +290,49 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
 
     /// Nothing more will come: says so to the loops, once all that came is with them.
     fn end_arrivals(&mut self, all_delivered: bool) {
-        let may_end = all_delivered || self.order >= Order::Cut;
-        if self.order >= Order::Drain && may_end && !self.arrivals_ended {
+        let may_end = all_delivered || self.phase >= Phase::ForceClose;
+        if self.phase >= Phase::Drain && may_end && !self.arrivals_ended {
             self.arrivals_ended = true;
             (self.retry_at, self.look_at) = (None, None);
-            let is_late = self.order == Order::Cut;
+            let is_late = self.phase == Phase::ForceClose;
             self.handover.end(if is_late { Closed::DrainDeadline } else { Closed::Stopped });
         }
     }
 
     fn obey(&mut self, now: Tick) {
-        let mut asked = self.hub.asked.order();
+        let mut asked = self.shared.asked.phase();
         if let Some(signals) = &self.signals {
             asked = asked.max(match signals.seen().0 {
-                0 => Order::Run,
-                1 => Order::Drain,
-                _ => Order::Stop,
+                0 => Phase::Run,
+                1 => Phase::Drain,
+                _ => Phase::Stop,
             });
         }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
-            asked = asked.max(Order::Cut);
+            asked = asked.max(Phase::ForceClose);
         }
-        let has_died = |bridge: &Arc<Bridge<M>>| bridge.is_over.load(Ordering::Acquire);
-        if self.order == Order::Run && self.hub.loops.iter().any(has_died) {
+        let has_died = |inbox: &Arc<Inbox<M>>| inbox.is_over.load(Ordering::Acquire);
+        if self.phase == Phase::Run && self.shared.loops.iter().any(has_died) {
             tracing::error!("a loop has ended by itself; the server stops");
-            asked = Order::Stop;
+            asked = Phase::Stop;
         }
         // A server that ends anyway does not end for want of them.
-        if self.order == Order::Run
-            && asked == Order::Run
-            && let Some((at, errno)) = self.hub.listener_health.all_failed()
+        if self.phase == Phase::Run
+            && asked == Phase::Run
+            && let Some((at, errno)) = self.shared.listener_health.all_failed()
         {
             tracing::error!(%at, %errno, "no listener is left; the server drains");
             self.last_failed = Some((at, errno));
-            asked = Order::Drain;
+            asked = Phase::Drain;
         }
-        if asked <= self.order {
+        if asked <= self.phase {
             return;
         }
-        let before = std::mem::replace(&mut self.order, asked);
-        tracing::info!(order = ?asked, connections = self.hub.admission.inside(), "the server ends");
-        self.hub.order(asked);
-        self.deadline = (asked == Order::Drain).then(|| now.after(self.drain_timeout));
-        if before == Order::Run {
+        let before = std::mem::replace(&mut self.phase, asked);
+        tracing::info!(phase = ?asked, connections = self.shared.admission.inside(), "the server ends");
+        self.shared.raise(asked);
+        self.deadline = (asked == Phase::Drain).then(|| now.after(self.drain_timeout));
+        if before == Phase::Run {
             self.end_listening(now);
         }
     }

@@ -8,7 +8,7 @@ use crate::base::error::StartError;
 use crate::driver::{Driver, listener_token};
 use crate::sys::addr::{Addr, AddrError};
 use crate::sys::{ListenOptions, Socket};
-use crate::threads::hub::Hub;
+use crate::threads::shared::Shared;
 use std::sync::Arc;
 
 /// What the kernel takes ahead for each connection of a server with a memory budget. It grows a slow
@@ -39,18 +39,18 @@ pub(super) struct Doors<D> {
 /// know no SO_REUSEPORT; or none, where the only loop opens its doors itself.
 pub(super) fn open_doors<H: Handler, D: Driver>(
     server: &Server,
-    hub: &Hub<H::Message>,
+    shared: &Shared<H::Message>,
     wanted: &[Door],
     listens: Listens,
 ) -> Result<Doors<D>, StartError> {
-    let mut driver = D::open(&server.limits, Arc::clone(&hub.acceptor_waker))
+    let mut driver = D::open(&server.limits, Arc::clone(&shared.acceptor_waker))
         .map_err(|error| StartError::new("make the acceptor's epoll", error))?;
     let (mut listeners, mut addrs, mut held) = (Vec::new(), Vec::new(), Vec::new());
     let options = listen_options(server);
     let wanted = if listens == Listens::OnlyLoop { &[] } else { wanted };
     for Door { at, proxies } in wanted {
-        let shared = at.inet().filter(|_| listens == Listens::EachLoop);
-        let socket = match shared {
+        let of_each_loop = at.inet().filter(|_| listens == Listens::EachLoop);
+        let socket = match of_each_loop {
             None => driver.listen(listener_token(listeners.len()), at, &options),
             Some(at) => Socket::bind(at, &options),
         }
@@ -62,9 +62,9 @@ pub(super) fn open_doors<H: Handler, D: Driver>(
             return Err(StartError::plain(format!("listen on {at}: it is named twice")));
         }
         addrs.push(at.clone());
-        match shared {
+        match of_each_loop {
             None => {
-                let listening = Listener::new(at, socket, &server.limits, &hub.listener_health);
+                let listening = Listener::new(at, socket, &server.limits, &shared.listener_health);
                 listeners.push(listening.behind(proxies.clone()));
             }
             Some(_) => held.push(socket),

@@ -8,7 +8,8 @@ use crate::observe::stats::Counter;
 use crate::server::placement::{Balance, Placement};
 use crate::server::standstill::Standstill;
 use crate::sys::{Errno, Socket};
-use crate::threads::hub::{Bridge, Hub};
+use crate::threads::inbox::Inbox;
+use crate::threads::shared::Shared;
 use net_timer::Tick;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Places arrivals and hands them over. Used by the acceptor's thread only.
 pub(crate) struct Handover<M> {
-    hub: Arc<Hub<M>>,
+    shared: Arc<Shared<M>>,
     placement: Placement,
     lanes: Vec<Lane>,
     /// Arrivals for which no loop had room.
@@ -68,7 +69,7 @@ impl<M> Handover<M> {
     /// `fd_channels`: the acceptor's ends, one for each loop, and the places in a loop's table. Empty:
     /// the loops share this thread's table.
     pub(crate) fn new(
-        hub: Arc<Hub<M>>,
+        shared: Arc<Shared<M>>,
         balance: Balance,
         fd_channels: Vec<Socket>,
         places: u64,
@@ -76,17 +77,17 @@ impl<M> Handover<M> {
         log_every: Duration,
     ) -> Self {
         let ways: Vec<_> = if fd_channels.is_empty() {
-            hub.loops.iter().map(|_| Way::Queue).collect()
+            shared.loops.iter().map(|_| Way::Queue).collect()
         } else {
             fd_channels.into_iter().map(|end| Way::FdChannel { end, places }).collect()
         };
-        let loops = hub.loops.len() as u64;
+        let loops = shared.loops.len() as u64;
         // All loops together have a half of all places, and each its part of it.
-        let mut waits_max = hub.admission.max() as u64 / (2 * loops);
+        let mut waits_max = shared.admission.max() as u64 / (2 * loops);
         if matches!(ways.first(), Some(Way::FdChannel { .. })) {
             waits_max = waits_max.min(in_flight_max / loops);
         }
-        let waits_max = waits_max.clamp(1, hub.loops[0].arrivals.capacity() as u64);
+        let waits_max = waits_max.clamp(1, shared.loops[0].arrivals.capacity() as u64);
         let lane = |way| Lane {
             batch: Vec::new(),
             sent: 0,
@@ -96,10 +97,10 @@ impl<M> Handover<M> {
             is_stuck: false,
         };
         let lanes = ways.into_iter().map(lane).collect();
-        let placement = Placement::new(balance, hub.loops.len());
+        let placement = Placement::new(balance, shared.loops.len());
         let is_exact = balance == Balance::RoundRobin;
         let (waiting, trouble) = (VecDeque::new(), LogLimiter::new(log_every));
-        Self { hub, placement, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
+        Self { shared, placement, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
     }
 
     /// Looks for loops that stand still though a newcomer waits for them, in a callback that does not return:
@@ -108,16 +109,16 @@ impl<M> Handover<M> {
     pub(crate) fn look(&mut self, now: Tick) -> Option<Tick> {
         let mut is_awaited = false;
         for k in 0..self.lanes.len() {
-            let (lane, bridge) = (&mut self.lanes[k], &self.hub.loops[k]);
-            let waits = lane.is_stuck || lane.coming(&self.hub, k) > 0;
-            let since = lane.still.look(now, bridge.stats.get(Counter::Turns), waits);
+            let (lane, inbox) = (&mut self.lanes[k], &self.shared.loops[k]);
+            let waits = lane.is_stuck || lane.coming(&self.shared, k) > 0;
+            let since = lane.still.look(now, inbox.stats.get(Counter::Turns), waits);
             is_awaited |= since.is_some();
             lane.is_slow = since.is_some_and(|since| now >= since.after(LOOK_EVERY));
             let is_stuck = since.is_some_and(|since| now >= since.after(STUCK_AFTER));
             if is_stuck && !std::mem::replace(&mut lane.is_stuck, is_stuck) {
-                let back = lane.take_back(bridge);
+                let back = lane.take_back(inbox);
                 if let Some(held_back) = self.trouble.allow(now) {
-                    let waiting = lane.coming(&self.hub, k);
+                    let waiting = lane.coming(&self.shared, k);
                     tracing::warn!(
                         in_loop = k,
                         waiting,
@@ -141,13 +142,13 @@ impl<M> Handover<M> {
         }
         let mut in_flight: u64 = (0..self.lanes.len()).map(|k| self.in_flight(k)).sum();
         let is_waited_for = |lanes: &[Lane], k: usize| {
-            self.is_exact && lanes[k].is_waited_for(&self.hub, k, self.waits_max)
+            self.is_exact && lanes[k].is_waited_for(&self.shared, k, self.waits_max)
         };
         let mut is_one_waited_for = (0..self.lanes.len()).any(|k| is_waited_for(&self.lanes, k));
         while let Some(arrival) = self.waiting.pop_front() {
-            let (hub, lanes) = (&self.hub, &self.lanes);
-            let has_room = |k: usize| lanes[k].has_room(hub, k, self.waits_max);
-            let load = |k: usize| lanes[k].load(hub, k);
+            let (shared, lanes) = (&self.shared, &self.lanes);
+            let has_room = |k: usize| lanes[k].has_room(shared, k, self.waits_max);
+            let load = |k: usize| lanes[k].load(shared, k);
             let picked = (in_flight < self.in_flight_max && !is_one_waited_for)
                 .then(|| self.placement.pick(&arrival.peer, has_room, load))
                 .flatten();
@@ -156,7 +157,7 @@ impl<M> Handover<M> {
                 return;
             };
             if skipped > 0 {
-                self.hub.acceptor.add(Counter::LoopSkipped, skipped as u64);
+                self.shared.acceptor.add(Counter::LoopSkipped, skipped as u64);
             }
             in_flight += u64::from(matches!(self.lanes[k].way, Way::FdChannel { .. }));
             self.lanes[k].batch.push(arrival);
@@ -167,7 +168,7 @@ impl<M> Handover<M> {
     /// Connections on their way to loop `k` by fd channel, and those about to be.
     fn in_flight(&self, k: usize) -> u64 {
         match &self.lanes[k].way {
-            Way::FdChannel { .. } => self.lanes[k].coming(&self.hub, k),
+            Way::FdChannel { .. } => self.lanes[k].coming(&self.shared, k),
             Way::Queue | Way::Closed => 0,
         }
     }
@@ -176,7 +177,7 @@ impl<M> Handover<M> {
     /// could not be: call again a little later.
     pub(crate) fn deliver(&mut self) -> bool {
         for (k, lane) in self.lanes.iter_mut().enumerate() {
-            lane.deliver(&self.hub, k);
+            lane.deliver(&self.shared, k);
         }
         self.waiting.is_empty() && self.lanes.iter().all(|lane| lane.batch.is_empty())
     }
@@ -209,40 +210,40 @@ impl<M> Handover<M> {
             self.waiting.drain(..).chain(self.lanes.iter_mut().flat_map(|l| l.batch.drain(..)));
         for arrival in left {
             drop(arrival);
-            self.hub.acceptor.closed(why);
+            self.shared.acceptor.closed(why);
         }
-        for (lane, bridge) in self.lanes.iter_mut().zip(&self.hub.loops) {
+        for (lane, inbox) in self.lanes.iter_mut().zip(&self.shared.loops) {
             // An fd channel's far end sees this as its end of file.
             lane.way = Way::Closed;
             // Release: who sees it sees every arrival that was pushed before.
-            bridge.arrivals_ended.store(true, Ordering::Release);
-            bridge.doorbell.ring();
+            inbox.arrivals_ended.store(true, Ordering::Release);
+            inbox.waker.wake();
         }
     }
 }
 
 impl Lane {
     /// Connections placed on loop `k` that it has not taken yet.
-    fn coming<M>(&self, hub: &Hub<M>, k: usize) -> u64 {
-        self.sent - hub.loops[k].taken.load(Ordering::Acquire) + self.batch.len() as u64
+    fn coming<M>(&self, shared: &Shared<M>, k: usize) -> u64 {
+        self.sent - shared.loops[k].taken.load(Ordering::Acquire) + self.batch.len() as u64
     }
 
     /// Connections that loop `k` has, or is about to have.
-    fn load<M>(&self, hub: &Hub<M>, k: usize) -> u64 {
-        // In this order: see `Bridge::taken`.
-        let coming = self.coming(hub, k);
-        coming + hub.loops[k].stats.get(Counter::Open)
+    fn load<M>(&self, shared: &Shared<M>, k: usize) -> u64 {
+        // In this order: see `Inbox::taken`.
+        let coming = self.coming(shared, k);
+        coming + shared.loops[k].stats.get(Counter::Open)
     }
 
-    fn has_room<M>(&self, hub: &Hub<M>, k: usize, waits_max: u64) -> bool {
-        let bridge = &hub.loops[k];
-        if self.is_stuck || bridge.is_over.load(Ordering::Acquire) {
+    fn has_room<M>(&self, shared: &Shared<M>, k: usize, waits_max: u64) -> bool {
+        let inbox = &shared.loops[k];
+        if self.is_stuck || inbox.is_over.load(Ordering::Acquire) {
             return false;
         }
         match &self.way {
-            Way::Queue => ((bridge.arrivals.len() + self.batch.len()) as u64) < waits_max,
+            Way::Queue => ((inbox.arrivals.len() + self.batch.len()) as u64) < waits_max,
             Way::FdChannel { places, .. } => {
-                self.load(hub, k) < *places && self.coming(hub, k) < waits_max
+                self.load(shared, k) < *places && self.coming(shared, k) < waits_max
             }
             Way::Closed => false,
         }
@@ -250,37 +251,37 @@ impl Lane {
 
     /// As many are on their way by fd channel as may be, and the loop may take them in its next turn: that is
     /// waited for, so that the rotation stays exact; for a loop that does not turn it is not.
-    fn is_waited_for<M>(&self, hub: &Hub<M>, k: usize, waits_max: u64) -> bool {
+    fn is_waited_for<M>(&self, shared: &Shared<M>, k: usize, waits_max: u64) -> bool {
         matches!(self.way, Way::FdChannel { .. })
             && !self.is_slow
-            && self.coming(hub, k) >= waits_max
-            && !hub.loops[k].is_over.load(Ordering::Acquire)
+            && self.coming(shared, k) >= waits_max
+            && !shared.loops[k].is_over.load(Ordering::Acquire)
     }
 
     /// What waits for a loop where another thread may take it: all that is not in an fd channel.
-    fn take_back<M>(&mut self, bridge: &Bridge<M>) -> Vec<Arrival> {
-        let mut back: Vec<_> = std::iter::from_fn(|| bridge.arrivals.pop()).collect();
+    fn take_back<M>(&mut self, inbox: &Inbox<M>) -> Vec<Arrival> {
+        let mut back: Vec<_> = std::iter::from_fn(|| inbox.arrivals.pop()).collect();
         self.sent -= back.len() as u64;
         back.append(&mut self.batch);
         back
     }
 
-    fn deliver<M>(&mut self, hub: &Hub<M>, k: usize) {
+    fn deliver<M>(&mut self, shared: &Shared<M>, k: usize) {
         if self.batch.is_empty() {
             return;
         }
-        let bridge = &hub.loops[k];
+        let inbox = &shared.loops[k];
         match &mut self.way {
             Way::Queue => {
                 let mut full = Vec::new();
                 for arrival in self.batch.drain(..) {
-                    match bridge.arrivals.push(arrival) {
+                    match inbox.arrivals.push(arrival) {
                         Ok(()) => self.sent += 1,
                         Err(arrival) => full.push(arrival),
                     }
                 }
                 self.batch = full;
-                bridge.doorbell.ring();
+                inbox.waker.wake();
             }
             Way::FdChannel { end, .. } => {
                 while !self.batch.is_empty() {
@@ -291,7 +292,7 @@ impl Lane {
                             tracing::error!(to_loop = k, %errno, "the fd channel is broken");
                             for arrival in self.batch.drain(..) {
                                 drop(arrival);
-                                hub.acceptor.closed(Closed::Machine(errno));
+                                shared.acceptor.closed(Closed::Machine(errno));
                             }
                         }
                     }
@@ -316,23 +317,24 @@ mod tests {
     /// By fd channel nothing comes back, so each loop has its part of what may be in flight: in rotation a loop
     /// that turns is waited for, and nobody waits for one that does not.
     #[test]
-    fn a_full_courier_is_waited_for_while_its_loop_turns() {
+    fn a_full_fd_channel_is_waited_for_while_its_loop_turns() {
         let limits = Limits::default();
         for balance in [Balance::RoundRobin, Balance::LeastConnections] {
-            let hub = Hub::<()>::new(2, Admission::new(1000, &limits), &limits).unwrap();
+            let shared = Shared::<()>::new(2, Admission::new(1000, &limits), &limits).unwrap();
             let (near, _far): (Vec<_>, Vec<_>) =
                 (0..2).map(|_| fd_channel::pair().unwrap()).unzip();
             let log_every = limits.log_every;
-            let mut handover = Handover::new(Arc::clone(&hub), balance, near, 1000, 8, log_every);
+            let mut handover =
+                Handover::new(Arc::clone(&shared), balance, near, 1000, 8, log_every);
             let arrival = |n: u16| Arrival {
                 socket: fd_channel::pair().unwrap().0,
                 peer: format!("127.0.0.1:{n}").parse().unwrap(),
-                permit: hub.admission.enter(None).unwrap(),
+                permit: shared.admission.enter(None).unwrap(),
                 is_announced: false,
             };
             let turn = |k: usize, taken| {
-                hub.loops[k].stats.add(Counter::Turns, 1);
-                hub.loops[k].taken.store(taken, Ordering::Release);
+                shared.loops[k].stats.add(Counter::Turns, 1);
+                shared.loops[k].taken.store(taken, Ordering::Release);
             };
             let at = Tick::from_millis;
             handover.place(&mut (1..=12).map(arrival).collect());

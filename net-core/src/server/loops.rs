@@ -5,6 +5,7 @@ use super::{FdTable, Place, Server, processors};
 use crate::accept::fd_channel::{self, FdReceiver};
 use crate::accept::listener::Listener;
 use crate::api::handler::Handler;
+use crate::api::remote::Remote;
 use crate::base::closed::Closed;
 use crate::base::error::StartError;
 use crate::base::panics::{Quiet, take_message, take_said};
@@ -16,7 +17,9 @@ use crate::sys::addr::Addr;
 use crate::sys::affinity::Affinity;
 use crate::sys::descriptors::{LeftBehind, Traveller};
 use crate::sys::{DatagramOptions, ListenOptions, PrivateTables, Socket};
-use crate::threads::hub::{Bridge, Hub, Order, Remote};
+use crate::threads::control::Phase;
+use crate::threads::inbox::Inbox;
+use crate::threads::shared::Shared;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -26,7 +29,7 @@ use std::thread::{self, JoinHandle};
 
 /// The loops' threads. Dropped before the acceptor has taken them over, they are stopped.
 pub(super) struct Team<M> {
-    pub(super) hub: Arc<Hub<M>>,
+    pub(super) shared: Arc<Shared<M>>,
     /// In the order of the loops' numbers; all loops, or all but the last.
     pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
     /// What loops with tables of their own leave in that of the thread that starts them.
@@ -35,8 +38,8 @@ pub(super) struct Team<M> {
 
 impl<M> Team<M> {
     /// Nobody yet.
-    pub(super) fn new(hub: Arc<Hub<M>>) -> Self {
-        Self { hub, threads: Vec::new(), left_behind: Vec::new() }
+    pub(super) fn new(shared: Arc<Shared<M>>) -> Self {
+        Self { shared, threads: Vec::new(), left_behind: Vec::new() }
     }
 
     /// When every loop has made its copy of this table, no number can be mistaken.
@@ -47,11 +50,11 @@ impl<M> Team<M> {
     /// Makes the loops end that have not, and waits for all threads but those of loops that were `given_up`,
     /// which end by themselves when their callbacks return. How those ended that did so badly.
     pub(super) fn join(&mut self, given_up: &[usize]) -> Vec<StartError> {
-        for bridge in &self.hub.loops {
-            bridge.arrivals_ended.store(true, Ordering::Release);
+        for inbox in &self.shared.loops {
+            inbox.arrivals_ended.store(true, Ordering::Release);
         }
-        self.hub.order(Order::Stop);
-        self.hub.resolver.end(); // and not waited for: a name server may be silent for long
+        self.shared.raise(Phase::Stop);
+        self.shared.resolver.end(); // and not waited for: a name server may be silent for long
         let threads = self.threads.drain(..).enumerate();
         let waited_for = threads.filter(|(number, _)| !given_up.contains(number));
         waited_for.filter_map(|(number, thread)| verdict(number, thread.join()).err()).collect()
@@ -112,8 +115,8 @@ where
     F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
     G: FnOnce(&Place<H::Message>) -> H,
 {
-    let hub = Arc::clone(&team.hub);
-    let cores = cores_for(server, hub.loops.len());
+    let shared = Arc::clone(&team.shared);
+    let cores = cores_for(server, shared.loops.len());
     let seed = |number: usize, fd_channel| {
         let core = cores.get(number % cores.len().max(1)).copied();
         let steered_to = core.filter(|_| server.steer).map(|core| core.id);
@@ -125,13 +128,13 @@ where
             endpoints: endpoints.to_vec(),
             options: ListenOptions { core: steered_to, ..listen_options(server) },
             limits: server.limits.clone(),
-            hub: Arc::clone(&hub),
+            shared: Arc::clone(&shared),
         }
     };
     let factory = Arc::new(factory);
     let (report, reports) = mpsc::channel();
     let mut fd_channels = Vec::new();
-    let threads = hub.loops.len() - usize::from(here.is_some());
+    let threads = shared.loops.len() - usize::from(here.is_some());
     for number in 0..threads {
         let fd_channel = match server.fd_table {
             FdTable::Shared => None,
@@ -206,7 +209,7 @@ pub(super) struct Seed<M> {
     endpoints: Vec<SocketAddr>,
     options: ListenOptions,
     limits: Limits,
-    pub(super) hub: Arc<Hub<M>>,
+    pub(super) shared: Arc<Shared<M>>,
 }
 
 /// What a loop's thread says once it stands.
@@ -253,37 +256,37 @@ pub(super) fn run_to_its_end<H: Handler, D: Driver>(
 /// However a loop ends, the acceptor learns of it, and posts to it are given back. Dropped after the
 /// loop.
 pub(super) struct Farewell<M> {
-    hub: Arc<Hub<M>>,
+    shared: Arc<Shared<M>>,
     number: usize,
 }
 
 impl<M> Farewell<M> {
     pub(super) fn of(seed: &Seed<M>) -> Self {
-        Self { hub: Arc::clone(&seed.hub), number: seed.number }
+        Self { shared: Arc::clone(&seed.shared), number: seed.number }
     }
 }
 
 impl<M> Drop for Farewell<M> {
     fn drop(&mut self) {
-        let bridge = &self.hub.loops[self.number];
+        let inbox = &self.shared.loops[self.number];
         // Of a loop that has died; any other has done so itself. A message's own drop may panic, which
         // in a thread that panics already would end the process.
-        bridge.mail.close_and_drain(|mail| {
-            bridge.stats.add(Counter::MailLost, 1);
+        inbox.mail.close_and_drain(|mail| {
+            inbox.stats.add(Counter::MailLost, 1);
             if guard(|| drop(mail)).is_none() {
-                bridge.stats.add(Counter::Panics, 1);
+                inbox.stats.add(Counter::Panics, 1);
             }
         });
-        close_arrivals(bridge, &bridge.stats);
+        close_arrivals(inbox, &inbox.stats);
         // Release: with it, the acceptor sees the loop's last counts.
-        bridge.is_over.store(true, Ordering::Release);
-        self.hub.acceptor_waker.ring();
+        inbox.is_over.store(true, Ordering::Release);
+        self.shared.acceptor_waker.wake();
     }
 }
 
 /// Closes the connections that no loop will take any more.
-pub(super) fn close_arrivals<M>(bridge: &Bridge<M>, stats: &Stats) {
-    while let Some(arrival) = bridge.arrivals.pop() {
+pub(super) fn close_arrivals<M>(inbox: &Inbox<M>, stats: &Stats) {
+    while let Some(arrival) = inbox.arrivals.pop() {
         drop(arrival);
         stats.closed(Closed::Stopped);
     }
@@ -299,13 +302,13 @@ where
     D: Driver,
     F: FnOnce(&Place<H::Message>) -> H,
 {
-    let Seed { number, core, fd_channel, doors, endpoints, options, limits, hub } = seed;
+    let Seed { number, core, fd_channel, doors, endpoints, options, limits, shared } = seed;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
     let fd_channel = match fd_channel {
         None => None,
         Some((far, promise)) => {
-            let wakers = hub.loops.iter().map(|bridge| bridge.doorbell.waker());
-            let wakers = wakers.chain([&hub.acceptor_waker]).map(Arc::as_ref);
+            let wakers = shared.loops.iter().map(|inbox| inbox.waker.eventfd());
+            let wakers = wakers.chain([&shared.acceptor_waker]).map(Arc::as_ref);
             let settled = far.settle(wakers, promise);
             Some(settled.map_err(|e| {
                 fail("make a descriptor table of its own by unshare and close_range", e)
@@ -313,7 +316,7 @@ where
         }
     };
     pin(number, core);
-    let waker = Arc::clone(hub.loops[number].doorbell.waker());
+    let waker = Arc::clone(shared.loops[number].waker.eventfd());
     let mut driver = D::open(&limits, waker).map_err(|e| fail("make its epoll", e))?;
     let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
     for (n, Door { at, proxies }) in doors.into_iter().enumerate() {
@@ -322,7 +325,7 @@ where
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
         let at = D::local(&socket).map_err(|e| fail(&format!("ask the port of {at}"), e))?;
         addrs.push(at.clone());
-        listeners.push(Listener::new(at, socket, &limits, &hub.listener_health).behind(proxies));
+        listeners.push(Listener::new(at, socket, &limits, &shared.listener_health).behind(proxies));
     }
     let fd_channel = match fd_channel {
         None => None,
@@ -331,14 +334,14 @@ where
             Some(FdReceiver::new(end))
         }
     };
-    let loops = hub.loops.len();
-    let place = Place { number, remote: Remote(Arc::clone(&hub)) };
+    let loops = shared.loops.len();
+    let place = Place { number, remote: Remote(Arc::clone(&shared)) };
     let handler = guard(|| factory(&place)).ok_or_else(|| {
         let said = take_message();
         StartError::plain(format!("loop {number}: the handler's factory panicked: {said}"))
     })?;
     let mut event_loop =
-        EventLoop::new(number, driver, handler, &limits, hub, listeners, fd_channel);
+        EventLoop::new(number, driver, handler, &limits, shared, listeners, fd_channel);
     event_loop.begin_table().map_err(|e| fail("take memory for its connections", e))?;
     for (n, at) in endpoints.into_iter().enumerate() {
         let sockets = options.sockets.clone();

@@ -17,6 +17,7 @@ mod start;
 
 use crate::accept::trusted_proxies::TrustedProxies;
 use crate::api::handler::Handler;
+use crate::api::remote::Remote;
 use crate::base::error::StartError;
 use crate::config::limits::Limits;
 use crate::driver::Epoll;
@@ -26,7 +27,7 @@ use crate::server::placement::Balance;
 use crate::sys::addr::{Addr, AddrError};
 use crate::sys::signals::Signals;
 use crate::sys::{PrivateTables, SocketOptions};
-use crate::threads::hub::{Order, Remote};
+use crate::threads::control::Phase;
 use bytes::Bytes;
 use std::process::{ExitCode, Termination};
 use std::sync::Arc;
@@ -555,7 +556,7 @@ impl<M> Drop for Running<M> {
         if self.acceptor.is_none() {
             return;
         }
-        self.remote.0.ask(Order::Stop);
+        self.remote.0.ask(Phase::Stop);
         // A callback that drops its own server cannot wait for itself. The threads end all the
         // same, and by themselves.
         if !self.threads.contains(&thread::current().id()) {

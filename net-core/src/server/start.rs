@@ -8,6 +8,7 @@ use super::loops::{OwnLoop, Stand, Team, close_arrivals, start_loops};
 use super::{Accept, Ended, Listens, Place, Running, Server};
 use crate::accept::admission::Admission;
 use crate::api::handler::Handler;
+use crate::api::remote::Remote;
 use crate::base::error::StartError;
 use crate::base::panics::Quiet;
 use crate::driver::Driver;
@@ -17,7 +18,7 @@ use crate::server::handover::Handover;
 use crate::sys::addr::Addr;
 use crate::sys::signals::{Signals, exit_at_once};
 use crate::sys::{Waker, child, descriptors};
-use crate::threads::hub::{Hub, Remote};
+use crate::threads::shared::Shared;
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -69,18 +70,18 @@ where
     }
     say_migration(&server);
     let admission = Admission::new(max, &server.limits).telling(server.refusal.clone());
-    let hub = Hub::new(loops, admission, &server.limits)
+    let shared = Shared::new(loops, admission, &server.limits)
         .map_err(|error| StartError::new(format!("make eventfds for {loops} loops"), error))?;
     let signals = match catch {
         Some(catch) => Some(
-            catch(&hub.acceptor_waker)
+            catch(&shared.acceptor_waker)
                 .map_err(|e| StartError::new("catch SIGTERM, SIGINT and SIGQUIT", e))?,
         ),
         None => None,
     };
     let listens = server.listens(loops);
     let Doors { driver, listeners, addrs, held } =
-        open_doors::<H, D>(&server, &hub, &wanted, listens)?;
+        open_doors::<H, D>(&server, &shared, &wanted, listens)?;
     let doors: Vec<Door> = match listens {
         Listens::Acceptor => Vec::new(),
         // With the ports that were chosen.
@@ -95,13 +96,13 @@ where
     let (held_too, endpoints) = datagrams::hold::<D>(&server)?;
     let admin = bind_admin(&server)?;
 
-    let mut team = Team::new(Arc::clone(&hub));
+    let mut team = Team::new(Arc::clone(&shared));
     let Stand { fd_channels, opened, own } =
         start_loops::<H, D, F, G>(&server, &doors, &endpoints, factory, here, &mut team)?;
     drop((held, held_too)); // every loop listens now
     let in_flight_max = (capacity.nofile / 2).max(1);
     let handover = Handover::new(
-        Arc::clone(&hub),
+        Arc::clone(&shared),
         server.balance,
         fd_channels,
         // With those for whom a place is made on arrival.
@@ -113,7 +114,7 @@ where
     let ids = team.threads.iter().map(|thread| thread.thread().id()).collect();
     let acceptor = Acceptor::new(
         driver,
-        Arc::clone(&hub),
+        Arc::clone(&shared),
         listeners,
         handover,
         server.limits.clone(),
@@ -121,7 +122,7 @@ where
         signals,
     );
     let admin_at = admin.as_ref().map(Admin::at);
-    let admin = admin.map(|admin| admin.serve(Arc::clone(&hub) as _)).transpose()?;
+    let admin = admin.map(|admin| admin.serve(Arc::clone(&shared) as _)).transpose()?;
     let crew = Crew { acceptor, admin, team };
     let acceptor = thread::Builder::new()
         .name("net-acceptor".into())
@@ -138,8 +139,14 @@ where
     }
     let acceptor = Some(acceptor);
     let datagrams = endpoints.into_iter().map(Addr::from).collect();
-    let running =
-        Running { remote: Remote(hub), addrs, datagrams, admin: admin_at, acceptor, threads: ids };
+    let running = Running {
+        remote: Remote(shared),
+        addrs,
+        datagrams,
+        admin: admin_at,
+        acceptor,
+        threads: ids,
+    };
     Ok((running, own))
 }
 
@@ -182,13 +189,13 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
         let (signals, last_failed) = (acceptor.take_signals(), acceptor.take_last_failed());
         let given_up = acceptor.take_given_up();
         drop(acceptor);
-        team.hub.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
+        team.shared.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
         // One that was to run on the caller's thread keeps it.
         let keeps_caller = given_up.iter().any(|k| *k >= team.threads.len());
         let died = team.join(&given_up);
-        for bridge in &team.hub.loops {
+        for inbox in &team.shared.loops {
             // What was pushed after a loop had died, before that was known.
-            close_arrivals(bridge, &team.hub.acceptor);
+            close_arrivals(inbox, &team.shared.acceptor);
         }
         drop(admin);
         let (seen, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
@@ -201,7 +208,7 @@ impl<M: Send + 'static, D: Driver> Crew<M, D> {
         if let Some(error) = died.into_iter().next() {
             return Err(error);
         }
-        let counts = team.hub.snapshot();
+        let counts = team.shared.snapshot();
         tracing::info!("ended: {counts}");
         if let Some(number) = given_up.first().filter(|_| seen < 2) {
             return Err(StartError::plain(format!(

@@ -41,7 +41,7 @@ impl Caught {
         if before >= 2 || before == 1 && !self.is_heard.load(Ordering::Relaxed) {
             exit_at_once(signal);
         }
-        waker.ring();
+        waker.wake();
     }
 }
 

@@ -28,7 +28,7 @@ impl Waker {
     ///
     /// The counter can only be full if the sleeper is already due to wake, so `EAGAIN` is success;
     /// no other error is possible on an open eventfd.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: `one` is eight readable bytes, which is what an eventfd takes.
         let ring = || unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
@@ -60,7 +60,7 @@ mod tests {
         // SAFETY: eight readable bytes.
         let n = unsafe { libc::write(waker.number(), nearly_full.as_ptr().cast(), 8) };
         assert_eq!(n, 8);
-        waker.ring();
+        waker.wake();
         waker.quiet();
         waker.quiet();
     }
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn many_rings_are_one_wake_up() {
         let waker = Waker::new().unwrap();
-        (0..1000).for_each(|_| waker.ring());
+        (0..1000).for_each(|_| waker.wake());
         waker.quiet();
         let mut count = [0u8; 8];
         // SAFETY: eight writable bytes.

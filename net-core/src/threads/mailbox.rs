@@ -1,4 +1,4 @@
-//! A bounded bridge from any thread to one loop: what was posted is taken, drained at the end, or
+//! A bounded inbox from any thread to one loop: what was posted is taken, drained at the end, or
 //! given back.
 //!
 //! Senders post, the owning loop takes within its budget of the turn. The mailbox promises:

@@ -1,15 +1,15 @@
 //! The word by which a loop tells other threads that it sleeps, so that they wake only sleepers.
 //!
-//! Waking costs a system call; a busy loop needs none, because it looks at its bridges every turn
-//! anyway. So a loop declares that it is about to sleep, and a sender rings (writes the loop's
+//! Waking costs a system call; a busy loop needs none, because it looks at its queues every turn
+//! anyway. So a loop declares that it is about to sleep, and a sender wakes (writes the loop's
 //! eventfd) only after having seen that declaration. This module promises:
 //!
-//! - **no lost wake-up**: a loop which sleeps with an item waiting has a ring on its way;
-//! - **one ring per sleep**: of N senders who find the loop asleep, exactly one is told to ring.
+//! - **no lost wake-up**: a loop which sleeps with an item waiting has a wake on its way;
+//! - **one wake per sleep**: of N senders who find the loop asleep, exactly one is told to wake.
 //!
 //! It knows neither the queues nor the eventfd. The caller publishes before it asks
-//! [`SleepWord::must_ring`], and says in [`SleepWord::try_sleep`] how to look for work; one word
-//! serves any number of bridges.
+//! [`SleepWord::must_wake`], and says in [`SleepWord::try_sleep`] how to look for work; one word
+//! serves any number of queues.
 //!
 //! # Why nothing is lost
 //!
@@ -21,7 +21,7 @@
 //!   1.  word := ASLEEP                     a.  publish the item
 //!   2.  ===== fence(SeqCst) =====          b.  ===== fence(SeqCst) =====
 //!   3.  look for items again  (reads a)    c.  look at the word  (reads 1)
-//!   4.  none? sleep until a ring           d.  ASLEEP? make it AWAKE; who did so rings
+//!   4.  none? sleep until a wake           d.  ASLEEP? make it AWAKE; who did so wakes
 //! ```
 //!
 //! A wake-up is lost only if *both* looks miss: 3 sees no item and c sees no sleeper. This is the
@@ -30,12 +30,12 @@
 //! SeqCst fences forbid it. All such fences have one order that all threads agree on, and a load
 //! behind the later fence sees any store before the earlier one (or something newer). So
 //!
-//! - if 2 comes first, c sees ASLEEP or something newer, and the sender rings unless someone newer
+//! - if 2 comes first, c sees ASLEEP or something newer, and the sender wakes unless someone newer
 //!   did;
 //! - if b comes first, 3 sees the item, and the loop does not sleep.
 //!
 //! "Something newer" than this ASLEEP at c is an AWAKE. It was put there by another sender, whose
-//! ring for this sleep is then on its way; or by the loop, which is awake and has another 1-2-3
+//! wake for this sleep is then on its way; or by the loop, which is awake and has another 1-2-3
 //! ahead of it before it can sleep again. c did not see the ASLEEP of *that* round either, so b
 //! comes before its fence, and its second look finds the item.
 //!
@@ -50,19 +50,19 @@
 //! - **a before c**: a sender may look before the loop declares, and publish after the loop has
 //!   looked.
 //! - **compare-and-swap in d**: by a plain store, two senders would both take themselves for the
-//!   one who must ring.
+//!   one who must wake.
 //!
-//! # Late and stale rings
+//! # Late and stale wakes
 //!
 //! A sender may take the ASLEEP and then be delayed before it writes the eventfd, while the loop
-//! wakes for another reason, works, and sleeps again. Its ring then ends the *next* sleep early:
+//! wakes for another reason, works, and sleeps again. Its wake then ends the *next* sleep early:
 //! one wake-up for nothing, and harmless. The same happens when the second look finds work after
-//! that. None is lost the other way round: a ring stays in the eventfd's counter until the loop
-//! reads it, and a read which takes a ring happens after the publication before that ring, so the
+//! that. None is lost the other way round: a wake stays in the eventfd's counter until the loop
+//! reads it, and a read which takes a wake happens after the publication before that wake, so the
 //! look that follows finds the item. This puts one duty on the loop: *read the eventfd first, then
-//! take from the bridges*, and never between the second look and the sleep.
+//! take from the queues*, and never between the second look and the sleep.
 //!
-//! Nor can a ring that was meant for this sleep be used up by an earlier one: its sender took
+//! Nor can a wake that was meant for this sleep be used up by an earlier one: its sender took
 //! *this* ASLEEP away, so it wrote the eventfd after the loop's last read.
 //!
 //! libuv coalesces wake-ups by a bit too, but `uv_async_send` looks at it by a relaxed load without
@@ -77,14 +77,14 @@ use std::marker::PhantomData;
 
 use crate::threads::sync::{AtomicU32, Ordering, fence};
 
-/// The loop looks at its bridges before it next sleeps; nobody needs to ring.
+/// The loop looks at its queues before it next sleeps; nobody needs to wake.
 const AWAKE: u32 = 0;
 /// The loop sleeps, or is about to unless its second look finds work. Whoever replaces this by
-/// AWAKE must ring.
+/// AWAKE must wake.
 const ASLEEP: u32 = 1;
 
 /// Whether one loop sleeps. The loop calls [`try_sleep`](Self::try_sleep) and [`woke`](Self::woke),
-/// any other thread [`must_ring`](Self::must_ring).
+/// any other thread [`must_wake`](Self::must_wake).
 ///
 /// Alone on its cache line, because every sender reads it with every item, and must not pay for
 /// what lies beside it.
@@ -92,7 +92,7 @@ const ASLEEP: u32 = 1;
 #[repr(align(64))]
 pub(crate) struct SleepWord<F: Fences = SeqCst> {
     /// AWAKE or ASLEEP. Only the loop writes ASLEEP. Every access is relaxed: the order between
-    /// this word and the bridges comes from the two fences alone, and which sender took the ASLEEP
+    /// this word and the queues comes from the two fences alone, and which sender took the ASLEEP
     /// away is a matter of this word alone.
     word: AtomicU32,
     fences: PhantomData<F>,
@@ -105,14 +105,14 @@ impl<F: Fences> SleepWord<F> {
     }
 
     /// For the loop: declares it asleep, then looks again. True: nothing waits, and whoever
-    /// publishes from now on rings, so the loop may sleep, and calls [`woke`](Self::woke)
+    /// publishes from now on wakes, so the loop may sleep, and calls [`woke`](Self::woke)
     /// afterwards. False: there is work, and the loop is awake.
     ///
-    /// `has_work` must look at *every* bridge whose senders ask this word. A turn which is not
+    /// `has_work` must look at *every* inbox whose senders ask this word. A turn which is not
     /// going to sleep need not call this at all.
     #[must_use = "a loop that sleeps although there is work may sleep for ever"]
     pub(crate) fn try_sleep(&self, has_work: impl FnOnce() -> bool) -> bool {
-        // Pairs with the load in `must_ring`, by way of the fences. Below the look it would come
+        // Pairs with the load in `must_wake`, by way of the fences. Below the look it would come
         // too late.
         self.word.store(ASLEEP, Ordering::Relaxed);
         F::sleeper();
@@ -123,19 +123,19 @@ impl<F: Fences> SleepWord<F> {
         true
     }
 
-    /// For the loop: it is awake again, for whatever reason, and senders can save their rings.
+    /// For the loop: it is awake again, for whatever reason, and senders can save their wakes.
     ///
-    /// Forgetting this costs one ring for nothing per wake-up, and loses none.
+    /// Forgetting this costs one wake for nothing per wake-up, and loses none.
     pub(crate) fn woke(&self) {
-        // May overwrite the AWAKE of a sender whose ring is still to come: that ring ends the next
+        // May overwrite the AWAKE of a sender whose wake is still to come: that wake ends the next
         // sleep early.
         self.word.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// For a sender, *after* it has published its item: true if it must ring now. Of all the
+    /// For a sender, *after* it has published its item: true if it must wake now. Of all the
     /// senders who meet the same sleep, exactly one is told so.
     #[must_use = "the loop sleeps until the one who was told so has rung"]
-    pub(crate) fn must_ring(&self) -> bool {
+    pub(crate) fn must_wake(&self) -> bool {
         F::sender();
         // The load pairs with the store in `try_sleep`, by way of the fences, and keeps the line
         // shared while the loop is awake. The exchange writes only if it takes an ASLEEP: loom

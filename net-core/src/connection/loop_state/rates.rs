@@ -103,7 +103,7 @@ impl<S, M> LoopState<S, M> {
 
     #[cold]
     fn begins_to_wait(&mut self, id: ConnId) {
-        self.bridge.stats.add(Counter::RateWaits, 1);
+        self.inbox.stats.add(Counter::RateWaits, 1);
         self.await_tokens(id);
     }
 

@@ -221,7 +221,7 @@ impl World {
     }
 
     /// What a waker's ring does to a loop that waits.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         self.get().is_rung = true;
     }
 

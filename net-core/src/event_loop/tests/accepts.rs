@@ -237,8 +237,8 @@ fn at_the_drain_who_waits_is_let_in_and_later_ones_are_refused<D: Rig>(seed: u64
     stage.settle();
     let peers: Vec<_> = (0..100).map(|_| stage.knock()).collect();
     peers.iter().for_each(|peer| peer.send(b"question"));
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(crate::threads::hub::Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(crate::threads::control::Phase::Drain);
     stage.turn();
     assert!(stage.knock().saw_reset());
     stage.advance(2000);

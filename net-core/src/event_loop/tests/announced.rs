@@ -4,7 +4,7 @@ use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::base::closed::{BadHeader, Callback, Closed, Which};
 use crate::config::limits::Limits;
 use crate::observe::stats::Counter;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -264,10 +264,10 @@ fn at_the_drain_who_is_not_announced_goes_and_who_is_gets_in<D: Rig>(seed: u64) 
     stage.settle();
     // What lies in the kernel when the order comes is still heard.
     whole.send(&[&header_of(&whole, true)[..], b"hello"].concat());
-    stage.hub.order(Order::Drain);
+    stage.shared.raise(Phase::Drain);
     let last = stage.arrive();
     last.send(&[&header_of(&last, false)[..], b"too"].concat());
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
     stage.advance(2000);
     assert!(stage.is_over);
     assert_eq!((whole.got(), last.got()), (b"hello".to_vec(), b"too".to_vec()));
@@ -281,8 +281,8 @@ fn at_the_drain_those_who_wait_go_some_in_each_turn<D: Rig>(seed: u64) {
     stage.are_announced = true;
     (0..20).for_each(|_| drop(stage.arrive()));
     stage.settle();
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
     while !stage.is_over {
         let before = stage.count(Counter::Open);
         stage.turn();

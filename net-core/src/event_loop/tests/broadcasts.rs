@@ -9,7 +9,7 @@ use crate::base::closed::Callback;
 use crate::features::broadcast::{Broadcast, Delivery, Report};
 use crate::features::topics::TopicError;
 use crate::observe::stats::Counter;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use crate::threads::mailbox::PostError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -235,8 +235,8 @@ fn each_subscriber_is_in_one_figure_whatever_it_does_meanwhile<D: Rig>(seed: u64
 }
 
 fn drain<D: Rig>(stage: &mut Stage<D>) {
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
 }
 
 /// The walk of a drain overtook that of the broadcast: of 5,000 some hundred got it, and the others were
@@ -301,7 +301,7 @@ fn a_drain_cut_short_leaves_no_receiver_uncounted<D: Rig>(seed: u64) {
     for _ in 0..stage.rng.within(1, 20) {
         stage.turn();
     }
-    stage.hub.order(Order::Cut);
+    stage.shared.raise(Phase::ForceClose);
     stage.settle();
     assert!(stage.is_over && delivery.is_over());
     let report = delivery.report();
@@ -423,7 +423,7 @@ fn a_loop_that_stops_closes_the_account<D: Rig>(seed: u64) {
     for _ in 0..3 {
         stage.turn();
     }
-    stage.hub.order(Order::Stop);
+    stage.shared.raise(Phase::Stop);
     let late = stage.remote().broadcast(&b"?"[..]);
     let remote = stage.remote();
     stage.stop();

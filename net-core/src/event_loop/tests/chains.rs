@@ -5,6 +5,7 @@ use super::actor::{Actor, Session};
 use super::{At, Outcome, Peer, Rig, Stage, fail, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
+use crate::api::remote::Remote;
 use crate::api::runner::Runner;
 use crate::api::slices::Slice;
 use crate::base::closed::Callback;
@@ -13,7 +14,7 @@ use crate::config::limits::Limits;
 use crate::features::broadcast::Broadcast;
 use crate::features::dial::Dial;
 use crate::observe::stats::Counter;
-use crate::threads::hub::{Order, Remote};
+use crate::threads::control::Phase;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -295,8 +296,8 @@ fn is_answered<D: Rig>(
 
 /// A stop, of which nobody is told that it is the last moment.
 fn stop_is_obeyed<D: Rig>(mut stage: Stage<D>) {
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Stop);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Stop);
     let mut turns = 0;
     while !stage.is_over {
         next_turn(&mut stage);
@@ -600,8 +601,8 @@ fn who_is_at_the_door_when_it_is_shut_is_let_in_over_turns<D: Rig>(seed: u64) {
     });
     let crowd: Vec<Peer> = (0..CROWD).map(|_| stage.knock()).collect();
     crowd.iter().for_each(|peer| peer.send(b"hi"));
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
     let mut before = 0;
     while stage.event_loop.state.table.len() < CROWD + 1 {
         is_answered(&mut stage, &neighbour, |stage| {

@@ -23,7 +23,8 @@ use crate::features::broadcast::{Broadcast, Delivery};
 use crate::features::dial::{Dial, Retry};
 use crate::features::timers::TimerId;
 use crate::observe::survey::{Asked, By, Question as Survey};
-use crate::threads::hub::{Mail, Order};
+use crate::threads::control::Phase;
+use crate::threads::mail::Mail;
 use crate::threads::resolver::{Answer, Question};
 use bytes::Bytes;
 use net_buffer::{FileRange, LengthPrefix};
@@ -699,14 +700,14 @@ impl<D: Rig> Run<D> {
     /// Answers the oldest question for a name, if there is one: with some addresses, or none.
     fn resolve(&mut self) {
         let stage = &mut self.stage;
-        let Some(Question { id, attempt, .. }) = stage.hub.resolver.take() else { return };
+        let Some(Question { id, attempt, .. }) = stage.shared.resolver.take() else { return };
         let count = stage.rng.below(4) as u16;
         let addresses = (1..=count).map(|port| std::net::SocketAddr::from(([10, 0, 0, 1], port)));
         let found = match count {
             0 => Err(Arc::new(std::io::Error::other("not known"))),
             _ => Ok(addresses.collect()),
         };
-        stage.hub.answer(Answer { id, attempt, found });
+        stage.shared.answer(Answer { id, attempt, found });
     }
 
     /// What happens beside the peers.
@@ -742,7 +743,7 @@ impl<D: Rig> Run<D> {
                     (0, Some(id)) => Survey::Kill(id),
                     (n, _) => Survey::Top { by: By::ALL[n % By::ALL.len()], most: 3 },
                 };
-                let _ = stage.hub.loops[0].mail.post(Mail::Ask(Asked::new(question)));
+                let _ = stage.shared.loops[0].mail.post(Mail::Ask(Asked::new(question)));
             }
             15 if self.are_announced => {}
             15 => {
@@ -760,12 +761,12 @@ impl<D: Rig> Run<D> {
     /// Ends it: at once, or by a drain, in whatever state everything is.
     fn end(&mut self) {
         self.stage.world.get().faults.attach.clear();
-        self.stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+        self.stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
         if self.stage.rng.one_in(2) {
             self.drain();
         }
         if !self.stage.is_over {
-            self.stage.hub.order(Order::Stop);
+            self.stage.shared.raise(Phase::Stop);
             self.stage.settle();
         }
         assert!(self.stage.is_over, "it does not end");
@@ -779,7 +780,7 @@ impl<D: Rig> Run<D> {
 
     /// A drain in which everybody goes on for a while, and perhaps its deadline.
     fn drain(&mut self) {
-        self.stage.hub.order(Order::Drain);
+        self.stage.shared.raise(Phase::Drain);
         for _ in 0..self.stage.rng.below(60) {
             if self.stage.is_over {
                 return;
@@ -798,7 +799,7 @@ impl<D: Rig> Run<D> {
             }
         }
         if !self.stage.is_over && self.stage.rng.one_in(2) {
-            self.stage.hub.order(Order::Cut);
+            self.stage.shared.raise(Phase::ForceClose);
             self.stage.advance(1);
         }
     }
@@ -816,7 +817,7 @@ fn everything_adds_up<D: Rig>(seed: u64) {
         run.step_of_a_peer();
         run.step_of_the_world();
         run.begun.borrow_mut().may_end = step > STEPS / 2;
-        if run.stage.hub.asked.order() != Order::Run {
+        if run.stage.shared.asked.phase() != Phase::Run {
             break; // a callback has asked for the end, which the acceptor would carry out
         }
     }

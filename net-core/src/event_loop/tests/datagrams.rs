@@ -4,7 +4,7 @@ use super::actor::Actor;
 use super::{At, Rig, Stage, fail, on_both_rigs, pattern, usual};
 use crate::api::here::Loop;
 use crate::observe::stats::Counter;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -143,8 +143,8 @@ fn what_is_sent_after_the_drain_is_counted<D: Rig>(seed: u64) {
         At::Draining(conn) => assert!(!conn.here().send_datagram(0, peer(1), b"too late")),
         other => usual(other),
     });
-    stage.hub.order(Order::Drain);
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
     client.finish();
     while stage.event_loop.turn().unwrap() {}
     assert_eq!(stage.count(Counter::DatagramsDropped), 1);
@@ -220,8 +220,8 @@ fn a_rest_is_served_before_what_comes_later<D: Rig>(seed: u64) {
     later.iter().for_each(|(from, bytes)| stage.world.say(*from, bytes));
     let is_drained = stage.rng.one_in(2);
     if is_drained {
-        stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-        stage.hub.order(Order::Drain);
+        stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+        stage.shared.raise(Phase::Drain);
     }
     stage.settle();
     let (came, out) = (stage.count(Counter::DatagramsIn), stage.count(Counter::DatagramsOut));
@@ -325,7 +325,7 @@ fn a_broken_endpoint_ends_alone_and_takes_nothing_more<D: Rig>(seed: u64) {
         stage.settle();
         assert_eq!(client.got(), b"x");
         assert_eq!(stage.count(Counter::DatagramsDropped), 1);
-        assert!(stage.hub.listener_health.all_failed().is_some());
+        assert!(stage.shared.listener_health.all_failed().is_some());
         stage.stop();
     }
 }
@@ -355,8 +355,8 @@ fn a_drain_answers_the_datagrams_that_are_there_and_closes<D: Rig>(seed: u64) {
     let mut stage = stage::<D>(seed, 4 << 20);
     stage.settle();
     stage.world.say(peer(1), b"just in time");
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
     stage.settle();
     assert!(stage.is_over);
     assert_eq!(stage.count(Counter::DatagramsOut), 1);
@@ -369,8 +369,8 @@ fn a_stop_closes_and_counts_the_unsent<D: Rig>(seed: u64) {
     stage.world.on_endpoint(|e| e.room = Some(0));
     (0..5).for_each(|n| stage.world.say(peer(n), b"x"));
     stage.settle();
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Stop);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Stop);
     stage.settle();
     assert_eq!(stage.count(Counter::DatagramsDropped), 5);
     assert_eq!(stage.world.on_endpoint(|_| ()), None, "closed");

@@ -6,7 +6,7 @@ use crate::driver::{Signal, What};
 use crate::features::dial::Dial;
 use crate::observe::stats::Counter;
 use crate::sys::Errno;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -194,17 +194,17 @@ fn a_refused_watch_of_a_dial_closes<D: Rig>(seed: u64) {
 fn a_dial_that_cannot_be_taken_comes_back_with_its_reason<D: Rig>(seed: u64) {
     for (order, expected) in [
         (None, Closed::Refused(Why::Full)),
-        (Some(Order::Drain), Closed::Draining),
-        (Some(Order::Cut), Closed::Draining),
-        (Some(Order::Stop), Closed::Stopped),
+        (Some(Phase::Drain), Closed::Draining),
+        (Some(Phase::ForceClose), Closed::Draining),
+        (Some(Phase::Stop), Closed::Stopped),
     ] {
         let mut stage = Stage::<D>::new(seed);
         let log = stage.log.clone();
-        let bridge = std::sync::Arc::clone(&stage.hub.loops[0]);
+        let inbox = std::sync::Arc::clone(&stage.shared.loops[0]);
         stage.play(move |at| match at {
             At::Message(here, _) => {
                 // The order comes in the middle of this callback.
-                order.inspect(|order| bridge.control.give(*order));
+                order.inspect(|order| inbox.control.raise(*order));
                 let refused = here.dial(somewhere(), log.session(None)).unwrap_err();
                 assert_eq!(refused.why, expected);
                 assert_eq!(log.get().records[refused.session.number].drops, 0);
@@ -215,7 +215,7 @@ fn a_dial_that_cannot_be_taken_comes_back_with_its_reason<D: Rig>(seed: u64) {
         stage.remote().post(0, 0).unwrap();
         stage.settle();
         assert!(stage.log.get().records[0].calls.is_empty());
-        assert_eq!((stage.count(Counter::Dialled), stage.hub.admission.inside()), (0, 0));
+        assert_eq!((stage.count(Counter::Dialled), stage.shared.admission.inside()), (0, 0));
         stage.stop();
     }
 }
@@ -234,8 +234,8 @@ fn a_dial_that_waits_for_its_turn_is_met_by_the_drain<D: Rig>(seed: u64) {
     while stage.log.get().messages.is_empty() {
         stage.turn();
     }
-    stage.hub.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
+    stage.shared.raise(Phase::Drain);
     stage.settle();
     assert!(stage.is_over);
     for record in &stage.log.get().records {

@@ -7,7 +7,7 @@ use crate::config::limits::Limits;
 use crate::features::dial::{Dial, Retry};
 use crate::observe::stats::Counter;
 use crate::sys::Errno;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -82,7 +82,7 @@ fn a_session_survives_every_failure_but_the_last<D: Rig>(seed: u64) {
     let last = stage.world.get().wires.len() - 1;
     assert!(stage.world.peer(last).got() == pattern(0, 5000), "what was sent before it was up");
     assert_eq!(stage.world.get().sockets.len(), 1, "the others are closed");
-    assert_eq!((stage.count(Counter::Dialled), stage.hub.admission.inside()), (1, 1));
+    assert_eq!((stage.count(Counter::Dialled), stage.shared.admission.inside()), (1, 1));
     stage.stop();
 }
 
@@ -177,14 +177,14 @@ fn a_drain_ends_dials_between_attempts<D: Rig>(seed: u64) {
         stage.remote().post(0, 0).unwrap();
     }
     stage.advance(20);
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    let order = stage.rng.pick(&[Order::Drain, Order::Cut, Order::Stop]);
-    stage.hub.order(order);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    let order = stage.rng.pick(&[Phase::Drain, Phase::ForceClose, Phase::Stop]);
+    stage.shared.raise(order);
     stage.settle();
     assert!(stage.is_over);
     let expected = match order {
-        Order::Drain => Closed::Draining,
-        Order::Cut => Closed::DrainDeadline,
+        Phase::Drain => Closed::Draining,
+        Phase::ForceClose => Closed::DrainDeadline,
         _ => Closed::Stopped,
     };
     assert!(stage.log.get().records.iter().all(|record| record.closed == Some(expected)));

@@ -6,7 +6,7 @@ use crate::config::limits::Limits;
 use crate::connection::life::State;
 use crate::connection::outbox::Queued;
 use crate::observe::stats::Counter;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -44,8 +44,8 @@ on_both_rigs! {
 }
 
 fn drain<D: Rig>(stage: &mut Stage<D>) {
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
 }
 
 fn idle_connections_close_at_once_and_the_loop_ends<D: Rig>(seed: u64) {
@@ -81,7 +81,7 @@ fn each_is_told_once_and_a_few_in_each_turn<D: Rig>(seed: u64) {
         stage.turn();
         assert!(told.get() - before <= 3);
     }
-    stage.hub.order(Order::Drain);
+    stage.shared.raise(Phase::Drain);
     stage.settle();
     assert_eq!(told.get(), 20);
     peers.iter().for_each(|peer| peer.finish());
@@ -135,7 +135,7 @@ fn the_deadline_ends_a_spread<D: Rig>(seed: u64) {
     let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
     drain(&mut stage);
     stage.advance(1000);
-    stage.hub.order(Order::Cut);
+    stage.shared.raise(Phase::ForceClose);
     stage.settle();
     assert!(stage.is_over);
     assert!(peers.iter().filter(|peer| peer.saw_reset()).count() >= 40);
@@ -341,11 +341,11 @@ fn arrivals_during_the_drain_are_opened_and_told<D: Rig>(seed: u64) {
         }
         other => usual(other),
     });
-    stage.hub.order(Order::Drain);
+    stage.shared.raise(Phase::Drain);
     stage.turn();
     let late = stage.arrive();
     late.send(b"?");
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
     stage.advance(2000);
     let calls = stage.record(&late).calls;
     assert_eq!(calls.iter().filter(|call| **call == Callback::Draining).count(), 1);
@@ -384,7 +384,7 @@ fn at_its_deadline_the_rest_is_reset<D: Rig>(seed: u64) {
     peers[0].send(&pattern(0, 100_000));
     drain(&mut stage);
     stage.advance(1000);
-    stage.hub.order(Order::Cut);
+    stage.shared.raise(Phase::ForceClose);
     stage.settle();
     assert!(stage.is_over);
     for peer in &peers {
@@ -400,8 +400,8 @@ fn a_stop_resets_all<D: Rig>(seed: u64) {
     peers[0].reads(false);
     peers[0].send(&pattern(0, 100_000));
     peers[1].send(b"and something unread");
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Stop);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Stop);
     stage.settle();
     assert!(stage.is_over);
     for peer in &peers {
@@ -413,11 +413,11 @@ fn a_stop_resets_all<D: Rig>(seed: u64) {
 
 fn arrivals_after_a_stop_are_refused_and_counted<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
-    stage.hub.order(Order::Stop);
+    stage.shared.raise(Phase::Stop);
     stage.turn();
     stage.arrive();
     stage.arrive();
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
     stage.settle();
     assert!(stage.is_over);
     assert_eq!(stage.snapshot().closed_by(Closed::Stopped), 2);
@@ -430,8 +430,8 @@ fn mail_left_at_the_end_is_counted<D: Rig>(seed: u64) {
     for n in 0..10 {
         stage.remote().post(0, n).unwrap();
     }
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Stop);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Stop);
     stage.settle();
     let taken = stage.log.get().messages.len() as u64;
     assert_eq!(stage.count(Counter::MailLost) + taken, 10);
@@ -451,7 +451,7 @@ fn the_order_wins_over_a_handler_that_ignores_it<D: Rig>(seed: u64) {
     peers[0].finish();
     stage.advance(100_000);
     assert_eq!(stage.event_loop.state.table.len(), 5);
-    stage.hub.order(Order::Cut);
+    stage.shared.raise(Phase::ForceClose);
     stage.settle();
     assert!(stage.is_over);
     stage.stop();

@@ -7,7 +7,7 @@ use crate::api::conn::Conn;
 use crate::api::here::Loop;
 use crate::base::closed::Callback;
 use crate::base::id::ConnId;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use bytes::Bytes;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -199,11 +199,11 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
     }
     other.send(b"still here?");
     stage.advance(30);
-    if stage.hub.asked.order() != Order::Run {
+    if stage.shared.asked.phase() != Phase::Run {
         // The acceptor would carry it out.
         assert!(has_stop);
-        let asked = stage.hub.asked.order();
-        stage.hub.order(asked);
+        let asked = stage.shared.asked.phase();
+        stage.shared.raise(asked);
     }
     stage.advance(30);
     peer.reads(true);
@@ -257,7 +257,7 @@ fn bring_about<D: Rig>(stage: &mut Stage<D>, peer: &super::Peer, callback: Callb
         Callback::End => peer.finish(),
         Callback::Deadline => stage.advance(45),
         Callback::Heartbeat => stage.advance(23),
-        Callback::Draining => stage.hub.order(Order::Drain),
+        Callback::Draining => stage.shared.raise(Phase::Drain),
         Callback::Close => peer.reset(),
         Callback::Message | Callback::Timer => stage.remote().post(0, 0).unwrap(),
         _ => {}

@@ -5,7 +5,7 @@ use crate::base::closed::{Callback, Closed, Which};
 use crate::features::dial::{Dial, Retry};
 use crate::observe::stats::Counter;
 use crate::sys::Errno;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use crate::threads::resolver::{Answer, Found, Question};
 use std::cell::RefCell;
 use std::io;
@@ -69,12 +69,12 @@ fn named<D: Rig>(seed: u64, names_queue: usize, retry: Option<Retry>) -> (Stage<
 fn dial<D: Rig>(stage: &mut Stage<D>) -> Question {
     stage.remote().post(0, 0).unwrap();
     stage.settle();
-    stage.hub.resolver.take().expect("the loop has asked")
+    stage.shared.resolver.take().expect("the loop has asked")
 }
 
 fn answer<D: Rig>(stage: &mut Stage<D>, question: &Question, found: Found) {
     assert_eq!(&*question.name, NAME);
-    stage.hub.answer(Answer { id: question.id, attempt: question.attempt, found });
+    stage.shared.answer(Answer { id: question.id, attempt: question.attempt, found });
     stage.settle();
 }
 
@@ -203,7 +203,7 @@ fn however_a_race_goes_it_has_one_outcome_and_leaves_no_socket<D: Rig>(seed: u64
         }
         stage.settle();
         for _ in 0..12 {
-            if let Some(question) = stage.hub.resolver.take() {
+            if let Some(question) = stage.shared.resolver.take() {
                 let count = stage.rng.within(1, 5) as u8;
                 answer(&mut stage, &question, addresses(count));
             }
@@ -235,7 +235,7 @@ fn a_dial_that_ends_takes_its_sockets_and_its_question_along<D: Rig>(seed: u64) 
             stage.remote().post(0, 0).unwrap();
             stage.settle();
             if !is_asking {
-                let question = stage.hub.resolver.take().unwrap();
+                let question = stage.shared.resolver.take().unwrap();
                 answer(&mut stage, &question, addresses(3));
                 stage.advance(600);
                 assert_eq!(stage.world.get().sockets.len(), 3);
@@ -243,14 +243,14 @@ fn a_dial_that_ends_takes_its_sockets_and_its_question_along<D: Rig>(seed: u64) 
             let id = stage.event_loop.state.table.next_live(0).unwrap();
             match ends {
                 0 => stage.remote().close(id).unwrap(),
-                1 => stage.hub.order(Order::Drain),
-                _ => stage.hub.order(Order::Stop),
+                1 => stage.shared.raise(Phase::Drain),
+                _ => stage.shared.raise(Phase::Stop),
             }
-            stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
+            stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
             stage.settle();
             assert!(outcome(&stage).1.is_some(), "{ends}");
             assert_eq!(stage.world.get().sockets.len(), 0);
-            assert!(stage.hub.resolver.take().is_none(), "nobody wants to know it any more");
+            assert!(stage.shared.resolver.take().is_none(), "nobody wants to know it any more");
             stage.stop();
         }
     }
@@ -270,8 +270,8 @@ fn who_waited_for_one_name_dials_in_turns<D: Rig>(seed: u64) {
     });
     stage.remote().post(0, 0).unwrap();
     stage.settle();
-    while let Some(Question { id, attempt, .. }) = stage.hub.resolver.take() {
-        stage.hub.answer(Answer { id, attempt, found: addresses(1) });
+    while let Some(Question { id, attempt, .. }) = stage.shared.resolver.take() {
+        stage.shared.answer(Answer { id, attempt, found: addresses(1) });
     }
     let mut begun = 0;
     for _ in 0..40 {
@@ -303,11 +303,11 @@ fn an_answer_waits_beside_a_full_mailbox_and_its_thread_does_not<D: Rig>(seed: u
     });
     stage.remote().post(0, 0).unwrap();
     stage.settle();
-    let questions: Vec<_> = std::iter::from_fn(|| stage.hub.resolver.take()).collect();
+    let questions: Vec<_> = std::iter::from_fn(|| stage.shared.resolver.take()).collect();
     assert_eq!(questions.len(), 5);
     while stage.remote().post(0, 1).is_ok() {}
     for Question { id, attempt, .. } in questions {
-        stage.hub.answer(Answer { id, attempt, found: addresses(1) }); // returns
+        stage.shared.answer(Answer { id, attempt, found: addresses(1) }); // returns
     }
     stage.settle();
     assert_eq!((tried(&stage), stage.count(Counter::Open)), (vec![1; 5], 5));
@@ -407,7 +407,7 @@ fn an_answer_for_an_attempt_that_is_over_changes_nothing<D: Rig>(seed: u64) {
     let (mut stage, _) = named::<D>(seed, 9, Some(retry));
     let first = dial(&mut stage);
     stage.advance(1100);
-    let second = stage.hub.resolver.take().expect("the next attempt asks anew");
+    let second = stage.shared.resolver.take().expect("the next attempt asks anew");
     answer(&mut stage, &first, addresses(9));
     assert!(tried(&stage).is_empty());
     answer(&mut stage, &second, addresses(1));
@@ -422,11 +422,12 @@ fn each_attempt_asks_anew<D: Rig>(seed: u64) {
     let question = dial(&mut stage);
     answer(&mut stage, &question, not_known());
     stage.advance(20);
-    let question = stage.hub.resolver.take().expect("asked again");
+    let question = stage.shared.resolver.take().expect("asked again");
     stage.world.get().dials.push_back(Outcome::Refused);
     answer(&mut stage, &question, addresses(1));
     stage.advance(30);
-    let question = stage.hub.resolver.take().expect("and again: the addresses may be others now");
+    let question =
+        stage.shared.resolver.take().expect("and again: the addresses may be others now");
     answer(&mut stage, &question, not_known());
     assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
     stage.stop();
@@ -452,15 +453,15 @@ fn one_name_too_many_is_told_at_once<D: Rig>(seed: u64) {
 }
 
 fn a_stop_does_not_wait_for_answers<D: Rig>(seed: u64) {
-    for order in [Order::Drain, Order::Stop] {
+    for order in [Phase::Drain, Phase::Stop] {
         let (mut stage, _) = named::<D>(seed, 9, None);
         let question = dial(&mut stage);
-        stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-        stage.hub.order(order);
+        stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+        stage.shared.raise(order);
         stage.settle();
         assert!(stage.is_over);
         let late = Answer { id: question.id, attempt: 1, found: addresses(1) };
-        stage.hub.answer(late); // it is nobody's
+        stage.shared.answer(late); // it is nobody's
         stage.stop();
     }
 }

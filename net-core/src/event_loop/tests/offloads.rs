@@ -192,7 +192,7 @@ fn who_leaves_its_answers_lying_gets_no_more_of_them<D: Rig>(seed: u64) {
     let id = stage.id(&peer);
     let until = Instant::now() + Duration::from_secs(60);
     let mut taken = 0;
-    while stage.hub.loops[0].mail.len_beyond() < 2
+    while stage.shared.loops[0].mail.len_beyond() < 2
         || pool.counts().waiting + pool.counts().running > 0
     {
         assert!(Instant::now() < until, "{:?}", pool.counts());

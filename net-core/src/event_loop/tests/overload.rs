@@ -35,7 +35,7 @@ fn a_source_has_as_many_as_it_may_and_others_are_let_in<D: Rig>(seed: u64) {
         assert_eq!(snapshot.closed_by(Closed::Refused(Why::PerSource)), refused as u64);
         assert_eq!(snapshot.get(Counter::RefusedPerSource), refused as u64);
         assert_eq!(snapshot.get(Counter::RefusedFull), 0);
-        assert_eq!(stage.hub.admission.sources(), 3);
+        assert_eq!(stage.shared.admission.sources(), 3);
         stage.stop();
     }
 }
@@ -71,7 +71,7 @@ fn a_place_of_a_source_is_free_again_however_its_connection_ends<D: Rig>(seed: u
     }
     inside.iter().for_each(|peer| peer.reset());
     stage.settle();
-    assert_eq!(stage.hub.admission.sources(), 0, "a source without connections is kept");
+    assert_eq!(stage.shared.admission.sources(), 0, "a source without connections is kept");
     stage.stop();
 }
 
@@ -169,8 +169,8 @@ fn at_the_drain_nobody_waits_for_the_rate<D: Rig>(seed: u64) {
     peers.iter().for_each(|peer| peer.send(b"question"));
     stage.settle();
     assert_eq!(stage.count(Counter::Accepted), 1);
-    stage.hub.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
-    stage.hub.order(crate::threads::hub::Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
+    stage.shared.raise(crate::threads::control::Phase::Drain);
     stage.advance(2000);
     assert!(peers.iter().all(|peer| peer.got() == b"question"));
     assert!(stage.is_over);
@@ -209,7 +209,7 @@ fn when_full_the_longest_idle_makes_room_for_who_comes<D: Rig>(seed: u64) {
         assert_eq!(stage.record(&peers[oldest]).closed, Some(Closed::Reused));
     }
     assert!(!peers[0].saw_fin() && !peers[3].saw_fin());
-    assert_eq!((stage.event_loop.state.table.len(), stage.hub.admission.inside()), (4, 4));
+    assert_eq!((stage.event_loop.state.table.len(), stage.shared.admission.inside()), (4, 4));
     let snapshot = stage.snapshot();
     assert_eq!(snapshot.closed_by(Closed::Reused), 2);
     assert_eq!(snapshot.get(Counter::RefusedFull), 0);
@@ -259,7 +259,7 @@ fn a_flood_over_the_limit_balances_to_the_unit<D: Rig>(seed: u64) {
         stage.advance(ms as u64);
         let snapshot = stage.snapshot();
         assert!(snapshot.balance(), "{snapshot}");
-        assert!(stage.hub.admission.inside() <= 20 && snapshot.get(Counter::Open) <= 20);
+        assert!(stage.shared.admission.inside() <= 20 && snapshot.get(Counter::Open) <= 20);
     }
     let snapshot = stage.snapshot();
     assert!(snapshot.closed_by(Closed::Reused) > 0, "{snapshot}");

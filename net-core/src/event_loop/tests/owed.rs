@@ -5,7 +5,7 @@ use crate::api::pool::Pool;
 use crate::api::slices::Slice;
 use crate::base::closed::Closed;
 use crate::connection::outbox::Queued;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -263,8 +263,8 @@ fn a_drain_waits_for_the_jobs_of_a_connection<D: Rig>(seed: u64) {
     let peers = [stage.open(), stage.open()];
     peers[0].send(b"abc");
     stage.turn();
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
     for _ in 0..10 {
         stage.advance(1000);
     }

@@ -151,7 +151,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
             Callback::Sent => peer.send(b"s"),
             Callback::End => peer.finish(),
             Callback::Deadline => peer.send(b"d"),
-            Callback::Draining => stage.hub.order(crate::threads::hub::Order::Drain),
+            Callback::Draining => stage.shared.raise(crate::threads::control::Phase::Drain),
             _ => {}
         }
         stage.advance(10);
@@ -288,7 +288,7 @@ fn on_panic_can_stop_the_server<D: Rig>(seed: u64) {
     stage.remote().post(0, 0).unwrap();
     stage.panics = 1;
     stage.settle();
-    assert_eq!(stage.hub.asked.order(), crate::threads::hub::Order::Stop);
+    assert_eq!(stage.shared.asked.phase(), crate::threads::control::Phase::Stop);
     stage.stop();
 }
 

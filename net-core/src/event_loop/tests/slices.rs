@@ -8,7 +8,7 @@ use crate::api::slices::{JobsFull, Slice};
 use crate::base::closed::{Callback, Closed};
 use crate::base::id::ConnId;
 use crate::observe::stats::Counter;
-use crate::threads::hub::Order;
+use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -245,14 +245,14 @@ fn a_drain_waits_for_a_job_and_a_stop_drops_it<D: Rig>(seed: u64) {
         endless()
     };
     here(&mut stage).in_slices(job).unwrap();
-    stage.hub.order(Order::Drain);
-    stage.hub.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
+    stage.shared.raise(Phase::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, std::sync::atomic::Ordering::Release);
     peer.finish();
     for _ in 0..200 {
         assert!(stage.event_loop.turn().unwrap(), "it ended with a job under way");
     }
     assert!(!is_dropped.get());
-    stage.hub.order(Order::Stop);
+    stage.shared.raise(Phase::Stop);
     while stage.event_loop.turn().unwrap() {}
     assert!(is_dropped.get());
     assert_eq!((stage.count(Counter::JobsDropped), stage.count(Counter::Jobs)), (1, 0));

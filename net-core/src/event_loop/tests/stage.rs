@@ -5,6 +5,7 @@ use super::actor::{Actor, At, Log, Record, usual};
 use super::{MUTATION, Mutation, Peer, Rig, Rng};
 use crate::accept::admission::{Admission, Arrival};
 use crate::accept::listener::Listener;
+use crate::api::remote::Remote;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
@@ -18,7 +19,9 @@ use crate::event_loop::receiving::READY_PER_TURN;
 use crate::observe::stats::{Counter, Snapshot};
 use crate::sys::addr::Addr;
 use crate::sys::{ListenOptions, Socket, Waker};
-use crate::threads::hub::{Hub, Mail, Order, Remote};
+use crate::threads::control::Phase;
+use crate::threads::mail::Mail;
+use crate::threads::shared::Shared;
 use bytes::Bytes;
 use net_timer::{Slot, Tick};
 use std::collections::HashMap;
@@ -35,7 +38,7 @@ const SPINS: usize = 200_000;
 pub(super) struct Stage<D: Rig> {
     pub(super) event_loop: EventLoop<Actor, D>,
     pub(super) world: World,
-    pub(super) hub: Arc<Hub<u64>>,
+    pub(super) shared: Arc<Shared<u64>>,
     pub(super) log: Log,
     pub(super) rng: Rng,
     pub(super) is_over: bool,
@@ -90,7 +93,7 @@ impl<D: Rig> Stage<D> {
         change(&mut limits);
         limits.check().expect("a test's limits agree");
         let admission = Admission::new(limits.connections_max.unwrap_or(1 << 20), &limits);
-        let hub = Hub::new(1, admission.telling(refusal), &limits).unwrap();
+        let shared = Shared::new(1, admission.telling(refusal), &limits).unwrap();
         let mut driver = D::open(&limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = Rng::new(seed ^ 0x5EED);
@@ -104,11 +107,11 @@ impl<D: Rig> Stage<D> {
         let log = Log::default();
         let actor = Actor { log: log.clone(), play: Box::new(usual) };
         let event_loop =
-            EventLoop::new(0, driver, actor, &limits, Arc::clone(&hub), Vec::new(), None);
+            EventLoop::new(0, driver, actor, &limits, Arc::clone(&shared), Vec::new(), None);
         Self {
             event_loop,
             world,
-            hub,
+            shared,
             log,
             rng,
             is_over: false,
@@ -162,10 +165,10 @@ impl<D: Rig> Stage<D> {
 
     fn arrive_from(&mut self, wire: usize, socket: Socket, peer: Addr) -> Peer {
         let from = Some(&peer).filter(|_| !self.are_announced);
-        let permit = self.hub.admission.enter(from).expect("there is room");
-        self.hub.acceptor.add(Counter::Accepted, 1);
+        let permit = self.shared.admission.enter(from).expect("there is room");
+        self.shared.acceptor.add(Counter::Accepted, 1);
         let arrival = Arrival { socket, peer, permit, is_announced: self.are_announced };
-        self.hub.loops[0].arrivals.push(arrival).expect("there is room");
+        self.shared.loops[0].arrivals.push(arrival).expect("there is room");
         self.world.peer(wire)
     }
 
@@ -174,7 +177,7 @@ impl<D: Rig> Stage<D> {
         let at = "127.0.0.1:9000".parse().unwrap();
         let options = ListenOptions::default();
         let socket = self.event_loop.driver.listen(listener_token(0), &at, &options).unwrap();
-        let listening = Listener::new(at, socket, &self.limits(), &self.hub.listener_health);
+        let listening = Listener::new(at, socket, &self.limits(), &self.shared.listener_health);
         self.event_loop.listeners.push(listening);
     }
 
@@ -197,7 +200,7 @@ impl<D: Rig> Stage<D> {
         let socket = self.world.socket(wire);
         let ip = std::net::Ipv4Addr::from(0x0A00_0000 | wire as u32);
         let peer = Addr::from(std::net::SocketAddr::from((ip, 1)));
-        let permit = match self.hub.admission.enter(Some(&peer)) {
+        let permit = match self.shared.admission.enter(Some(&peer)) {
             Ok(permit) if !permit.is_over() => permit,
             _ => {
                 self.world.close(socket, false);
@@ -223,7 +226,7 @@ impl<D: Rig> Stage<D> {
     }
 
     pub(super) fn remote(&self) -> Remote<u64> {
-        Remote(Arc::clone(&self.hub))
+        Remote(Arc::clone(&self.shared))
     }
 
     // --- going on ----------------------------------------------------------------------------
@@ -236,13 +239,13 @@ impl<D: Rig> Stage<D> {
             let counts = &self.world.get().counts;
             (counts.sends, counts.receives)
         };
-        let mail = self.hub.loops[0].stats.get(Counter::Mail);
+        let mail = self.shared.loops[0].stats.get(Counter::Mail);
         self.log.get().calls = 0;
         self.log.get().calls_max = CALLS_WITHOUT_END;
         self.is_over = !self.event_loop.turn().unwrap();
         self.calls_are_few(most, (self.world.get().counts.receives - receives) as usize);
         // A thread of a pool is in no world: what it posts may come when the turn has slept.
-        if self.world.get().is_quiet && self.hub.loops[0].stats.get(Counter::Mail) == mail {
+        if self.world.get().is_quiet && self.shared.loops[0].stats.get(Counter::Mail) == mail {
             let calls = self.log.get().calls;
             let sends = self.world.get().counts.sends - sends;
             assert_eq!((calls, sends), (0, 0), "it slept past what was due: calls, sends");
@@ -342,8 +345,8 @@ impl<D: Rig> Stage<D> {
     /// Ends it all, by order or by the peers, and checks the books.
     pub(super) fn stop(mut self) {
         if !self.is_over {
-            self.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-            self.hub.order(Order::Stop);
+            self.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+            self.shared.raise(Phase::Stop);
             self.settle();
         }
         self.is_closed();
@@ -352,7 +355,7 @@ impl<D: Rig> Stage<D> {
     // --- asking ------------------------------------------------------------------------------
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        self.hub.snapshot()
+        self.shared.snapshot()
     }
 
     pub(super) fn count(&self, counter: Counter) -> u64 {
@@ -387,9 +390,9 @@ impl<D: Rig> Stage<D> {
     /// The loop would sleep. Nothing may wait that no signal will tell of.
     fn nothing_waits(&mut self) {
         assert!(!self.event_loop.driver.holds_back());
-        let bridge = &self.hub.loops[0];
-        assert!(bridge.mail.is_empty() && bridge.arrivals.is_empty(), "on the bridges");
-        assert_eq!(bridge.mail.len_beyond(), 0, "beside the mailbox");
+        let inbox = &self.shared.loops[0];
+        assert!(inbox.mail.is_empty() && inbox.arrivals.is_empty(), "in the inbox");
+        assert_eq!(inbox.mail.len_beyond(), 0, "beside the mailbox");
         let state = &mut self.event_loop.state;
         assert!(state.ready.is_empty() && state.dead.is_empty());
         assert!(state.dials.is_empty(), "dials are not begun");
@@ -513,7 +516,7 @@ impl<D: Rig> Stage<D> {
         assert!(state.owed.is_empty(), "answers are owed");
         let pool = &state.outbox.pool;
         assert_eq!(pool.memory(), pool.retained_bytes(), "memory is counted that is gone");
-        let places = (self.hub.admission.inside(), self.hub.admission.sources());
+        let places = (self.shared.admission.inside(), self.shared.admission.sources());
         assert_eq!(places, (0, 0), "places are left over");
         let snapshot = self.snapshot();
         assert!(snapshot.balance(), "the books: {snapshot}");

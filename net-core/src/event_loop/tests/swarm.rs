@@ -8,6 +8,7 @@ use super::actor::{Actor, At, usual};
 use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern, somewhere};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
+use crate::api::remote::Remote;
 use crate::api::slices::Slice;
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
@@ -16,7 +17,7 @@ use crate::connection::slot::Status;
 use crate::features::broadcast::Broadcast;
 use crate::features::dial::{Dial, Retry};
 use crate::observe::stats::Counter;
-use crate::threads::hub::{Order, Remote};
+use crate::threads::control::Phase;
 use crate::threads::resolver::{Answer, Question};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -377,14 +378,14 @@ fn announce(rng: &mut Rng, peer: &Peer) {
 
 /// Answers the oldest question for a name, if there is one: with some addresses, or none.
 fn resolve<D: Rig>(stage: &mut Stage<D>) {
-    let Some(Question { id, attempt, .. }) = stage.hub.resolver.take() else { return };
+    let Some(Question { id, attempt, .. }) = stage.shared.resolver.take() else { return };
     let count = stage.rng.below(4) as u16;
     let addresses = (1..=count).map(|port| std::net::SocketAddr::from(([10, 0, 0, 1], port)));
     let found = match count {
         0 => Err(std::sync::Arc::new(std::io::Error::other("not known"))),
         _ => Ok(addresses.collect()),
     };
-    stage.hub.answer(Answer { id, attempt, found });
+    stage.shared.answer(Answer { id, attempt, found });
 }
 
 fn begin_storm<D: Rig>(stage: &mut Stage<D>, fuel: &Fuel) {
@@ -427,14 +428,14 @@ fn is_over(witness: &Peer) -> bool {
 /// A stop in the middle of a storm: the next turn reads the word, and some more carry it out.
 fn stop_in_a_storm<D: Rig>(mut stage: Stage<D>, fuel: &Fuel) {
     begin_storm(&mut stage, fuel);
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Stop);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Stop);
     let mut turns = 0;
     while !stage.is_over {
         assert!(turns < TURNS_TO_STOP, "the stop is not carried out");
         next_turn(&mut stage);
         turns += 1;
-        assert!(stage.event_loop.order == Order::Stop, "the stop is not heard");
+        assert!(stage.event_loop.phase == Phase::Stop, "the stop is not heard");
     }
     stage.stop();
 }
@@ -566,8 +567,8 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
 
 /// A drain that the peers do their part in, and in the end its deadline.
 fn end_politely<D: Rig>(stage: &mut Stage<D>, peers: &[Peer]) {
-    stage.hub.loops[0].arrivals_ended.store(true, Ordering::Release);
-    stage.hub.order(Order::Drain);
+    stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
+    stage.shared.raise(Phase::Drain);
     stage.advance(50);
     for peer in peers {
         if stage.rng.one_in(2) {
@@ -576,7 +577,7 @@ fn end_politely<D: Rig>(stage: &mut Stage<D>, peers: &[Peer]) {
     }
     stage.advance(3000);
     if !stage.is_over {
-        stage.hub.order(Order::Cut);
+        stage.shared.raise(Phase::ForceClose);
         stage.settle();
     }
     assert!(stage.is_over);

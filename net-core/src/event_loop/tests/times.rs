@@ -3,7 +3,7 @@
 use super::{At, Rig, Stage, on_both_rigs, usual};
 use crate::base::closed::Callback;
 use crate::observe::survey::{Answer, Asked, By, Question, Row};
-use crate::threads::hub::Mail;
+use crate::threads::mail::Mail;
 use std::sync::Arc;
 
 on_both_rigs! {
@@ -29,9 +29,9 @@ fn stage<D: Rig>(seed: u64, is_timed: bool) -> Stage<D> {
 
 fn top<D: Rig>(stage: &mut Stage<D>) -> Vec<Row> {
     let asked = Asked::new(Question::Top { by: By::Cpu, most: 10 });
-    let bridge = &stage.hub.loops[0];
-    bridge.mail.post(Mail::Ask(Arc::clone(&asked))).map_err(|_| "full").unwrap();
-    bridge.doorbell.ring();
+    let inbox = &stage.shared.loops[0];
+    inbox.mail.post(Mail::Ask(Arc::clone(&asked))).map_err(|_| "full").unwrap();
+    inbox.waker.wake();
     stage.settle();
     match asked.take() {
         Some(Answer::Top(rows)) => rows,
@@ -51,7 +51,7 @@ fn who_takes_the_most_is_first_and_a_neighbour_pays_nothing<D: Rig>(seed: u64) {
     let times: Vec<_> = rows.iter().map(|row| (row.id, row.nanos)).collect();
     let [some, most, none] = [&some, &most, &none].map(|peer| stage.id(peer));
     assert_eq!(times, [(most, Some(30_000_000)), (some, Some(12_000_000)), (none, Some(0))]);
-    let taken = |label| stage.hub.loops[0].pulse.times().find(|(of, _)| *of == label).unwrap().1;
+    let taken = |label| stage.shared.loops[0].pulse.times().find(|(of, _)| *of == label).unwrap().1;
     assert_eq!(taken(Callback::Data.label()), 0.042);
     assert_eq!(taken(Callback::Open.label()), 0.0);
     stage.stop();
@@ -60,12 +60,13 @@ fn who_takes_the_most_is_first_and_a_neighbour_pays_nothing<D: Rig>(seed: u64) {
 fn who_asks_in_the_same_turn_sees_it_too<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.time_callbacks = true);
     let asked = Asked::new(Question::Top { by: By::Cpu, most: 1 });
-    let (world, hub, ours) = (stage.world.clone(), Arc::clone(&stage.hub), Arc::clone(&asked));
+    let (world, shared, ours) =
+        (stage.world.clone(), Arc::clone(&stage.shared), Arc::clone(&asked));
     stage.play(move |at| match at {
         At::Data(_, input) => {
             input.take_all();
             world.get().now += 4;
-            hub.loops[0].mail.post(Mail::Ask(Arc::clone(&ours))).map_err(|_| "full").unwrap();
+            shared.loops[0].mail.post(Mail::Ask(Arc::clone(&ours))).map_err(|_| "full").unwrap();
         }
         other => usual(other),
     });
@@ -82,7 +83,7 @@ fn where_nobody_looks_nothing_is_kept<D: Rig>(seed: u64) {
     let peer = stage.open();
     peer.send(b"1234");
     stage.settle();
-    assert!(stage.hub.loops[0].pulse.times().all(|(_, seconds)| seconds == 0.0));
+    assert!(stage.shared.loops[0].pulse.times().all(|(_, seconds)| seconds == 0.0));
     assert!(stage.event_loop.ledger.is_none());
     stage.stop();
 }

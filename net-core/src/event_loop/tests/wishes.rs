@@ -10,7 +10,7 @@ use crate::base::closed::{Callback, Closed};
 use crate::base::id::ConnId;
 use crate::config::rate::Rate;
 use crate::features::dial::Dial;
-use crate::threads::hub::Mail;
+use crate::threads::mail::Mail;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 struct House<D: Rig> {
     acceptor: Acceptor<u64, D>,
     world: World,
-    hub: Arc<Hub<u64>>,
+    shared: Arc<Shared<u64>>,
 }
 
 impl<D: Rig> House<D> {
@@ -22,7 +22,7 @@ impl<D: Rig> House<D> {
     }
 
     fn balanced(seed: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
-        let hub = Hub::new(
+        let shared = Shared::new(
             loops,
             Admission::new(limits.connections_max.unwrap_or(1 << 20), limits),
             limits,
@@ -33,10 +33,10 @@ impl<D: Rig> House<D> {
         world.get().rng = crate::driver::sim::Rng::new(seed);
         let at = "127.0.0.1:9000".parse().unwrap();
         let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
-        let listeners = vec![Listener::new(at, socket, limits, &hub.listener_health)];
+        let listeners = vec![Listener::new(at, socket, limits, &shared.listener_health)];
         let (places, in_flight_max) = (u64::MAX, u64::MAX);
         let handover = Handover::new(
-            Arc::clone(&hub),
+            Arc::clone(&shared),
             balance,
             Vec::new(),
             places,
@@ -46,14 +46,14 @@ impl<D: Rig> House<D> {
         let drain_timeout = Duration::from_millis(500);
         let acceptor = Acceptor::new(
             driver,
-            Arc::clone(&hub),
+            Arc::clone(&shared),
             listeners,
             handover,
             limits.clone(),
             drain_timeout,
             None,
         );
-        Self { acceptor, world, hub }
+        Self { acceptor, world, shared }
     }
 
     /// From `from` until `to`, every millisecond, loop `k` turns and takes what has arrived, and closes
@@ -61,14 +61,14 @@ impl<D: Rig> House<D> {
     fn turns(&self, k: usize, from: u64, to: u64) -> Rc<Cell<u64>> {
         let taken = Rc::new(Cell::new(0));
         for ms in from..to {
-            let (hub, taken) = (Arc::clone(&self.hub), Rc::clone(&taken));
+            let (shared, taken) = (Arc::clone(&self.shared), Rc::clone(&taken));
             self.world.at(ms, move |world| {
-                let bridge = &hub.loops[k];
-                bridge.stats.add(Counter::Turns, 1);
-                while let Some(arrival) = bridge.arrivals.pop() {
+                let inbox = &shared.loops[k];
+                inbox.stats.add(Counter::Turns, 1);
+                while let Some(arrival) = inbox.arrivals.pop() {
                     world.close(arrival.socket, false);
                     taken.set(taken.get() + 1);
-                    bridge.taken.fetch_add(1, Ordering::Release);
+                    inbox.taken.fetch_add(1, Ordering::Release);
                 }
             });
         }
@@ -77,10 +77,10 @@ impl<D: Rig> House<D> {
 
     /// At `ms` loop `k` is over.
     fn ends(&self, k: usize, ms: u64) {
-        let hub = Arc::clone(&self.hub);
+        let shared = Arc::clone(&self.shared);
         self.world.at(ms, move |world| {
-            hub.loops[k].is_over.store(true, Ordering::Release);
-            world.ring();
+            shared.loops[k].is_over.store(true, Ordering::Release);
+            world.wake();
         });
     }
 
@@ -88,26 +88,26 @@ impl<D: Rig> House<D> {
     /// they are over, and with them the acceptor.
     fn loops_live(&self, at: u64, end: u64, taken: &Rc<Cell<u64>>) {
         for ms in at..=end {
-            let (hub, taken) = (Arc::clone(&self.hub), Rc::clone(taken));
+            let (shared, taken) = (Arc::clone(&self.shared), Rc::clone(taken));
             self.world.at(ms, move |world| {
-                for bridge in &hub.loops {
-                    bridge.stats.add(Counter::Turns, 1);
-                    while let Some(arrival) = bridge.arrivals.pop() {
+                for inbox in &shared.loops {
+                    inbox.stats.add(Counter::Turns, 1);
+                    while let Some(arrival) = inbox.arrivals.pop() {
                         taken.set(taken.get() + 1);
                         world.close(arrival.socket, false);
-                        bridge.taken.fetch_add(1, Ordering::Release);
+                        inbox.taken.fetch_add(1, Ordering::Release);
                     }
-                    bridge.is_over.store(ms == end, Ordering::Release);
+                    inbox.is_over.store(ms == end, Ordering::Release);
                 }
                 if ms == end {
-                    world.ring();
+                    world.wake();
                 }
             });
         }
     }
 
     fn count(&self, counter: Counter) -> u64 {
-        self.hub.acceptor.snapshot().get(counter)
+        self.shared.acceptor.snapshot().get(counter)
     }
 }
 
@@ -179,11 +179,11 @@ fn a_drain_lets_in_who_waits_and_ends_arrivals<D: Rig>(seed: u64) {
     let mut house = House::<D>::new(seed, 2, &Limits::default());
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_000, 1_100, &taken);
-    let hub = Arc::clone(&house.hub);
+    let shared = Arc::clone(&house.shared);
     house.world.at(1_050, move |world| {
         (0..50).for_each(|_| _ = world.knock());
-        hub.ask(Order::Drain);
-        world.ring();
+        shared.ask(Phase::Drain);
+        world.wake();
     });
     let refused = Rc::new(Cell::new(false));
     let was_refused = Rc::clone(&refused);
@@ -194,9 +194,9 @@ fn a_drain_lets_in_who_waits_and_ends_arrivals<D: Rig>(seed: u64) {
     house.acceptor.run().unwrap();
     assert_eq!(taken.get(), 50);
     assert!(refused.get(), "a late client is refused");
-    for bridge in &house.hub.loops {
-        assert!(bridge.arrivals_ended.load(Ordering::Acquire));
-        assert_eq!(bridge.control.order(), Order::Drain);
+    for inbox in &house.shared.loops {
+        assert!(inbox.arrivals_ended.load(Ordering::Acquire));
+        assert_eq!(inbox.control.phase(), Phase::Drain);
     }
 }
 
@@ -204,34 +204,34 @@ fn a_drain_that_takes_too_long_is_cut<D: Rig>(seed: u64) {
     let mut house = House::<D>::new(seed, 2, &Limits::default());
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_000, 1_600, &taken);
-    house.hub.ask(Order::Drain);
-    let orders = Rc::new(Cell::new((Order::Run, Order::Run)));
+    house.shared.ask(Phase::Drain);
+    let orders = Rc::new(Cell::new((Phase::Run, Phase::Run)));
     let (before, after) = (Rc::clone(&orders), Rc::clone(&orders));
-    let hub = Arc::clone(&house.hub);
-    house.world.at(1_499, move |_| before.set((hub.loops[0].control.order(), Order::Run)));
-    let hub = Arc::clone(&house.hub);
-    house.world.at(1_503, move |_| after.set((after.get().0, hub.loops[0].control.order())));
+    let shared = Arc::clone(&house.shared);
+    house.world.at(1_499, move |_| before.set((shared.loops[0].control.phase(), Phase::Run)));
+    let shared = Arc::clone(&house.shared);
+    house.world.at(1_503, move |_| after.set((after.get().0, shared.loops[0].control.phase())));
     house.acceptor.run().unwrap();
-    assert_eq!(orders.get(), (Order::Drain, Order::Cut));
+    assert_eq!(orders.get(), (Phase::Drain, Phase::ForceClose));
 }
 
 fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
     let mut house = House::<D>::new(seed, 2, &Limits::default());
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_020, 1_100, &taken);
-    let hub = Arc::clone(&house.hub);
+    let shared = Arc::clone(&house.shared);
     house.world.at(1_010, move |world| {
-        hub.loops[1].is_over.store(true, Ordering::Release);
-        world.ring();
+        shared.loops[1].is_over.store(true, Ordering::Release);
+        world.wake();
     });
     house.acceptor.run().unwrap();
-    assert_eq!(house.hub.loops[0].control.order(), Order::Stop);
+    assert_eq!(house.shared.loops[0].control.phase(), Phase::Stop);
 }
 
 fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
     let mut house = House::<D>::new(seed, 2, &Limits::default());
     // One that a loop has; no order of these two is special.
-    house.hub.listener_health.opened();
+    house.shared.listener_health.opened();
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_030, 1_100, &taken);
     let orders = Rc::new(RefCell::new(Vec::new()));
@@ -239,17 +239,17 @@ fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
     house.world.at(1_000, |world| _ = world.knock());
     let at: crate::sys::addr::Addr = "127.0.0.1:9001".parse().unwrap();
     for ms in [1_010, 1_020] {
-        let (hub, orders, at) = (Arc::clone(&house.hub), Rc::clone(&orders), at.clone());
+        let (shared, orders, at) = (Arc::clone(&house.shared), Rc::clone(&orders), at.clone());
         house.world.at(ms, move |world| {
-            orders.borrow_mut().push(hub.loops[0].control.order());
+            orders.borrow_mut().push(shared.loops[0].control.phase());
             if ms == 1_010 {
-                hub.listener_health.mark_failed(&at, crate::sys::Errno::new(libc::EBADF));
-                world.ring();
+                shared.listener_health.mark_failed(&at, crate::sys::Errno::new(libc::EBADF));
+                world.wake();
             }
         });
     }
     house.acceptor.run().unwrap();
-    assert_eq!(*orders.borrow(), [Order::Run, Order::Drain]);
+    assert_eq!(*orders.borrow(), [Phase::Run, Phase::Drain]);
     assert_eq!(house.acceptor.take_last_failed(), Some((at, crate::sys::Errno::new(libc::EBADF))));
 }
 
@@ -259,7 +259,7 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
     let mut house = House::<D>::balanced(seed, 3, &Limits::default(), balance);
     let open = Rc::new(RefCell::new(vec![Vec::new(); 3]));
     for ms in 1_000..=1_200 {
-        let (hub, open) = (Arc::clone(&house.hub), Rc::clone(&open));
+        let (shared, open) = (Arc::clone(&house.shared), Rc::clone(&open));
         house.world.at(ms, move |world| {
             let clients = match ms {
                 1_010 => 30,
@@ -267,10 +267,10 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
                 _ => 0,
             };
             (0..clients).for_each(|_| _ = world.knock());
-            for (k, bridge) in hub.loops.iter().enumerate() {
+            for (k, inbox) in shared.loops.iter().enumerate() {
                 let here = &mut open.borrow_mut()[k];
-                let mut taken = bridge.taken.load(Ordering::Relaxed);
-                while let Some(arrival) = bridge.arrivals.pop() {
+                let mut taken = inbox.taken.load(Ordering::Relaxed);
+                while let Some(arrival) = inbox.arrivals.pop() {
                     here.push(arrival.socket.number());
                     world.close(arrival.socket, false);
                     taken += 1;
@@ -279,13 +279,13 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
                     assert_eq!(here.len(), 10);
                     here.truncate([0, 5, 10][k]);
                 }
-                bridge.stats.set(Counter::Open, here.len() as u64);
-                bridge.stats.add(Counter::Turns, 1);
-                bridge.taken.store(taken, Ordering::Release);
-                bridge.is_over.store(ms == 1_200, Ordering::Release);
+                inbox.stats.set(Counter::Open, here.len() as u64);
+                inbox.stats.add(Counter::Turns, 1);
+                inbox.taken.store(taken, Ordering::Release);
+                inbox.is_over.store(ms == 1_200, Ordering::Release);
             }
             if ms == 1_200 {
-                world.ring();
+                world.wake();
             }
         });
     }
@@ -326,10 +326,10 @@ fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(seed
     let lives = house.turns(1, 1_000, 2_000);
     let most = Rc::new(Cell::new(0));
     for ms in 1_000..1_150 {
-        let (hub, most) = (Arc::clone(&house.hub), Rc::clone(&most));
+        let (shared, most) = (Arc::clone(&house.shared), Rc::clone(&most));
         house.world.at(ms, move |world| {
             _ = world.knock();
-            most.set(most.get().max(hub.loops[0].arrivals.len()));
+            most.set(most.get().max(shared.loops[0].arrivals.len()));
         });
     }
     (0..2).for_each(|k| house.ends(k, 2_000));
@@ -341,18 +341,18 @@ fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(seed
 
 /// A drain, and a stop, waited for ever for a loop whose callback did not return.
 fn a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not<D: Rig>(seed: u64) {
-    for order in [Order::Drain, Order::Stop] {
+    for order in [Phase::Drain, Phase::Stop] {
         let mut house = House::<D>::new(seed, 3, &Limits::default());
         house.turns(1, 1_000, 9_000);
         house.ends(1, 9_000);
         house.ends(2, 1_020);
-        let hub = Arc::clone(&house.hub);
+        let shared = Arc::clone(&house.shared);
         house.world.at(1_000, move |world| {
-            hub.ask(order);
-            world.ring();
+            shared.ask(order);
+            world.wake();
         });
         house.acceptor.run().unwrap();
         assert_eq!(house.acceptor.take_given_up(), [0], "after {order:?}");
-        assert!(house.hub.loops[1].is_over.load(Ordering::Acquire), "it was waited for");
+        assert!(house.shared.loops[1].is_over.load(Ordering::Acquire), "it was waited for");
     }
 }

@@ -24,7 +24,8 @@ use crate::event_loop::EventLoop;
 use crate::sys::addr::Addr;
 use crate::sys::process::Process;
 use crate::sys::{ListenOptions, Socket};
-use crate::threads::hub::{Hub, Order};
+use crate::threads::control::Phase;
+use crate::threads::shared::Shared;
 pub(crate) use access::Access;
 use desk::{CLIENTS_MAX, Desk};
 use std::convert::Infallible;
@@ -72,7 +73,7 @@ fn limits() -> Limits {
 /// An endpoint that listens already, and answers once it is [served](Admin::serve).
 pub(crate) struct Admin {
     at: Addr,
-    hub: Arc<Hub<Infallible>>,
+    shared: Arc<Shared<Infallible>>,
     driver: Epoll,
     listener: Socket,
     process: Process,
@@ -86,9 +87,9 @@ impl Admin {
         access.check().map_err(|what| StartError::plain(format!("admin: {what}")))?;
         let limits = limits();
         limits.check().map_err(|what| StartError::plain(format!("the admin's limits: {what}")))?;
-        let hub = Hub::new(1, Admission::new(CLIENTS_MAX + ACCEPTS, &limits), &limits)
+        let shared = Shared::new(1, Admission::new(CLIENTS_MAX + ACCEPTS, &limits), &limits)
             .map_err(|e| StartError::new("make the admin endpoint's eventfds", e))?;
-        let waker = Arc::clone(hub.loops[0].doorbell.waker());
+        let waker = Arc::clone(shared.loops[0].waker.eventfd());
         let mut driver = Epoll::open(&limits, waker)
             .map_err(|e| StartError::new("make the admin endpoint's epoll", e))?;
         let options = ListenOptions { backlog: 128, spares: SPARES, ..ListenOptions::default() };
@@ -97,7 +98,7 @@ impl Admin {
             .map_err(|e| StartError::new(format!("listen on {at} for the admin endpoint"), e))?;
         let at = <Epoll as Driver>::local(&listener)
             .map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
-        Ok(Self { at, hub, driver, listener, process: Process::new(), access, limits })
+        Ok(Self { at, shared, driver, listener, process: Process::new(), access, limits })
     }
 
     /// Where it listens, with the port that was chosen.
@@ -107,12 +108,12 @@ impl Admin {
 
     /// Begins to answer for `server`, on a thread of its own.
     pub(crate) fn serve(self, server: Arc<dyn Watched>) -> Result<Serving, StartError> {
-        let Self { at, hub, driver, listener, process, access, limits } = self;
-        let bridge = &hub.loops[0];
+        let Self { at, shared, driver, listener, process, access, limits } = self;
+        let inbox = &shared.loops[0];
         // Nothing arrives but at its own listener.
-        bridge.arrivals_ended.store(true, Ordering::Release);
+        inbox.arrivals_ended.store(true, Ordering::Release);
         let (over, is_over) = mpsc::channel();
-        let in_thread = Arc::clone(&hub);
+        let in_thread = Arc::clone(&shared);
         let run = move || {
             let _over = over; // dropped at the end, however that comes
             let _quiet = Quiet::here();
@@ -128,14 +129,14 @@ impl Admin {
             .name("net-admin".into())
             .spawn(run)
             .map_err(|error| StartError::new("start the admin endpoint's thread", error))?;
-        Ok(Serving { hub, is_over, thread: Some(thread) })
+        Ok(Serving { shared, is_over, thread: Some(thread) })
     }
 }
 
 /// An endpoint that answers. Dropped, it ends: nobody new is let in, the last answers are read,
 /// and after a short while what is left is reset.
 pub(crate) struct Serving {
-    hub: Arc<Hub<Infallible>>,
+    shared: Arc<Shared<Infallible>>,
     /// Disconnected when the thread is past its last turn.
     is_over: Receiver<Infallible>,
     thread: Option<JoinHandle<()>>,
@@ -143,9 +144,9 @@ pub(crate) struct Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.hub.order(Order::Drain);
+        self.shared.raise(Phase::Drain);
         if let Err(mpsc::RecvTimeoutError::Timeout) = self.is_over.recv_timeout(LAST_WORDS) {
-            self.hub.order(Order::Stop);
+            self.shared.raise(Phase::Stop);
         }
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the admin endpoint's thread panicked");

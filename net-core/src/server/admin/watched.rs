@@ -3,7 +3,9 @@
 use crate::observe::pulse::{Beat, StallCounts};
 use crate::observe::stats::Snapshot;
 use crate::observe::survey::Asked;
-use crate::threads::hub::{Hub, Mail, Order};
+use crate::threads::control::Phase;
+use crate::threads::mail::Mail;
+use crate::threads::shared::Shared;
 use std::sync::Arc;
 
 /// A server that is looked at from another thread. Every answer is a few loads from what its
@@ -33,22 +35,22 @@ pub(crate) trait Watched: Send + Sync + 'static {
     fn is_ending(&self) -> bool;
 }
 
-/// What waits on the bridges into a loop.
+/// What waits in the inbox of a loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Waiting {
     pub(crate) mail: usize,
     pub(crate) arrivals: usize,
 }
 
-impl<M: Send + 'static> Watched for Hub<M> {
+impl<M: Send + 'static> Watched for Shared<M> {
     fn loops(&self) -> usize {
         self.loops.len()
     }
 
     fn of_loop(&self, number: usize) -> (Snapshot, Waiting) {
-        let bridge = &self.loops[number];
-        let waiting = Waiting { mail: bridge.mail.len(), arrivals: bridge.arrivals.len() };
-        (bridge.stats.snapshot(), waiting)
+        let inbox = &self.loops[number];
+        let waiting = Waiting { mail: inbox.mail.len(), arrivals: inbox.arrivals.len() };
+        (inbox.stats.snapshot(), waiting)
     }
 
     fn stalls_of(&self, number: usize) -> StallCounts {
@@ -68,9 +70,9 @@ impl<M: Send + 'static> Watched for Hub<M> {
     }
 
     fn ask(&self, number: usize, asked: Arc<Asked>) -> bool {
-        let bridge = &self.loops[number];
-        let posted = bridge.mail.post(Mail::Ask(asked)).is_ok();
-        bridge.doorbell.ring();
+        let inbox = &self.loops[number];
+        let posted = inbox.mail.post(Mail::Ask(asked)).is_ok();
+        inbox.waker.wake();
         posted
     }
 
@@ -87,8 +89,8 @@ impl<M: Send + 'static> Watched for Hub<M> {
     }
 
     fn is_ending(&self) -> bool {
-        let asked = self.asked.order() > Order::Run;
+        let asked = self.asked.phase() > Phase::Run;
         // A signal reaches the loops without having been asked for here.
-        asked || self.loops.iter().any(|bridge| bridge.control.order() > Order::Run)
+        asked || self.loops.iter().any(|inbox| inbox.control.phase() > Phase::Run)
     }
 }

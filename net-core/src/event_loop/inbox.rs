@@ -16,7 +16,8 @@ use crate::driver::Driver;
 use crate::observe::stats::Counter;
 use crate::sys::addr::Addr;
 use crate::sys::{Errno, Socket};
-use crate::threads::hub::{Mail, Order};
+use crate::threads::control::Phase;
+use crate::threads::mail::Mail;
 use net_buffer::Unread;
 use net_timer::Tick;
 use std::sync::atomic::Ordering;
@@ -24,15 +25,15 @@ use std::sync::atomic::Ordering;
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Looks at the order, and carries it out for some more connections.
     pub(super) fn obey(&mut self) {
-        let order = self.state.bridge.control.order();
-        if order > self.order {
-            tracing::debug!(in_loop = self.state.number, ?order, "a new order");
-            self.order = order;
+        let phase = self.state.inbox.control.phase();
+        if phase > self.phase {
+            tracing::debug!(in_loop = self.state.number, ?phase, "a new phase");
+            self.phase = phase;
             self.begin_telling();
             self.end_listening();
             self.end_datagrams();
         }
-        if self.order > Order::Run {
+        if self.phase > Phase::Run {
             self.obey_on();
         }
     }
@@ -52,19 +53,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn take_arrivals(&mut self) {
         self.accept_own();
         if self.fd_channel.is_some() {
-            self.take_from_courier();
+            self.take_from_fd_channel();
         } else if !self.saw_the_end {
-            if self.state.bridge.arrivals.is_empty()
-                && !self.state.bridge.arrivals_ended.load(Ordering::Relaxed)
+            if self.state.inbox.arrivals.is_empty()
+                && !self.state.inbox.arrivals_ended.load(Ordering::Relaxed)
             {
                 return; // as in most turns: two loads, where pop would cost a fence
             }
             // The end is stored after the last arrival: looked at first, it holds for the queue.
-            let ended = self.state.bridge.arrivals_ended.load(Ordering::Acquire);
+            let ended = self.state.inbox.arrivals_ended.load(Ordering::Acquire);
             let most = self.state.a_few(self.state.limits.arrivals_per_turn);
             let mut taken = 0;
             while taken < most {
-                let Some(arrival) = self.state.bridge.arrivals.pop() else {
+                let Some(arrival) = self.state.inbox.arrivals.pop() else {
                     self.saw_the_end = ended;
                     break;
                 };
@@ -72,7 +73,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 taken += 1;
             }
             if taken > 0 {
-                self.state.bridge.stats.add(Counter::Adopted, taken as u64);
+                self.state.inbox.stats.add(Counter::Adopted, taken as u64);
                 self.took(taken as u64);
             }
         }
@@ -82,24 +83,24 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// their way.
     fn took(&mut self, arrivals: u64) {
         self.taken += arrivals;
-        let bridge = &self.state.bridge;
-        bridge.stats.set(Counter::Open, self.state.table.len() as u64);
-        // After the open count, which includes them: see `Bridge::taken`.
-        bridge.taken.store(self.taken, Ordering::Release);
+        let inbox = &self.state.inbox;
+        inbox.stats.set(Counter::Open, self.state.table.len() as u64);
+        // After the open count, which includes them: see `Inbox::taken`.
+        inbox.taken.store(self.taken, Ordering::Release);
     }
 
     #[inline(never)] // its message buffer would be on the turn's stack
-    fn take_from_courier(&mut self) {
+    fn take_from_fd_channel(&mut self) {
         let Some(mut fd_channel) = self.fd_channel.take() else { return };
         let mut arrivals = std::mem::take(&mut self.batch);
-        let brought = fd_channel.take(&self.hub.admission, &mut arrivals);
+        let brought = fd_channel.take(&self.shared.admission, &mut arrivals);
         for arrival in arrivals.drain(..) {
             self.adopt(arrival);
         }
         self.batch = arrivals;
         if brought.carried > 0 {
             self.took(brought.carried);
-            let stats = &self.state.bridge.stats;
+            let stats = &self.state.inbox.stats;
             stats.add(Counter::Adopted, brought.carried - brought.lost);
             if brought.lost > 0 {
                 stats.add(Counter::LostOnTheWay, brought.lost);
@@ -133,8 +134,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let mut accepted = std::mem::take(&mut self.batch);
         let now = self.state.now;
-        let (limits, admission) = (&self.state.limits, &self.hub.admission);
-        let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
+        let (limits, admission) = (&self.state.limits, &self.shared.admission);
+        let (driver, stats) = (&mut self.driver, &self.state.inbox.stats);
         let most = self.state.a_few(limits.arrivals_per_turn);
         self.listeners[n].accept(driver, now, limits, most, stats, admission, &mut accepted);
         for arrival in accepted.drain(..) {
@@ -146,8 +147,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Takes what is left at the listeners' doors, then shuts them. That is a system call for each; they
     /// are let in over turns, with all that this costs.
     fn end_listening(&mut self) {
-        let (limits, admission) = (&self.state.limits, &self.hub.admission);
-        let (driver, stats) = (&mut self.driver, &self.state.bridge.stats);
+        let (limits, admission) = (&self.state.limits, &self.shared.admission);
+        let (driver, stats) = (&mut self.driver, &self.state.inbox.stats);
         // No more than a full backlog: a flood must not keep us here.
         let batches = BACKLOG_MAX / limits.accepts_per_turn + 1;
         for listening in &mut self.listeners {
@@ -182,9 +183,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A new connection: through the one door in, or first to the vestibule, if a proxy is to say
     /// whose it is.
     fn adopt(&mut self, arrival: Arrival) {
-        if self.order >= Order::Cut {
-            let why =
-                if self.order == Order::Cut { Closed::DrainDeadline } else { Closed::Stopped };
+        if self.phase >= Phase::ForceClose {
+            let why = if self.phase == Phase::ForceClose {
+                Closed::DrainDeadline
+            } else {
+                Closed::Stopped
+            };
             return self.refuse(arrival.socket, why);
         }
         if arrival.is_announced {
@@ -230,7 +234,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
         self.after(id);
-        if self.order > Order::Run {
+        if self.phase > Phase::Run {
             self.tell(id);
         }
     }
@@ -316,22 +320,22 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Takes mail, up to the turn's budget. What is left keeps the loop from sleeping.
     pub(super) fn take_mail(&mut self) {
-        if self.state.bridge.mail.is_empty() {
+        if self.state.inbox.mail.is_empty() {
             return; // as in most turns: two loads, where pop would cost a fence
         }
         let mut taken = 0;
         while taken < self.state.limits.mail_per_turn as u64 {
-            let Some(mail) = self.state.bridge.mail.take() else { break };
+            let Some(mail) = self.state.inbox.mail.take() else { break };
             taken += 1;
             if !matches!(mail, Mail::Broadcast(_)) {
-                self.state.bridge.mail_weight.leave(mail.weight()); // a broadcast leaves when it is through
+                self.state.inbox.mail_weight.leave(mail.weight()); // a broadcast leaves when it is through
             }
             self.read(mail);
         }
         taken += self.take_mail_beyond();
-        let bridge = &self.state.bridge;
-        bridge.stats.add(Counter::Mail, taken);
-        bridge.stats.set(Counter::Mailbox, bridge.mail.len() as u64);
+        let inbox = &self.state.inbox;
+        inbox.stats.add(Counter::Mail, taken);
+        inbox.stats.set(Counter::Mailbox, inbox.mail.len() as u64);
         self.mail_is_read(taken);
     }
 
@@ -339,12 +343,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// the mailbox asks for.
     fn take_mail_beyond(&mut self) -> u64 {
         let mut taken = 0;
-        while let Some(mail) = self.state.bridge.mail.take_beyond() {
+        while let Some(mail) = self.state.inbox.mail.take_beyond() {
             taken += 1;
             self.read(mail);
             if taken == self.state.limits.mail_per_turn as u64 {
                 // So that the loop looks again. A mailbox that is full has something to look for.
-                let _ = self.state.bridge.mail.post(Mail::Beyond);
+                let _ = self.state.inbox.mail.post(Mail::Beyond);
                 break;
             }
         }
@@ -357,7 +361,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.runs(Callback::Message, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| handler.on_message(&mut Loop::new(state), message)).is_none() {
-                    self.state.bridge.stats.add(Counter::MailLost, 1);
+                    self.state.inbox.stats.add(Counter::MailLost, 1);
                     self.count_panic(Callback::Message);
                 }
             }
@@ -367,7 +371,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.sent_from_afar(id, bytes, at_limit);
             }
             Mail::Arrival(arrival) => {
-                self.state.bridge.stats.add(Counter::Given, 1);
+                self.state.inbox.stats.add(Counter::Given, 1);
                 self.adopt(*arrival);
             }
             Mail::Ask(asked) => self.asked(asked),
@@ -393,7 +397,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.runs(Callback::Message, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| work(handler, &mut Loop::new(state))).is_none() {
-                    self.state.bridge.stats.add(Counter::MailLost, 1);
+                    self.state.inbox.stats.add(Counter::MailLost, 1);
                     self.count_panic(Callback::Message);
                 }
             }
@@ -427,7 +431,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.runs(Callback::Timer, None);
             let (handler, state) = (&mut self.handler, &mut self.state);
             if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
-                self.state.bridge.stats.add(Counter::MailLost, 1);
+                self.state.inbox.stats.add(Counter::MailLost, 1);
                 self.count_panic(Callback::Timer);
             }
         }
