@@ -21,8 +21,8 @@ mod threads {
 #[path = "../src/threads/sleep.rs"]
 mod sleep;
 
-#[path = "../src/threads/mailbox/turnstile.rs"]
-mod turnstile;
+#[path = "../src/threads/mailbox/close_gate.rs"]
+mod close_gate;
 
 use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
@@ -283,29 +283,29 @@ fn without_the_sleepers_fence_a_later_sleep_loses_a_wake_up() {
     sleeping_again::<NoSleeperFence>();
 }
 
-/// Two senders post through the turnstile while the owner closes it and counts what is there. The
-/// queue is a relaxed counter, so only the turnstile can make a push visible.
+/// Two senders post through the close gate while the owner closes it and counts what is there. The
+/// queue is a relaxed counter, so only the close gate can make a push visible.
 fn closing(waits_for_senders: bool) {
     explore(Some(3), move || {
-        let turnstile = Arc::new(turnstile::Turnstile::new());
+        let close_gate = Arc::new(close_gate::CloseGate::new());
         let queue = Arc::new(AtomicUsize::new(0));
         let senders = [(); 2].map(|()| {
-            let (turnstile, queue) = (turnstile.clone(), queue.clone());
+            let (close_gate, queue) = (close_gate.clone(), queue.clone());
             thread::spawn(move || {
-                let let_in = turnstile.enter();
+                let let_in = close_gate.enter();
                 if let_in {
                     queue.fetch_add(1, Ordering::Relaxed);
-                    turnstile.leave();
+                    close_gate.leave();
                 }
                 usize::from(let_in)
             })
         });
-        turnstile.close();
+        close_gate.close();
         if waits_for_senders {
-            turnstile.wait_until_empty();
+            close_gate.wait_until_empty();
         }
         let drained = queue.load(Ordering::Relaxed);
-        assert!(!turnstile.enter(), "a closed turnstile stays closed");
+        assert!(!close_gate.enter(), "a closed close gate stays closed");
         let posted: usize = senders.map(finish).iter().sum();
         assert_eq!(posted, drained, "lost post");
     });

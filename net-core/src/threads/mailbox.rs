@@ -13,7 +13,7 @@
 //! It neither sleeps nor wakes anybody: who posts must ask the loop's [sleep word](crate::sleep)
 //! afterwards.
 
-mod turnstile;
+mod close_gate;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use std::{error, fmt};
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
 
-use turnstile::Turnstile;
+use close_gate::CloseGate;
 
 /// A bounded queue of items for one loop, with an end.
 ///
@@ -30,7 +30,7 @@ use turnstile::Turnstile;
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
     /// Every push happens inside it, so that the last one is known.
-    turnstile: Turnstile,
+    close_gate: CloseGate,
     queue: ArrayQueue<T>,
     /// What was posted beyond the bound, in order.
     beyond: Mutex<VecDeque<T>>,
@@ -48,7 +48,7 @@ impl<T> Mailbox<T> {
     /// If `bound` is zero.
     pub(crate) fn new(bound: usize) -> Self {
         Mailbox {
-            turnstile: Turnstile::new(),
+            close_gate: CloseGate::new(),
             queue: ArrayQueue::new(bound),
             beyond: Mutex::default(),
             is_beyond: AtomicBool::new(false),
@@ -60,17 +60,17 @@ impl<T> Mailbox<T> {
     /// `Ok` means that the owner will take or drain it. The loop may be asleep: ask its sleep word
     /// next.
     pub(crate) fn post(&self, item: T) -> Result<(), PostError<T>> {
-        if !self.turnstile.enter() {
+        if !self.close_gate.enter() {
             return Err(PostError::Ended(item));
         }
-        let pushed = self.queue.push(item); // never panics, so the turnstile is always left
-        self.turnstile.leave();
+        let pushed = self.queue.push(item); // never panics, so the close gate is always left
+        self.close_gate.leave();
         pushed.map_err(PostError::Full)
     }
 
     /// Whether its loop is over, and nothing more is taken.
     pub(crate) fn is_closed(&self) -> bool {
-        self.turnstile.is_closed()
+        self.close_gate.is_closed()
     }
 
     /// Posts one item also where the mailbox is full, and then tries to put a `mark` behind it, for the
@@ -78,7 +78,7 @@ impl<T> Mailbox<T> {
     /// items whose number is bounded elsewhere, and whose thread must not wait. The item comes back from
     /// a mailbox that is closed.
     pub(crate) fn post_beyond(&self, item: T, mark: impl FnOnce() -> T) -> Result<(), T> {
-        if !self.turnstile.enter() {
+        if !self.close_gate.enter() {
             return Err(item);
         }
         if let Err(item) = self.queue.push(item) {
@@ -86,7 +86,7 @@ impl<T> Mailbox<T> {
             self.is_beyond.store(true, Ordering::SeqCst);
             let _ = self.queue.push(mark()); // still full: the owner has something to take
         }
-        self.turnstile.leave();
+        self.close_gate.leave();
         Ok(())
     }
 
@@ -136,8 +136,8 @@ impl<T> Mailbox<T> {
     /// come. The wait is for a few instructions of each sender inside a post, and no further one
     /// can join them.
     pub(crate) fn close_and_drain(&self, mut each: impl FnMut(T)) {
-        self.turnstile.close();
-        self.turnstile.wait_until_empty();
+        self.close_gate.close();
+        self.close_gate.wait_until_empty();
         while let Some(item) = self.take() {
             each(item);
         }
@@ -238,8 +238,8 @@ mod tests {
     fn closed_mailbox_gives_the_item_back_as_ended_even_when_full() {
         let mailbox = Mailbox::new(1);
         mailbox.post("before").unwrap();
-        mailbox.turnstile.close();
-        mailbox.turnstile.close();
+        mailbox.close_gate.close();
+        mailbox.close_gate.close();
         assert_eq!(mailbox.post("after"), Err(PostError::Ended("after")));
         assert_eq!(mailbox.take(), Some("before"));
         assert_eq!(mailbox.post("after").unwrap_err().into_inner(), "after");

@@ -1,4 +1,4 @@
-//! The atomics of the sleep word and of the mailbox's turnstile, in one place so that they can be
+//! The atomics of the sleep word and of the mailbox's close gate, in one place so that they can be
 //! exchanged.
 //!
 //! `tests/loom_sleep.rs` compiles the same sources over a module of this name which offers loom's

@@ -1,4 +1,4 @@
-//! The turnstile of a mailbox: lets senders pass until it is closed, and knows how many are still
+//! The close gate of a mailbox: lets senders pass until it is closed, and knows how many are still
 //! inside.
 //!
 //! Closing has to answer one question exactly: is there a sender who was let in and has not
@@ -32,21 +32,21 @@ const INSIDE: usize = 2;
 /// disturb the queue.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(super) struct Turnstile {
+pub(super) struct CloseGate {
     /// Senders inside, times INSIDE, plus CLOSED.
     word: AtomicUsize,
 }
 
-impl Turnstile {
-    /// An open turnstile with nobody inside.
+impl CloseGate {
+    /// An open close gate with nobody inside.
     pub(super) fn new() -> Self {
-        Turnstile { word: AtomicUsize::new(0) }
+        CloseGate { word: AtomicUsize::new(0) }
     }
 
     /// For a sender: true if it was let in, and then it must [`leave`](Self::leave). False if the
-    /// turnstile is closed.
+    /// close gate is closed.
     ///
-    /// A read, not a write, once the turnstile is closed.
+    /// A read, not a write, once the close gate is closed.
     #[must_use = "whoever was let in must leave, or the owner waits for ever"]
     pub(super) fn enter(&self) -> bool {
         // Relaxed: the sender reads nothing that the owner wrote. Its push cannot get ahead of
