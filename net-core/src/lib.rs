@@ -70,8 +70,8 @@ pub use features::dial::{Dial, NotDialled, Retry};
 pub use features::timers::TimerId;
 pub use features::topics::{TOPIC_NAME_MAX, TopicError};
 pub use features::upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
+pub use observe::counters::{Counter, Snapshot};
 pub use observe::log_writer::{LogGuard, LogWriter};
-pub use observe::stats::{Counter, Snapshot};
 #[doc(hidden)] // for the examples, which read more of /proc
 pub use server::machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine, proc_file};
 pub use server::placement::Balance;

@@ -9,7 +9,7 @@ use crate::base::closed::{Closed, Why};
 use crate::base::log_limiter::LogLimiter;
 use crate::config::limits::Limits;
 use crate::driver::{Driver, Ending, Link, Received};
-use crate::observe::stats::{Counter, Stats};
+use crate::observe::counters::{Counter, Counters};
 use crate::sys::addr::Addr;
 use crate::sys::{Errno, Socket, SocketFile};
 use net_timer::Tick;
@@ -106,7 +106,7 @@ impl Listener {
         now: Tick,
         limits: &Limits,
         most: usize,
-        stats: &Stats,
+        counters: &Counters,
         admission: &Arc<Admission>,
         into: &mut Vec<Arrival>,
     ) {
@@ -123,13 +123,13 @@ impl Listener {
             if !self.is_last_call
                 && let Err(until) = admission.take_token(now)
             {
-                stats.add(Counter::AcceptPaused, 1);
+                counters.add(Counter::AcceptPaused, 1);
                 self.rests_until = Some(until);
                 return;
             }
             let errno = match driver.accept(listener) {
                 Ok((socket, peer)) => {
-                    stats.add(Counter::Accepted, 1);
+                    counters.add(Counter::Accepted, 1);
                     (self.was_starved, self.skipped) = (false, 0);
                     let is_announced = self.proxies.is_some();
                     let entered =
@@ -143,7 +143,7 @@ impl Listener {
                         Ok(permit) => into.push(Arrival { socket, peer, permit, is_announced }),
                         Err(why) => {
                             self.say_turned_away(now, why, &peer);
-                            turn_away(driver, socket, admission, stats, why);
+                            turn_away(driver, socket, admission, counters, why);
                         }
                     }
                     continue;
@@ -159,7 +159,7 @@ impl Listener {
                     return;
                 }
                 AcceptError::Skip => {
-                    stats.add(Counter::AcceptSkipped, 1);
+                    counters.add(Counter::AcceptSkipped, 1);
                     self.skipped += 1;
                     if self.skipped >= SKIPS_MAX {
                         return self.skipped_too_many(now, errno, limits);
@@ -171,8 +171,8 @@ impl Listener {
                 // Once more: another thread may just have closed one. Clients are shed only when
                 // the want is real.
                 AcceptError::Starved if !self.was_starved => self.was_starved = true,
-                AcceptError::Starved => return self.starved(driver, now, errno, limits, stats),
-                AcceptError::Broken => return self.broken(driver, errno, stats),
+                AcceptError::Starved => return self.starved(driver, now, errno, limits, counters),
+                AcceptError::Broken => return self.broken(driver, errno, counters),
             }
         }
     }
@@ -191,15 +191,15 @@ impl Listener {
         now: Tick,
         errno: Errno,
         limits: &Limits,
-        stats: &Stats,
+        counters: &Counters,
     ) {
-        stats.add(Counter::Starved, 1);
+        counters.add(Counter::Starved, 1);
         if let Some(held_back) = self.trouble.allow(now) {
             tracing::warn!(at = %self.at, %errno, held_back, "cannot accept; resting");
         }
         if let Some(listener) = &self.socket {
             let shed = (0..limits.shed_per_pause).take_while(|_| driver.shed(listener)).count();
-            stats.add(Counter::Shed, shed as u64);
+            counters.add(Counter::Shed, shed as u64);
         }
         self.was_starved = false;
         self.rests_until = Some(now.after(limits.starved_pause));
@@ -218,8 +218,8 @@ impl Listener {
 
     /// This listener will never accept again. The others go on.
     #[cold]
-    fn broken<D: Driver>(&mut self, driver: &mut D, errno: Errno, stats: &Stats) {
-        stats.add(Counter::ListenersBroken, 1);
+    fn broken<D: Driver>(&mut self, driver: &mut D, errno: Errno, counters: &Counters) {
+        counters.add(Counter::ListenersBroken, 1);
         tracing::error!(at = %self.at, %errno, "this listener is broken and ends");
         self.file = None;
         if let Some(listener) = self.socket.take() {
@@ -251,7 +251,7 @@ pub(crate) fn turn_away<D: Driver>(
     driver: &mut D,
     socket: Socket,
     admission: &Admission,
-    stats: &Stats,
+    counters: &Counters,
     why: Why,
 ) {
     let refusal = admission.refusal();
@@ -259,7 +259,7 @@ pub(crate) fn turn_away<D: Driver>(
         let mut link = Link::default();
         let told = driver.offer(&socket, &mut link, &[IoSlice::new(refusal)]);
         if told.bytes == refusal.len() {
-            stats.add(Counter::RefusalsSent, 1);
+            counters.add(Counter::RefusalsSent, 1);
         }
         // close(2) over bytes that nobody has read is a reset, by which the peer may lose what it
         // was told. What it says from now on is not waited for: see decision 0041.
@@ -268,5 +268,5 @@ pub(crate) fn turn_away<D: Driver>(
         }
     }
     driver.detach(socket, Ending::Close);
-    stats.closed(Closed::Refused(why));
+    counters.closed(Closed::Refused(why));
 }

@@ -4,7 +4,7 @@ use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
 use crate::features::broadcast::{Broadcast, Delivery};
-use crate::observe::stats::{Counter, Snapshot};
+use crate::observe::counters::{Counter, Snapshot};
 use crate::threads::control::Phase;
 use crate::threads::mail::Mail;
 use crate::threads::mailbox::PostError;
@@ -175,7 +175,7 @@ impl<M: Send> Remote<M> {
     /// # Panics
     /// If there is no such loop.
     pub fn snapshot_of(&self, in_loop: usize) -> Snapshot {
-        self.0.loops[in_loop].stats.snapshot()
+        self.0.loops[in_loop].counters.snapshot()
     }
 
     /// Connections of the whole process, from accept to close.

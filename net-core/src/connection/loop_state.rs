@@ -18,7 +18,7 @@ use crate::features::datagram::Outgoing;
 use crate::features::dial::{Dial, Dialling, Jitter, NotDialled, Target};
 use crate::features::timers::Timers;
 use crate::features::topics::Topics;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::Socket;
 use crate::sys::addr::Addr;
 use crate::threads::control::Phase;
@@ -179,7 +179,7 @@ impl<S, M> LoopState<S, M> {
         let entered = self.table.insert(Socket::none(), State::Connecting, session);
         let id = entered.map_err(|(_, session, why)| NotDialled { why, session })?;
         self.shared.admission.enter_anyway();
-        self.inbox.stats.add(Counter::Dialled, 1);
+        self.inbox.counters.add(Counter::Dialled, 1);
         if let Target::Name(name) = &dial.to {
             self.names.insert(id, Arc::clone(name));
         }
@@ -507,21 +507,21 @@ impl<S, M> LoopState<S, M> {
     /// Adds the turn's counts to the published ones.
     pub(crate) fn publish(&mut self) {
         let tally = std::mem::take(&mut self.tally);
-        let stats = &self.inbox.stats;
-        stats.add(Counter::Turns, 1);
+        let counters = &self.inbox.counters;
+        counters.add(Counter::Turns, 1);
         if tally.receives > 0 {
-            stats.add(Counter::Receives, tally.receives);
-            stats.add(Counter::BytesIn, tally.received_bytes);
+            counters.add(Counter::Receives, tally.receives);
+            counters.add(Counter::BytesIn, tally.received_bytes);
         }
         if tally.sends > 0 {
-            stats.add(Counter::Sends, tally.sends);
-            stats.add(Counter::BytesOut, tally.sent_bytes);
+            counters.add(Counter::Sends, tally.sends);
+            counters.add(Counter::BytesOut, tally.sent_bytes);
         }
         if tally.fired > 0 {
-            stats.add(Counter::Fired, tally.fired);
+            counters.add(Counter::Fired, tally.fired);
         }
-        stats.set(Counter::Open, self.table.len() as u64);
-        stats.set(Counter::Timers, (self.wheel.len() + self.timers.len()) as u64);
+        counters.set(Counter::Open, self.table.len() as u64);
+        counters.set(Counter::Timers, (self.wheel.len() + self.timers.len()) as u64);
         if self.outbox.drops.is_noted {
             self.publish_drops();
         }
@@ -529,10 +529,10 @@ impl<S, M> LoopState<S, M> {
 
     #[cold]
     fn publish_drops(&mut self) {
-        let (stats, drops) = (&self.inbox.stats, &mut self.outbox.drops);
+        let (counters, drops) = (&self.inbox.counters, &mut self.outbox.drops);
         drops.is_noted = false;
-        stats.add(Counter::BytesDropped, std::mem::take(&mut drops.bytes));
-        stats.add(Counter::MessagesDropped, std::mem::take(&mut drops.messages));
-        stats.add(Counter::MessagesReplaced, std::mem::take(&mut drops.replaced));
+        counters.add(Counter::BytesDropped, std::mem::take(&mut drops.bytes));
+        counters.add(Counter::MessagesDropped, std::mem::take(&mut drops.messages));
+        counters.add(Counter::MessagesReplaced, std::mem::take(&mut drops.replaced));
     }
 }

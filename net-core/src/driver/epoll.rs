@@ -7,7 +7,7 @@ use super::splice::splice;
 use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, WAKER, What};
 use crate::config::limits::Limits;
 use crate::driver::readiness::AfterReceive;
-use crate::observe::survey::Moved;
+use crate::observe::connection_query::Moved;
 use crate::sys::addr::Addr;
 use crate::sys::{
     DatagramOptions, DialOptions, Errno, Events, Inbound, Kernel, Linux, ListenOptions, Socket,

@@ -15,7 +15,7 @@ mod splice;
 
 use crate::config::limits::Limits;
 pub(crate) use crate::driver::readiness::{Link, What};
-use crate::observe::survey::Moved;
+use crate::observe::connection_query::Moved;
 use crate::sys::addr::Addr;
 use crate::sys::{
     DatagramOptions, DialOptions, Errno, Inbound, ListenOptions, Socket, UdpMessage, Waker,

@@ -13,7 +13,7 @@ use crate::connection::slot::Connection;
 use crate::connection::table::Table;
 use crate::driver::{Driver, Epoll, WAKER, What};
 use crate::event_loop::EventLoop;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::addr::Addr;
 use crate::sys::{
     DatagramOptions, DialOptions, Errno, Event, Events, Inbound, Kernel, ListenOptions, Socket,

@@ -9,7 +9,7 @@ use crate::connection::life::State;
 use crate::connection::loop_state::LoopState;
 use crate::driver::Driver;
 use crate::features::broadcast::{Fate, Part};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 
 /// Connections looked at in a turn, of which only some are receivers.
@@ -160,7 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Fate::Delivered | Fate::Queued => Counter::BroadcastSent,
             Fate::Gone => return, // it is a connection that is counted as closed
         };
-        self.state.inbox.stats.add(counter, 1);
+        self.state.inbox.counters.add(counter, 1);
     }
 }
 

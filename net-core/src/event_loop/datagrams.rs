@@ -7,7 +7,7 @@ use crate::api::here::Loop;
 use crate::base::closed::Callback;
 use crate::driver::{Driver, Ending, endpoint_token};
 use crate::features::datagram::{Datagram, Outgoing};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::{BATCH, DatagramOptions, Ends, Errno, Inbound, Socket, UdpMessage};
 use crate::threads::control::Phase;
 use net_timer::Tick;
@@ -160,7 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for endpoint in self.endpoints.iter_mut().flat_map(|endpoints| &mut endpoints.all) {
             endpoint.has_more = false;
             if let Some(rest) = endpoint.rest.take() {
-                self.state.inbox.stats.add(Counter::DatagramsUnheard, rest.len() as u64);
+                self.state.inbox.counters.add(Counter::DatagramsUnheard, rest.len() as u64);
             }
             endpoint.outgoing.borrow_mut().close();
             if let Some(socket) = endpoint.socket.take() {
@@ -192,7 +192,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             match self.driver.receive_datagrams(socket, &mut inbound) {
                 Ok(got) => {
                     (endpoint.has_more, endpoint.failed) = (got == BATCH, 0);
-                    self.state.inbox.stats.add(Counter::DatagramsIn, inbound.len() as u64);
+                    self.state.inbox.counters.add(Counter::DatagramsIn, inbound.len() as u64);
                     endpoint.rest = Some(Rest { inbound, next: 0 });
                     continue;
                 }
@@ -222,7 +222,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for n in rest.next..rest.next + some {
             let (ends, bytes) = rest.inbound.datagram(n);
             if is_own(bound, endpoint.at, ends) {
-                self.state.inbox.stats.add(Counter::DatagramsOwn, 1);
+                self.state.inbox.counters.add(Counter::DatagramsOwn, 1);
                 continue;
             }
             self.datagram(endpoint, (ends, bytes));
@@ -261,7 +261,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Sends what waits, until the socket is full: then a signal comes when there is room.
     fn send_datagrams(&mut self, endpoint: &mut Endpoint) {
-        let stats = &self.state.inbox.stats;
+        let counters = &self.state.inbox.counters;
         let outgoing = &mut *endpoint.outgoing.borrow_mut();
         if let Some(socket) = &endpoint.socket {
             while outgoing.len() > 0 && !outgoing.is_held {
@@ -270,7 +270,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let datagrams = |sent: usize| batch[..sent].iter().map(UdpMessage::datagrams).sum();
                 match self.driver.send_datagrams(socket, bytes, batch).map(datagrams) {
                     Ok(sent) => {
-                        stats.add(Counter::DatagramsOut, sent as u64);
+                        counters.add(Counter::DatagramsOut, sent as u64);
                         outgoing.remove(sent);
                     }
                     Err(errno) if errno.raw() == libc::EAGAIN => outgoing.is_held = true,
@@ -284,19 +284,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     }
                     // The first one's fault, or of one that was sent before: it costs the others nothing.
                     Err(_) => {
-                        stats.add(Counter::DatagramsFailed, 1);
+                        counters.add(Counter::DatagramsFailed, 1);
                         outgoing.remove(1);
                     }
                 }
             }
         }
-        stats.add(Counter::DatagramsDropped, outgoing.take_dropped());
+        counters.add(Counter::DatagramsDropped, outgoing.take_dropped());
     }
 
     /// An error that the kernel kept for the socket is taken by the call that told of it.
     #[cold]
     fn datagram_trouble(&mut self, endpoint: &mut Endpoint, errno: Errno) {
-        self.state.inbox.stats.add(Counter::DatagramErrors, 1);
+        self.state.inbox.counters.add(Counter::DatagramErrors, 1);
         if judge(errno) == AcceptError::Broken {
             return self.endpoint_broken(endpoint, errno);
         }
@@ -323,7 +323,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// This endpoint will never receive again. The others go on.
     #[cold]
     fn endpoint_broken(&mut self, endpoint: &mut Endpoint, errno: Errno) {
-        self.state.inbox.stats.add(Counter::ListenersBroken, 1);
+        self.state.inbox.counters.add(Counter::ListenersBroken, 1);
         tracing::error!(at = %endpoint.at, %errno, "this endpoint is broken and ends");
         endpoint.has_more = false;
         endpoint.outgoing.borrow_mut().close();

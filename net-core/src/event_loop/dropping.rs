@@ -9,7 +9,7 @@ use crate::connection::life::{Event, State};
 use crate::connection::outbox::Queued;
 use crate::connection::slot::{Connection, Status};
 use crate::driver::Driver;
-use crate::observe::stats::{Counter, Stats};
+use crate::observe::counters::{Counter, Counters};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -68,21 +68,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             from = id.slot() + 1;
             let Some(Connection { mut head, session }) = state.table.remove(id) else { continue };
             state.outbox.drop_all(&mut head, id);
-            last_drop(&inbox.stats, session);
+            last_drop(&inbox.counters, session);
         }
         let payloads = state.outbox.panicked.len() as u64;
-        inbox.stats.add(Counter::Panics, payloads);
-        state.jobs.drain(..).for_each(|job| last_drop(&inbox.stats, job));
-        state.last_words.drain().for_each(|(_, unsaid)| last_drop(&inbox.stats, unsaid));
-        fan_outs.into_iter().for_each(|fan_out| last_drop(&inbox.stats, fan_out));
-        last_drop(&inbox.stats, handler);
+        inbox.counters.add(Counter::Panics, payloads);
+        state.jobs.drain(..).for_each(|job| last_drop(&inbox.counters, job));
+        state.last_words.drain().for_each(|(_, unsaid)| last_drop(&inbox.counters, unsaid));
+        fan_outs.into_iter().for_each(|fan_out| last_drop(&inbox.counters, fan_out));
+        last_drop(&inbox.counters, handler);
     }
 }
 
 /// Nobody is left who could be asked what is to become of the rest.
-fn last_drop<T>(stats: &Stats, value: T) {
+fn last_drop<T>(counters: &Counters, value: T) {
     if guard(|| drop(value)).is_none() {
-        stats.add(Counter::Panics, 1);
+        counters.add(Counter::Panics, 1);
         tracing::error!(
             said = crate::base::panics::take_said(),
             "a drop panicked at the end of a loop"

@@ -11,7 +11,7 @@ use crate::connection::life::{Event, State, Tell, step};
 use crate::connection::loop_state::LastWord;
 use crate::connection::slot::{Deadlines, Filed, Status};
 use crate::driver::{Driver, Ending, Received};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::Errno;
 use crate::threads::control::Phase;
 use crate::threads::mail::Mail;
@@ -555,7 +555,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             let source = self.state.forget(id);
             self.shared.admission.leave(source);
-            self.state.inbox.stats.closed(why);
+            self.state.inbox.counters.closed(why);
             self.runs(Callback::Drop, Some(id));
             self.drop_of_user(session);
         }
@@ -564,11 +564,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Closes a connection that no session was made for.
     pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: Closed) {
         if let Closed::Refused(why) = why {
-            let (admission, stats) = (&self.shared.admission, &self.state.inbox.stats);
-            return turn_away(&mut self.driver, socket, admission, stats, why);
+            let (admission, counters) = (&self.shared.admission, &self.state.inbox.counters);
+            return turn_away(&mut self.driver, socket, admission, counters, why);
         }
         self.driver.detach(socket, Ending::Close);
-        self.state.inbox.stats.closed(why);
+        self.state.inbox.counters.closed(why);
     }
 
     pub(super) fn close_mail(&mut self) {
@@ -576,8 +576,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let inbox = &self.state.inbox;
         inbox.mail.close_and_drain(|mail| {
             if let Mail::Arrival(_) = mail {
-                inbox.stats.add(Counter::Given, 1);
-                inbox.stats.closed(Closed::Stopped);
+                inbox.counters.add(Counter::Given, 1);
+                inbox.counters.closed(Closed::Stopped);
                 return;
             }
             if let Mail::Resolved(_) | Mail::Beyond = mail {
@@ -586,9 +586,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.
             if guard(|| drop(mail)).is_none() {
-                inbox.stats.add(Counter::Panics, 1);
+                inbox.counters.add(Counter::Panics, 1);
             }
         });
-        inbox.stats.add(Counter::MailLost, lost);
+        inbox.counters.add(Counter::MailLost, lost);
     }
 }

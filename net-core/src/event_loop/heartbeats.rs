@@ -15,7 +15,7 @@ use crate::base::id::ConnId;
 use crate::base::splitmix;
 use crate::connection::life::Event;
 use crate::driver::Driver;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -64,7 +64,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         // What waits to be sent says as much as a heartbeat behind it would.
         if self.state.with(id, |outbox, head| outbox.pending(head)) == Some(0) {
             self.state.tally.fired += 1;
-            self.state.inbox.stats.add(Counter::Heartbeats, 1);
+            self.state.inbox.counters.add(Counter::Heartbeats, 1);
             self.step(id, Event::Heartbeat);
         }
         // Only now: the bytes that it sent were none of the peer's.

@@ -13,7 +13,7 @@ use crate::connection::life::State;
 use crate::connection::loop_state::Way;
 use crate::connection::slot::{Filed, Status};
 use crate::driver::Driver;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::addr::Addr;
 use crate::sys::{Errno, Socket};
 use crate::threads::control::Phase;
@@ -73,7 +73,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 taken += 1;
             }
             if taken > 0 {
-                self.state.inbox.stats.add(Counter::Adopted, taken as u64);
+                self.state.inbox.counters.add(Counter::Adopted, taken as u64);
                 self.took(taken as u64);
             }
         }
@@ -84,7 +84,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn took(&mut self, arrivals: u64) {
         self.taken += arrivals;
         let inbox = &self.state.inbox;
-        inbox.stats.set(Counter::Open, self.state.table.len() as u64);
+        inbox.counters.set(Counter::Open, self.state.table.len() as u64);
         // After the open count, which includes them: see `Inbox::taken`.
         inbox.taken.store(self.taken, Ordering::Release);
     }
@@ -100,12 +100,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.batch = arrivals;
         if brought.carried > 0 {
             self.took(brought.carried);
-            let stats = &self.state.inbox.stats;
-            stats.add(Counter::Adopted, brought.carried - brought.lost);
+            let counters = &self.state.inbox.counters;
+            counters.add(Counter::Adopted, brought.carried - brought.lost);
             if brought.lost > 0 {
-                stats.add(Counter::LostOnTheWay, brought.lost);
+                counters.add(Counter::LostOnTheWay, brought.lost);
                 for _ in 0..brought.lost {
-                    stats.closed(Closed::Machine(Errno::new(libc::EMFILE)));
+                    counters.closed(Closed::Machine(Errno::new(libc::EMFILE)));
                 }
                 if let Some(held_back) = self.trouble.allow(self.state.now) {
                     tracing::error!(
@@ -135,9 +135,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let mut accepted = std::mem::take(&mut self.batch);
         let now = self.state.now;
         let (limits, admission) = (&self.state.limits, &self.shared.admission);
-        let (driver, stats) = (&mut self.driver, &self.state.inbox.stats);
+        let (driver, counters) = (&mut self.driver, &self.state.inbox.counters);
         let most = self.state.a_few(limits.arrivals_per_turn);
-        self.listeners[n].accept(driver, now, limits, most, stats, admission, &mut accepted);
+        self.listeners[n].accept(driver, now, limits, most, counters, admission, &mut accepted);
         for arrival in accepted.drain(..) {
             self.adopt(arrival);
         }
@@ -148,7 +148,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// are let in over turns, with all that this costs.
     fn end_listening(&mut self) {
         let (limits, admission) = (&self.state.limits, &self.shared.admission);
-        let (driver, stats) = (&mut self.driver, &self.state.inbox.stats);
+        let (driver, counters) = (&mut self.driver, &self.state.inbox.counters);
         // No more than a full backlog: a flood must not keep us here.
         let batches = BACKLOG_MAX / limits.accepts_per_turn + 1;
         for listening in &mut self.listeners {
@@ -160,7 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     now,
                     limits,
                     BACKLOG_MAX,
-                    stats,
+                    counters,
                     admission,
                     &mut self.batch,
                 );
@@ -334,8 +334,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         taken += self.take_mail_beyond();
         let inbox = &self.state.inbox;
-        inbox.stats.add(Counter::Mail, taken);
-        inbox.stats.set(Counter::Mailbox, inbox.mail.len() as u64);
+        inbox.counters.add(Counter::Mail, taken);
+        inbox.counters.set(Counter::Mailbox, inbox.mail.len() as u64);
         self.mail_is_read(taken);
     }
 
@@ -361,7 +361,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.runs(Callback::Message, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| handler.on_message(&mut Loop::new(state), message)).is_none() {
-                    self.state.inbox.stats.add(Counter::MailLost, 1);
+                    self.state.inbox.counters.add(Counter::MailLost, 1);
                     self.count_panic(Callback::Message);
                 }
             }
@@ -371,7 +371,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.sent_from_afar(id, bytes, at_limit);
             }
             Mail::Arrival(arrival) => {
-                self.state.inbox.stats.add(Counter::Given, 1);
+                self.state.inbox.counters.add(Counter::Given, 1);
                 self.adopt(*arrival);
             }
             Mail::Ask(asked) => self.asked(asked),
@@ -397,7 +397,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.runs(Callback::Message, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| work(handler, &mut Loop::new(state))).is_none() {
-                    self.state.inbox.stats.add(Counter::MailLost, 1);
+                    self.state.inbox.counters.add(Counter::MailLost, 1);
                     self.count_panic(Callback::Message);
                 }
             }
@@ -431,7 +431,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.runs(Callback::Timer, None);
             let (handler, state) = (&mut self.handler, &mut self.state);
             if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
-                self.state.inbox.stats.add(Counter::MailLost, 1);
+                self.state.inbox.counters.add(Counter::MailLost, 1);
                 self.count_panic(Callback::Timer);
             }
         }

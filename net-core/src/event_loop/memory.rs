@@ -14,8 +14,8 @@ use crate::config::limits::Limits;
 use crate::connection::life::{Event, State};
 use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::observe::stats::Counter;
-use crate::observe::survey::Largest;
+use crate::observe::connection_query::Largest;
+use crate::observe::counters::Counter;
 use net_buffer::Unread;
 
 /// The largest connections that one walk over the table finds. The next walk is due when all of them
@@ -70,7 +70,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         {
             share.relieved_from = Some(0);
         }
-        self.state.inbox.stats.set(Counter::Buffered, most as u64);
+        self.state.inbox.counters.set(Counter::Buffered, most as u64);
     }
 
     /// Memory is no longer tight, and some are still to be looked at again.

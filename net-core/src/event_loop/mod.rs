@@ -38,7 +38,7 @@ use crate::config::limits::Limits;
 use crate::connection::loop_state::LoopState;
 use crate::driver::Driver;
 use crate::features::dial::Jitter;
-use crate::observe::ledger::Ledger;
+use crate::observe::cpu_accounting::CpuAccounting;
 use crate::sys::cpu_clock;
 use crate::threads::control::Phase;
 use crate::threads::shared::Shared;
@@ -91,7 +91,7 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     /// Stalls are looked for, or callbacks timed, so the pulse says what runs.
     is_watched: bool,
     /// There if callbacks are timed.
-    ledger: Option<Box<Ledger>>,
+    cpu_accounting: Option<Box<CpuAccounting>>,
     /// There with a memory budget.
     share: Option<Share>,
     /// It is watched, or memory is: there is something to do before each wait.
@@ -119,7 +119,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let now = driver.now();
         let number = u8::try_from(number).expect("the server has checked the number of loops");
         let is_watched = limits.stall_threshold.is_some() || limits.time_callbacks;
-        let ledger = limits.time_callbacks.then(|| Box::new(Ledger::new()));
+        let cpu_accounting = limits.time_callbacks.then(|| Box::new(CpuAccounting::new()));
         let share = Share::of(limits, shared.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
         let [trouble, cuts] = [(); 2].map(|()| LogLimiter::new(limits.log_every));
@@ -144,7 +144,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             walks: VecDeque::new(),
             fan_outs: VecDeque::new(),
             is_watched,
-            ledger,
+            cpu_accounting,
             looks_around: is_watched || share.is_some(),
             share,
             trouble,
@@ -164,7 +164,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// wait itself.
     pub(crate) fn run(&mut self) -> io::Result<()> {
         if self.is_watched {
-            self.state.inbox.pulse.runs_by(cpu_clock::own());
+            self.state.inbox.activity.runs_by(cpu_clock::own());
         }
         while self.turn()? {}
         Ok(())
@@ -391,7 +391,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Counts a panic and asks the handler what is to become of the rest.
     #[cold]
     fn count_panic(&mut self, callback: Callback) {
-        self.state.inbox.stats.add(crate::observe::stats::Counter::Panics, 1);
+        self.state.inbox.counters.add(crate::observe::counters::Counter::Panics, 1);
         let said = crate::base::panics::take_said();
         tracing::error!(in_loop = self.state.number, ?callback, said, "a callback panicked");
         let answer = guard(|| self.handler.on_panic(callback));

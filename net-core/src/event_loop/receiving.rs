@@ -11,7 +11,7 @@ use crate::driver::{
     Driver, FD_CHANNEL, Lease, Received, Sent, Signal, Then, WAKER, What, endpoint_number,
     listener_number, waiting_number,
 };
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use net_buffer::{Input, Unread};
 use std::io::IoSlice;
 
@@ -162,7 +162,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match token {
             WAKER => {
                 self.driver.woken();
-                self.state.inbox.stats.add(Counter::Wakeups, 1);
+                self.state.inbox.counters.add(Counter::Wakeups, 1);
             }
             FD_CHANNEL => {
                 if let Some(fd_channel) = &mut self.fd_channel {

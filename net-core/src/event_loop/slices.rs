@@ -8,7 +8,7 @@ use crate::base::closed::Callback;
 use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::driver::Driver;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -34,11 +34,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 break;
             }
         }
-        self.state.inbox.stats.set(Counter::Jobs, self.state.jobs.len() as u64);
+        self.state.inbox.counters.set(Counter::Jobs, self.state.jobs.len() as u64);
     }
 
     fn slice(&mut self, job: &mut Job<H>) -> Slice {
-        self.state.inbox.stats.add(Counter::Slices, 1);
+        self.state.inbox.counters.add(Counter::Slices, 1);
         match job {
             Job::OfLoop(job) => {
                 self.runs(Callback::Job, None);
@@ -50,7 +50,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Job::OfConnection(id, job) => {
                 if !self.lives(*id) {
-                    self.state.inbox.stats.add(Counter::JobsDropped, 1);
+                    self.state.inbox.counters.add(Counter::JobsDropped, 1);
                     return Slice::Done;
                 }
                 let mut end = Slice::Done; // as after a panic
@@ -70,8 +70,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     pub(super) fn drop_jobs(&mut self) {
         let jobs = std::mem::take(&mut self.state.jobs);
-        self.state.inbox.stats.add(Counter::JobsDropped, jobs.len() as u64);
-        self.state.inbox.stats.set(Counter::Jobs, 0);
+        self.state.inbox.counters.add(Counter::JobsDropped, jobs.len() as u64);
+        self.state.inbox.counters.set(Counter::Jobs, 0);
         for job in jobs {
             self.drop_job(Job::from_any(job));
         }

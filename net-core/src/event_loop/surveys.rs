@@ -7,7 +7,7 @@ use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::observe::survey::{Answer, Asked, By, Largest, Question, Row};
+use crate::observe::connection_query::{Answer, Asked, By, Largest, Question, Row};
 use std::sync::Arc;
 
 /// Connections looked at in a turn, where each is a few loads.
@@ -78,7 +78,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let moved = self.driver.moved(&self.state.head(id)?.socket).unwrap_or_default();
                 Some(moved.received + moved.acknowledged)
             }
-            By::Cpu => self.ledger.as_ref().map(|ledger| ledger.of(id)),
+            By::Cpu => self.cpu_accounting.as_ref().map(|cpu_accounting| cpu_accounting.of(id)),
         }
     }
 
@@ -94,7 +94,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let head = self.state.head(id)?;
         let state = head.status.state().label();
         let moved = self.driver.moved(&head.socket);
-        let nanos = self.ledger.as_ref().map(|ledger| ledger.of(id));
+        let nanos = self.cpu_accounting.as_ref().map(|cpu_accounting| cpu_accounting.of(id));
         Some(Row { id, peer, state, unsent, unread, moved, nanos })
     }
 }

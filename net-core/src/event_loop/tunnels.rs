@@ -13,7 +13,7 @@ use crate::connection::life::State;
 use crate::connection::loop_state::Way;
 use crate::connection::slot::Status;
 use crate::driver::{Driver, Ending, Spliced};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 
 /// From so many bytes in one receive on, or from a full block, the next one is a splice. See decision
 /// 0050.
@@ -73,7 +73,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Spliced::Nothing => Some(0),
             Spliced::NoPipe => {
-                self.state.inbox.stats.add(Counter::PipesMissing, 1);
+                self.state.inbox.counters.add(Counter::PipesMissing, 1);
                 Some(0)
             }
             Spliced::Failed(errno) => {
@@ -87,7 +87,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn brought(&mut self, id: ConnId, bytes: usize, is_little: bool) {
         self.state.tally.receives += 1;
         self.state.tally.received_bytes += bytes as u64;
-        self.state.inbox.stats.add(Counter::BytesSpliced, bytes as u64);
+        self.state.inbox.counters.add(Counter::BytesSpliced, bytes as u64);
         let Some(head) = self.state.head(id) else { return };
         if is_little {
             head.status.clear(Status::BULK);

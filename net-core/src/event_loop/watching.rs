@@ -10,25 +10,25 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A turn begins.
     #[cold]
     pub(super) fn watch_begin(&mut self) {
-        self.state.inbox.pulse.begin(self.state.now);
-        if let Some(ledger) = &mut self.ledger {
-            ledger.begin(self.driver.nanos());
+        self.state.inbox.activity.begin(self.state.now);
+        if let Some(cpu_accounting) = &mut self.cpu_accounting {
+            cpu_accounting.begin(self.driver.nanos());
         }
     }
 
     /// What comes is the loop's own work, and no callback's.
     pub(super) fn watch_own_work(&mut self) {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.begin(self.driver.nanos());
+        if let Some(cpu_accounting) = &mut self.cpu_accounting {
+            cpu_accounting.begin(self.driver.nanos());
         }
     }
 
     /// The turn is over.
     pub(super) fn watch_rest(&mut self) {
-        self.state.inbox.pulse.rest();
-        if let Some(ledger) = &mut self.ledger {
-            ledger.rest(self.driver.nanos());
-            self.state.inbox.pulse.took(ledger.by_kind());
+        self.state.inbox.activity.rest();
+        if let Some(cpu_accounting) = &mut self.cpu_accounting {
+            cpu_accounting.rest(self.driver.nanos());
+            self.state.inbox.activity.took(cpu_accounting.by_kind());
         }
     }
 
@@ -43,9 +43,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     #[cold]
     fn watch_call(&mut self, callback: Callback, of: Option<ConnId>) {
-        self.state.inbox.pulse.calls(callback, of.map_or(0, ConnId::token));
-        if let Some(ledger) = &mut self.ledger {
-            ledger.calls(self.driver.nanos(), callback, of);
+        self.state.inbox.activity.calls(callback, of.map_or(0, ConnId::token));
+        if let Some(cpu_accounting) = &mut self.cpu_accounting {
+            cpu_accounting.calls(self.driver.nanos(), callback, of);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What is counted, timed and told of a running server.
 
-pub(crate) mod ledger;
+pub(crate) mod connection_query;
+pub(crate) mod counters;
+pub(crate) mod cpu_accounting;
 pub(crate) mod log_writer;
-pub(crate) mod pulse;
-pub(crate) mod stats;
-pub(crate) mod survey;
+pub(crate) mod loop_activity;

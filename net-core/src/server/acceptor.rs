@@ -7,7 +7,7 @@ use crate::base::closed::Closed;
 use crate::base::panics::Quiet;
 use crate::config::limits::Limits;
 use crate::driver::{Driver, WAKER, listener_number};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::server::handover::Handover;
 use crate::server::stalls::Stalls;
 use crate::server::standstill::Standstill;
@@ -123,7 +123,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             self.driver.wait(now, self.next(now))?;
             now = self.driver.now();
             if let Some(stalls) = &mut self.stalls {
-                stalls.look(now, self.shared.loops.iter().map(|inbox| &inbox.pulse));
+                stalls.look(now, self.shared.loops.iter().map(|inbox| &inbox.activity));
             }
             while let Some(signal) = self.driver.next() {
                 if signal.token == WAKER {
@@ -175,11 +175,11 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             if inbox.is_over.load(Ordering::Acquire) || self.given_up.contains(&k) {
                 continue;
             }
-            let since = self.ends[k].look(now, inbox.stats.get(Counter::Turns), true);
+            let since = self.ends[k].look(now, inbox.counters.get(Counter::Turns), true);
             if since.is_some_and(|since| now >= since.after(patience)) {
-                let callback = inbox.pulse.beat(k).and_then(|beat| beat.callback);
+                let callback = inbox.activity.beat(k).and_then(|beat| beat.callback);
                 let callback = callback.map_or("unknown", |callback| callback.label());
-                let connections = inbox.stats.get(Counter::Open);
+                let connections = inbox.counters.get(Counter::Open);
                 tracing::error!(
                     in_loop = k,
                     callback,
@@ -245,10 +245,10 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         while arrivals.len() < most {
             let before = arrivals.len();
             for listening in &mut self.listeners {
-                let (driver, stats, admission) =
+                let (driver, counters, admission) =
                     (&mut self.driver, &self.shared.acceptor, &self.shared.admission);
                 let left = most - arrivals.len();
-                listening.accept(driver, now, &self.limits, left, stats, admission, arrivals);
+                listening.accept(driver, now, &self.limits, left, counters, admission, arrivals);
             }
             if arrivals.len() == before {
                 return;
@@ -269,14 +269,14 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             while left > 0 && self.listeners[n].has_more() && self.handover.last_room() > 0 {
                 let mut arrivals = Vec::new();
                 let most = left.min(self.handover.last_room());
-                let (driver, stats, admission) =
+                let (driver, counters, admission) =
                     (&mut self.driver, &self.shared.acceptor, &self.shared.admission);
                 self.listeners[n].accept(
                     driver,
                     now,
                     &self.limits,
                     most,
-                    stats,
+                    counters,
                     admission,
                     &mut arrivals,
                 );

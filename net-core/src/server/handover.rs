@@ -4,7 +4,7 @@ use crate::accept::admission::Arrival;
 use crate::accept::fd_channel;
 use crate::base::closed::Closed;
 use crate::base::log_limiter::LogLimiter;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::server::placement::{Balance, Placement};
 use crate::server::standstill::Standstill;
 use crate::sys::{Errno, Socket};
@@ -111,7 +111,7 @@ impl<M> Handover<M> {
         for k in 0..self.lanes.len() {
             let (lane, inbox) = (&mut self.lanes[k], &self.shared.loops[k]);
             let waits = lane.is_stuck || lane.coming(&self.shared, k) > 0;
-            let since = lane.still.look(now, inbox.stats.get(Counter::Turns), waits);
+            let since = lane.still.look(now, inbox.counters.get(Counter::Turns), waits);
             is_awaited |= since.is_some();
             lane.is_slow = since.is_some_and(|since| now >= since.after(LOOK_EVERY));
             let is_stuck = since.is_some_and(|since| now >= since.after(STUCK_AFTER));
@@ -232,7 +232,7 @@ impl Lane {
     fn load<M>(&self, shared: &Shared<M>, k: usize) -> u64 {
         // In this order: see `Inbox::taken`.
         let coming = self.coming(shared, k);
-        coming + shared.loops[k].stats.get(Counter::Open)
+        coming + shared.loops[k].counters.get(Counter::Open)
     }
 
     fn has_room<M>(&self, shared: &Shared<M>, k: usize, waits_max: u64) -> bool {
@@ -333,7 +333,7 @@ mod tests {
                 is_announced: false,
             };
             let turn = |k: usize, taken| {
-                shared.loops[k].stats.add(Counter::Turns, 1);
+                shared.loops[k].counters.add(Counter::Turns, 1);
                 shared.loops[k].taken.store(taken, Ordering::Release);
             };
             let at = Tick::from_millis;

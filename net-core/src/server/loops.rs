@@ -12,7 +12,7 @@ use crate::base::panics::{Quiet, take_message, take_said};
 use crate::config::limits::Limits;
 use crate::driver::{Driver, FD_CHANNEL, listener_token};
 use crate::event_loop::{EventLoop, forget, guard};
-use crate::observe::stats::{Counter, Stats};
+use crate::observe::counters::{Counter, Counters};
 use crate::sys::addr::Addr;
 use crate::sys::affinity::Affinity;
 use crate::sys::descriptors::{LeftBehind, Traveller};
@@ -272,12 +272,12 @@ impl<M> Drop for Farewell<M> {
         // Of a loop that has died; any other has done so itself. A message's own drop may panic, which
         // in a thread that panics already would end the process.
         inbox.mail.close_and_drain(|mail| {
-            inbox.stats.add(Counter::MailLost, 1);
+            inbox.counters.add(Counter::MailLost, 1);
             if guard(|| drop(mail)).is_none() {
-                inbox.stats.add(Counter::Panics, 1);
+                inbox.counters.add(Counter::Panics, 1);
             }
         });
-        close_arrivals(inbox, &inbox.stats);
+        close_arrivals(inbox, &inbox.counters);
         // Release: with it, the acceptor sees the loop's last counts.
         inbox.is_over.store(true, Ordering::Release);
         self.shared.acceptor_waker.wake();
@@ -285,10 +285,10 @@ impl<M> Drop for Farewell<M> {
 }
 
 /// Closes the connections that no loop will take any more.
-pub(super) fn close_arrivals<M>(inbox: &Inbox<M>, stats: &Stats) {
+pub(super) fn close_arrivals<M>(inbox: &Inbox<M>, counters: &Counters) {
     while let Some(arrival) = inbox.arrivals.pop() {
         drop(arrival);
-        stats.closed(Closed::Stopped);
+        counters.closed(Closed::Stopped);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::api::remote::Remote;
 use crate::base::error::StartError;
 use crate::config::limits::Limits;
 use crate::driver::Epoll;
-use crate::observe::stats::Snapshot;
+use crate::observe::counters::Snapshot;
 use crate::server::admin::Access;
 use crate::server::placement::Balance;
 use crate::sys::addr::{Addr, AddrError};

@@ -1,6 +1,6 @@
 //! Finds turns that take too long, and the callback to blame, while it still runs.
 //!
-//! The acceptor's thread looks at every loop's [`Pulse`] four times in a threshold. So a callback
+//! The acceptor's thread looks at every loop's [`LoopActivity`] four times in a threshold. So a callback
 //! that never returns is found too, and the loops read no clock for it.
 //!
 //! A turn is long on the wall also where its thread was not let run: by a quota, or by others on its core.
@@ -9,7 +9,7 @@
 
 use crate::base::log_limiter::LogLimiter;
 use crate::config::limits::Limits;
-use crate::observe::pulse::{Beat, Pulse};
+use crate::observe::loop_activity::{Beat, LoopActivity};
 use crate::server::machine;
 use crate::sys::cpu_clock;
 use net_timer::Tick;
@@ -88,22 +88,26 @@ impl Stalls {
     }
 
     /// Looks at every loop, if it is time. What is found is counted in its pulse, and logged seldom.
-    pub(crate) fn look<'a>(&mut self, now: Tick, pulses: impl Iterator<Item = &'a Pulse>) {
+    pub(crate) fn look<'a>(
+        &mut self,
+        now: Tick,
+        activities: impl Iterator<Item = &'a LoopActivity>,
+    ) {
         if now < self.next {
             return;
         }
         self.next = now.after(self.threshold / LOOKS);
-        for (n, (pulse, look)) in pulses.zip(&mut self.loops).enumerate() {
+        for (n, (activity, look)) in activities.zip(&mut self.loops).enumerate() {
             let clocks = || Clocks {
-                cpu: pulse.cpu_clock().and_then(cpu_clock::read),
+                cpu: activity.cpu_clock().and_then(cpu_clock::read),
                 throttled: machine::throttled(),
             };
             let threshold = Tick::millis_of(self.threshold);
-            let Some(stall) = look.at(now, pulse.beat(n), threshold, clocks) else { continue };
+            let Some(stall) = look.at(now, activity.beat(n), threshold, clocks) else { continue };
             let Beat { callback, connection, .. } = stall.beat;
-            pulse.note(stall.turn_ms, if callback.is_some() { stall.callback_ms } else { 0 });
+            activity.note(stall.turn_ms, if callback.is_some() { stall.callback_ms } else { 0 });
             if stall.is_new {
-                pulse.count_stall(callback);
+                activity.count_stall(callback);
             }
             if let Some(held_back) = look.trouble.allow(now) {
                 let callback = callback.map_or("none", |callback| callback.label());
@@ -187,63 +191,63 @@ mod tests {
         Stalls::new(&Limits { stall_threshold, ..Limits::default() }, 1).unwrap()
     }
 
-    fn looks(stalls: &mut Stalls, pulse: &Pulse, from: u64, to: u64) {
-        (from..=to).for_each(|ms| stalls.look(Tick::from_millis(ms), [pulse].into_iter()));
+    fn looks(stalls: &mut Stalls, activity: &LoopActivity, from: u64, to: u64) {
+        (from..=to).for_each(|ms| stalls.look(Tick::from_millis(ms), [activity].into_iter()));
     }
 
-    fn count(pulse: &Pulse, label: &str) -> u64 {
-        pulse.stalls().by_callback().find(|(l, _)| *l == label).unwrap().1
+    fn count(activity: &LoopActivity, label: &str) -> u64 {
+        activity.stalls().by_callback().find(|(l, _)| *l == label).unwrap().1
     }
 
-    fn all(pulse: &Pulse) -> u64 {
-        pulse.stalls().by_callback().map(|(_, n)| n).sum()
+    fn all(activity: &LoopActivity) -> u64 {
+        activity.stalls().by_callback().map(|(_, n)| n).sum()
     }
 
     #[test]
     fn a_callback_that_does_not_return_is_found_once_and_measured_on() {
-        let (mut stalls, pulse) = (stalls(), Pulse::default());
-        pulse.begin(Tick::from_millis(1000));
-        pulse.calls(Callback::Data, 7 << 32 | 1);
-        looks(&mut stalls, &pulse, 1000, 1000 + THRESHOLD_MS - 1);
-        assert_eq!(all(&pulse), 0, "below the threshold");
+        let (mut stalls, activity) = (stalls(), LoopActivity::default());
+        activity.begin(Tick::from_millis(1000));
+        activity.calls(Callback::Data, 7 << 32 | 1);
+        looks(&mut stalls, &activity, 1000, 1000 + THRESHOLD_MS - 1);
+        assert_eq!(all(&activity), 0, "below the threshold");
         // At the next look, a quarter of the threshold later at most.
-        looks(&mut stalls, &pulse, 1000 + THRESHOLD_MS, 1026 + THRESHOLD_MS);
-        assert_eq!(count(&pulse, "on_data"), 1);
-        looks(&mut stalls, &pulse, 1127, 3000);
-        assert_eq!(all(&pulse), 1, "it is still the same turn");
-        let found = pulse.stalls();
+        looks(&mut stalls, &activity, 1000 + THRESHOLD_MS, 1026 + THRESHOLD_MS);
+        assert_eq!(count(&activity, "on_data"), 1);
+        looks(&mut stalls, &activity, 1127, 3000);
+        assert_eq!(all(&activity), 1, "it is still the same turn");
+        let found = activity.stalls();
         assert!((1974..=2000).contains(&found.longest_turn_ms), "{found:?}");
         assert!((1974..=2000).contains(&found.longest_callback_ms), "{found:?}");
-        pulse.begin(Tick::from_millis(3000));
-        pulse.calls(Callback::Data, 7 << 32 | 1);
-        looks(&mut stalls, &pulse, 3001, 3150);
-        assert_eq!(count(&pulse, "on_data"), 2, "the same callback in another turn");
+        activity.begin(Tick::from_millis(3000));
+        activity.calls(Callback::Data, 7 << 32 | 1);
+        looks(&mut stalls, &activity, 3001, 3150);
+        assert_eq!(count(&activity, "on_data"), 2, "the same callback in another turn");
     }
 
     #[test]
     fn a_loop_that_waits_or_turns_is_not_stalled() {
-        let (mut stalls, pulse) = (stalls(), Pulse::default());
-        looks(&mut stalls, &pulse, 1, 1000);
+        let (mut stalls, activity) = (stalls(), LoopActivity::default());
+        looks(&mut stalls, &activity, 1, 1000);
         for ms in (1000..3000).step_by(THRESHOLD_MS as usize - 1) {
-            pulse.begin(Tick::from_millis(ms));
-            pulse.calls(Callback::Timer, 0);
-            looks(&mut stalls, &pulse, ms, ms + THRESHOLD_MS - 2);
+            activity.begin(Tick::from_millis(ms));
+            activity.calls(Callback::Timer, 0);
+            looks(&mut stalls, &activity, ms, ms + THRESHOLD_MS - 2);
         }
-        pulse.rest();
-        looks(&mut stalls, &pulse, 3000, 9000);
-        assert_eq!((all(&pulse), pulse.stalls()), (0, Default::default()));
+        activity.rest();
+        looks(&mut stalls, &activity, 3000, 9000);
+        assert_eq!((all(&activity), activity.stalls()), (0, Default::default()));
     }
 
     #[test]
     fn many_short_callbacks_are_a_long_turn_and_no_long_callback() {
-        let (mut stalls, pulse) = (stalls(), Pulse::default());
-        pulse.begin(Tick::from_millis(1000));
+        let (mut stalls, activity) = (stalls(), LoopActivity::default());
+        activity.begin(Tick::from_millis(1000));
         for n in 0..20 {
-            pulse.calls(Callback::Data, n << 32 | 1);
-            looks(&mut stalls, &pulse, 1000 + 10 * n, 1009 + 10 * n);
+            activity.calls(Callback::Data, n << 32 | 1);
+            looks(&mut stalls, &activity, 1000 + 10 * n, 1009 + 10 * n);
         }
-        let found = pulse.stalls();
-        assert_eq!(all(&pulse), 1);
+        let found = activity.stalls();
+        assert_eq!(all(&activity), 1);
         assert!(found.longest_turn_ms >= 175 && found.longest_callback_ms < 30, "{found:?}");
     }
 
@@ -251,9 +255,9 @@ mod tests {
     #[test]
     fn a_thread_that_is_not_let_run_is_told_from_one_that_is_long() {
         let ms = Duration::from_millis;
-        let pulse = Pulse::default();
-        pulse.begin(Tick::from_millis(1000));
-        pulse.calls(Callback::Data, 7 << 32 | 1);
+        let activity = LoopActivity::default();
+        activity.begin(Tick::from_millis(1000));
+        activity.calls(Callback::Data, 7 << 32 | 1);
         let stall = |cpu: Option<u64>, throttled: Option<u64>| {
             let mut stalls = stalls();
             let look = &mut stalls.loops[0];
@@ -263,7 +267,7 @@ mod tests {
                 let of = |share: Option<u64>| share.map(|share| ms(5000 + passed * share / 100));
                 let clocks = || Clocks { cpu: of(cpu), throttled: of(throttled) };
                 let now = Tick::from_millis(1000 + passed);
-                found = look.at(now, pulse.beat(0), THRESHOLD_MS, clocks).or(found);
+                found = look.at(now, activity.beat(0), THRESHOLD_MS, clocks).or(found);
             }
             found.unwrap()
         };

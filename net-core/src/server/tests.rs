@@ -12,7 +12,7 @@ use crate::base::closed::Closed;
 use crate::base::error::Unadopted;
 use crate::bound::bound;
 use crate::features::dial::Dial;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::{Errno, Socket, Unfit, refuse_descriptors, rights};
 use net_buffer::Input;
 use std::convert::Infallible;

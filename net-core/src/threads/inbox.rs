@@ -2,8 +2,8 @@
 
 use crate::accept::admission::Arrival;
 use crate::config::limits::Limits;
-use crate::observe::pulse::Pulse;
-use crate::observe::stats::Stats;
+use crate::observe::counters::Counters;
+use crate::observe::loop_activity::LoopActivity;
 use crate::sys::Waker;
 use crate::threads::control::{Control, Phase};
 use crate::threads::mail::{Mail, MailWeight};
@@ -24,9 +24,9 @@ pub(crate) struct Inbox<M> {
     pub(crate) mail: Mailbox<Mail<M>>,
     /// Bytes that wait in it, and in broadcasts that are under way.
     pub(crate) mail_weight: MailWeight,
-    pub(crate) stats: Stats,
+    pub(crate) counters: Counters,
     /// What the loop does now, while stalls are looked for.
-    pub(crate) pulse: Pulse,
+    pub(crate) activity: LoopActivity,
     /// Arrivals that the loop has taken so far. Stored (Release) after the open count that
     /// includes them, so that who reads this first never counts a connection as neither.
     pub(crate) taken: AtomicU64,
@@ -43,8 +43,8 @@ impl<M> Inbox<M> {
             arrivals_ended: AtomicBool::new(false),
             mail: Mailbox::new(limits.mail_queue),
             mail_weight: MailWeight::new(limits.mail_bytes),
-            stats: Stats::default(),
-            pulse: Pulse::default(),
+            counters: Counters::default(),
+            activity: LoopActivity::default(),
             taken: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
         }))

@@ -4,7 +4,7 @@ use crate::accept::admission::Arrival;
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
 use crate::features::broadcast::Part;
-use crate::observe::survey::Asked;
+use crate::observe::connection_query::Asked;
 use crate::threads::resolver::Answer;
 use bytes::Bytes;
 use std::any::Any;

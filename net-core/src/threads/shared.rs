@@ -5,7 +5,7 @@ use crate::accept::listener_health::ListenerHealth;
 use crate::base::closed::Why;
 use crate::base::error::{AdoptError, Unadopted};
 use crate::config::limits::Limits;
-use crate::observe::stats::{Snapshot, Stats};
+use crate::observe::counters::{Counters, Snapshot};
 use crate::sys::{Socket, Waker, foreign};
 use crate::threads::control::{Control, Phase};
 use crate::threads::inbox::Inbox;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Everything that the threads of one server share.
 pub(crate) struct Shared<M> {
     pub(crate) loops: Box<[Arc<Inbox<M>>]>,
-    pub(crate) acceptor: Stats,
+    pub(crate) acceptor: Counters,
     pub(crate) admission: Arc<Admission>,
     pub(crate) listener_health: Arc<ListenerHealth>,
     /// What its loops may buffer.
@@ -43,7 +43,7 @@ impl<M> Shared<M> {
         let acceptor_waker = Arc::new(Waker::new()?);
         Ok(Arc::new(Self {
             loops: (0..loops).map(|_| Inbox::new(limits)).collect::<std::io::Result<_>>()?,
-            acceptor: Stats::default(),
+            acceptor: Counters::default(),
             admission: Arc::new(admission),
             listener_health: Arc::new(ListenerHealth::new(Arc::clone(&acceptor_waker))),
             memory_budget: limits.memory_budget,
@@ -113,7 +113,7 @@ impl<M> Shared<M> {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let mut sum = self.acceptor.snapshot();
         for inbox in &self.loops {
-            sum.add(&inbox.stats.snapshot());
+            sum.add(&inbox.counters.snapshot());
         }
         sum
     }

@@ -8,7 +8,7 @@ use crate::base::id::ConnId;
 use crate::config::rate::{Bucket, Rate};
 use crate::connection::life::State;
 use crate::connection::slot::Status;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use net_timer::Tick;
 
 /// Which way bytes go.
@@ -103,7 +103,7 @@ impl<S, M> LoopState<S, M> {
 
     #[cold]
     fn begins_to_wait(&mut self, id: ConnId) {
-        self.inbox.stats.add(Counter::RateWaits, 1);
+        self.inbox.counters.add(Counter::RateWaits, 1);
         self.await_tokens(id);
     }
 

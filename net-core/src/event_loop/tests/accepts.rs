@@ -2,7 +2,7 @@
 
 use super::{Rig, Stage, on_both_rigs};
 use crate::base::closed::{Closed, Why};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use std::sync::atomic::Ordering;
 
 on_both_rigs! {

@@ -3,7 +3,7 @@
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::base::closed::{BadHeader, Callback, Closed, Which};
 use crate::config::limits::Limits;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use std::cell::RefCell;
 use std::net::Ipv4Addr;

@@ -8,7 +8,7 @@ use crate::api::runner::Runner;
 use crate::base::closed::Callback;
 use crate::features::broadcast::{Broadcast, Delivery, Report};
 use crate::features::topics::TopicError;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use crate::threads::mailbox::PostError;
 use std::sync::Arc;

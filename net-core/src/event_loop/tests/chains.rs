@@ -13,7 +13,7 @@ use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::features::broadcast::Broadcast;
 use crate::features::dial::Dial;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -22,7 +22,7 @@ use crate::connection::outbox::Queued;
 use crate::features::broadcast::{Broadcast, Delivery};
 use crate::features::dial::{Dial, Retry};
 use crate::features::timers::TimerId;
-use crate::observe::survey::{Asked, By, Question as Survey};
+use crate::observe::connection_query::{Asked, By, Question as Survey};
 use crate::threads::control::Phase;
 use crate::threads::mail::Mail;
 use crate::threads::resolver::{Answer, Question};

@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::{At, Rig, Stage, fail, on_both_rigs, pattern, usual};
 use crate::api::here::Loop;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::net::SocketAddr;

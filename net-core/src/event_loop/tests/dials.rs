@@ -4,7 +4,7 @@ use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
 use crate::base::closed::{Callback, Closed, Which, Why};
 use crate::driver::{Signal, What};
 use crate::features::dial::Dial;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::Errno;
 use crate::threads::control::Phase;
 use std::cell::RefCell;

@@ -5,7 +5,7 @@ use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
 use crate::base::closed::{Callback, Closed, Which};
 use crate::config::limits::Limits;
 use crate::features::dial::{Dial, Retry};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::Errno;
 use crate::threads::control::Phase;
 use std::cell::RefCell;

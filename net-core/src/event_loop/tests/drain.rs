@@ -5,7 +5,7 @@ use crate::base::closed::{Callback, Closed};
 use crate::config::limits::Limits;
 use crate::connection::life::State;
 use crate::connection::outbox::Queued;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::rc::Rc;

@@ -94,9 +94,9 @@ fn every_mixture_of_sends_keeps_the_order<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.output_limit = 1 << 24);
     let peer = stage.open();
     let owed = Rc::new(RefCell::new(Vec::new()));
-    let (mut rng, ledger) = (Rng::new(seed + 1), Rc::clone(&owed));
+    let (mut rng, cpu_accounting) = (Rng::new(seed + 1), Rc::clone(&owed));
     stage.play(move |at| match at {
-        At::Data(conn, input) => mix(conn, input, &mut rng, &ledger),
+        At::Data(conn, input) => mix(conn, input, &mut rng, &cpu_accounting),
         other => usual(other),
     });
     for _ in 0..100 {

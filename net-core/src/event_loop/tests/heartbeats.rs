@@ -4,7 +4,7 @@ use super::{At, Rig, Stage, on_both_rigs, usual};
 use crate::base::closed::{Callback, Closed, Which};
 use crate::config::limits::Limits;
 use crate::connection::life::State;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

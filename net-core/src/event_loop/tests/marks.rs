@@ -258,8 +258,8 @@ fn output_at_the_hard_cap_closes_and_nothing_is_skipped<D: Rig>(seed: u64) {
     stage.settle();
     assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
     assert!(peer.saw_reset());
-    let dropped = stage.count(crate::observe::stats::Counter::BytesDropped);
-    let sent = stage.count(crate::observe::stats::Counter::BytesOut);
+    let dropped = stage.count(crate::observe::counters::Counter::BytesDropped);
+    let sent = stage.count(crate::observe::counters::Counter::BytesOut);
     assert_eq!(dropped + sent, *taken.borrow() as u64, "lost silently");
     stage.stop();
 }

@@ -6,7 +6,7 @@ use crate::config::limits::Limits;
 use crate::config::policy::AtLimit;
 use crate::connection::outbox::Queued;
 use crate::features::broadcast::Broadcast;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::mailbox::PostError;
 use bytes::Bytes;
 use net_buffer::{FileRange, LengthPrefix};

@@ -3,7 +3,7 @@
 use super::{At, Outcome, Rig, Stage, on_both_rigs, usual};
 use crate::base::closed::{Callback, Closed, Which};
 use crate::features::dial::{Dial, Retry};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::sys::Errno;
 use crate::threads::control::Phase;
 use crate::threads::resolver::{Answer, Found, Question};

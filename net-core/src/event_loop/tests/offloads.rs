@@ -6,7 +6,7 @@ use crate::api::here::Loop;
 use crate::api::pool::{JobPanicked, Pool, PoolCounts};
 use crate::api::runner::Work;
 use crate::base::closed::{Callback, Closed};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use super::{Rig, Stage, on_both_rigs};
 use crate::base::closed::{Closed, Why};
 use crate::config::policy::WhenFull;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use bytes::Bytes;
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
 use crate::features::dial::{Dial, Retry};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;

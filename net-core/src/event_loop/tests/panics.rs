@@ -8,7 +8,7 @@ use crate::api::slices::Slice;
 use crate::base::closed::{Callback, Closed};
 use crate::config::policy::AtLimit;
 use crate::features::broadcast::Broadcast;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use bytes::Bytes;
 use std::cell::Cell;
 use std::rc::Rc;

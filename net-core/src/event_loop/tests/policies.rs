@@ -7,7 +7,7 @@ use crate::config::limits::Limits;
 use crate::config::policy::AtLimit;
 use crate::connection::outbox::Queued;
 use crate::features::broadcast::Broadcast;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use crate::base::closed::{Callback, Closed, Which};
 use crate::config::limits::Limits;
 use crate::config::rate::Rate;
 use crate::connection::life::State;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use std::time::Duration;
 
 on_both_rigs! {

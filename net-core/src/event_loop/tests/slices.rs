@@ -7,7 +7,7 @@ use crate::api::here::Loop;
 use crate::api::slices::{JobsFull, Slice};
 use crate::base::closed::{Callback, Closed};
 use crate::base::id::ConnId;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::rc::Rc;

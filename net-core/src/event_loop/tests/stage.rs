@@ -16,7 +16,7 @@ use crate::driver::sim::World;
 use crate::driver::{listener_token, waiting_number};
 use crate::event_loop::EventLoop;
 use crate::event_loop::receiving::READY_PER_TURN;
-use crate::observe::stats::{Counter, Snapshot};
+use crate::observe::counters::{Counter, Snapshot};
 use crate::sys::addr::Addr;
 use crate::sys::{ListenOptions, Socket, Waker};
 use crate::threads::control::Phase;
@@ -239,13 +239,13 @@ impl<D: Rig> Stage<D> {
             let counts = &self.world.get().counts;
             (counts.sends, counts.receives)
         };
-        let mail = self.shared.loops[0].stats.get(Counter::Mail);
+        let mail = self.shared.loops[0].counters.get(Counter::Mail);
         self.log.get().calls = 0;
         self.log.get().calls_max = CALLS_WITHOUT_END;
         self.is_over = !self.event_loop.turn().unwrap();
         self.calls_are_few(most, (self.world.get().counts.receives - receives) as usize);
         // A thread of a pool is in no world: what it posts may come when the turn has slept.
-        if self.world.get().is_quiet && self.shared.loops[0].stats.get(Counter::Mail) == mail {
+        if self.world.get().is_quiet && self.shared.loops[0].counters.get(Counter::Mail) == mail {
             let calls = self.log.get().calls;
             let sends = self.world.get().counts.sends - sends;
             assert_eq!((calls, sends), (0, 0), "it slept past what was due: calls, sends");

@@ -3,7 +3,7 @@
 use super::{At, Rig, Stage, on_both_rigs, usual};
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::mailbox::PostError;
 
 on_both_rigs! {

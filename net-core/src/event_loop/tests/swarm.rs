@@ -16,7 +16,7 @@ use crate::config::rate::Rate;
 use crate::connection::slot::Status;
 use crate::features::broadcast::Broadcast;
 use crate::features::dial::{Dial, Retry};
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use crate::threads::resolver::{Answer, Question};
 use bytes::Bytes;
@@ -66,7 +66,7 @@ fn broadcast_again(remote: Remote<u64>, fuel: Fuel) {
 
 /// What the handler remembers: what each connection's peer must get.
 #[derive(Default)]
-struct Ledger {
+struct CpuAccounting {
     owed: BTreeMap<ConnId, Vec<u8>>,
     panics: u64,
     dials: u64,
@@ -75,7 +75,7 @@ struct Ledger {
 
 struct Chaos {
     rng: Rng,
-    ledger: Rc<RefCell<Ledger>>,
+    cpu_accounting: Rc<RefCell<CpuAccounting>>,
     log: super::actor::Log,
     fuel: Fuel,
     witnesses: Witnesses,
@@ -153,7 +153,7 @@ impl Chaos {
     fn send_much(&mut self, conn: &mut Conn<'_, Actor>) {
         let bytes = pattern(0, 5000);
         if conn.send(&bytes).is_taken() {
-            self.ledger.borrow_mut().owed.entry(conn.id()).or_default().extend(bytes);
+            self.cpu_accounting.borrow_mut().owed.entry(conn.id()).or_default().extend(bytes);
         }
     }
 
@@ -180,7 +180,7 @@ impl Chaos {
         }
         .is_taken();
         if is_taken {
-            self.ledger.borrow_mut().owed.entry(conn.id()).or_default().extend(bytes);
+            self.cpu_accounting.borrow_mut().owed.entry(conn.id()).or_default().extend(bytes);
         }
     }
 
@@ -212,7 +212,7 @@ impl Chaos {
                 }
             }
             25..32 => {
-                let ids: Vec<_> = self.ledger.borrow().owed.keys().copied().collect();
+                let ids: Vec<_> = self.cpu_accounting.borrow().owed.keys().copied().collect();
                 let id = self.rng.pick(&ids);
                 match conn.other(id) {
                     Some(mut other) if self.rng.one_in(10) => other.close(),
@@ -231,15 +231,15 @@ impl Chaos {
             0 => {
                 let after = Duration::from_millis(self.rng.below(30) as u64);
                 let timer = here.after(after, 1);
-                self.ledger.borrow_mut().timers.push(timer);
+                self.cpu_accounting.borrow_mut().timers.push(timer);
             }
             1 => {
-                if let Some(timer) = self.ledger.borrow_mut().timers.pop() {
+                if let Some(timer) = self.cpu_accounting.borrow_mut().timers.pop() {
                     here.cancel(timer);
                 }
             }
-            2 if self.ledger.borrow().dials < 10 => {
-                self.ledger.borrow_mut().dials += 1;
+            2 if self.cpu_accounting.borrow().dials < 10 => {
+                self.cpu_accounting.borrow_mut().dials += 1;
                 let session = self.log.session(None);
                 let attempts = self.rng.below(4) as u32;
                 let first_pause = Duration::from_millis(self.rng.below(10) as u64);
@@ -262,10 +262,10 @@ impl Chaos {
         if !self.rng.one_in(150) {
             return;
         }
-        self.ledger.borrow_mut().panics += 1;
+        self.cpu_accounting.borrow_mut().panics += 1;
         if let Some((conn, before)) = conn {
             // What this callback has sent is taken back.
-            if let Some(owed) = self.ledger.borrow_mut().owed.get_mut(&conn.id()) {
+            if let Some(owed) = self.cpu_accounting.borrow_mut().owed.get_mut(&conn.id()) {
                 owed.truncate(before);
             }
         }
@@ -285,7 +285,7 @@ impl Chaos {
         match at {
             At::Data(conn, input) => {
                 let id = conn.id();
-                let before = self.ledger.borrow().owed.get(&id).map_or(0, Vec::len);
+                let before = self.cpu_accounting.borrow().owed.get(&id).map_or(0, Vec::len);
                 if self.rng.one_in(3) {
                     self.act(conn);
                 }
@@ -293,14 +293,14 @@ impl Chaos {
                     let part = input.take(self.rng.within(1, input.len() - 1)).unwrap();
                     let is_taken = conn.send(part).is_taken();
                     if is_taken {
-                        self.ledger.borrow_mut().owed.get_mut(&id).unwrap().extend(part);
+                        self.cpu_accounting.borrow_mut().owed.get_mut(&id).unwrap().extend(part);
                     }
                 }
                 // Now and then the rest is left for the next time; a flood is taken.
                 if input.len() > 500 || !self.rng.one_in(4) {
                     let rest = input.peek();
                     if conn.echo(input).is_taken() {
-                        self.ledger.borrow_mut().owed.get_mut(&id).unwrap().extend(rest);
+                        self.cpu_accounting.borrow_mut().owed.get_mut(&id).unwrap().extend(rest);
                     }
                 }
                 if self.rng.one_in(3) {
@@ -310,17 +310,17 @@ impl Chaos {
             }
             At::Open(conn) => {
                 let id = conn.id();
-                self.ledger.borrow_mut().owed.insert(id, Vec::new());
+                self.cpu_accounting.borrow_mut().owed.insert(id, Vec::new());
                 self.act(conn);
                 self.maybe_panic(Some((conn, 0)));
             }
             At::Room(conn) | At::Draining(conn) | At::Heartbeat(conn) | At::Sent(conn, _) => {
-                let before = self.ledger.borrow().owed[&conn.id()].len();
+                let before = self.cpu_accounting.borrow().owed[&conn.id()].len();
                 self.act(conn);
                 self.maybe_panic(Some((conn, before)));
             }
             At::End(conn) | At::Deadline(conn) => {
-                let before = self.ledger.borrow().owed[&conn.id()].len();
+                let before = self.cpu_accounting.borrow().owed[&conn.id()].len();
                 self.act(conn);
                 if self.rng.one_in(2) {
                     conn.close();
@@ -329,8 +329,8 @@ impl Chaos {
             }
             At::Close(conn) => {
                 let id = conn.id();
-                let before = self.ledger.borrow().owed.get(&id).map_or(0, Vec::len);
-                if self.ledger.borrow().owed.contains_key(&id) {
+                let before = self.cpu_accounting.borrow().owed.get(&id).map_or(0, Vec::len);
+                if self.cpu_accounting.borrow().owed.contains_key(&id) {
                     self.act(conn);
                 }
                 self.maybe_panic(Some((conn, before)));
@@ -454,21 +454,21 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
             limits.timers_per_turn = 16;
         }
     });
-    let ledger = Rc::new(RefCell::new(Ledger::default()));
+    let cpu_accounting = Rc::new(RefCell::new(CpuAccounting::default()));
     let rng = Rng::new(seed.wrapping_mul(77) + 1);
     let (fuel, witnesses) = (Fuel::default(), Witnesses::default());
     stage.play({
-        let (ledger, log) = (Rc::clone(&ledger), stage.log.clone());
+        let (cpu_accounting, log) = (Rc::clone(&cpu_accounting), stage.log.clone());
         let (fuel, witnesses) = (Arc::clone(&fuel), Rc::clone(&witnesses));
-        let mut chaos = Chaos { rng, ledger, log, fuel, witnesses };
+        let mut chaos = Chaos { rng, cpu_accounting, log, fuel, witnesses };
         move |at| chaos.play(at)
     });
     let mut witness = stage.arrive();
     witnesses.borrow_mut().push(witness.wire);
     let mut peers: Vec<Peer> = Vec::new();
     stage.panics_are_counted_by({
-        let ledger = Rc::clone(&ledger);
-        move || ledger.borrow().panics
+        let cpu_accounting = Rc::clone(&cpu_accounting);
+        move || cpu_accounting.borrow().panics
     });
     for _ in 0..STEPS {
         if peers.len() < PEERS_MAX || stage.rng.one_in(30) {
@@ -506,7 +506,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
                 stage.world.get().dials.push_back(outcome);
             }
             12 if stage.rng.one_in(3) => {
-                let ids: Vec<_> = ledger.borrow().owed.keys().copied().collect();
+                let ids: Vec<_> = cpu_accounting.borrow().owed.keys().copied().collect();
                 if !ids.is_empty() {
                     let id = stage.rng.pick(&ids);
                     let _ = stage.remote().close(id);
@@ -541,7 +541,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
     let peers: Vec<Peer> = (0..wires).map(|wire| stage.world.peer(wire)).collect();
     peers.iter().for_each(|peer| peer.reads(true));
     stage.settle();
-    for (id, owed) in &ledger.borrow().owed {
+    for (id, owed) in &cpu_accounting.borrow().owed {
         let token = Some(id.token());
         // Of a dial, the last attempt.
         let peer = peers.iter().rev().find(|peer| peer.wire().last_token == token).unwrap();
@@ -558,7 +558,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
             assert!(all_arrived, "{id}: {got} of {owed} B; {:?}", stage.log_of(*id));
         }
     }
-    assert_eq!(stage.count(Counter::Panics), ledger.borrow().panics);
+    assert_eq!(stage.count(Counter::Panics), cpu_accounting.borrow().panics);
     if seed.is_multiple_of(3) {
         end_politely(&mut stage, &peers);
     }

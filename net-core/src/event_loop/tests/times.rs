@@ -2,7 +2,7 @@
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
 use crate::base::closed::Callback;
-use crate::observe::survey::{Answer, Asked, By, Question, Row};
+use crate::observe::connection_query::{Answer, Asked, By, Question, Row};
 use crate::threads::mail::Mail;
 use std::sync::Arc;
 
@@ -51,7 +51,8 @@ fn who_takes_the_most_is_first_and_a_neighbour_pays_nothing<D: Rig>(seed: u64) {
     let times: Vec<_> = rows.iter().map(|row| (row.id, row.nanos)).collect();
     let [some, most, none] = [&some, &most, &none].map(|peer| stage.id(peer));
     assert_eq!(times, [(most, Some(30_000_000)), (some, Some(12_000_000)), (none, Some(0))]);
-    let taken = |label| stage.shared.loops[0].pulse.times().find(|(of, _)| *of == label).unwrap().1;
+    let taken =
+        |label| stage.shared.loops[0].activity.times().find(|(of, _)| *of == label).unwrap().1;
     assert_eq!(taken(Callback::Data.label()), 0.042);
     assert_eq!(taken(Callback::Open.label()), 0.0);
     stage.stop();
@@ -83,8 +84,8 @@ fn where_nobody_looks_nothing_is_kept<D: Rig>(seed: u64) {
     let peer = stage.open();
     peer.send(b"1234");
     stage.settle();
-    assert!(stage.shared.loops[0].pulse.times().all(|(_, seconds)| seconds == 0.0));
-    assert!(stage.event_loop.ledger.is_none());
+    assert!(stage.shared.loops[0].activity.times().all(|(_, seconds)| seconds == 0.0));
+    assert!(stage.event_loop.cpu_accounting.is_none());
     stage.stop();
 }
 

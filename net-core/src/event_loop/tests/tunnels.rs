@@ -8,7 +8,7 @@ use crate::base::closed::{Callback, Closed};
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::driver::sim::World;
-use crate::observe::stats::Counter;
+use crate::observe::counters::Counter;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;

@@ -64,7 +64,7 @@ impl<D: Rig> House<D> {
             let (shared, taken) = (Arc::clone(&self.shared), Rc::clone(&taken));
             self.world.at(ms, move |world| {
                 let inbox = &shared.loops[k];
-                inbox.stats.add(Counter::Turns, 1);
+                inbox.counters.add(Counter::Turns, 1);
                 while let Some(arrival) = inbox.arrivals.pop() {
                     world.close(arrival.socket, false);
                     taken.set(taken.get() + 1);
@@ -91,7 +91,7 @@ impl<D: Rig> House<D> {
             let (shared, taken) = (Arc::clone(&self.shared), Rc::clone(taken));
             self.world.at(ms, move |world| {
                 for inbox in &shared.loops {
-                    inbox.stats.add(Counter::Turns, 1);
+                    inbox.counters.add(Counter::Turns, 1);
                     while let Some(arrival) = inbox.arrivals.pop() {
                         taken.set(taken.get() + 1);
                         world.close(arrival.socket, false);
@@ -279,8 +279,8 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
                     assert_eq!(here.len(), 10);
                     here.truncate([0, 5, 10][k]);
                 }
-                inbox.stats.set(Counter::Open, here.len() as u64);
-                inbox.stats.add(Counter::Turns, 1);
+                inbox.counters.set(Counter::Open, here.len() as u64);
+                inbox.counters.add(Counter::Turns, 1);
                 inbox.taken.store(taken, Ordering::Release);
                 inbox.is_over.store(ms == 1_200, Ordering::Release);
             }

@@ -1,8 +1,8 @@
 //! All counts as one page in the text format of Prometheus, version 0.0.4. Pure.
 
 use super::watched::Watched;
-use crate::observe::pulse::StallCounts;
-use crate::observe::stats::{Counter, Snapshot};
+use crate::observe::counters::{Counter, Snapshot};
+use crate::observe::loop_activity::StallCounts;
 use crate::sys::process::Usage;
 use std::fmt::{Display, Write};
 
@@ -213,9 +213,9 @@ mod tests {
     use super::super::watched::Waiting;
     use super::*;
     use crate::base::closed::{Callback, Closed};
-    use crate::observe::pulse::{Beat, Pulse};
-    use crate::observe::stats::Stats;
-    use crate::observe::survey::Asked;
+    use crate::observe::connection_query::Asked;
+    use crate::observe::counters::Counters;
+    use crate::observe::loop_activity::{Beat, LoopActivity};
     use std::collections::BTreeMap;
     use std::sync::Arc;
     use std::time::Duration;
@@ -228,17 +228,17 @@ mod tests {
         }
 
         fn of_loop(&self, number: usize) -> (Snapshot, Waiting) {
-            let stats = Stats::default();
-            Counter::ALL.iter().for_each(|&counter| stats.add(counter, 100 + number as u64));
-            stats.closed(Closed::Local);
-            (stats.snapshot(), Waiting { mail: 7, arrivals: 8 + number })
+            let counters = Counters::default();
+            Counter::ALL.iter().for_each(|&counter| counters.add(counter, 100 + number as u64));
+            counters.closed(Closed::Local);
+            (counters.snapshot(), Waiting { mail: 7, arrivals: 8 + number })
         }
 
         fn stalls_of(&self, number: usize) -> StallCounts {
-            let pulse = Pulse::default();
-            pulse.count_stall(Some(Callback::Message));
-            pulse.note(250 * number as u64, 125);
-            pulse.stalls()
+            let activity = LoopActivity::default();
+            activity.count_stall(Some(Callback::Message));
+            activity.note(250 * number as u64, 125);
+            activity.stalls()
         }
 
         fn doing(&self, _number: usize) -> Option<Beat> {
@@ -258,9 +258,9 @@ mod tests {
         }
 
         fn of_acceptor(&self) -> Snapshot {
-            let stats = Stats::default();
-            stats.add(Counter::Accepted, 5);
-            stats.snapshot()
+            let counters = Counters::default();
+            counters.add(Counter::Accepted, 5);
+            counters.snapshot()
         }
 
         fn connections(&self) -> (usize, usize) {

@@ -2,9 +2,9 @@
 
 use super::json::{Object, array, string};
 use super::watched::Watched;
-use crate::observe::pulse::Beat;
-use crate::observe::stats::Counter;
-use crate::observe::survey::{By, Row};
+use crate::observe::connection_query::{By, Row};
+use crate::observe::counters::Counter;
+use crate::observe::loop_activity::Beat;
 use net_timer::Tick;
 
 /// The media type of these pages.

@@ -4,7 +4,7 @@ use super::http::{Reply, Status};
 use super::pages;
 use super::watched::Watched;
 use crate::base::id::ConnId;
-use crate::observe::survey::{Answer, Asked, By, Question, Row};
+use crate::observe::connection_query::{Answer, Asked, By, Question, Row};
 use net_timer::Tick;
 use std::cmp::Reverse;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What the endpoint sees of a server, whatever that server's messages are.
 
-use crate::observe::pulse::{Beat, StallCounts};
-use crate::observe::stats::Snapshot;
-use crate::observe::survey::Asked;
+use crate::observe::connection_query::Asked;
+use crate::observe::counters::Snapshot;
+use crate::observe::loop_activity::{Beat, StallCounts};
 use crate::threads::control::Phase;
 use crate::threads::mail::Mail;
 use crate::threads::shared::Shared;
@@ -50,15 +50,15 @@ impl<M: Send + 'static> Watched for Shared<M> {
     fn of_loop(&self, number: usize) -> (Snapshot, Waiting) {
         let inbox = &self.loops[number];
         let waiting = Waiting { mail: inbox.mail.len(), arrivals: inbox.arrivals.len() };
-        (inbox.stats.snapshot(), waiting)
+        (inbox.counters.snapshot(), waiting)
     }
 
     fn stalls_of(&self, number: usize) -> StallCounts {
-        self.loops[number].pulse.stalls()
+        self.loops[number].activity.stalls()
     }
 
     fn doing(&self, number: usize) -> Option<Beat> {
-        self.loops[number].pulse.beat(number)
+        self.loops[number].activity.beat(number)
     }
 
     fn times_callbacks(&self) -> bool {
@@ -66,7 +66,7 @@ impl<M: Send + 'static> Watched for Shared<M> {
     }
 
     fn times_of(&self, number: usize) -> Vec<(&'static str, f64)> {
-        self.loops[number].pulse.times().collect()
+        self.loops[number].activity.times().collect()
     }
 
     fn ask(&self, number: usize, asked: Arc<Asked>) -> bool {

@@ -65,12 +65,12 @@ pub(super) fn throttled(root: &Root<'_>) -> Option<Duration> {
         };
         // Of two names of one mount, the first that is there.
         for mount in mounts {
-            let stats = group_and_parents(group).into_iter().filter_map(|group| {
+            let counters = group_and_parents(group).into_iter().filter_map(|group| {
                 let stat = root.text(&format!("{mount}{group}/cpu.stat")).ok()??;
                 stat_line(&stat, key)
             });
             let found =
-                stats.fold(None, |sum: Option<u64>, n| Some(sum.unwrap_or(0).saturating_add(n)));
+                counters.fold(None, |sum: Option<u64>, n| Some(sum.unwrap_or(0).saturating_add(n)));
             if let Some(found) = found {
                 let time = Duration::from_nanos(found.saturating_mul(nanos));
                 sum = Some(sum.unwrap_or(Duration::ZERO) + time);

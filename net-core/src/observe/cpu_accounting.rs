@@ -1,4 +1,4 @@
-//! `Ledger`: what of a loop's time each connection and each callback took.
+//! `CpuAccounting`: what of a loop's time each connection and each callback took.
 
 use crate::base::closed::Callback;
 use crate::base::id::ConnId;
@@ -11,7 +11,7 @@ pub(crate) const KINDS: usize = Callback::ALL.len() + 1;
 /// One reading of the clock a callback: what passes between two of them is the first one's, so that
 /// what the loop sends for a callback is charged with it. 16 bytes for each slot that was ever used.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct CpuAccounting {
     /// By slot.
     accounts: Vec<Account>,
     by_kind: [u64; KINDS],
@@ -35,7 +35,7 @@ enum Running {
     Callback(Callback, Option<ConnId>),
 }
 
-impl Ledger {
+impl CpuAccounting {
     pub(crate) fn new() -> Self {
         Self { accounts: Vec::new(), by_kind: [0; KINDS], running: Running::Nothing, since: 0 }
     }
@@ -106,17 +106,17 @@ mod tests {
 
     #[test]
     fn all_of_a_turn_is_somebody_s_and_a_wait_is_nobody_s() {
-        let mut ledger = Ledger::new();
-        ledger.begin(1000);
-        ledger.calls(1010, Callback::Data, Some(id(2, 1)));
-        ledger.calls(1030, Callback::Data, Some(id(7, 1)));
-        ledger.calls(1100, Callback::Timer, None);
-        ledger.rest(1150);
-        ledger.begin(9000);
-        ledger.calls(9001, Callback::Data, Some(id(2, 1)));
-        ledger.rest(9005);
-        assert_eq!((ledger.of(id(2, 1)), ledger.of(id(7, 1))), (24, 70));
-        let kinds = ledger.by_kind();
+        let mut cpu_accounting = CpuAccounting::new();
+        cpu_accounting.begin(1000);
+        cpu_accounting.calls(1010, Callback::Data, Some(id(2, 1)));
+        cpu_accounting.calls(1030, Callback::Data, Some(id(7, 1)));
+        cpu_accounting.calls(1100, Callback::Timer, None);
+        cpu_accounting.rest(1150);
+        cpu_accounting.begin(9000);
+        cpu_accounting.calls(9001, Callback::Data, Some(id(2, 1)));
+        cpu_accounting.rest(9005);
+        assert_eq!((cpu_accounting.of(id(2, 1)), cpu_accounting.of(id(7, 1))), (24, 70));
+        let kinds = cpu_accounting.by_kind();
         assert_eq!(kinds[Callback::Data as usize], 94);
         assert_eq!(kinds[Callback::Timer as usize], 50);
         assert_eq!(kinds[KINDS - 1], 11);
@@ -125,19 +125,22 @@ mod tests {
 
     #[test]
     fn the_next_connection_in_a_slot_begins_at_nothing() {
-        let mut ledger = Ledger::new();
-        ledger.calls(0, Callback::Data, Some(id(0, 1)));
-        ledger.calls(50, Callback::Open, Some(id(0, 2)));
-        assert_eq!((ledger.of(id(0, 1)), ledger.of(id(0, 2))), (50, 0));
-        ledger.rest(57);
-        assert_eq!((ledger.of(id(0, 1)), ledger.of(id(0, 2)), ledger.of(id(9, 1))), (0, 7, 0));
+        let mut cpu_accounting = CpuAccounting::new();
+        cpu_accounting.calls(0, Callback::Data, Some(id(0, 1)));
+        cpu_accounting.calls(50, Callback::Open, Some(id(0, 2)));
+        assert_eq!((cpu_accounting.of(id(0, 1)), cpu_accounting.of(id(0, 2))), (50, 0));
+        cpu_accounting.rest(57);
+        assert_eq!(
+            (cpu_accounting.of(id(0, 1)), cpu_accounting.of(id(0, 2)), cpu_accounting.of(id(9, 1))),
+            (0, 7, 0)
+        );
     }
 
     #[test]
     fn a_clock_that_goes_back_takes_nothing() {
-        let mut ledger = Ledger::new();
-        ledger.calls(100, Callback::Data, Some(id(0, 1)));
-        ledger.rest(90);
-        assert_eq!(ledger.of(id(0, 1)), 0);
+        let mut cpu_accounting = CpuAccounting::new();
+        cpu_accounting.calls(100, Callback::Data, Some(id(0, 1)));
+        cpu_accounting.rest(90);
+        assert_eq!(cpu_accounting.of(id(0, 1)), 0);
     }
 }

@@ -146,13 +146,13 @@ const COUNTERS: usize = Counter::ALL.len();
 /// locked instruction. On cache lines of its own, so that writing disturbs no other loop.
 #[derive(Debug)]
 #[repr(align(128))]
-pub(crate) struct Stats {
+pub(crate) struct Counters {
     // Each is a count by itself: no other memory is published through it, so all is relaxed.
     counters: [AtomicU64; COUNTERS],
     closed: [AtomicU64; Closed::KINDS],
 }
 
-impl Default for Stats {
+impl Default for Counters {
     fn default() -> Self {
         Self {
             counters: [const { AtomicU64::new(0) }; COUNTERS],
@@ -161,7 +161,7 @@ impl Default for Stats {
     }
 }
 
-impl Stats {
+impl Counters {
     #[inline]
     pub(crate) fn add(&self, counter: Counter, n: u64) {
         let place = &self.counters[counter as usize];
@@ -272,15 +272,15 @@ mod tests {
 
     #[test]
     fn the_books_balance_to_the_unit() {
-        let stats = Stats::default();
-        stats.add(Counter::Accepted, 3);
-        stats.set(Counter::Open, 1);
-        stats.closed(Closed::Local);
-        assert!(!stats.snapshot().balance());
-        stats.closed(Closed::PeerEnded);
-        assert!(stats.snapshot().balance());
-        let mut sum = stats.snapshot();
-        sum.add(&stats.snapshot());
+        let counters = Counters::default();
+        counters.add(Counter::Accepted, 3);
+        counters.set(Counter::Open, 1);
+        counters.closed(Closed::Local);
+        assert!(!counters.snapshot().balance());
+        counters.closed(Closed::PeerEnded);
+        assert!(counters.snapshot().balance());
+        let mut sum = counters.snapshot();
+        sum.add(&counters.snapshot());
         assert!(sum.balance());
         assert_eq!(sum.closed_in_all(), 4);
         assert!(sum.to_string().contains("closed(local)=2"), "{sum}");

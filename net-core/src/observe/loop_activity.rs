@@ -1,8 +1,8 @@
-//! `Pulse`: what a loop does at this moment, readable by another thread, also if it never ends.
+//! `LoopActivity`: what a loop does at this moment, readable by another thread, also if it never ends.
 
 use crate::base::closed::Callback;
 use crate::base::id::ConnId;
-use crate::observe::ledger::KINDS;
+use crate::observe::cpu_accounting::KINDS;
 use net_timer::Tick;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 /// believes only what it has seen twice.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Pulse {
+pub(crate) struct LoopActivity {
     /// When the running turn began, in milliseconds; 0: the loop waits.
     began: AtomicU64,
     /// The running callback in the highest 8 bits, plus one; below, the slot and generation of its
     /// connection, as in the driver's token. 0: none runs.
     doing: AtomicU64,
-    /// Nanoseconds that each kind of callback took, if they are timed: see `Ledger`.
+    /// Nanoseconds that each kind of callback took, if they are timed: see `CpuAccounting`.
     took: [AtomicU64; KINDS],
     /// The CPU clock of the loop's thread; 0: not known.
     cpu_clock: AtomicI32,
@@ -38,7 +38,7 @@ struct Seen {
 const CALLBACK_SHIFT: u32 = 56;
 const CONNECTION: u64 = (1 << CALLBACK_SHIFT) - 1;
 
-impl Pulse {
+impl LoopActivity {
     /// The loop's thread, whose CPU clock this is, begins.
     pub(crate) fn runs_by(&self, cpu_clock: Option<i32>) {
         self.cpu_clock.store(cpu_clock.unwrap_or(0), Ordering::Relaxed);
@@ -155,22 +155,22 @@ mod tests {
 
     #[test]
     fn every_callback_and_connection_comes_back() {
-        let pulse = Pulse::default();
-        assert_eq!(pulse.beat(3), None);
+        let activity = LoopActivity::default();
+        assert_eq!(activity.beat(3), None);
         let began = Tick::from_millis(70);
-        pulse.begin(began);
-        assert_eq!(pulse.beat(3), Some(Beat { began, callback: None, connection: None }));
+        activity.begin(began);
+        assert_eq!(activity.beat(3), Some(Beat { began, callback: None, connection: None }));
         let id = ConnId::new(255, 0xFF_FFFF, NonZeroU32::MAX);
         for &callback in Callback::ALL {
-            pulse.calls(callback, id.token());
+            activity.calls(callback, id.token());
             let beat = |connection| Some(Beat { began, callback: Some(callback), connection });
-            assert_eq!(pulse.beat(255), beat(Some(id)));
-            pulse.calls(callback, 0);
-            assert_eq!(pulse.beat(255), beat(None));
+            assert_eq!(activity.beat(255), beat(Some(id)));
+            activity.calls(callback, 0);
+            assert_eq!(activity.beat(255), beat(None));
         }
-        pulse.begin(began);
-        assert_eq!(pulse.beat(255).unwrap().callback, None);
-        pulse.rest();
-        assert_eq!(pulse.beat(255), None);
+        activity.begin(began);
+        assert_eq!(activity.beat(255).unwrap().callback, None);
+        activity.rest();
+        assert_eq!(activity.beat(255), None);
     }
 }
