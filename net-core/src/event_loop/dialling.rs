@@ -17,7 +17,7 @@ use crate::features::dial::{Target, passes_soon};
 use crate::sys::addr::Addr;
 use crate::sys::{Errno, Socket};
 use crate::threads::control::Phase;
-use crate::threads::resolver::{Answer, Question};
+use crate::threads::resolver::{Lookup, LookupResult};
 use net_timer::Tick;
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 dialling.is_asking = true;
                 let attempt = dialling.attempt();
                 self.state.file(id, until);
-                let question = Question { id, attempt, name: Arc::clone(&name), until };
+                let question = Lookup { id, attempt, name: Arc::clone(&name), until };
                 if !self.shared.resolve(question, now) {
                     tracing::warn!(%id, %name, "too many names wait to be looked up");
                     self.attempt_failed(id, Closed::Unresolved);
@@ -70,8 +70,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// answered at once.
     #[cold]
     #[inline(never)]
-    pub(super) fn resolved(&mut self, answer: Answer) {
-        let Answer { id, attempt, found } = answer;
+    pub(super) fn resolved(&mut self, answer: LookupResult) {
+        let LookupResult { id, attempt, found } = answer;
         let Some(dialling) = self.state.head(id).and_then(Head::dialling) else { return };
         if !dialling.is_asking || dialling.attempt() != attempt {
             return; // that attempt was given up

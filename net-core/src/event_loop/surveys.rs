@@ -7,7 +7,7 @@ use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::connection::slot::Status;
 use crate::driver::Driver;
-use crate::observe::connection_query::{Answer, Asked, By, Largest, Question, Row};
+use crate::observe::connection_query::{By, Largest, PendingQuery, Query, QueryResult, Row};
 use std::sync::Arc;
 
 /// Connections looked at in a turn, where each is a few loads.
@@ -17,7 +17,7 @@ const SLICE_OF_CALLS: usize = 128;
 
 /// A walk that is under way.
 pub(super) struct Walk {
-    asked: Arc<Asked>,
+    asked: Arc<PendingQuery>,
     by: By,
     /// The slot from which it goes on.
     from: u32,
@@ -26,9 +26,9 @@ pub(super) struct Walk {
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Somebody asks. A walk begins in this turn.
-    pub(super) fn asked(&mut self, asked: Arc<Asked>) {
+    pub(super) fn asked(&mut self, asked: Arc<PendingQuery>) {
         match asked.question {
-            Question::Kill(id) => {
+            Query::Kill(id) => {
                 let found = self.state.with(id, |outbox, head| {
                     let lives = head.status.state() != State::Dead;
                     if lives {
@@ -36,9 +36,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     }
                     lives
                 });
-                asked.answer(Answer::Killed(found == Some(true)));
+                asked.answer(QueryResult::Killed(found == Some(true)));
             }
-            Question::Top { by, most } => {
+            Query::Top { by, most } => {
                 // Who asks bounds its own questions, but may forget some and ask anew.
                 self.walks.retain(|walk| !walk.asked.is_forgotten());
                 self.walks.push_back(Walk { asked, by, from: 0, largest: Largest::new(most) });
@@ -59,7 +59,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let Some(id) = self.state.table.next_live(walk.from) else {
                 // Some may have ended meanwhile.
                 let rows = walk.largest.into_ids().filter_map(|id| self.row(id));
-                return walk.asked.answer(Answer::Top(rows.collect()));
+                return walk.asked.answer(QueryResult::Top(rows.collect()));
             };
             walk.from = id.slot() + 1;
             let Some(size) = self.size(id, walk.by) else { continue };

@@ -11,13 +11,13 @@ use std::sync::atomic::{Ordering, fence};
 /// A question to one loop, which travels by mail. Whoever asks looks from time to time whether the
 /// answer is there: nobody is woken, so a loop that never answers keeps nobody.
 #[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) question: Question,
-    answer: Mutex<Option<Answer>>,
+pub(crate) struct PendingQuery {
+    pub(crate) question: Query,
+    answer: Mutex<Option<QueryResult>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Question {
+pub(crate) enum Query {
     /// The `most` connections with the most of something.
     Top { by: By, most: usize },
     /// Reset this one.
@@ -49,7 +49,7 @@ impl By {
 }
 
 #[derive(Debug, PartialEq)]
-pub(crate) enum Answer {
+pub(crate) enum QueryResult {
     /// Largest first.
     Top(Vec<Row>),
     /// Whether it was there.
@@ -116,18 +116,18 @@ impl<K: Ord> Largest<K> {
     }
 }
 
-impl Asked {
-    pub(crate) fn new(question: Question) -> Arc<Self> {
+impl PendingQuery {
+    pub(crate) fn new(question: Query) -> Arc<Self> {
         Arc::new(Self { question, answer: Mutex::new(None) })
     }
 
     /// The loop's answer.
-    pub(crate) fn answer(&self, answer: Answer) {
+    pub(crate) fn answer(&self, answer: QueryResult) {
         *self.answer.lock() = Some(answer);
     }
 
     /// The answer, if it is there.
-    pub(crate) fn take(&self) -> Option<Answer> {
+    pub(crate) fn take(&self) -> Option<QueryResult> {
         self.answer.lock().take()
     }
 
@@ -160,14 +160,14 @@ mod tests {
     #[test]
     fn an_answer_is_there_also_when_who_gave_it_is_gone() {
         for _ in 0..1000 {
-            let ours = Asked::new(Question::Top { by: By::Queue, most: 1 });
+            let ours = PendingQuery::new(Query::Top { by: By::Queue, most: 1 });
             let theirs = Arc::clone(&ours);
             assert!(!ours.is_forgotten());
-            let loops = std::thread::spawn(move || theirs.answer(Answer::Killed(true)));
+            let loops = std::thread::spawn(move || theirs.answer(QueryResult::Killed(true)));
             while !ours.is_forgotten() {
                 std::hint::spin_loop();
             }
-            assert_eq!(ours.take(), Some(Answer::Killed(true)));
+            assert_eq!(ours.take(), Some(QueryResult::Killed(true)));
             loops.join().unwrap();
         }
     }

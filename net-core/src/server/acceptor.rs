@@ -16,7 +16,7 @@ use crate::sys::addr::Addr;
 use crate::sys::signals::Signals;
 use crate::threads::control::Phase;
 use crate::threads::inbox::Inbox;
-use crate::threads::resolver::{self, Answer, Question};
+use crate::threads::resolver::{self, Lookup, LookupResult};
 use crate::threads::shared::Shared;
 use net_timer::Tick;
 use std::io;
@@ -151,8 +151,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             let Err(error) = thread else { continue };
             tracing::error!(%error, "cannot start a thread that looks names up");
             let error = Arc::new(io::Error::new(error.kind(), "no thread to look it up"));
-            for Question { id, attempt, .. } in self.shared.resolver.gives_thread_back() {
-                self.shared.answer(Answer { id, attempt, found: Err(Arc::clone(&error)) });
+            for Lookup { id, attempt, .. } in self.shared.resolver.gives_thread_back() {
+                self.shared.answer(LookupResult { id, attempt, found: Err(Arc::clone(&error)) });
             }
             return;
         }

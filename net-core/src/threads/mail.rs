@@ -4,8 +4,8 @@ use crate::accept::admission::Arrival;
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
 use crate::features::broadcast::Part;
-use crate::observe::connection_query::Asked;
-use crate::threads::resolver::Answer;
+use crate::observe::connection_query::PendingQuery;
+use crate::threads::resolver::LookupResult;
 use bytes::Bytes;
 use std::any::Any;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ pub(crate) enum Mail<M> {
     Close(ConnId),
     /// In a box, as the last but one.
     Arrival(Box<Arrival>),
-    Ask(Arc<Asked>),
+    Ask(Arc<PendingQuery>),
     /// In a box, as an arrival.
-    Resolved(Box<Answer>),
+    Resolved(Box<LookupResult>),
     /// Something was posted beyond the mailbox's bound.
     Beyond,
     /// The loop's part of a broadcast. Dropped unread, it says itself that this loop missed it.

@@ -34,7 +34,7 @@ const SEARCH_EVERY_MS: u64 = 100;
 
 /// A dial that waits for the addresses of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Question {
+pub(crate) struct Lookup {
     pub(crate) id: ConnId,
     /// Which of its attempts asks, so that no later one takes the answer for its own.
     pub(crate) attempt: u32,
@@ -49,7 +49,7 @@ pub(crate) type Found = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
 
 /// What was found, for one of those who asked.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct LookupResult {
     pub(crate) id: ConnId,
     pub(crate) attempt: u32,
     pub(crate) found: Found,
@@ -66,7 +66,7 @@ pub(crate) struct Resolver {
 #[derive(Default)]
 struct Inner {
     /// Who waits for which name. A name is here exactly while it is in `queue` or `running`.
-    asked: HashMap<Arc<str>, Vec<Question>>,
+    asked: HashMap<Arc<str>, Vec<Lookup>>,
     /// Names that wait for a thread, the oldest first.
     queue: VecDeque<Arc<str>>,
     /// Names that a thread looks up: one for each thread that is not idle.
@@ -165,7 +165,7 @@ impl Resolver {
 
     /// Asks, without waiting. `Ok(true)`: one more thread would help, so the acceptor should be woken.
     /// Full, or over, it gives the question back.
-    pub(crate) fn ask(&self, question: Question, now: Tick) -> Result<bool, Question> {
+    pub(crate) fn ask(&self, question: Lookup, now: Tick) -> Result<bool, Lookup> {
         let mut inner = self.inner.lock();
         if inner.is_over {
             return Err(question);
@@ -209,7 +209,7 @@ impl Resolver {
 
     /// The thread that was to be started could not be. Without any, nobody would ever answer: the
     /// questions come back.
-    pub(crate) fn gives_thread_back(&self) -> Vec<Question> {
+    pub(crate) fn gives_thread_back(&self) -> Vec<Lookup> {
         let mut inner = self.inner.lock();
         inner.threads -= 1;
         if inner.threads > 0 {
@@ -223,12 +223,12 @@ impl Resolver {
     pub(crate) fn serve(
         &self,
         lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>>,
-        answer: impl Fn(Answer),
+        answer: impl Fn(LookupResult),
     ) {
         while let Some(name) = self.next() {
             let found: Found = lookup(&name).map(Arc::from).map_err(Arc::new);
-            for Question { id, attempt, .. } in self.done(&name) {
-                answer(Answer { id, attempt, found: found.clone() });
+            for Lookup { id, attempt, .. } in self.done(&name) {
+                answer(LookupResult { id, attempt, found: found.clone() });
             }
         }
     }
@@ -248,7 +248,7 @@ impl Resolver {
     }
 
     /// The look-up is over. Returns who waits for it.
-    fn done(&self, name: &str) -> Vec<Question> {
+    fn done(&self, name: &str) -> Vec<Lookup> {
         let mut inner = self.inner.lock();
         if let Some(place) = inner.running.iter().position(|running| **running == *name) {
             inner.running.swap_remove(place);
@@ -258,7 +258,7 @@ impl Resolver {
 
     /// The question that waits longest, without waiting: for tests that answer themselves.
     #[cfg(test)]
-    pub(crate) fn take(&self) -> Option<Question> {
+    pub(crate) fn take(&self) -> Option<Lookup> {
         let mut inner = self.inner.lock();
         let name = inner.queue.front()?.clone();
         let questions = inner.asked.get_mut(&name)?;
@@ -300,16 +300,16 @@ mod tests {
     /// For what must come, on a machine that is busy.
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    fn asks(n: u32, name: &str) -> Question {
+    fn asks(n: u32, name: &str) -> Lookup {
         let id = ConnId::new(0, n, NonZeroU32::MIN);
-        Question { id, attempt: n, name: name.into(), until: Tick::from_millis(1000) }
+        Lookup { id, attempt: n, name: name.into(), until: Tick::from_millis(1000) }
     }
 
-    fn question(n: u32) -> Question {
+    fn question(n: u32) -> Lookup {
         asks(n, &format!("host-{n}:80"))
     }
 
-    fn ask(resolver: &Resolver, question: Question) -> Result<bool, Question> {
+    fn ask(resolver: &Resolver, question: Lookup) -> Result<bool, Lookup> {
         resolver.ask(question, Tick::ZERO)
     }
 
@@ -321,7 +321,7 @@ mod tests {
     struct Rig {
         resolver: Arc<Resolver>,
         begun: mpsc::Receiver<String>,
-        answers: mpsc::Receiver<Answer>,
+        answers: mpsc::Receiver<LookupResult>,
         release: Vec<mpsc::Sender<()>>,
         threads: Vec<thread::JoinHandle<()>>,
     }
@@ -513,7 +513,7 @@ mod tests {
         let resolver = Resolver::new(2, 1);
         assert!(ask(&resolver, question(0)).is_ok() && ask(&resolver, question(1)).is_ok());
         assert!(resolver.ask(question(2), Tick::from_millis(999)).is_err());
-        let late = Question { until: Tick::from_millis(3000), ..question(2) };
+        let late = Lookup { until: Tick::from_millis(3000), ..question(2) };
         assert!(resolver.ask(late.clone(), Tick::from_millis(1050)).is_err(), "just searched");
         assert!(resolver.ask(late.clone(), Tick::from_millis(1100)).is_ok());
         assert!(resolver.ask(question(3), Tick::from_millis(1100)).is_ok());

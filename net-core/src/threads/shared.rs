@@ -11,7 +11,7 @@ use crate::threads::control::{Control, Phase};
 use crate::threads::inbox::Inbox;
 use crate::threads::mail::Mail;
 use crate::threads::mailbox::Mailbox;
-use crate::threads::resolver::{Answer, Question, Resolver};
+use crate::threads::resolver::{Lookup, LookupResult, Resolver};
 use net_timer::Tick;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl<M> Shared<M> {
     }
 
     /// Asks for the addresses of a name; the answer comes by mail. False: too many wait already.
-    pub(crate) fn resolve(&self, question: Question, now: Tick) -> bool {
+    pub(crate) fn resolve(&self, question: Lookup, now: Tick) -> bool {
         let asked = self.resolver.ask(question, now);
         if let Ok(true) = asked {
             self.acceptor_waker.wake();
@@ -71,7 +71,7 @@ impl<M> Shared<M> {
     }
 
     /// Brings an answer to the loop that asked. One that is over has no use for it.
-    pub(crate) fn answer(&self, answer: Answer) {
+    pub(crate) fn answer(&self, answer: LookupResult) {
         let to = answer.id.in_loop();
         let _ = self.deliver(to, Mail::Resolved(Box::new(answer)));
     }

@@ -22,10 +22,10 @@ use crate::connection::outbox::Queued;
 use crate::features::broadcast::{Broadcast, Delivery};
 use crate::features::dial::{Dial, Retry};
 use crate::features::timers::TimerId;
-use crate::observe::connection_query::{Asked, By, Question as Survey};
+use crate::observe::connection_query::{By, PendingQuery, Query};
 use crate::threads::control::Phase;
 use crate::threads::mail::Mail;
-use crate::threads::resolver::{Answer, Question};
+use crate::threads::resolver::{Lookup, LookupResult};
 use bytes::Bytes;
 use net_buffer::{FileRange, LengthPrefix};
 use std::cell::RefCell;
@@ -700,14 +700,14 @@ impl<D: Rig> Run<D> {
     /// Answers the oldest question for a name, if there is one: with some addresses, or none.
     fn resolve(&mut self) {
         let stage = &mut self.stage;
-        let Some(Question { id, attempt, .. }) = stage.shared.resolver.take() else { return };
+        let Some(Lookup { id, attempt, .. }) = stage.shared.resolver.take() else { return };
         let count = stage.rng.below(4) as u16;
         let addresses = (1..=count).map(|port| std::net::SocketAddr::from(([10, 0, 0, 1], port)));
         let found = match count {
             0 => Err(Arc::new(std::io::Error::other("not known"))),
             _ => Ok(addresses.collect()),
         };
-        stage.shared.answer(Answer { id, attempt, found });
+        stage.shared.answer(LookupResult { id, attempt, found });
     }
 
     /// What happens beside the peers.
@@ -740,10 +740,10 @@ impl<D: Rig> Run<D> {
             14 => {
                 let id = self.begun.borrow().ids.last().copied();
                 let question = match (stage.rng.below(6), id) {
-                    (0, Some(id)) => Survey::Kill(id),
-                    (n, _) => Survey::Top { by: By::ALL[n % By::ALL.len()], most: 3 },
+                    (0, Some(id)) => Query::Kill(id),
+                    (n, _) => Query::Top { by: By::ALL[n % By::ALL.len()], most: 3 },
                 };
-                let _ = stage.shared.loops[0].mail.post(Mail::Ask(Asked::new(question)));
+                let _ = stage.shared.loops[0].mail.post(Mail::Ask(PendingQuery::new(question)));
             }
             15 if self.are_announced => {}
             15 => {

@@ -6,7 +6,7 @@ use crate::features::dial::{Dial, Retry};
 use crate::observe::counters::Counter;
 use crate::sys::Errno;
 use crate::threads::control::Phase;
-use crate::threads::resolver::{Answer, Found, Question};
+use crate::threads::resolver::{Found, Lookup, LookupResult};
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
@@ -66,15 +66,15 @@ fn named<D: Rig>(seed: u64, names_queue: usize, retry: Option<Retry>) -> (Stage<
     (stage, names)
 }
 
-fn dial<D: Rig>(stage: &mut Stage<D>) -> Question {
+fn dial<D: Rig>(stage: &mut Stage<D>) -> Lookup {
     stage.remote().post(0, 0).unwrap();
     stage.settle();
     stage.shared.resolver.take().expect("the loop has asked")
 }
 
-fn answer<D: Rig>(stage: &mut Stage<D>, question: &Question, found: Found) {
+fn answer<D: Rig>(stage: &mut Stage<D>, question: &Lookup, found: Found) {
     assert_eq!(&*question.name, NAME);
-    stage.shared.answer(Answer { id: question.id, attempt: question.attempt, found });
+    stage.shared.answer(LookupResult { id: question.id, attempt: question.attempt, found });
     stage.settle();
 }
 
@@ -270,8 +270,8 @@ fn who_waited_for_one_name_dials_in_turns<D: Rig>(seed: u64) {
     });
     stage.remote().post(0, 0).unwrap();
     stage.settle();
-    while let Some(Question { id, attempt, .. }) = stage.shared.resolver.take() {
-        stage.shared.answer(Answer { id, attempt, found: addresses(1) });
+    while let Some(Lookup { id, attempt, .. }) = stage.shared.resolver.take() {
+        stage.shared.answer(LookupResult { id, attempt, found: addresses(1) });
     }
     let mut begun = 0;
     for _ in 0..40 {
@@ -306,8 +306,8 @@ fn an_answer_waits_beside_a_full_mailbox_and_its_thread_does_not<D: Rig>(seed: u
     let questions: Vec<_> = std::iter::from_fn(|| stage.shared.resolver.take()).collect();
     assert_eq!(questions.len(), 5);
     while stage.remote().post(0, 1).is_ok() {}
-    for Question { id, attempt, .. } in questions {
-        stage.shared.answer(Answer { id, attempt, found: addresses(1) }); // returns
+    for Lookup { id, attempt, .. } in questions {
+        stage.shared.answer(LookupResult { id, attempt, found: addresses(1) }); // returns
     }
     stage.settle();
     assert_eq!((tried(&stage), stage.count(Counter::Open)), (vec![1; 5], 5));
@@ -460,7 +460,7 @@ fn a_stop_does_not_wait_for_answers<D: Rig>(seed: u64) {
         stage.shared.raise(order);
         stage.settle();
         assert!(stage.is_over);
-        let late = Answer { id: question.id, attempt: 1, found: addresses(1) };
+        let late = LookupResult { id: question.id, attempt: 1, found: addresses(1) };
         stage.shared.answer(late); // it is nobody's
         stage.stop();
     }

@@ -18,7 +18,7 @@ use crate::features::broadcast::Broadcast;
 use crate::features::dial::{Dial, Retry};
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
-use crate::threads::resolver::{Answer, Question};
+use crate::threads::resolver::{Lookup, LookupResult};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -378,14 +378,14 @@ fn announce(rng: &mut Rng, peer: &Peer) {
 
 /// Answers the oldest question for a name, if there is one: with some addresses, or none.
 fn resolve<D: Rig>(stage: &mut Stage<D>) {
-    let Some(Question { id, attempt, .. }) = stage.shared.resolver.take() else { return };
+    let Some(Lookup { id, attempt, .. }) = stage.shared.resolver.take() else { return };
     let count = stage.rng.below(4) as u16;
     let addresses = (1..=count).map(|port| std::net::SocketAddr::from(([10, 0, 0, 1], port)));
     let found = match count {
         0 => Err(std::sync::Arc::new(std::io::Error::other("not known"))),
         _ => Ok(addresses.collect()),
     };
-    stage.shared.answer(Answer { id, attempt, found });
+    stage.shared.answer(LookupResult { id, attempt, found });
 }
 
 fn begin_storm<D: Rig>(stage: &mut Stage<D>, fuel: &Fuel) {

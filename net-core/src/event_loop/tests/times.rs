@@ -2,7 +2,7 @@
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
 use crate::base::closed::Callback;
-use crate::observe::connection_query::{Answer, Asked, By, Question, Row};
+use crate::observe::connection_query::{By, PendingQuery, Query, QueryResult, Row};
 use crate::threads::mail::Mail;
 use std::sync::Arc;
 
@@ -28,13 +28,13 @@ fn stage<D: Rig>(seed: u64, is_timed: bool) -> Stage<D> {
 }
 
 fn top<D: Rig>(stage: &mut Stage<D>) -> Vec<Row> {
-    let asked = Asked::new(Question::Top { by: By::Cpu, most: 10 });
+    let asked = PendingQuery::new(Query::Top { by: By::Cpu, most: 10 });
     let inbox = &stage.shared.loops[0];
     inbox.mail.post(Mail::Ask(Arc::clone(&asked))).map_err(|_| "full").unwrap();
     inbox.waker.wake();
     stage.settle();
     match asked.take() {
-        Some(Answer::Top(rows)) => rows,
+        Some(QueryResult::Top(rows)) => rows,
         other => panic!("{other:?}"),
     }
 }
@@ -60,7 +60,7 @@ fn who_takes_the_most_is_first_and_a_neighbour_pays_nothing<D: Rig>(seed: u64) {
 
 fn who_asks_in_the_same_turn_sees_it_too<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.time_callbacks = true);
-    let asked = Asked::new(Question::Top { by: By::Cpu, most: 1 });
+    let asked = PendingQuery::new(Query::Top { by: By::Cpu, most: 1 });
     let (world, shared, ours) =
         (stage.world.clone(), Arc::clone(&stage.shared), Arc::clone(&asked));
     stage.play(move |at| match at {
@@ -74,7 +74,7 @@ fn who_asks_in_the_same_turn_sees_it_too<D: Rig>(seed: u64) {
     let peer = stage.open();
     peer.send(b"!");
     stage.settle();
-    let Some(Answer::Top(rows)) = asked.take() else { panic!("no answer") };
+    let Some(QueryResult::Top(rows)) = asked.take() else { panic!("no answer") };
     assert_eq!(rows[0].nanos, Some(4_000_000));
     stage.stop();
 }

@@ -10,7 +10,7 @@ use crate::api::handler::{Handler, Peer};
 use crate::api::here::Loop;
 use crate::base::id::ConnId;
 use crate::connection::outbox::Queued;
-use crate::observe::connection_query::Question;
+use crate::observe::connection_query::Query;
 use crate::observe::counters::Counter;
 use crate::sys::process::Process;
 use bytes::Bytes;
@@ -53,7 +53,7 @@ pub(super) struct Desk {
 enum Outcome {
     Reply(Reply),
     /// The loops must be asked.
-    Ask(Question),
+    Ask(Query),
 }
 
 /// What is remembered of a client.
@@ -258,6 +258,6 @@ fn kill(request: &Request<'_>, id: &str) -> Outcome {
         Err(error) => Reply::text(Status::NotFound, format!("{id}: {error}\n")),
         Ok(_) if request.method != "POST" => Reply::wrong_method("POST"),
         Ok(_) if request.is_foreign => Reply::status(Status::Forbidden),
-        Ok(id) => return Outcome::Ask(Question::Kill(id)),
+        Ok(id) => return Outcome::Ask(Query::Kill(id)),
     })
 }

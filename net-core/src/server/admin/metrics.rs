@@ -213,7 +213,7 @@ mod tests {
     use super::super::watched::Waiting;
     use super::*;
     use crate::base::closed::{Callback, Closed};
-    use crate::observe::connection_query::Asked;
+    use crate::observe::connection_query::PendingQuery;
     use crate::observe::counters::Counters;
     use crate::observe::loop_activity::{Beat, LoopActivity};
     use std::collections::BTreeMap;
@@ -253,7 +253,7 @@ mod tests {
             vec![("on_data", 0.25), ("none", number as f64)]
         }
 
-        fn ask(&self, _number: usize, _asked: Arc<Asked>) -> bool {
+        fn ask(&self, _number: usize, _asked: Arc<PendingQuery>) -> bool {
             false
         }
 

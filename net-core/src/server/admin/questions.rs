@@ -4,7 +4,7 @@ use super::http::{Reply, Status};
 use super::pages;
 use super::watched::Watched;
 use crate::base::id::ConnId;
-use crate::observe::connection_query::{Answer, Asked, By, Question, Row};
+use crate::observe::connection_query::{By, PendingQuery, Query, QueryResult, Row};
 use net_timer::Tick;
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ pub(super) struct Questions(Vec<Open>);
 /// A question that has not been answered by all.
 struct Open {
     asker: Asker,
-    question: Question,
+    question: Query,
     until: Tick,
     /// The loops that have not answered.
-    awaited: Vec<(usize, Arc<Asked>)>,
+    awaited: Vec<(usize, Arc<PendingQuery>)>,
     /// Those that never will.
     silent: Vec<usize>,
     rows: Vec<Row>,
@@ -51,25 +51,25 @@ impl Questions {
         server: &dyn Watched,
         now: Tick,
         asker: Asker,
-        question: Question,
+        question: Query,
     ) -> Result<(), Reply> {
         if !self.has_room(question) {
             return Err(Reply::text(Status::Unavailable, "too many questions at once\n"));
         }
         let loops = match question {
-            Question::Top { by: By::Cpu, .. } if !server.times_callbacks() => {
+            Query::Top { by: By::Cpu, .. } if !server.times_callbacks() => {
                 let what = "by=cpu: callbacks are not timed: start it with time_callbacks\n";
                 return Err(Reply::text(Status::BadRequest, what));
             }
-            Question::Top { .. } => 0..server.loops(),
-            Question::Kill(id) if id.in_loop() < server.loops() => id.in_loop()..id.in_loop() + 1,
-            Question::Kill(_) => return Err(not_there()),
+            Query::Top { .. } => 0..server.loops(),
+            Query::Kill(id) if id.in_loop() < server.loops() => id.in_loop()..id.in_loop() + 1,
+            Query::Kill(_) => return Err(not_there()),
         };
         let until = now.after(ANSWER_TIME);
         let (awaited, silent, rows) = (Vec::new(), Vec::new(), Vec::new());
         let mut open = Open { asker, question, until, awaited, silent, rows, killed: false };
         for number in loops {
-            let asked = Asked::new(question);
+            let asked = PendingQuery::new(question);
             if server.ask(number, Arc::clone(&asked)) {
                 open.awaited.push((number, asked));
             } else {
@@ -80,12 +80,12 @@ impl Questions {
         Ok(())
     }
 
-    fn has_room(&self, question: Question) -> bool {
-        let is_kill = |question| matches!(question, Question::Kill(_));
+    fn has_room(&self, question: Query) -> bool {
+        let is_kill = |question| matches!(question, Query::Kill(_));
         let kills = self.0.iter().filter(|open| is_kill(open.question)).count();
         match question {
-            Question::Kill(_) => kills < KILLS_MAX,
-            Question::Top { .. } => self.0.len() - kills < QUESTIONS_MAX,
+            Query::Kill(_) => kills < KILLS_MAX,
+            Query::Top { .. } => self.0.len() - kills < QUESTIONS_MAX,
         }
     }
 
@@ -118,8 +118,8 @@ impl Open {
             // In this order: a loop that answers lets go of the question after that.
             let is_gone = asked.is_forgotten();
             match asked.take() {
-                Some(Answer::Top(rows)) => self.rows.extend(rows),
-                Some(Answer::Killed(killed)) => self.killed = killed,
+                Some(QueryResult::Top(rows)) => self.rows.extend(rows),
+                Some(QueryResult::Killed(killed)) => self.killed = killed,
                 None if is_over || is_gone => self.silent.push(*number),
                 None => return true,
             }
@@ -129,18 +129,18 @@ impl Open {
 
     fn reply(mut self) -> Reply {
         match self.question {
-            Question::Top { by, most } => {
+            Query::Top { by, most } => {
                 self.rows.sort_by_key(|row| Reverse((row.size(by), row.id)));
                 self.rows.truncate(most);
                 let body = pages::connections(&self.rows, by, &self.silent);
                 Reply { kind: pages::KIND, ..Reply::text(Status::Ok, body) }
             }
-            Question::Kill(_) if self.killed => Reply::text(Status::Ok, "killed\n"),
-            Question::Kill(id) if !self.silent.is_empty() => {
+            Query::Kill(_) if self.killed => Reply::text(Status::Ok, "killed\n"),
+            Query::Kill(id) if !self.silent.is_empty() => {
                 let what = format!("loop {} does not answer\n", id.in_loop());
                 Reply::text(Status::Unavailable, what)
             }
-            Question::Kill(_) => not_there(),
+            Query::Kill(_) => not_there(),
         }
     }
 }
@@ -150,7 +150,7 @@ fn not_there() -> Reply {
 }
 
 /// The question that a query of `/connections` asks; or what is wrong with it.
-pub(super) fn top(query: &str) -> Result<Question, String> {
+pub(super) fn top(query: &str) -> Result<Query, String> {
     let (mut by, mut most) = (By::Queue, 10);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
@@ -165,7 +165,7 @@ pub(super) fn top(query: &str) -> Result<Question, String> {
             _ => return Err(format!("{pair}: write top=N, by=queue, by=bytes or by=cpu\n")),
         }
     }
-    Ok(Question::Top { by, most })
+    Ok(Query::Top { by, most })
 }
 
 #[cfg(test)]
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_kill_waits_for_no_walk_and_no_walk_for_a_kill() {
         let id = ConnId::new(0, 1, std::num::NonZeroU32::MIN);
-        let (walk, kill) = (Question::Top { by: By::Bytes, most: 1 }, Question::Kill(id));
+        let (walk, kill) = (Query::Top { by: By::Bytes, most: 1 }, Query::Kill(id));
         let asker = Asker { client: id, keeps_alive: true, is_head: false };
         let ask = |questions: &mut Questions, question| {
             let (awaited, silent, rows) = (Vec::new(), Vec::new(), Vec::new());
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_query_is_read_whole_or_refused() {
-        let of = |by, most| Ok(Question::Top { by, most });
+        let of = |by, most| Ok(Query::Top { by, most });
         assert_eq!(top(""), of(By::Queue, 10));
         assert_eq!(top("top=1"), of(By::Queue, 1));
         assert_eq!(top("by=bytes&top=1000&"), of(By::Bytes, TOP_MAX));

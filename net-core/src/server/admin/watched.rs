@@ -1,6 +1,6 @@
 //! What the endpoint sees of a server, whatever that server's messages are.
 
-use crate::observe::connection_query::Asked;
+use crate::observe::connection_query::PendingQuery;
 use crate::observe::counters::Snapshot;
 use crate::observe::loop_activity::{Beat, StallCounts};
 use crate::threads::control::Phase;
@@ -24,7 +24,7 @@ pub(crate) trait Watched: Send + Sync + 'static {
     /// Seconds that callbacks of one loop took, by their label.
     fn times_of(&self, number: usize) -> Vec<(&'static str, f64)>;
     /// Asks one loop, by mail. False: its mailbox is full, or it has ended.
-    fn ask(&self, number: usize, asked: Arc<Asked>) -> bool;
+    fn ask(&self, number: usize, asked: Arc<PendingQuery>) -> bool;
     /// The counts of the acceptor's thread.
     fn of_acceptor(&self) -> Snapshot;
     /// Connections of the whole server, from accept to close, and their limit.
@@ -69,7 +69,7 @@ impl<M: Send + 'static> Watched for Shared<M> {
         self.loops[number].activity.times().collect()
     }
 
-    fn ask(&self, number: usize, asked: Arc<Asked>) -> bool {
+    fn ask(&self, number: usize, asked: Arc<PendingQuery>) -> bool {
         let inbox = &self.loops[number];
         let posted = inbox.mail.post(Mail::Ask(asked)).is_ok();
         inbox.waker.wake();
