@@ -72,9 +72,9 @@ pub use features::topics::{TOPIC_NAME_MAX, TopicError};
 pub use features::upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
 pub use observe::counters::{Counter, Snapshot};
 pub use observe::log_writer::{LogGuard, LogWriter};
+pub use server::load_balancer::Balance;
 #[doc(hidden)] // for the examples, which read more of /proc
 pub use server::machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine, proc_file};
-pub use server::placement::Balance;
 pub use server::{Accept, Diagnosis, Ended, FdTable, Loops, Place, Running, Server, Wall};
 pub use sys::addr::{Addr, AddrError, UnixName};
 pub use sys::{

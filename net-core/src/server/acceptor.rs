@@ -8,9 +8,9 @@ use crate::base::panics::Quiet;
 use crate::config::limits::Limits;
 use crate::driver::{Driver, WAKER, listener_number};
 use crate::observe::counters::Counter;
-use crate::server::handover::Handover;
-use crate::server::stalls::Stalls;
-use crate::server::standstill::Standstill;
+use crate::server::dispatcher::Dispatcher;
+use crate::server::stall_detector::StallDetector;
+use crate::server::stuck_loop::StuckLoop;
 use crate::sys::Errno;
 use crate::sys::addr::Addr;
 use crate::sys::signals::Signals;
@@ -39,7 +39,7 @@ pub(crate) struct Acceptor<M, D: Driver> {
     driver: D,
     shared: Arc<Shared<M>>,
     listeners: Vec<Listener>,
-    handover: Handover<M>,
+    dispatcher: Dispatcher<M>,
     limits: Limits,
     drain_timeout: Duration,
     signals: Option<Signals>,
@@ -52,9 +52,9 @@ pub(crate) struct Acceptor<M, D: Driver> {
     retry_at: Option<Tick>,
     /// When it is to be looked whether the loops take what waits for them.
     look_at: Option<Tick>,
-    stalls: Option<Stalls>,
+    stalls: Option<StallDetector>,
     /// Of each loop, once all is to be ended at once.
-    ends: Vec<Standstill>,
+    ends: Vec<StuckLoop>,
     /// Loops that do not end: they stand still, and are not waited for.
     given_up: Vec<usize>,
 }
@@ -64,18 +64,18 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         driver: D,
         shared: Arc<Shared<M>>,
         listeners: Vec<Listener>,
-        handover: Handover<M>,
+        dispatcher: Dispatcher<M>,
         limits: Limits,
         drain_timeout: Duration,
         signals: Option<Signals>,
     ) -> Self {
-        let stalls = Stalls::new(&limits, shared.loops.len());
-        let ends = shared.loops.iter().map(|_| Standstill::default()).collect();
+        let stalls = StallDetector::new(&limits, shared.loops.len());
+        let ends = shared.loops.iter().map(|_| StuckLoop::default()).collect();
         Self {
             driver,
             shared,
             listeners,
-            handover,
+            dispatcher,
             limits,
             drain_timeout,
             signals,
@@ -199,7 +199,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             return Some(now);
         }
         let rests = self.listeners.iter().filter_map(Listener::rests_until);
-        let look = self.stalls.as_ref().map(Stalls::next_look);
+        let look = self.stalls.as_ref().map(StallDetector::next_look);
         let end = (self.phase >= Phase::ForceClose).then(|| now.after(END_LOOK_EVERY));
         let looks = look.into_iter().chain(self.look_at).chain(end);
         rests.chain(self.retry_at).chain(self.deadline).chain(looks).min()
@@ -212,24 +212,24 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             return;
         }
         if self.look_at.is_some_and(|at| now >= at) {
-            self.look_at = self.handover.look(now);
+            self.look_at = self.dispatcher.look(now);
         }
         let mut arrivals = Vec::new();
         self.take_adoptions(&mut arrivals);
         self.accept_batch(now, &mut arrivals);
         let came = !arrivals.is_empty();
-        self.handover.place(&mut arrivals);
-        let all_delivered = self.handover.deliver();
+        self.dispatcher.place(&mut arrivals);
+        let all_delivered = self.dispatcher.deliver();
         if came && self.look_at.is_none() {
-            self.look_at = self.handover.look(now);
+            self.look_at = self.dispatcher.look(now);
         }
-        self.retry_at = (!all_delivered || self.handover.room() == 0).then(|| now.after(RETRY));
+        self.retry_at = (!all_delivered || self.dispatcher.room() == 0).then(|| now.after(RETRY));
         self.end_arrivals(all_delivered);
     }
 
     /// Takes connections that were made elsewhere, as many as there is room for on the ways.
     fn take_adoptions(&mut self, arrivals: &mut Vec<Arrival>) {
-        let most = self.limits.accepts_per_turn.min(self.handover.room());
+        let most = self.limits.accepts_per_turn.min(self.dispatcher.room());
         while arrivals.len() < most
             && let Some(arrival) = self.shared.adoptions.take()
         {
@@ -241,7 +241,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     /// As many as fit in one turn, and on the ways to the loops.
     fn accept_batch(&mut self, now: Tick, arrivals: &mut Vec<Arrival>) {
         let a_turn = self.limits.accepts_per_turn.saturating_mul(self.shared.loops.len());
-        let most = a_turn.min(self.handover.room());
+        let most = a_turn.min(self.dispatcher.room());
         while arrivals.len() < most {
             let before = arrivals.len();
             for listening in &mut self.listeners {
@@ -261,14 +261,14 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         let mut given = Vec::new();
         self.shared.adoptions.close_and_drain(|arrival| given.push(arrival));
         self.shared.acceptor.add(Counter::Given, given.len() as u64);
-        self.handover.place(&mut given);
+        self.dispatcher.place(&mut given);
         for n in 0..self.listeners.len() {
             self.listeners[n].last_call();
             // No more than a full backlog: a flood must not keep us here.
             let mut left = BACKLOG_MAX;
-            while left > 0 && self.listeners[n].has_more() && self.handover.last_room() > 0 {
+            while left > 0 && self.listeners[n].has_more() && self.dispatcher.last_room() > 0 {
                 let mut arrivals = Vec::new();
-                let most = left.min(self.handover.last_room());
+                let most = left.min(self.dispatcher.last_room());
                 let (driver, counters, admission) =
                     (&mut self.driver, &self.shared.acceptor, &self.shared.admission);
                 self.listeners[n].accept(
@@ -281,8 +281,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
                     &mut arrivals,
                 );
                 left = left.saturating_sub(self.limits.accepts_per_turn);
-                self.handover.place(&mut arrivals);
-                self.handover.deliver();
+                self.dispatcher.place(&mut arrivals);
+                self.dispatcher.deliver();
             }
             self.listeners[n].shut(&mut self.driver);
         }
@@ -295,7 +295,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             self.arrivals_ended = true;
             (self.retry_at, self.look_at) = (None, None);
             let is_late = self.phase == Phase::ForceClose;
-            self.handover.end(if is_late { Closed::DrainDeadline } else { Closed::Stopped });
+            self.dispatcher.end(if is_late { Closed::DrainDeadline } else { Closed::Stopped });
         }
     }
 

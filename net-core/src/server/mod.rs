@@ -3,17 +3,17 @@
 pub(crate) mod acceptor;
 pub(crate) mod admin;
 mod capacity;
+mod current_thread;
 mod datagrams;
+pub(crate) mod dispatcher;
 mod doctor;
-mod doors;
-pub(crate) mod handover;
-mod here;
-mod loops;
+mod listeners;
+pub(crate) mod load_balancer;
+mod loop_threads;
 pub(crate) mod machine;
-pub(crate) mod placement;
-pub(crate) mod stalls;
-pub(crate) mod standstill;
+pub(crate) mod stall_detector;
 mod start;
+pub(crate) mod stuck_loop;
 
 use crate::accept::trusted_proxies::TrustedProxies;
 use crate::api::handler::Handler;
@@ -23,7 +23,7 @@ use crate::config::limits::Limits;
 use crate::driver::Epoll;
 use crate::observe::counters::Snapshot;
 use crate::server::admin::Access;
-use crate::server::placement::Balance;
+use crate::server::load_balancer::Balance;
 use crate::sys::addr::{Addr, AddrError};
 use crate::sys::signals::Signals;
 use crate::sys::{PrivateTables, SocketOptions};
@@ -380,7 +380,7 @@ impl Server {
     }
 
     /// What catches the signals, if they are to be caught.
-    fn catches(&self, by_default: bool) -> Option<start::Catch> {
+    fn catches(&self, by_default: bool) -> Option<start::CatchSignals> {
         self.signals.unwrap_or(by_default).then_some(Signals::catch)
     }
 

@@ -3,8 +3,8 @@
 use super::capacity::Capacity;
 use super::datagrams;
 use super::doctor::warn_of_walls;
-use super::doors::{self, Door, Doors, open_doors};
-use super::loops::{OwnLoop, Stand, Team, close_arrivals, start_loops};
+use super::listeners::{self, ListenSpec, Listeners, open_listeners};
+use super::loop_threads::{LoopThreads, OwnLoop, StartedLoops, close_arrivals, start_loops};
 use super::{Accept, Ended, Listens, Place, Running, Server};
 use crate::accept::admission::Admission;
 use crate::api::handler::Handler;
@@ -14,7 +14,7 @@ use crate::base::panics::Quiet;
 use crate::driver::Driver;
 use crate::server::acceptor::Acceptor;
 use crate::server::admin::{Admin, Serving};
-use crate::server::handover::Handover;
+use crate::server::dispatcher::Dispatcher;
 use crate::sys::addr::Addr;
 use crate::sys::signals::{Signals, exit_at_once};
 use crate::sys::{Waker, child, descriptors};
@@ -23,12 +23,12 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-pub(super) type Catch = fn(&Arc<Waker>) -> io::Result<Signals>;
+pub(super) type CatchSignals = fn(&Arc<Waker>) -> io::Result<Signals>;
 
 pub(super) fn start<H, D, F>(
     server: Server,
     factory: F,
-    catch: Option<Catch>,
+    catch: Option<CatchSignals>,
 ) -> Result<Running<H::Message>, StartError>
 where
     H: Handler,
@@ -47,7 +47,7 @@ pub(super) fn begin<H, D, F, G>(
     server: Server,
     factory: F,
     here: Option<G>,
-    catch: Option<Catch>,
+    catch: Option<CatchSignals>,
 ) -> Result<Begun<H, D>, StartError>
 where
     H: Handler,
@@ -62,7 +62,7 @@ where
     child::remember();
     descriptors::fill_standard().map_err(|e| StartError::new("open /dev/null for 0, 1, 2", e))?;
     let loops = server.loop_count()?;
-    let wanted = doors::wanted(&server)?;
+    let wanted = listeners::wanted(&server)?;
     let capacity = Capacity::of(&server, loops)?;
     let max = capacity.say(&server, loops);
     if let Some(asked) = server.limits.connections_max {
@@ -80,28 +80,28 @@ where
         None => None,
     };
     let listens = server.listens(loops);
-    let Doors { driver, listeners, addrs, held } =
-        open_doors::<H, D>(&server, &shared, &wanted, listens)?;
-    let doors: Vec<Door> = match listens {
+    let Listeners { driver, listeners, addrs, held } =
+        open_listeners::<H, D>(&server, &shared, &wanted, listens)?;
+    let specs: Vec<ListenSpec> = match listens {
         Listens::Acceptor => Vec::new(),
         // With the ports that were chosen.
         Listens::EachLoop => addrs
             .iter()
             .zip(wanted)
             .filter(|(at, _)| at.inet().is_some())
-            .map(|(at, door)| Door { at: at.clone(), ..door })
+            .map(|(at, door)| ListenSpec { at: at.clone(), ..door })
             .collect(),
         Listens::OnlyLoop => wanted,
     };
     let (held_too, endpoints) = datagrams::hold::<D>(&server)?;
     let admin = bind_admin(&server)?;
 
-    let mut team = Team::new(Arc::clone(&shared));
-    let Stand { fd_channels, opened, own } =
-        start_loops::<H, D, F, G>(&server, &doors, &endpoints, factory, here, &mut team)?;
+    let mut team = LoopThreads::new(Arc::clone(&shared));
+    let StartedLoops { fd_channels, opened, own } =
+        start_loops::<H, D, F, G>(&server, &specs, &endpoints, factory, here, &mut team)?;
     drop((held, held_too)); // every loop listens now
     let in_flight_max = (capacity.nofile / 2).max(1);
-    let handover = Handover::new(
+    let dispatcher = Dispatcher::new(
         Arc::clone(&shared),
         server.balance,
         fd_channels,
@@ -116,14 +116,14 @@ where
         driver,
         Arc::clone(&shared),
         listeners,
-        handover,
+        dispatcher,
         server.limits.clone(),
         server.drain_timeout,
         signals,
     );
     let admin_at = admin.as_ref().map(Admin::at);
     let admin = admin.map(|admin| admin.serve(Arc::clone(&shared) as _)).transpose()?;
-    let crew = Crew { acceptor, admin, team };
+    let crew = Supervisor { acceptor, admin, team };
     let acceptor = thread::Builder::new()
         .name("net-acceptor".into())
         .spawn(move || {
@@ -175,13 +175,13 @@ fn say_migration(server: &Server) {
 
 /// What the acceptor's thread has in its care. Dropped in this order, should it not start or panic: the
 /// fd channels close before the loops are waited for.
-struct Crew<M, D: Driver> {
+struct Supervisor<M, D: Driver> {
     acceptor: Acceptor<M, D>,
     admin: Option<Serving>,
-    team: Team<M>,
+    team: LoopThreads<M>,
 }
 
-impl<M: Send + 'static, D: Driver> Crew<M, D> {
+impl<M: Send + 'static, D: Driver> Supervisor<M, D> {
     /// Accepts until all is over, then waits for the loops' threads, and ends the admin endpoint last.
     fn supervise(mut self) -> Result<Ended, StartError> {
         let ran = self.acceptor.run();

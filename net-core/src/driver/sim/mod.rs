@@ -6,8 +6,8 @@
 //! twice, for nothing, or for connections that are no more.
 
 mod datagrams;
-mod doors;
 mod kernel;
+mod listeners;
 mod peer;
 mod pipes;
 mod rng;
@@ -22,8 +22,8 @@ use crate::sys::{
     DatagramOptions, DialOptions, Errno, Inbound, ListenOptions, SIM_BASE, Socket, UdpMessage,
     Waker,
 };
-pub(crate) use doors::Outcome;
 pub(crate) use kernel::ModelKernel;
+pub(crate) use listeners::Outcome;
 use net_buffer::{Output, Pipe, Pool};
 use net_timer::Tick;
 pub(crate) use peer::Peer;

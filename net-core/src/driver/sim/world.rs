@@ -4,7 +4,7 @@
 //! as soon as it is free, the lowest first, as descriptors are.
 
 use super::datagrams::Endpoint;
-use super::doors::Outcome;
+use super::listeners::Outcome;
 use super::pipes::ModelPipe;
 use super::rng::Rng;
 use super::wire::Wire;

@@ -4,7 +4,7 @@ use super::*;
 use crate::accept::admission::Admission;
 use crate::driver::sim::{ModelKernel, Rig, Sim, World};
 use crate::driver::{Epoll, listener_token};
-use crate::server::placement::Balance;
+use crate::server::load_balancer::Balance;
 use crate::sys::{ListenOptions, Waker};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,11 +17,11 @@ struct House<D: Rig> {
 }
 
 impl<D: Rig> House<D> {
-    fn new(seed: u64, loops: usize, limits: &Limits) -> Self {
-        Self::balanced(seed, loops, limits, Balance::RoundRobin)
+    fn new(spec: u64, loops: usize, limits: &Limits) -> Self {
+        Self::balanced(spec, loops, limits, Balance::RoundRobin)
     }
 
-    fn balanced(seed: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
+    fn balanced(spec: u64, loops: usize, limits: &Limits, balance: Balance) -> Self {
         let shared = Shared::new(
             loops,
             Admission::new(limits.connections_max.unwrap_or(1 << 20), limits),
@@ -30,12 +30,12 @@ impl<D: Rig> House<D> {
         .unwrap();
         let mut driver = D::open(limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
-        world.get().rng = crate::driver::sim::Rng::new(seed);
+        world.get().rng = crate::driver::sim::Rng::new(spec);
         let at = "127.0.0.1:9000".parse().unwrap();
         let socket = driver.listen(listener_token(0), &at, &ListenOptions::default()).unwrap();
         let listeners = vec![Listener::new(at, socket, limits, &shared.listener_health)];
         let (places, in_flight_max) = (u64::MAX, u64::MAX);
-        let handover = Handover::new(
+        let dispatcher = Dispatcher::new(
             Arc::clone(&shared),
             balance,
             Vec::new(),
@@ -48,7 +48,7 @@ impl<D: Rig> House<D> {
             driver,
             Arc::clone(&shared),
             listeners,
-            handover,
+            dispatcher,
             limits.clone(),
             drain_timeout,
             None,
@@ -137,10 +137,10 @@ on_both! {
     a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not,
 }
 
-fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>(seed: u64) {
+fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>(spec: u64) {
     for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
         let limits = Limits { shed_per_pause: 2, ..Limits::default() };
-        let mut house = House::<D>::new(seed, 2, &limits);
+        let mut house = House::<D>::new(spec, 2, &limits);
         let taken = Rc::new(Cell::new(0));
         house.loops_live(1_000, 3_000, &taken);
         // The want begins with ten clients at the door and ends a second later.
@@ -158,9 +158,9 @@ fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>
     }
 }
 
-fn loops_without_room_hold_back_accept_and_nobody_is_lost<D: Rig>(seed: u64) {
+fn loops_without_room_hold_back_accept_and_nobody_is_lost<D: Rig>(spec: u64) {
     let limits = Limits { arrivals_queue: 4, ..Limits::default() };
-    let mut house = House::<D>::new(seed, 3, &limits);
+    let mut house = House::<D>::new(spec, 3, &limits);
     let taken = Rc::new(Cell::new(0));
     let clients: Vec<_> = (0..200).map(|_| house.world.knock()).collect();
     let (waits, seen) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
@@ -175,8 +175,8 @@ fn loops_without_room_hold_back_accept_and_nobody_is_lost<D: Rig>(seed: u64) {
     assert_eq!(taken.get(), clients.len() as u64);
 }
 
-fn a_drain_lets_in_who_waits_and_ends_arrivals<D: Rig>(seed: u64) {
-    let mut house = House::<D>::new(seed, 2, &Limits::default());
+fn a_drain_lets_in_who_waits_and_ends_arrivals<D: Rig>(spec: u64) {
+    let mut house = House::<D>::new(spec, 2, &Limits::default());
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_000, 1_100, &taken);
     let shared = Arc::clone(&house.shared);
@@ -200,8 +200,8 @@ fn a_drain_lets_in_who_waits_and_ends_arrivals<D: Rig>(seed: u64) {
     }
 }
 
-fn a_drain_that_takes_too_long_is_cut<D: Rig>(seed: u64) {
-    let mut house = House::<D>::new(seed, 2, &Limits::default());
+fn a_drain_that_takes_too_long_is_cut<D: Rig>(spec: u64) {
+    let mut house = House::<D>::new(spec, 2, &Limits::default());
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_000, 1_600, &taken);
     house.shared.ask(Phase::Drain);
@@ -215,8 +215,8 @@ fn a_drain_that_takes_too_long_is_cut<D: Rig>(seed: u64) {
     assert_eq!(orders.get(), (Phase::Drain, Phase::ForceClose));
 }
 
-fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
-    let mut house = House::<D>::new(seed, 2, &Limits::default());
+fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(spec: u64) {
+    let mut house = House::<D>::new(spec, 2, &Limits::default());
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_020, 1_100, &taken);
     let shared = Arc::clone(&house.shared);
@@ -228,8 +228,8 @@ fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(seed: u64) {
     assert_eq!(house.shared.loops[0].control.phase(), Phase::Stop);
 }
 
-fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
-    let mut house = House::<D>::new(seed, 2, &Limits::default());
+fn a_server_whose_every_listener_is_broken_drains<D: Rig>(spec: u64) {
+    let mut house = House::<D>::new(spec, 2, &Limits::default());
     // One that a loop has; no order of these two is special.
     house.shared.listener_health.opened();
     let taken = Rc::new(Cell::new(0));
@@ -254,9 +254,9 @@ fn a_server_whose_every_listener_is_broken_drains<D: Rig>(seed: u64) {
 }
 
 /// Three loops of which one closes all it has, one half, and one nothing.
-fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
+fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(spec: u64) {
     let balance = Balance::LeastConnections;
-    let mut house = House::<D>::balanced(seed, 3, &Limits::default(), balance);
+    let mut house = House::<D>::balanced(spec, 3, &Limits::default(), balance);
     let open = Rc::new(RefCell::new(vec![Vec::new(); 3]));
     for ms in 1_000..=1_200 {
         let (shared, open) = (Arc::clone(&house.shared), Rc::clone(&open));
@@ -296,9 +296,9 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(seed: u64) {
 }
 
 /// A loop was stuck in a callback, and kept what was handed to it: every second client, for ever.
-fn a_loop_that_stands_still_is_passed_over_until_it_turns<D: Rig>(seed: u64) {
+fn a_loop_that_stands_still_is_passed_over_until_it_turns<D: Rig>(spec: u64) {
     for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash] {
-        let mut house = House::<D>::balanced(seed, 2, &Limits::default(), balance);
+        let mut house = House::<D>::balanced(spec, 2, &Limits::default(), balance);
         let (stuck, lives) = (house.turns(0, 3_000, 3_500), house.turns(1, 1_000, 3_500));
         for ms in [1_010, 1_020, 2_000, 3_200] {
             house.world.at(ms, |world| (0..20).for_each(|_| _ = world.knock()));
@@ -320,9 +320,9 @@ fn a_loop_that_stands_still_is_passed_over_until_it_turns<D: Rig>(seed: u64) {
 }
 
 /// 1,024 clients waited for a loop that was stuck, and there were no more descriptors for anybody.
-fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(seed: u64) {
+fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(spec: u64) {
     let limits = Limits { connections_max: Some(64), ..Limits::default() };
-    let mut house = House::<D>::new(seed, 2, &limits);
+    let mut house = House::<D>::new(spec, 2, &limits);
     let lives = house.turns(1, 1_000, 2_000);
     let most = Rc::new(Cell::new(0));
     for ms in 1_000..1_150 {
@@ -340,9 +340,9 @@ fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(seed
 }
 
 /// A drain, and a stop, waited for ever for a loop whose callback did not return.
-fn a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not<D: Rig>(seed: u64) {
+fn a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not<D: Rig>(spec: u64) {
     for order in [Phase::Drain, Phase::Stop] {
-        let mut house = House::<D>::new(seed, 3, &Limits::default());
+        let mut house = House::<D>::new(spec, 3, &Limits::default());
         house.turns(1, 1_000, 9_000);
         house.ends(1, 9_000);
         house.ends(2, 1_020);

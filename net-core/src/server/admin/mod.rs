@@ -6,12 +6,12 @@
 //! descriptors of its own, so it answers when the server is full; and it ends with the server, last.
 
 mod access;
-mod desk;
+mod handler;
 mod http;
 mod json;
 mod metrics;
 mod pages;
-mod questions;
+mod queries;
 mod watched;
 
 use crate::accept::admission::Admission;
@@ -27,7 +27,7 @@ use crate::sys::{ListenOptions, Socket};
 use crate::threads::control::Phase;
 use crate::threads::shared::Shared;
 pub(crate) use access::Access;
-use desk::{CLIENTS_MAX, Desk};
+use handler::{AdminHandler, CLIENTS_MAX};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -118,7 +118,7 @@ impl Admin {
             let _over = over; // dropped at the end, however that comes
             let _quiet = Quiet::here();
             let listeners = vec![Listener::new(at, listener, &limits, &in_thread.listener_health)];
-            let desk = Desk::new(server, process, access);
+            let desk = AdminHandler::new(server, process, access);
             let mut event_loop =
                 EventLoop::new(0, driver, desk, &limits, in_thread, listeners, None);
             if let Err(error) = event_loop.run() {

@@ -29,14 +29,14 @@ pub enum Balance {
 
 /// Picks loops, by one rule.
 #[derive(Debug)]
-pub(crate) struct Placement {
+pub(crate) struct LoadBalancer {
     balance: Balance,
     loops: usize,
     /// The loop that is first in turn.
     next: usize,
 }
 
-impl Placement {
+impl LoadBalancer {
     pub(crate) fn new(balance: Balance, loops: usize) -> Self {
         assert!(loops > 0, "a server has at least one loop");
         Self { balance, loops, next: 0 }
@@ -106,10 +106,10 @@ mod tests {
 
     #[test]
     fn forty_connections_over_four_loops_are_ten_each() {
-        let mut placement = Placement::new(Balance::RoundRobin, 4);
+        let mut load_balancer = LoadBalancer::new(Balance::RoundRobin, 4);
         let mut counts = [0; 4];
         for _ in 0..40 {
-            counts[placement.pick(&at("10.0.0.1:1"), |_| true, |_| 0).unwrap().0] += 1;
+            counts[load_balancer.pick(&at("10.0.0.1:1"), |_| true, |_| 0).unwrap().0] += 1;
         }
         assert_eq!(counts, [10; 4]);
     }
@@ -117,8 +117,8 @@ mod tests {
     #[test]
     fn a_loop_without_room_is_passed_over_and_counted() {
         let peer = at("10.0.0.1:1");
-        let mut placement = Placement::new(Balance::RoundRobin, 3);
-        let mut pick = |room: &dyn Fn(usize) -> bool| placement.pick(&peer, room, |_| 0);
+        let mut load_balancer = LoadBalancer::new(Balance::RoundRobin, 3);
+        let mut pick = |room: &dyn Fn(usize) -> bool| load_balancer.pick(&peer, room, |_| 0);
         let picked: Vec<_> = (0..4).map(|_| pick(&|k| k != 1).unwrap()).collect();
         assert_eq!(picked, [(0, 0), (2, 1), (0, 0), (2, 1)]);
         assert_eq!(pick(&|_| false), None);
@@ -127,11 +127,11 @@ mod tests {
     #[test]
     fn the_fewest_get_the_next_and_equal_ones_take_turns() {
         let peer = at("10.0.0.1:1");
-        let mut placement = Placement::new(Balance::LeastConnections, 4);
+        let mut load_balancer = LoadBalancer::new(Balance::LeastConnections, 4);
         let mut loads = [0_u64; 4];
         let mut order = Vec::new();
         for _ in 0..8 {
-            let (k, skipped) = placement.pick(&peer, |_| true, |k| loads[k]).unwrap();
+            let (k, skipped) = load_balancer.pick(&peer, |_| true, |k| loads[k]).unwrap();
             assert_eq!(skipped, 0);
             loads[k] += 1;
             order.push(k);
@@ -139,12 +139,13 @@ mod tests {
         assert_eq!(order, [0, 1, 2, 3, 0, 1, 2, 3]);
         // As many as ever, but closed unevenly: the gaps are filled before anybody gets more.
         loads = [5, 0, 9, 3];
-        (0..11).for_each(|_| loads[placement.pick(&peer, |_| true, |k| loads[k]).unwrap().0] += 1);
+        (0..11)
+            .for_each(|_| loads[load_balancer.pick(&peer, |_| true, |k| loads[k]).unwrap().0] += 1);
         loads.sort_unstable();
         assert_eq!(loads, [6, 6, 7, 9]);
         // Coming and going one by one, each loop has its turn.
         let one_by_one: Vec<_> =
-            (0..8).map(|_| placement.pick(&peer, |_| true, |_| 1).unwrap().0).collect();
+            (0..8).map(|_| load_balancer.pick(&peer, |_| true, |_| 1).unwrap().0).collect();
         let mut seen = one_by_one[..4].to_vec();
         seen.sort_unstable();
         assert_eq!(seen, [0, 1, 2, 3]);
@@ -154,9 +155,9 @@ mod tests {
     #[test]
     fn the_fewest_without_room_are_passed_over_and_counted() {
         let peer = at("10.0.0.1:1");
-        let mut placement = Placement::new(Balance::LeastConnections, 4);
+        let mut load_balancer = LoadBalancer::new(Balance::LeastConnections, 4);
         let loads = [1_u64, 2, 3, 0];
-        let mut pick = |room: &dyn Fn(usize) -> bool| placement.pick(&peer, room, |k| loads[k]);
+        let mut pick = |room: &dyn Fn(usize) -> bool| load_balancer.pick(&peer, room, |k| loads[k]);
         assert_eq!(pick(&|k| k == 1), Some((1, 2)));
         assert_eq!(pick(&|k| k != 2), Some((3, 0)));
         assert_eq!(pick(&|_| false), None);
@@ -165,9 +166,10 @@ mod tests {
     #[test]
     fn one_source_has_one_home_whatever_its_port_and_its_transport() {
         for loops in [1, 2, 3, 7, 256] {
-            let mut placement = Placement::new(Balance::SourceHash, loops);
-            let mut pick =
-                |text: &str| placement.pick(&at(text), |_| true, |_| 0).expect("there is room").0;
+            let mut load_balancer = LoadBalancer::new(Balance::SourceHash, loops);
+            let mut pick = |text: &str| {
+                load_balancer.pick(&at(text), |_| true, |_| 0).expect("there is room").0
+            };
             for host in 0..50 {
                 let home = pick(&format!("10.0.0.{host}:1"));
                 assert!(home < loops);
@@ -203,8 +205,8 @@ mod tests {
     fn a_home_without_room_is_passed_over_for_its_neighbour() {
         let peer = at("10.0.0.1:1");
         let home = home_of(peer.inet().unwrap().ip(), 3);
-        let mut placement = Placement::new(Balance::SourceHash, 3);
-        let mut pick = |room: &dyn Fn(usize) -> bool| placement.pick(&peer, room, |_| 0);
+        let mut load_balancer = LoadBalancer::new(Balance::SourceHash, 3);
+        let mut pick = |room: &dyn Fn(usize) -> bool| load_balancer.pick(&peer, room, |_| 0);
         assert_eq!(pick(&|_| true), Some((home, 0)));
         assert_eq!(pick(&|k| k != home), Some(((home + 1) % 3, 1)));
         assert_eq!(pick(&|_| false), None);

@@ -19,13 +19,13 @@ const NOTSENT_WITHIN_BUDGET: usize = 64 << 10;
 
 /// Where to listen, and for which proxies, if for such alone.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct ListenSpec {
     pub(super) at: Addr,
     pub(super) proxies: Option<Arc<TrustedProxies>>,
 }
 
 /// What is open before any loop is: addresses are free, and ports chosen.
-pub(super) struct Doors<D> {
+pub(super) struct Listeners<D> {
     pub(super) driver: D,
     pub(super) listeners: Vec<Listener>,
     /// In the order of `Server::listen`.
@@ -37,18 +37,18 @@ pub(super) struct Doors<D> {
 
 /// Opens the acceptor's listeners: all; or, where each loop listens, those on Unix sockets, which
 /// know no SO_REUSEPORT; or none, where the only loop opens its doors itself.
-pub(super) fn open_doors<H: Handler, D: Driver>(
+pub(super) fn open_listeners<H: Handler, D: Driver>(
     server: &Server,
     shared: &Shared<H::Message>,
-    wanted: &[Door],
+    wanted: &[ListenSpec],
     listens: Listens,
-) -> Result<Doors<D>, StartError> {
+) -> Result<Listeners<D>, StartError> {
     let mut driver = D::open(&server.limits, Arc::clone(&shared.acceptor_waker))
         .map_err(|error| StartError::new("make the acceptor's epoll", error))?;
     let (mut listeners, mut addrs, mut held) = (Vec::new(), Vec::new(), Vec::new());
     let options = listen_options(server);
     let wanted = if listens == Listens::OnlyLoop { &[] } else { wanted };
-    for Door { at, proxies } in wanted {
+    for ListenSpec { at, proxies } in wanted {
         let of_each_loop = at.inet().filter(|_| listens == Listens::EachLoop);
         let socket = match of_each_loop {
             None => driver.listen(listener_token(listeners.len()), at, &options),
@@ -70,7 +70,7 @@ pub(super) fn open_doors<H: Handler, D: Driver>(
             Some(_) => held.push(socket),
         }
     }
-    Ok(Doors { driver, listeners, addrs, held })
+    Ok(Listeners { driver, listeners, addrs, held })
 }
 
 pub(super) fn listen_options(server: &Server) -> ListenOptions {
@@ -83,10 +83,10 @@ pub(super) fn listen_options(server: &Server) -> ListenOptions {
 }
 
 /// Every address that was asked for, if all of them are ones.
-pub(super) fn wanted(server: &Server) -> Result<Vec<Door>, StartError> {
-    let doors = server.listen.iter().cloned();
-    doors
-        .map(|Wanted { at, proxies }| Ok(Door { at: at?, proxies }))
+pub(super) fn wanted(server: &Server) -> Result<Vec<ListenSpec>, StartError> {
+    let specs = server.listen.iter().cloned();
+    specs
+        .map(|Wanted { at, proxies }| Ok(ListenSpec { at: at?, proxies }))
         .collect::<Result<_, AddrError>>()
         .map_err(|error| StartError::plain(format!("listen: {error}")))
 }

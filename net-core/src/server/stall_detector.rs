@@ -18,7 +18,7 @@ use std::time::Duration;
 /// How often it is looked in a threshold.
 const LOOKS: u32 = 4;
 
-pub(crate) struct Stalls {
+pub(crate) struct StallDetector {
     threshold: Duration,
     next: Tick,
     loops: Vec<Look>,
@@ -68,7 +68,7 @@ impl Stall {
     }
 }
 
-impl Stalls {
+impl StallDetector {
     /// `None`: stalls are not looked for.
     pub(crate) fn new(limits: &Limits, loops: usize) -> Option<Self> {
         let threshold = limits.stall_threshold?;
@@ -186,12 +186,12 @@ mod tests {
 
     const THRESHOLD_MS: u64 = 100;
 
-    fn stalls() -> Stalls {
+    fn stalls() -> StallDetector {
         let stall_threshold = Some(Duration::from_millis(THRESHOLD_MS));
-        Stalls::new(&Limits { stall_threshold, ..Limits::default() }, 1).unwrap()
+        StallDetector::new(&Limits { stall_threshold, ..Limits::default() }, 1).unwrap()
     }
 
-    fn looks(stalls: &mut Stalls, activity: &LoopActivity, from: u64, to: u64) {
+    fn looks(stalls: &mut StallDetector, activity: &LoopActivity, from: u64, to: u64) {
         (from..=to).for_each(|ms| stalls.look(Tick::from_millis(ms), [activity].into_iter()));
     }
 

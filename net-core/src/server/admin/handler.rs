@@ -2,7 +2,7 @@
 
 use super::access::Access;
 use super::http::{Heard, Reply, Request, Status, hear};
-use super::questions::{self, Asker, Questions};
+use super::queries::{self, Asker, Queries};
 use super::watched::Watched;
 use super::{metrics, pages};
 use crate::api::conn::Conn;
@@ -38,13 +38,13 @@ const PAGE: &str = include_str!("page.html");
 /// How often it is looked whether the loops have answered, while somebody waits for that.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-pub(super) struct Desk {
+pub(super) struct AdminHandler {
     server: Arc<dyn Watched>,
     process: Process,
     access: Access,
     /// Who is connected and not sent away; who has been silent longest comes first.
     clients: VecDeque<ConnId>,
-    questions: Questions,
+    queries: Queries,
     /// A timer is armed to look for answers.
     is_looking: bool,
 }
@@ -63,14 +63,14 @@ pub(super) struct Client {
     has_begun: bool,
 }
 
-impl Desk {
+impl AdminHandler {
     pub(super) fn new(server: Arc<dyn Watched>, process: Process, access: Access) -> Self {
         Self {
             server,
             process,
             access,
             clients: VecDeque::new(),
-            questions: Questions::default(),
+            queries: Queries::default(),
             is_looking: false,
         }
     }
@@ -97,7 +97,7 @@ impl Desk {
                 let body = pages::loops(self.server.as_ref(), now);
                 Reply { kind: pages::KIND, ..Reply::text(Status::Ok, body) }
             }
-            "/connections" => match questions::top(request.query) {
+            "/connections" => match queries::top(request.query) {
                 Ok(question) => return Outcome::Ask(question),
                 Err(what) => Reply::text(Status::BadRequest, what),
             },
@@ -140,7 +140,7 @@ impl Desk {
         let others = || self.clients.iter().take(CLIENTS_MAX);
         let is_done = |id: &ConnId| newcomer.other(*id).is_none_or(|mut conn| conn.has_arrived());
         let at = others().position(is_done);
-        let at = at.or_else(|| others().position(|id| !self.questions.has_from(*id)));
+        let at = at.or_else(|| others().position(|id| !self.queries.has_from(*id)));
         if let Some(id) = at.and_then(|at| self.clients.remove(at))
             && let Some(mut other) = newcomer.other(id)
         {
@@ -155,7 +155,7 @@ impl Desk {
     }
 }
 
-impl Handler for Desk {
+impl Handler for AdminHandler {
     type Session = Client;
     type Message = Infallible;
 
@@ -195,7 +195,7 @@ impl Handler for Desk {
                 Outcome::Reply(reply) => reply,
                 Outcome::Ask(question) => {
                     let now = conn.here().now();
-                    match self.questions.ask(self.server.as_ref(), now, asker, question) {
+                    match self.queries.ask(self.server.as_ref(), now, asker, question) {
                         Err(reply) => reply,
                         Ok(()) => return self.wait(conn),
                     }
@@ -209,14 +209,14 @@ impl Handler for Desk {
     }
 
     fn on_timer(&mut self, here: &mut Loop<'_, Self>, _tag: u64) {
-        for (asker, reply) in self.questions.answered(here.now()) {
+        for (asker, reply) in self.queries.answered(here.now()) {
             if let Some(mut conn) = here.connection(asker.client) {
                 conn.busy(false);
                 send(&mut conn, asker, &reply);
                 conn.resume();
             }
         }
-        self.is_looking = !self.questions.is_empty();
+        self.is_looking = !self.queries.is_empty();
         if self.is_looking {
             here.after(LOOK_AGAIN, 0);
         }
@@ -233,13 +233,13 @@ impl Handler for Desk {
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, _why: &crate::base::closed::Closed) {
         let id = conn.id();
-        self.questions.forget(id);
+        self.queries.forget(id);
         self.clients.retain(|client| *client != id);
     }
 }
 
 /// Sends an answer. True: the client may be answered on.
-fn send(conn: &mut Conn<'_, Desk>, asker: Asker, reply: &Reply) -> bool {
+fn send(conn: &mut Conn<'_, AdminHandler>, asker: Asker, reply: &Reply) -> bool {
     let bytes = reply.bytes(asker.keeps_alive, asker.is_head);
     let queued = conn.send_shared(Bytes::from(bytes));
     if !asker.keeps_alive {

@@ -1,6 +1,6 @@
 //! The loops' threads: how each starts, and how it ends.
 
-use super::doors::{Door, listen_options};
+use super::listeners::{ListenSpec, listen_options};
 use super::{FdTable, Place, Server, processors};
 use crate::accept::fd_channel::{self, FdReceiver};
 use crate::accept::listener::Listener;
@@ -28,7 +28,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 /// The loops' threads. Dropped before the acceptor has taken them over, they are stopped.
-pub(super) struct Team<M> {
+pub(super) struct LoopThreads<M> {
     pub(super) shared: Arc<Shared<M>>,
     /// In the order of the loops' numbers; all loops, or all but the last.
     pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
@@ -36,7 +36,7 @@ pub(super) struct Team<M> {
     left_behind: Vec<LeftBehind>,
 }
 
-impl<M> Team<M> {
+impl<M> LoopThreads<M> {
     /// Nobody yet.
     pub(super) fn new(shared: Arc<Shared<M>>) -> Self {
         Self { shared, threads: Vec::new(), left_behind: Vec::new() }
@@ -57,12 +57,12 @@ impl<M> Team<M> {
         self.shared.resolver.end(); // and not waited for: a name server may be silent for long
         let threads = self.threads.drain(..).enumerate();
         let waited_for = threads.filter(|(number, _)| !given_up.contains(number));
-        waited_for.filter_map(|(number, thread)| verdict(number, thread.join()).err()).collect()
+        waited_for.filter_map(|(number, thread)| result_of(number, thread.join()).err()).collect()
     }
 }
 
 /// How a loop has ended, in words if badly.
-pub(super) fn verdict(
+pub(super) fn result_of(
     number: usize,
     ended: thread::Result<io::Result<()>>,
 ) -> Result<(), StartError> {
@@ -80,7 +80,7 @@ pub(super) fn verdict(
     }
 }
 
-impl<M> Drop for Team<M> {
+impl<M> Drop for LoopThreads<M> {
     fn drop(&mut self) {
         for error in self.join(&[]) {
             tracing::error!("{error}");
@@ -90,7 +90,7 @@ impl<M> Drop for Team<M> {
 }
 
 /// What the loops have, once all of them stand.
-pub(super) struct Stand<H: Handler, D: Driver> {
+pub(super) struct StartedLoops<H: Handler, D: Driver> {
     /// The acceptor's ends of the fd channels.
     pub(super) fd_channels: Vec<Socket>,
     /// Where the first loop listens.
@@ -103,12 +103,12 @@ pub(super) struct Stand<H: Handler, D: Driver> {
 /// `here`, the last one is made on this thread by it, and not started.
 pub(super) fn start_loops<H, D, F, G>(
     server: &Server,
-    doors: &[Door],
+    specs: &[ListenSpec],
     endpoints: &[SocketAddr],
     factory: F,
     here: Option<G>,
-    team: &mut Team<H::Message>,
-) -> Result<Stand<H, D>, StartError>
+    team: &mut LoopThreads<H::Message>,
+) -> Result<StartedLoops<H, D>, StartError>
 where
     H: Handler,
     D: Driver,
@@ -117,14 +117,14 @@ where
 {
     let shared = Arc::clone(&team.shared);
     let cores = cores_for(server, shared.loops.len());
-    let seed = |number: usize, fd_channel| {
+    let spec = |number: usize, fd_channel| {
         let core = cores.get(number % cores.len().max(1)).copied();
         let steered_to = core.filter(|_| server.steer).map(|core| core.id);
-        Seed {
+        LoopSpec {
             number,
             core,
             fd_channel,
-            doors: doors.to_vec(),
+            specs: specs.to_vec(),
             endpoints: endpoints.to_vec(),
             options: ListenOptions { core: steered_to, ..listen_options(server) },
             limits: server.limits.clone(),
@@ -147,13 +147,13 @@ where
                 Some((far, promise))
             }
         };
-        let seed = seed(number, fd_channel);
+        let spec = spec(number, fd_channel);
         let (factory, report) = (Arc::clone(&factory), report.clone());
         let thread = thread::Builder::new()
             .name(format!("net-loop-{number}"))
             .spawn(move || {
                 let _quiet = Quiet::here();
-                let run = || loop_thread::<H, D, F>(seed, &factory, report);
+                let run = || loop_thread::<H, D, F>(spec, &factory, report);
                 let ran = catch_unwind(AssertUnwindSafe(run));
                 drop_factory(factory);
                 ran.unwrap_or_else(|died| resume_unwind(died))
@@ -164,11 +164,11 @@ where
         team.threads.push(thread);
     }
     drop(report);
-    let own = here.map(|make| OwnLoop::grow(seed(threads, None), make)).transpose()?;
-    let mut opened = own.as_ref().map(|(_, stands)| stands.addrs.clone()).unwrap_or_default();
+    let own = here.map(|make| OwnLoop::start(spec(threads, None), make)).transpose()?;
+    let mut opened = own.as_ref().map(|(_, ready)| ready.addrs.clone()).unwrap_or_default();
     for _ in 0..threads {
         match reports.recv() {
-            Ok(Ok(stands)) => opened = stands.addrs, // the same for each
+            Ok(Ok(ready)) => opened = ready.addrs, // the same for each
             Ok(Err(error)) => return Err(error),
             Err(_) => {
                 drop(fd_channels); // which those that stand wait for
@@ -179,7 +179,7 @@ where
     }
     team.close_left_behind();
     drop_factory(factory);
-    Ok(Stand { fd_channels, opened, own: own.map(|(own, _)| own) })
+    Ok(StartedLoops { fd_channels, opened, own: own.map(|(own, _)| own) })
 }
 
 /// What it holds is the user's, and its drop may panic; a thread that dies already would then end the
@@ -201,11 +201,11 @@ fn cores_for(server: &Server, loops: usize) -> Vec<core_affinity::CoreId> {
 }
 
 /// What a loop's thread is born with.
-pub(super) struct Seed<M> {
+pub(super) struct LoopSpec<M> {
     pub(super) number: usize,
     pub(super) core: Option<core_affinity::CoreId>,
     fd_channel: Option<(Traveller, PrivateTables)>,
-    doors: Vec<Door>,
+    specs: Vec<ListenSpec>,
     endpoints: Vec<SocketAddr>,
     options: ListenOptions,
     limits: Limits,
@@ -213,30 +213,30 @@ pub(super) struct Seed<M> {
 }
 
 /// What a loop's thread says once it stands.
-pub(super) struct Stands {
+pub(super) struct ReadyLatch {
     /// Where it listens itself.
     pub(super) addrs: Vec<Addr>,
 }
 
 fn loop_thread<H, D, F>(
-    seed: Seed<H::Message>,
+    spec: LoopSpec<H::Message>,
     factory: &F,
-    report: mpsc::Sender<Result<Stands, StartError>>,
+    report: mpsc::Sender<Result<ReadyLatch, StartError>>,
 ) -> io::Result<()>
 where
     H: Handler,
     D: Driver,
     F: Fn(&Place<H::Message>) -> H,
 {
-    let _farewell = Farewell::of(&seed);
-    let (event_loop, stands) = match grow::<H, D, _>(seed, factory) {
+    let _exit_notice = ExitNotice::of(&spec);
+    let (event_loop, ready) = match start_loop::<H, D, _>(spec, factory) {
         Ok(grown) => grown,
         Err(error) => {
             let _ = report.send(Err(error)); // nobody listens: another loop has failed first
             return Ok(());
         }
     };
-    if report.send(Ok(stands)).is_err() {
+    if report.send(Ok(ready)).is_err() {
         event_loop.dismantle();
         return Ok(());
     }
@@ -255,18 +255,18 @@ pub(super) fn run_to_its_end<H: Handler, D: Driver>(
 
 /// However a loop ends, the acceptor learns of it, and posts to it are given back. Dropped after the
 /// loop.
-pub(super) struct Farewell<M> {
+pub(super) struct ExitNotice<M> {
     shared: Arc<Shared<M>>,
     number: usize,
 }
 
-impl<M> Farewell<M> {
-    pub(super) fn of(seed: &Seed<M>) -> Self {
-        Self { shared: Arc::clone(&seed.shared), number: seed.number }
+impl<M> ExitNotice<M> {
+    pub(super) fn of(spec: &LoopSpec<M>) -> Self {
+        Self { shared: Arc::clone(&spec.shared), number: spec.number }
     }
 }
 
-impl<M> Drop for Farewell<M> {
+impl<M> Drop for ExitNotice<M> {
     fn drop(&mut self) {
         let inbox = &self.shared.loops[self.number];
         // Of a loop that has died; any other has done so itself. A message's own drop may panic, which
@@ -293,16 +293,16 @@ pub(super) fn close_arrivals<M>(inbox: &Inbox<M>, counters: &Counters) {
 }
 
 /// Makes the loop, on its own thread.
-pub(super) fn grow<H, D, F>(
-    seed: Seed<H::Message>,
+pub(super) fn start_loop<H, D, F>(
+    spec: LoopSpec<H::Message>,
     factory: F,
-) -> Result<(EventLoop<H, D>, Stands), StartError>
+) -> Result<(EventLoop<H, D>, ReadyLatch), StartError>
 where
     H: Handler,
     D: Driver,
     F: FnOnce(&Place<H::Message>) -> H,
 {
-    let Seed { number, core, fd_channel, doors, endpoints, options, limits, shared } = seed;
+    let LoopSpec { number, core, fd_channel, specs, endpoints, options, limits, shared } = spec;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
     let fd_channel = match fd_channel {
         None => None,
@@ -319,7 +319,7 @@ where
     let waker = Arc::clone(shared.loops[number].waker.eventfd());
     let mut driver = D::open(&limits, waker).map_err(|e| fail("make its epoll", e))?;
     let (mut listeners, mut addrs) = (Vec::new(), Vec::new());
-    for (n, Door { at, proxies }) in doors.into_iter().enumerate() {
+    for (n, ListenSpec { at, proxies }) in specs.into_iter().enumerate() {
         let socket = driver
             .listen(listener_token(n), &at, &options)
             .map_err(|e| fail(&format!("listen on {at}"), e))?;
@@ -349,7 +349,7 @@ where
         let opened = event_loop.open_datagrams_with(at, &how);
         opened.map_err(|e| fail(&format!("receive datagrams at {at}"), e))?;
     }
-    Ok((event_loop, Stands { addrs }))
+    Ok((event_loop, ReadyLatch { addrs }))
 }
 
 /// Keeps the calling thread, which is the loop's, on its core.
@@ -365,7 +365,7 @@ pub(super) fn pin(number: usize, core: Option<core_affinity::CoreId>) {
 pub(super) struct OwnLoop<H: Handler, D: Driver> {
     // Dropped in this order.
     event_loop: EventLoop<H, D>,
-    farewell: Farewell<H::Message>,
+    exit_notice: ExitNotice<H::Message>,
     number: usize,
     core: Option<core_affinity::CoreId>,
 }
@@ -373,37 +373,37 @@ pub(super) struct OwnLoop<H: Handler, D: Driver> {
 impl<H: Handler, D: Driver> OwnLoop<H, D> {
     /// Makes it on its core, as every loop is made, and then gives the thread its cores back:
     /// threads that it starts next inherit them.
-    pub(super) fn grow(
-        mut seed: Seed<H::Message>,
+    pub(super) fn start(
+        mut spec: LoopSpec<H::Message>,
         make: impl FnOnce(&Place<H::Message>) -> H,
-    ) -> Result<(Self, Stands), StartError> {
-        let lent = seed.core.and_then(|_| Lent::new());
-        seed.core = seed.core.filter(|_| lent.is_some());
-        let (number, core) = (seed.number, seed.core);
-        let farewell = Farewell::of(&seed);
+    ) -> Result<(Self, ReadyLatch), StartError> {
+        let lent = spec.core.and_then(|_| AffinityGuard::new());
+        spec.core = spec.core.filter(|_| lent.is_some());
+        let (number, core) = (spec.number, spec.core);
+        let exit_notice = ExitNotice::of(&spec);
         let _quiet = Quiet::here();
-        let (event_loop, stands) = grow(seed, make)?;
-        Ok((Self { event_loop, farewell, number, core }, stands))
+        let (event_loop, ready) = start_loop(spec, make)?;
+        Ok((Self { event_loop, exit_notice, number, core }, ready))
     }
 
     /// Turns until the loop is over.
     pub(super) fn run(self) -> Result<(), StartError> {
         let (number, core) = (self.number, self.core);
-        let lent = core.and_then(|_| Lent::new());
+        let lent = core.and_then(|_| AffinityGuard::new());
         pin(number, core.filter(|_| lent.is_some()));
         let _quiet = Quiet::here();
         let run = || {
-            let Self { event_loop, farewell: _farewell, .. } = self;
+            let Self { event_loop, exit_notice: _exit_notice, .. } = self;
             run_to_its_end(event_loop)
         };
-        verdict(number, catch_unwind(AssertUnwindSafe(run)))
+        result_of(number, catch_unwind(AssertUnwindSafe(run)))
     }
 }
 
 /// The calling thread while a loop has it on a core. Dropped, it may run on its former cores again.
-struct Lent(Affinity);
+struct AffinityGuard(Affinity);
 
-impl Lent {
+impl AffinityGuard {
     /// `None`: they cannot be asked for, so the thread is not to be pinned.
     fn new() -> Option<Self> {
         let cores = Affinity::of_this_thread();
@@ -414,7 +414,7 @@ impl Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for AffinityGuard {
     fn drop(&mut self) {
         if let Err(error) = self.0.set_here() {
             tracing::warn!(%error, "cannot give this thread its former cores back");

@@ -5,8 +5,8 @@ use crate::accept::fd_channel;
 use crate::base::closed::Closed;
 use crate::base::log_limiter::LogLimiter;
 use crate::observe::counters::Counter;
-use crate::server::placement::{Balance, Placement};
-use crate::server::standstill::Standstill;
+use crate::server::load_balancer::{Balance, LoadBalancer};
+use crate::server::stuck_loop::StuckLoop;
 use crate::sys::{Errno, Socket};
 use crate::threads::inbox::Inbox;
 use crate::threads::shared::Shared;
@@ -24,9 +24,9 @@ const STUCK_AFTER: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Places arrivals and hands them over. Used by the acceptor's thread only.
-pub(crate) struct Handover<M> {
+pub(crate) struct Dispatcher<M> {
     shared: Arc<Shared<M>>,
-    placement: Placement,
+    load_balancer: LoadBalancer,
     lanes: Vec<Lane>,
     /// Arrivals for which no loop had room.
     waiting: VecDeque<Arrival>,
@@ -47,7 +47,7 @@ struct Lane {
     /// Connections handed over, ever.
     sent: u64,
     way: Way,
-    still: Standstill,
+    still: StuckLoop,
     /// It has not turned from one look to the next.
     is_slow: bool,
     /// It has stood still for too long, and gets nothing until it turns.
@@ -65,7 +65,7 @@ enum Way {
     Closed,
 }
 
-impl<M> Handover<M> {
+impl<M> Dispatcher<M> {
     /// `fd_channels`: the acceptor's ends, one for each loop, and the places in a loop's table. Empty:
     /// the loops share this thread's table.
     pub(crate) fn new(
@@ -92,15 +92,15 @@ impl<M> Handover<M> {
             batch: Vec::new(),
             sent: 0,
             way,
-            still: Standstill::default(),
+            still: StuckLoop::default(),
             is_slow: false,
             is_stuck: false,
         };
         let lanes = ways.into_iter().map(lane).collect();
-        let placement = Placement::new(balance, shared.loops.len());
+        let load_balancer = LoadBalancer::new(balance, shared.loops.len());
         let is_exact = balance == Balance::RoundRobin;
         let (waiting, trouble) = (VecDeque::new(), LogLimiter::new(log_every));
-        Self { shared, placement, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
+        Self { shared, load_balancer, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
     }
 
     /// Looks for loops that stand still though a newcomer waits for them, in a callback that does not return:
@@ -150,7 +150,7 @@ impl<M> Handover<M> {
             let has_room = |k: usize| lanes[k].has_room(shared, k, self.waits_max);
             let load = |k: usize| lanes[k].load(shared, k);
             let picked = (in_flight < self.in_flight_max && !is_one_waited_for)
-                .then(|| self.placement.pick(&arrival.peer, has_room, load))
+                .then(|| self.load_balancer.pick(&arrival.peer, has_room, load))
                 .flatten();
             let Some((k, skipped)) = picked else {
                 self.waiting.push_front(arrival);
@@ -324,8 +324,8 @@ mod tests {
             let (near, _far): (Vec<_>, Vec<_>) =
                 (0..2).map(|_| fd_channel::pair().unwrap()).unzip();
             let log_every = limits.log_every;
-            let mut handover =
-                Handover::new(Arc::clone(&shared), balance, near, 1000, 8, log_every);
+            let mut dispatcher =
+                Dispatcher::new(Arc::clone(&shared), balance, near, 1000, 8, log_every);
             let arrival = |n: u16| Arrival {
                 socket: fd_channel::pair().unwrap().0,
                 peer: format!("127.0.0.1:{n}").parse().unwrap(),
@@ -337,34 +337,34 @@ mod tests {
                 shared.loops[k].taken.store(taken, Ordering::Release);
             };
             let at = Tick::from_millis;
-            handover.place(&mut (1..=12).map(arrival).collect());
-            assert!(!handover.deliver());
+            dispatcher.place(&mut (1..=12).map(arrival).collect());
+            assert!(!dispatcher.deliver());
             let (full, then) = match balance {
                 Balance::RoundRobin => ([4, 3], [0, 4]),
                 _ => ([4, 4], [4, 4]),
             };
-            assert_eq!([0, 1].map(|k| handover.in_flight(k)), full, "{balance:?}");
-            handover.look(at(0));
+            assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), full, "{balance:?}");
+            dispatcher.look(at(0));
             turn(0, 4);
-            handover.place(&mut Vec::new());
-            assert_eq!([0, 1].map(|k| handover.in_flight(k)), then, "{balance:?}");
+            dispatcher.place(&mut Vec::new());
+            assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), then, "{balance:?}");
             // The other loop has not turned from one look to the next.
-            handover.look(at(60));
-            handover.place(&mut Vec::new());
-            assert!(handover.deliver());
-            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [4, 4], "{balance:?}");
+            dispatcher.look(at(60));
+            dispatcher.place(&mut Vec::new());
+            assert!(dispatcher.deliver());
+            assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), [4, 4], "{balance:?}");
             // It turns, and has room again; and then it does not, and has none although it has taken all.
             turn(0, 8);
             turn(1, 4);
-            handover.look(at(80));
-            handover.place(&mut (1..=2).map(arrival).collect());
-            handover.deliver();
-            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [1, 1], "{balance:?}");
+            dispatcher.look(at(80));
+            dispatcher.place(&mut (1..=2).map(arrival).collect());
+            dispatcher.deliver();
+            assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), [1, 1], "{balance:?}");
             turn(0, 9);
-            handover.look(at(100));
-            handover.look(at(400));
-            handover.place(&mut (1..=3).map(arrival).collect());
-            assert_eq!([0, 1].map(|k| handover.in_flight(k)), [3, 1], "{balance:?}");
+            dispatcher.look(at(100));
+            dispatcher.look(at(400));
+            dispatcher.place(&mut (1..=3).map(arrival).collect());
+            assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), [3, 1], "{balance:?}");
         }
     }
 }

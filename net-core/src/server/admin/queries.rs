@@ -1,4 +1,4 @@
-//! Questions that only the loops can answer: asked by mail, awaited for a bounded time.
+//! Queries that only the loops can answer: asked by mail, awaited for a bounded time.
 
 use super::http::{Reply, Status};
 use super::pages;
@@ -10,7 +10,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Questions after the largest under way at once. Each keeps every loop walking over its table.
+/// Queries after the largest under way at once. Each keeps every loop walking over its table.
 const QUESTIONS_MAX: usize = 4;
 /// Kills under way at once: a step each, which must not wait for any such walk.
 const KILLS_MAX: usize = 64;
@@ -21,7 +21,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 pub(super) const TOP_MAX: usize = 1000;
 
 #[derive(Default)]
-pub(super) struct Questions(Vec<Open>);
+pub(super) struct Queries(Vec<Open>);
 
 /// A question that has not been answered by all.
 struct Open {
@@ -44,7 +44,7 @@ pub(super) struct Asker {
     pub(super) is_head: bool,
 }
 
-impl Questions {
+impl Queries {
     /// Asks the loops concerned. `Err`: what to answer at once instead.
     pub(super) fn ask(
         &mut self,
@@ -177,19 +177,19 @@ mod tests {
         let id = ConnId::new(0, 1, std::num::NonZeroU32::MIN);
         let (walk, kill) = (Query::Top { by: By::Bytes, most: 1 }, Query::Kill(id));
         let asker = Asker { client: id, keeps_alive: true, is_head: false };
-        let ask = |questions: &mut Questions, question| {
+        let ask = |queries: &mut Queries, question| {
             let (awaited, silent, rows) = (Vec::new(), Vec::new(), Vec::new());
             let until = Tick::MAX;
             let open = Open { asker, question, until, awaited, silent, rows, killed: false };
-            questions.0.push(open);
+            queries.0.push(open);
         };
         for (many, most, other) in [(walk, QUESTIONS_MAX, kill), (kill, KILLS_MAX, walk)] {
-            let mut questions = Questions::default();
+            let mut queries = Queries::default();
             for _ in 0..most {
-                assert!(questions.has_room(many), "{many:?}");
-                ask(&mut questions, many);
+                assert!(queries.has_room(many), "{many:?}");
+                ask(&mut queries, many);
             }
-            assert!(!questions.has_room(many) && questions.has_room(other), "{many:?}");
+            assert!(!queries.has_room(many) && queries.has_room(other), "{many:?}");
         }
     }
 

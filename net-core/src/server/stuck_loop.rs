@@ -1,16 +1,16 @@
-//! `Standstill`: whether a loop still turns while something waits for it.
+//! `StuckLoop`: whether a loop still turns while something waits for it.
 
 use net_timer::Tick;
 
 /// What was last seen of one loop's count of turns. Pure: the count and the time come in as arguments.
 #[derive(Debug, Default)]
-pub(crate) struct Standstill {
+pub(crate) struct StuckLoop {
     turns: u64,
     /// Something has waited since then, and the loop has not turned.
     since: Option<Tick>,
 }
 
-impl Standstill {
+impl StuckLoop {
     /// Looks at a loop that has made so many turns. Since when it has been seen to stand still, if it does;
     /// a loop that nothing waits for only sleeps.
     pub(crate) fn look(&mut self, now: Tick, turns: u64, is_awaited: bool) -> Option<Tick> {
@@ -29,7 +29,7 @@ mod tests {
     #[test]
     fn a_loop_stands_still_while_something_waits_and_it_does_not_turn() {
         let at = Tick::from_millis;
-        let mut still = Standstill::default();
+        let mut still = StuckLoop::default();
         assert_eq!(still.look(at(1), 7, false), None, "nothing waits");
         assert_eq!(still.look(at(2), 7, true), Some(at(2)));
         assert_eq!(still.look(at(9), 7, true), Some(at(2)));
