@@ -60,6 +60,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Some(Callback::Draining) => {
                 self.call(id, Callback::Draining, |handler, conn| handler.on_draining(conn));
+                self.flush(id); // a notice of the drain is no answer that may be the last
             }
             _ => {}
         }
@@ -240,7 +241,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             outbox.undo(head, id, pending);
             head.status.clear(Status::WISHES | Status::PAUSED);
         });
-        self.count_panic(callback);
+        self.count_panic(callback, Some(id));
         if callback != Callback::Close {
             if let Some(head) = self.state.head(id) {
                 head.why = Some(Closed::Panicked(callback));
@@ -345,7 +346,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Closes it if nothing is under way: nothing kept or queued, the handler not busy, no stream
     /// in flow, and one more receive finds nothing. Otherwise it is looked at again when something
     /// has changed.
-    fn close_if_idle(&mut self, id: ConnId) {
+    pub(super) fn close_if_idle(&mut self, id: ConnId) {
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         let state = head.status.state();
@@ -354,7 +355,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         // Where nothing is left to read, a pause keeps nothing back.
         let unread = if state.reads() { Status::UNREAD | Status::PAUSED } else { 0 };
-        let under_way = unread | Status::UNSENT | Status::CORKED | Status::BUSY;
+        // An answer that is held back leaves with the end.
+        let holds = head.status.has(Status::HOLDS);
+        let unsent = if holds { 0 } else { Status::UNSENT | Status::CORKED };
+        let under_way = unread | unsent | Status::BUSY;
         if !matches!(state, State::Open | State::PeerEnded | State::Finished)
             || head.status.has(under_way)
         {
@@ -392,7 +396,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         // When the peer's kernel has all, close loses nothing, and there is nothing to linger for.
         let all_arrived = self.driver.unacknowledged(&head.socket) == 0;
-        self.step(id, if all_arrived { Event::Idle } else { Event::Close });
+        self.step(id, if all_arrived && !holds { Event::Idle } else { Event::Close });
     }
 
     /// The last word of an idle connection, and then its end. False: it has none.

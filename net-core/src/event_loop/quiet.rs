@@ -9,12 +9,17 @@
 //! answer is held back: who sends on without it is a stream, and who does not is let go with it,
 //! its next question unasked. What is held is the answer to one receive at least, and no more than
 //! the high mark. (A stream of small pieces does not count as one: each would hold the drain up.)
+//!
+//! An answer may also come later than the callback that brought its question: from a timer, another
+//! connection, another thread. It is held back too, if nothing else is under way. Sent at once, it would
+//! bring the next question before the loop looks, and the connection would never be idle.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
 use crate::base::id::ConnId;
 use crate::connection::slot::Status;
 use crate::driver::Driver;
+use crate::threads::control::Phase;
 use net_timer::Tick;
 
 /// A receive of so many bytes is taken for a piece of something larger.
@@ -46,12 +51,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Whether what a callback has left, and `bytes` that it echoed, wait for the quiet. Not where they
     /// may be a question, to a server that answers only when it has it; nor where more work is to come.
     pub(super) fn holds_answer(&mut self, id: ConnId, bytes: usize) -> bool {
-        if self.flowing.is_empty() {
-            return false; // nobody is about to close in flow
+        if self.flowing.is_empty() && self.phase == Phase::Run {
+            return false; // no connection is about to close
         }
         let holds = self.state.with(id, |outbox, head| {
-            let waits = head.status.has(Status::FLOWS) && head.status.has(Status::WHEN_IDLE);
-            waits
+            head.status.has(Status::WHEN_IDLE)
                 && head.status.state().delivers()
                 && !head.status.has(Status::PAIRED | Status::BUSY | Status::PAUSED)
                 && !outbox.would_pass_high_mark(outbox.pending(head) + bytes)
@@ -59,14 +63,47 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         holds == Some(true)
     }
 
+    /// Holds back an answer that came from elsewhere than `on_data`, if it may be the last: the connection
+    /// closes once it is idle, and nothing else is under way. Not what continues a stream, whose handler is
+    /// to be told that a piece has left. True: it is held.
+    #[inline]
+    pub(super) fn holds_last_answer(&mut self, id: ConnId) -> bool {
+        let waits = self.state.head(id).is_some_and(|head| head.status.has(Status::WHEN_IDLE));
+        waits && self.holds_if_last(id)
+    }
+
+    #[cold]
+    fn holds_if_last(&mut self, id: ConnId) -> bool {
+        let may_be_last = self.state.with(id, |outbox, head| {
+            let status = head.status;
+            let is_paused = status.has(Status::PAUSED) && !status.has(Status::WISH_RESUME);
+            let goes_on = Status::UNSENT | Status::UNREAD | Status::BUSY | Status::PAIRED;
+            status.has(Status::CORKED)
+                && !status.has(goes_on | Status::HOLDS)
+                && !is_paused
+                && status.state().delivers()
+                && !outbox.marks.has(id)
+                && !outbox.would_pass_high_mark(outbox.pending(head))
+        });
+        if may_be_last != Some(true) {
+            return false;
+        }
+        self.hold_answer(id);
+        true
+    }
+
     /// Holds back what waits to be sent.
     pub(super) fn hold_answer(&mut self, id: ConnId) {
-        self.state.with(id, |outbox, head| {
+        let holds = self.state.with(id, |outbox, head| {
             outbox.spill(head);
             if head.status.has(Status::UNSENT) {
                 head.status.set(Status::HOLDS);
             }
+            head.status.has(Status::HOLDS) && !head.status.has(Status::FLOWS)
         });
+        if holds == Some(true) {
+            self.flows(id);
+        }
     }
 
     /// Its state has changed: there is no next question to wait for, or nobody to ask it.
@@ -141,13 +178,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if flows_on {
                 self.flows(id);
             } else {
-                // FIN follows, unless something has come meanwhile: it leaves with the last answer, so
-                // that a client which looks for it before it asks again asks nothing in between. Where
-                // none follows, the kernel would keep the end of the answer for 200 ms.
-                if self.end_hold(id) {
-                    let goes_on = self.goes_on_when_quiet(id);
-                    self.flush_and(id, !goes_on);
+                // Unless something has come meanwhile, or is under way, FIN leaves with the last answer. The
+                // look comes before the answer: a client that has it might ask at once.
+                if !self.goes_on_when_quiet(id) {
+                    self.close_if_idle(id);
                 }
+                self.let_go(id);
                 self.look_again(id);
             }
         }

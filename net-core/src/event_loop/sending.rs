@@ -41,7 +41,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         // What is listed already, perhaps because it was over its budget, is sent from there.
         let waits = head.status.has(Status::CORKED | Status::UNSENT);
-        if waits && !head.status.has(Status::TO_FLUSH) {
+        if waits && !head.status.has(Status::TO_FLUSH) && !self.holds_last_answer(id) {
             self.flush(id);
         }
         self.look_again(id);
@@ -327,7 +327,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// What the cork holds for a connection that cannot be sent to now must not keep the cork.
     fn flush_corked(&mut self, id: ConnId) {
-        self.flush(id);
+        if !self.holds_last_answer(id) {
+            self.flush(id);
+        }
         if self.state.head(id).is_some_and(|head| head.status.has(Status::CORKED)) {
             self.state.with(id, |outbox, head| outbox.spill(head));
             // Perhaps it was `on_room` that put it there, and nothing is full.

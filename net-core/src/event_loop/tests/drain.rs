@@ -7,7 +7,7 @@ use crate::connection::life::State;
 use crate::connection::outbox::Queued;
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +22,8 @@ on_both_rigs! {
     what_lies_in_the_kernel_is_answered_first: 20,
     a_stream_in_flow_is_not_cut: 20,
     who_asks_when_answered_is_let_go_with_an_answer: 30,
+    who_asks_when_answered_later_is_let_go_with_an_answer: 10,
+    a_stream_from_on_sent_is_not_held_back_in_a_drain: 5,
     a_held_answer_is_not_lost_when_its_peer_ends: 30,
     an_answer_above_the_high_mark_is_not_held_back: 20,
     what_is_held_back_goes_out_before_the_next_answer_would_pass_the_high_mark: 20,
@@ -233,6 +235,86 @@ fn who_asks_when_answered_is_let_go_with_an_answer<D: Rig>(seed: u64) {
         }
         stage.stop();
     }
+}
+
+/// Its answers come from a timer, 300 ms after the question. The client asked again as soon as it had its answer,
+/// before the loop looked whether anything was under way: so it was reset at the drain's deadline.
+fn who_asks_when_answered_later_is_let_go_with_an_answer<D: Rig>(seed: u64) {
+    for pauses in [false, true] {
+        let mut stage = Stage::<D>::new(seed);
+        let asking = Rc::new(RefCell::new(Vec::new()));
+        stage.play(move |at| match at {
+            At::Data(conn, input) => {
+                input.take_all();
+                conn.busy(true);
+                if pauses {
+                    conn.pause();
+                }
+                asking.borrow_mut().push(conn.id());
+                conn.here().after(Duration::from_millis(300), 0);
+            }
+            At::Timer(here, _) => {
+                let id = asking.borrow_mut().remove(0);
+                let Some(mut conn) = here.connection(id) else { return };
+                let _ = conn.send(b"answer");
+                conn.busy(false);
+                if pauses {
+                    conn.resume();
+                }
+            }
+            other => usual(other),
+        });
+        let peers: Vec<_> = (0..3).map(|_| stage.open()).collect();
+        let mut asked = [0; 3];
+        let start = stage.world.get().now;
+        while !stage.is_over {
+            let now = stage.world.get().now;
+            stage.world.get().limit = Some(now + 1); // it waits no longer than until a peer may ask
+            for (peer, asked) in peers.iter().zip(&mut asked) {
+                match peer.saw_fin() {
+                    true => peer.finish(),
+                    false if peer.got().len() == *asked * b"answer".len() => {
+                        peer.send(b"?");
+                        *asked += 1;
+                    }
+                    false => {}
+                }
+            }
+            stage.turn();
+            if stage.world.get().now > start + 1_000 {
+                drain(&mut stage);
+            }
+            assert!(stage.world.get().now < start + 5_000, "they hold the drain up");
+        }
+        for (peer, asked) in peers.iter().zip(asked) {
+            assert_eq!(peer.got(), b"answer".repeat(asked), "an answer is missing");
+            assert!(peer.saw_fin() && !peer.saw_reset());
+        }
+        stage.stop();
+    }
+}
+
+/// A piece of a stream is no last answer: held back, each would cost the drain the quiet time.
+fn a_stream_from_on_sent_is_not_held_back_in_a_drain<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::Open(conn) => {
+            let _ = conn.send(b"piece");
+            conn.notify_sent(1);
+        }
+        At::Sent(conn, tag) if tag < 200 => {
+            let _ = conn.send(b"piece");
+            conn.notify_sent(tag + 1);
+        }
+        other => usual(other),
+    });
+    let peer = stage.arrive();
+    stage.turn();
+    drain(&mut stage);
+    stage.advance(200);
+    assert_eq!(peer.got(), b"piece".repeat(200));
+    assert!(stage.is_over && peer.saw_fin());
+    stage.stop();
 }
 
 /// One that takes a message of some kilobytes in at once, so that its answer may be held back in a drain.
