@@ -247,6 +247,11 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// does not take them is reset: after [`write_timeout`](crate::Limits::write_timeout) without a byte, or
     /// when [`stuck_timeout`](crate::Limits::stuck_timeout) or
     /// [`lifetime_max`](crate::Limits::lifetime_max) comes.
+    ///
+    /// In [`on_deadline`](crate::Handler::on_deadline) of an idle or a stuck connection that has unsent bytes,
+    /// `close` is a [`reset`](Conn::reset): the peer has taken nothing for the whole timeout, and it is not
+    /// waited for again. [`finish`](Conn::finish) there waits for the peer, for
+    /// [`write_timeout`](crate::Limits::write_timeout).
     pub fn close(&mut self) {
         self.wish(Status::WISH_CLOSE);
     }

@@ -89,7 +89,9 @@ pub trait Handler: Sized + 'static {
     /// that is being made is waited for, as far as the library knows of it; then the connection is over.
     /// A handler whose answers come by a timer, a message or another connection says
     /// [`busy`](Conn::busy) meanwhile, or has an `on_end` of its own. So does one that passes on what
-    /// two connections bring ([`pair_with`](Conn::pair_with)): it passes the end on too.
+    /// two connections bring ([`pair_with`](Conn::pair_with)): it passes the end on too. And so does one that
+    /// keeps dialled connections busy, so that a drain leaves them open: by the default their peer's end would
+    /// wait for an answer that never comes.
     fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
         conn.finish_when_done();
     }
@@ -99,7 +101,7 @@ pub trait Handler: Sized + 'static {
     /// ([`set_deadline`](Conn::set_deadline)). A callback that does not end the connection lets it live on,
     /// and the idle deadline begins anew. The bounds on dialling and on closing do not ask here.
     ///
-    /// By default: [`close`](Conn::close).
+    /// By default: [`close`](Conn::close). An idle or stuck connection with unsent bytes is reset by it.
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
         conn.close();
     }

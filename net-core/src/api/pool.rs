@@ -13,11 +13,17 @@ use crate::api::conn::Conn;
 use crate::api::handler::Handler;
 use crate::api::runner::{Runner, Task};
 use crate::base::id::ConnId;
+use crate::base::log_limiter::LogLimiter;
 use crate::base::panics::{Quiet, guard, take_said};
+use net_timer::Tick;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
+
+/// Of panics, so often one is logged: as by `Limits::log_every`, which a pool does not know.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce(&Shared) + Send>;
 
@@ -67,13 +73,15 @@ struct Shared {
     /// A job waits, or it is over.
     news: Condvar,
     queue_max: usize,
+    began: Instant,
 }
 
-#[derive(Default)]
 struct Inner {
     jobs: VecDeque<Job>,
     is_over: bool,
     counts: PoolCounts,
+    /// Panics of jobs, which a peer may bring about.
+    panics: LogLimiter,
 }
 
 /// What has become of a pool's jobs, since it was made. By [`Pool::counts`].
@@ -133,9 +141,15 @@ impl Pool {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, said));
         }
         let shared = Arc::new(Shared {
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                jobs: VecDeque::new(),
+                is_over: false,
+                counts: PoolCounts::default(),
+                panics: LogLimiter::new(LOG_EVERY),
+            }),
             news: Condvar::new(),
             queue_max: queue_max.max(1),
+            began: Instant::now(),
         });
         let pool = Self(Arc::new(Handle(Arc::clone(&shared))));
         for number in 0..threads.max(1) {
@@ -187,8 +201,14 @@ impl Pool {
         inner.jobs.push_back(Box::new(move |shared| {
             let answer = guard(work).ok_or(JobPanicked);
             if answer.is_err() {
-                shared.inner.lock().counts.panicked += 1;
-                tracing::error!(conn = %id, said = take_said(), "a job of the pool panicked");
+                let said = take_said();
+                let mut inner = shared.inner.lock();
+                inner.counts.panicked += 1;
+                let now = Tick::from_millis(shared.began.elapsed().as_millis() as u64);
+                if let Some(held_back) = inner.panics.allow(now) {
+                    drop(inner); // the log may be slow
+                    tracing::error!(conn = %id, said, held_back, "a job of the pool panicked");
+                }
             }
             // Counted as dropped unless it is delivered, also where a mailbox is dropped unread.
             let mut outcome = Outcome { shared: counted, is_delivered: false };

@@ -40,7 +40,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.topics.notes_leaves = true;
         } else {
             self.state.inbox.mail_weight.leave(part.bytes().len());
-            tracing::warn!(in_loop = self.state.number, "a broadcast too many is not sent");
+            if let Some(held_back) = self.trouble.allow(self.state.now) {
+                let in_loop = self.state.number;
+                tracing::warn!(in_loop, held_back, "a broadcast too many is not sent");
+            }
             self.drop_of_user(part); // perhaps the last that has its bytes
         }
     }
@@ -68,7 +71,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let FanOut { part, .. } = fan_out;
             self.state.inbox.mail_weight.leave(part.bytes().len());
             if guard(|| part.finish()).is_none() {
-                self.count_panic(Callback::Drop);
+                self.count_panic(Callback::Drop, None);
             }
             self.state.topics.notes_leaves = !self.fan_outs.is_empty();
             self.broadcast_is_through();
@@ -110,7 +113,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             self.state.inbox.mail_weight.leave(fan_out.part.bytes().len());
             if guard(|| fan_out.part.finish()).is_none() {
-                self.count_panic(Callback::Drop);
+                self.count_panic(Callback::Drop, None);
             }
         }
     }

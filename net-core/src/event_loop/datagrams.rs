@@ -247,7 +247,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let datagram = Datagram { bound: endpoint.at, ends, bytes, outgoing: &endpoint.outgoing };
         if guard(|| handler.on_datagram(&mut Loop::new(state), datagram)).is_none() {
             endpoint.outgoing.borrow_mut().truncate(before);
-            self.count_panic(Callback::Datagram);
+            self.count_panic(Callback::Datagram, None);
         }
     }
 

@@ -59,7 +59,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.state.file(id, until);
                 let question = Lookup { id, attempt, name: Arc::clone(&name), until };
                 if !self.shared.resolve(question, now) {
-                    tracing::warn!(%id, %name, "too many names wait to be looked up");
+                    if let Some(held_back) = self.trouble.allow(self.state.now) {
+                        tracing::warn!(%id, %name, held_back, "too many names wait to be looked up");
+                    }
                     self.attempt_failed(id, Closed::Unresolved);
                 }
             }

@@ -18,7 +18,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     pub(super) fn payloads_panicked(&mut self) {
         for id in std::mem::take(&mut self.state.outbox.panicked) {
-            self.count_panic(Callback::Drop);
+            self.count_panic(Callback::Drop, None);
             let Some(head) = self.state.head(id) else { continue };
             if head.status.state() != State::Dead {
                 head.why = Some(Closed::Panicked(Callback::Drop));
@@ -30,7 +30,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Drops something of the user's.
     pub(super) fn drop_of_user<T>(&mut self, value: T) {
         if guard(|| drop(value)).is_none() {
-            self.count_panic(Callback::Drop);
+            self.count_panic(Callback::Drop, None);
         }
     }
 
@@ -48,7 +48,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.outbox.drops.add_bytes(len);
         }
         if queued.is_none() {
-            self.count_panic(Callback::Drop);
+            self.count_panic(Callback::Drop, None);
             // It was refused, most often since the connection ends; if not, it ends now.
             self.state.with(id, |outbox, head| {
                 if head.status.state() != State::Dead {

@@ -206,7 +206,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.runs(Callback::Admit, None);
         let admitted = guard(|| self.handler.admit(&Peer { addr }));
         let Some(session) = admitted else {
-            self.count_panic(Callback::Admit);
+            self.count_panic(Callback::Admit, None);
             return self.refuse(socket, Closed::Panicked(Callback::Admit));
         };
         let Some(session) = session else {
@@ -362,7 +362,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| handler.on_message(&mut Loop::new(state), message)).is_none() {
                     self.state.inbox.counters.add(Counter::MailLost, 1);
-                    self.count_panic(Callback::Message);
+                    self.count_panic(Callback::Message, None);
                 }
             }
             Mail::Bytes(id, bytes) => self.sent_from_afar(id, bytes, AtLimit::Close),
@@ -398,7 +398,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 if guard(|| work(handler, &mut Loop::new(state))).is_none() {
                     self.state.inbox.counters.add(Counter::MailLost, 1);
-                    self.count_panic(Callback::Message);
+                    self.count_panic(Callback::Message, None);
                 }
             }
             Task::OfConnection(id, answer) if self.lives(id) => {
@@ -432,7 +432,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let (handler, state) = (&mut self.handler, &mut self.state);
             if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
                 self.state.inbox.counters.add(Counter::MailLost, 1);
-                self.count_panic(Callback::Timer);
+                self.count_panic(Callback::Timer, None);
             }
         }
         let mut left = budget;

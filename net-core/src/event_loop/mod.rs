@@ -100,6 +100,8 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     trouble: LogLimiter,
     /// Connections that are reset at a limit.
     cuts: LogLimiter,
+    /// Panics of callbacks, which a peer may bring about.
+    panics: LogLimiter,
     /// Clients that were at the listeners' doors when these were shut, and are still to be let in.
     last_arrivals: VecDeque<Arrival>,
     /// Bytes that the first of the ready may still receive before the next of them is served.
@@ -122,7 +124,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let cpu_accounting = limits.time_callbacks.then(|| Box::new(CpuAccounting::new()));
         let share = Share::of(limits, shared.loops.len());
         let row_left = limits.receive_bytes_in_a_row;
-        let [trouble, cuts] = [(); 2].map(|()| LogLimiter::new(limits.log_every));
+        let [trouble, cuts, panics] = [(); 3].map(|()| LogLimiter::new(limits.log_every));
         let (jitter, limits) = (Jitter::new(driver.seed()), limits.clone());
         Self {
             state: LoopState::new(number, now, jitter, limits, Arc::clone(&shared), D::peer),
@@ -149,6 +151,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             share,
             trouble,
             cuts,
+            panics,
             last_arrivals: VecDeque::new(),
             row_left,
         }
@@ -390,10 +393,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Counts a panic and asks the handler what is to become of the rest.
     #[cold]
-    fn count_panic(&mut self, callback: Callback) {
+    fn count_panic(&mut self, callback: Callback, id: Option<ConnId>) {
         self.state.inbox.counters.add(crate::observe::counters::Counter::Panics, 1);
         let said = crate::base::panics::take_said();
-        tracing::error!(in_loop = self.state.number, ?callback, said, "a callback panicked");
+        if let Some(held_back) = self.panics.allow(self.state.now) {
+            let connection = id.map_or("none".to_owned(), |id| id.to_string());
+            let (in_loop, callback) = (self.state.number, callback.label());
+            tracing::error!(in_loop, callback, connection, said, held_back, "a callback panicked");
+        }
         let answer = guard(|| self.handler.on_panic(callback));
         if answer != Some(Keep::Running) {
             self.shared.ask(Phase::Stop);

@@ -44,7 +44,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.runs(Callback::Job, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
                 guard(|| job(handler, &mut Loop::new(state))).unwrap_or_else(|| {
-                    self.count_panic(Callback::Job);
+                    self.count_panic(Callback::Job, None);
                     Slice::Done
                 })
             }

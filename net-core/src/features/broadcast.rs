@@ -124,7 +124,8 @@ pub struct Report {
     /// ([`Broadcast::at_limit`]).
     pub displaced: u64,
     /// Loops that could not take it: their mailbox was full, they had
-    /// [`broadcasts_max`](crate::Limits::broadcasts_max) under way, or they have ended.
+    /// [`broadcasts_max`](crate::Limits::broadcasts_max) under way, or they have ended. In a drain a loop ends
+    /// when nobody is on it any more: then nobody has missed anything there.
     pub loops_missed: usize,
     /// Loops that are not through. At 0 the report is whole.
     pub loops_left: usize,

@@ -66,6 +66,11 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 /// assert_eq!(upstreams.ask("second", now), Asked::Waits);
 /// ```
 ///
+/// In a drain the default [`on_draining`](crate::Handler::on_draining) closes idle upstreams too, and no
+/// dial succeeds any more, nor one that is under way. A server whose answers need an upstream keeps those
+/// connections: it says [`busy`](crate::Conn::busy) on them when they are up, closes them when the last
+/// client has gone, and has an [`on_end`](crate::Handler::on_end) of its own for them.
+///
 /// The example `fan_in` is a handler that uses it.
 #[derive(Debug)]
 pub struct Upstreams<J> {

@@ -107,7 +107,8 @@ counters! {
     RateWaits = "rate_waits",
     /// Callbacks that panicked.
     Panics = "panics",
-    /// Bytes taken from a handler that never reached the kernel.
+    /// Bytes taken from a handler that never reached the kernel: the peer was gone, or its queue was full, or
+    /// a newer message took the place of an older one ([`AtLimit`](crate::AtLimit)).
     BytesDropped = "bytes_dropped",
     /// Messages that were dropped at the hard cap, as their policy says.
     MessagesDropped = "messages_dropped",

@@ -361,8 +361,9 @@ mod tests {
             dispatcher.deliver();
             assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), [1, 1], "{balance:?}");
             turn(0, 9);
-            dispatcher.look(at(100));
-            dispatcher.look(at(400));
+            for look in 0..=4 {
+                dispatcher.look(at(100 + 60 * look));
+            }
             dispatcher.place(&mut (1..=3).map(arrival).collect());
             assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), [3, 1], "{balance:?}");
         }

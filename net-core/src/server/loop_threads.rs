@@ -278,6 +278,7 @@ impl<M> Drop for ExitNotice<M> {
             }
         });
         close_arrivals(inbox, &inbox.counters);
+        inbox.activity.rest(); // it does nothing any more, so it is not stalled
         // Release: with it, the acceptor sees the loop's last counts.
         inbox.is_over.store(true, Ordering::Release);
         self.shared.acceptor_waker.wake();

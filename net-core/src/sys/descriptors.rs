@@ -47,7 +47,9 @@ fn limit_in(page: &str) -> Option<libc::rlimit> {
 /// How many descriptors this process has open now, counted in `/proc/self/fd`.
 pub(crate) fn open_now() -> io::Result<usize> {
     // The directory's own descriptor is among the entries.
-    Ok(std::fs::read_dir("/proc/self/fd")?.count().saturating_sub(1))
+    let open = std::fs::read_dir("/proc/self/fd")
+        .map_err(|error| io::Error::new(error.kind(), format!("/proc/self/fd: {error}")))?;
+    Ok(open.count().saturating_sub(1))
 }
 
 /// The promise under which loops may have descriptor tables of their own.
