@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// Log lines that wait while standard error is slow; more are dropped.
@@ -434,7 +434,25 @@ fn write_out(line: &str) {
 }
 
 /// Says on standard error what is wrong, and with which exit code the program ends.
+///
+/// Standard error may be a pipe that nobody reads, or the log's thread may hold it, stuck in a write. The
+/// program ends all the same, since its supervisor waits for its exit code: so a thread of its own writes
+/// the line, and is waited for a second at most.
 pub fn fail(code: u8, what: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "error: {what}");
+    let line: Arc<str> = format!("error: {what}\n").into();
+    let shared = Arc::clone(&line);
+    let (done, is_done) = mpsc::channel();
+    let named = std::thread::Builder::new().name("say-error".into());
+    let writes = named.spawn(move || {
+        let _ = std::io::stderr().write_all(shared.as_bytes());
+        let _ = done.send(());
+    });
+    match writes {
+        Ok(_) => drop(is_done.recv_timeout(SAY_MAX)),
+        Err(_) => drop(std::io::stderr().write_all(line.as_bytes())),
+    }
     ExitCode::from(code)
 }
+
+/// How long the last line of a program that fails may take.
+const SAY_MAX: Duration = Duration::from_secs(1);

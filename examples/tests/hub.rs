@@ -10,6 +10,7 @@ use std::net::TcpStream;
 in_every_mode!(
     a_message_reaches_each_subscriber_on_every_loop_and_nobody_else,
     messages_of_a_publisher_keep_their_order_however_fast_it_is,
+    many_publishers_lose_none_of_their_messages,
     who_has_gone_or_unsubscribed_gets_nothing,
     what_is_no_command_is_said_and_ends_the_connection,
     a_quiet_client_is_pinged_and_closed_if_it_answers_nothing,
@@ -83,6 +84,31 @@ fn messages_of_a_publisher_keep_their_order_however_fast_it_is(mode: Mode) {
         }
     }
     drop((publisher.join().unwrap(), subscribers));
+    server.finish();
+}
+
+/// Each publisher had eight messages on their way at most, and a loop has room for 64 broadcasts: nine
+/// publishers lost some of theirs, and others' too, and nobody was told.
+fn many_publishers_lose_none_of_their_messages(mode: Mode) {
+    const PUBLISHERS: usize = 40;
+    const EACH: usize = 50;
+    let server = Start::hub(mode).loops(2).run();
+    let mut readers: Vec<_> = (0..2).map(|_| Client::of(&server)).collect();
+    for (n, reader) in readers.iter_mut().enumerate() {
+        reader.subscribe("news", n);
+    }
+    let mut publishers: Vec<_> = (0..PUBLISHERS).map(|_| Client::of(&server)).collect();
+    for (n, publisher) in publishers.iter_mut().enumerate() {
+        let topic = if n % 2 == 0 { "news" } else { "nobody" };
+        publisher.say(&format!("pub {topic}\nx\n").repeat(EACH));
+    }
+    for reader in &mut readers {
+        for _ in 0..PUBLISHERS / 2 * EACH {
+            assert_eq!(reader.line(), "pub news");
+            assert_eq!(reader.line(), "x");
+        }
+    }
+    drop((readers, publishers));
     server.finish();
 }
 

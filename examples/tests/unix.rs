@@ -55,7 +55,7 @@ fn many_clients_are_spread_and_every_byte_comes_back(mode: Mode) {
     assert_eq!(server.ready, place.at());
     let mut clients: Vec<_> = (0..40).map(|_| dial(&place.path())).collect();
     server.has_connections(40);
-    assert_eq!(server.watched_by_loop(), [20; 2]);
+    server.is_spread(&[20; 2]);
     for (n, client) in clients.iter_mut().enumerate() {
         ping(client, &pattern(1 + n * 1000, n as u64));
     }

@@ -33,26 +33,25 @@ impl Handler for Chat {
     }
 
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
-        while let Some(line) = input.take_line() {
-            if line.len() > LINE_MAX {
-                return conn.close();
-            }
-            // One copy, counted: all who receive it share it.
-            let line = Bytes::from([line, b"\n"].concat());
-            // A reader too slow for the chat is closed by its output limit.
-            conn.others(|other| _ = other.send_shared(line.clone()));
-            for other_loop in (0..self.all.loops()).filter(|&n| n != self.own) {
-                // A full mailbox loses the line for that loop: nobody here can wait for it.
-                let _ = self.all.post(other_loop, line.clone());
-            }
+        let bytes = input.peek();
+        if bytes.split(|byte| *byte == b'\n').any(|line| line.len() > LINE_MAX) {
+            return conn.close();
         }
-        if input.len() > LINE_MAX {
-            conn.close();
+        let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else { return };
+        // All whole lines go out as one piece. Sent one by one, 64 KiB of empty lines would be 64 Ki sends to
+        // each of the others, in one callback. One copy, counted: all who receive it share it.
+        let lines = Bytes::copy_from_slice(&bytes[..=end]);
+        input.consume(lines.len());
+        // A reader too slow for the chat is closed by its output limit.
+        conn.others(|other| _ = other.send_shared(lines.clone()));
+        for other_loop in (0..self.all.loops()).filter(|&n| n != self.own) {
+            // A full mailbox loses the lines for that loop: nobody here can wait for it.
+            let _ = self.all.post(other_loop, lines.clone());
         }
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, line: Bytes) {
-        here.each(|conn| _ = conn.send_shared(line.clone()));
+    fn on_message(&mut self, here: &mut Loop<'_, Self>, lines: Bytes) {
+        here.each(|conn| _ = conn.send_shared(lines.clone()));
     }
 }
 

@@ -329,8 +329,7 @@ fn main() -> ExitCode {
     if let Some(root) = &flags.root
         && let Err(error) = Folder::check(root)
     {
-        eprintln!("http: --root {}: {error}", root.display());
-        return ExitCode::FAILURE;
+        return flags::fail(1, &format!("--root {}: {error}", root.display()));
     }
     let root = flags.root;
     flags::run(&flags.server, move |_place: &Place<Infallible>| Http {

@@ -42,11 +42,17 @@ const LINE_MAX: usize = 4096;
 /// Messages of one publisher that are on their way at once. More have to wait, and so has it.
 const UNDER_WAY: usize = 8;
 
+/// Messages of all publishers that are on their way at once. A loop has room for so many broadcasts
+/// (`Limits::broadcasts_max`), and one more misses it; so each loop's publishers have an equal part.
+const UNDER_WAY_IN_ALL: usize = 64;
+
 /// How often a publisher that waits is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 struct Hub {
     all: Remote<Infallible>,
+    /// Messages of this loop's publishers.
+    under_way: Vec<Delivery>,
 }
 
 #[derive(Default)]
@@ -60,7 +66,7 @@ struct Session {
 type Wrong = String;
 
 impl Hub {
-    fn line(&self, conn: &mut Conn<'_, Self>, line: &[u8]) -> Result<(), Wrong> {
+    fn line(&mut self, conn: &mut Conn<'_, Self>, line: &[u8]) -> Result<(), Wrong> {
         if line.len() > LINE_MAX {
             return Err(format!("a line of {} bytes: at most {LINE_MAX} are allowed", line.len()));
         }
@@ -91,7 +97,7 @@ impl Hub {
         }
     }
 
-    fn publish(&self, conn: &mut Conn<'_, Self>, topic: &[u8], content: &[u8]) {
+    fn publish(&mut self, conn: &mut Conn<'_, Self>, topic: &[u8], content: &[u8]) {
         let message = Bytes::from([b"pub ", topic, b"\r\n", content, b"\r\n"].concat());
         let broadcast = Broadcast::new(message).to_topic(Bytes::copy_from_slice(topic));
         let delivery = self.all.broadcast(broadcast.then(|report| {
@@ -99,16 +105,26 @@ impl Hub {
                 tracing::warn!(loops = report.loops_missed, "a message was not sent by some loops");
             }
         }));
+        self.under_way.push(delivery.clone());
         conn.session().under_way.push_back(delivery);
     }
 
+    /// Whether all publishers of this loop together may have one message more on its way.
+    fn has_room(&mut self) -> bool {
+        let most = (UNDER_WAY_IN_ALL / self.all.loops()).max(1);
+        if self.under_way.len() >= most {
+            self.under_way.retain(|delivery| !delivery.is_over());
+        }
+        self.under_way.len() < most
+    }
+
     /// Whether the publisher may go on. If not it is looked at again soon.
-    fn may_publish(conn: &mut Conn<'_, Self>) -> bool {
+    fn may_publish(&mut self, conn: &mut Conn<'_, Self>) -> bool {
         let under_way = &mut conn.session().under_way;
         while under_way.front().is_some_and(Delivery::is_over) {
             under_way.pop_front();
         }
-        let may = under_way.len() < UNDER_WAY;
+        let may = under_way.len() < UNDER_WAY && self.has_room();
         conn.set_deadline((!may).then_some(LOOK_EVERY));
         may
     }
@@ -123,7 +139,7 @@ impl Handler for Hub {
     }
 
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
-        while Self::may_publish(conn) {
+        while self.may_publish(conn) {
             let Some(line) = input.take_line() else {
                 if input.len() > LINE_MAX {
                     fail(conn, &format!("a line of more than {LINE_MAX} bytes"));
@@ -141,7 +157,7 @@ impl Handler for Hub {
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
         if conn.why() != Some(Closed::Deadline(Which::Own)) {
             conn.close();
-        } else if Self::may_publish(conn) {
+        } else if self.may_publish(conn) {
             conn.resume();
         }
     }
@@ -163,5 +179,8 @@ fn fail(conn: &mut Conn<'_, Hub>, wrong: &str) {
 fn main() -> ExitCode {
     let mut flags = Flags::parse();
     flags.server.heartbeat_interval = Some(flags.heartbeat).filter(|time| !time.is_zero());
-    flags::run(&flags.server, |place: &Place<Infallible>| Hub { all: place.remote() })
+    flags::run(&flags.server, |place: &Place<Infallible>| Hub {
+        all: place.remote(),
+        under_way: Vec::new(),
+    })
 }

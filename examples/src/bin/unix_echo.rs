@@ -39,8 +39,10 @@ impl Handler for Echo {
 fn main() -> ExitCode {
     let flags = Flags::parse().server;
     if let Some(other) = flags.listen.iter().find(|at| !matches!(at, Addr::Unix(_))) {
-        eprintln!("unix_echo: --listen {other}: not a Unix socket (unix:PATH or unix:@NAME)");
-        return ExitCode::FAILURE;
+        return flags::fail(
+            1,
+            &format!("--listen {other}: not a Unix socket (unix:PATH or unix:@NAME)"),
+        );
     }
     flags::run(&flags, |_place| Echo)
 }

@@ -284,6 +284,20 @@ impl Server {
         proc::watched_connections(self.pid)
     }
 
+    /// Waits until the loops watch so many connections each, the fewest first. A loop may have a connection
+    /// before it watches it, and on a busy machine that takes time.
+    pub fn is_spread(&self, expected: &[usize]) {
+        let (mut now, end) = (Vec::new(), Instant::now() + PATIENCE);
+        while Instant::now() < end {
+            now = self.watched_by_loop();
+            if now == expected {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(now, expected);
+    }
+
     /// Waits until all loops together have so many connections.
     pub fn has_connections(&self, n: usize) {
         let mut now = 0;
