@@ -19,10 +19,10 @@ pub(crate) enum AcceptError {
 
 /// The table of accept's errors.
 pub(crate) fn judge(errno: Errno) -> AcceptError {
-    match errno.raw() {
-        libc::EAGAIN => AcceptError::Nothing,
-        libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => AcceptError::Starved,
-        libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT => AcceptError::Broken,
+    match errno {
+        Errno::AGAIN => AcceptError::Nothing,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => AcceptError::Starved,
+        Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT => AcceptError::Broken,
         // EINTR, ECONNABORTED, EPERM, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET,
         // EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, and whatever a later kernel adds: never fatal.
         _ => AcceptError::Skip,
@@ -35,13 +35,13 @@ mod tests {
 
     #[test]
     fn no_error_of_a_client_or_the_machine_ends_a_listener() {
-        let fatal = [libc::EBADF, libc::EINVAL, libc::ENOTSOCK, libc::EFAULT];
+        let fatal = [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT];
         for raw in 1..=133 {
             let is_fatal = judge(Errno::new(raw)) == AcceptError::Broken;
-            assert_eq!(is_fatal, fatal.contains(&raw), "errno {raw}");
+            assert_eq!(is_fatal, fatal.contains(&Errno::new(raw)), "errno {raw}");
         }
-        assert_eq!(judge(Errno::new(libc::EMFILE)), AcceptError::Starved);
-        assert_eq!(judge(Errno::new(libc::ECONNABORTED)), AcceptError::Skip);
-        assert_eq!(judge(Errno::new(libc::EINTR)), AcceptError::Skip);
+        assert_eq!(judge(Errno::MFILE), AcceptError::Starved);
+        assert_eq!(judge(Errno::CONNABORTED), AcceptError::Skip);
+        assert_eq!(judge(Errno::INTR), AcceptError::Skip);
     }
 }

@@ -37,7 +37,7 @@ impl Admission {
     }
 
     /// Tells those who are not let in so.
-    pub(crate) fn telling(self, refusal: Bytes) -> Self {
+    pub(crate) fn with_refusal(self, refusal: Bytes) -> Self {
         Self { refusal, ..self }
     }
 

@@ -103,7 +103,7 @@ impl FdReceiver {
         let mut sockets = Vec::new();
         let message = match rights::receive(&self.end, &mut payload, &mut sockets) {
             Ok(message) => message,
-            Err(errno) if errno.raw() == libc::EAGAIN => {
+            Err(errno) if errno == Errno::AGAIN => {
                 (self.has_more, self.failed) = (false, 0);
                 return;
             }

@@ -68,21 +68,21 @@ mod tests {
         let listener_health = listener_health();
         (0..3).for_each(|_| listener_health.opened());
         for port in [1, 2] {
-            listener_health.mark_failed(&at(port), Errno::new(libc::EINVAL));
+            listener_health.mark_failed(&at(port), Errno::INVAL);
             assert_eq!(listener_health.all_failed(), None);
         }
-        listener_health.mark_failed(&at(3), Errno::new(libc::EBADF));
-        assert_eq!(listener_health.all_failed(), Some((at(3), Errno::new(libc::EBADF))));
+        listener_health.mark_failed(&at(3), Errno::BADF);
+        assert_eq!(listener_health.all_failed(), Some((at(3), Errno::BADF)));
     }
 
     #[test]
     fn one_that_breaks_before_the_next_is_opened_was_not_the_last() {
         let listener_health = listener_health();
         listener_health.opened();
-        listener_health.mark_failed(&at(1), Errno::new(libc::EINVAL));
+        listener_health.mark_failed(&at(1), Errno::INVAL);
         listener_health.opened();
         assert_eq!(listener_health.all_failed(), None);
-        listener_health.mark_failed(&at(2), Errno::new(libc::EBADF));
-        assert_eq!(listener_health.all_failed(), Some((at(2), Errno::new(libc::EBADF))));
+        listener_health.mark_failed(&at(2), Errno::BADF);
+        assert_eq!(listener_health.all_failed(), Some((at(2), Errno::BADF)));
     }
 }

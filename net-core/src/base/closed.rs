@@ -246,8 +246,8 @@ impl Closed {
 
     /// The reason when the kernel reported `errno` on an established connection.
     pub(crate) fn by_error(errno: Errno) -> Self {
-        match errno.raw() {
-            libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED | libc::ETIMEDOUT => {
+        match errno {
+            Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::TIMEDOUT => {
                 Closed::PeerReset
             }
             _ => Closed::Machine(errno),
@@ -292,6 +292,6 @@ mod tests {
         labels.sort_unstable();
         labels.dedup();
         assert_eq!(labels.len(), Closed::KINDS);
-        assert_eq!(Closed::Machine(Errno::new(libc::ENOSPC)).label(), "machine");
+        assert_eq!(Closed::Machine(Errno::NOSPC).label(), "machine");
     }
 }

@@ -109,7 +109,7 @@ mod tests {
     /// A `main` that returns the error shows its `Debug`, which was the struct's.
     #[test]
     fn what_a_main_that_returns_it_prints_is_the_sentence() {
-        let refused = io::Error::from_raw_os_error(libc::EADDRINUSE);
+        let refused = io::Error::from(crate::sys::Errno::ADDRINUSE);
         let error = StartError::new("listen on 127.0.0.1:9000", refused);
         let sentence = "listen on 127.0.0.1:9000: Address already in use (os error 98)";
         assert_eq!(format!("{error:?}"), sentence);

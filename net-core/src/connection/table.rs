@@ -130,7 +130,7 @@ impl<S> Table<S> {
             Some(chunk) if chunk.places.capacity() == 0 => places().map(|new| chunk.places = new),
             Some(_) => Ok(()),
         };
-        added.map_err(|_| Closed::Machine(Errno::new(libc::ENOMEM)))?;
+        added.map_err(|_| Closed::Machine(Errno::NOMEM))?;
         Ok(at)
     }
 
@@ -263,7 +263,7 @@ mod tests {
         // More than there are addresses.
         let mut table = Table::<[u8; 1 << 50]>::new(0, 0);
         assert!(table.begin().is_err());
-        let enomem = Closed::Machine(Errno::new(libc::ENOMEM));
+        let enomem = Closed::Machine(Errno::NOMEM);
         assert_eq!(table.chunk_with_room(), Err(enomem));
         assert_eq!((table.len(), table.slots()), (0, 0));
     }

@@ -45,7 +45,7 @@ impl<K: Kernel> Epoll<K> {
                 let is_full = link.after_send(offered, bytes);
                 Sent { bytes, then: if is_full { Then::Full } else { Then::Done } }
             }
-            Err(errno) if errno.raw() == libc::EAGAIN => {
+            Err(errno) if errno == Errno::AGAIN => {
                 link.after_send(offered, 0);
                 Sent { bytes: 0, then: Then::Full }
             }
@@ -158,9 +158,7 @@ impl<K: Kernel> Driver for Epoll<K> {
         // A dialled port of the ephemeral range can be given to the dialler itself, and TCP then
         // connects the socket to itself (simultaneous open). That is nobody.
         match (K::local(socket), K::peer(socket)) {
-            (Ok(local @ Addr::Inet(_)), Ok(peer)) if local == peer => {
-                Some(Err(Errno::new(libc::ECONNREFUSED)))
-            }
+            (Ok(local @ Addr::Inet(_)), Ok(peer)) if local == peer => Some(Err(Errno::CONNREFUSED)),
             _ => Some(Ok(())),
         }
     }
@@ -190,7 +188,7 @@ impl<K: Kernel> Driver for Epoll<K> {
                 let is_last = link.after_receive(asked, got) == AfterReceive::Drained;
                 Received::Bytes(Lease { len: got as u32, is_last })
             }
-            Err(errno) if errno.raw() == libc::EAGAIN => Received::Drained,
+            Err(errno) if errno == Errno::AGAIN => Received::Drained,
             Err(errno) => Received::Failed(errno),
         }
     }
@@ -266,7 +264,7 @@ impl<K: Kernel> Driver for Epoll<K> {
                 let most = left.min(budget - sent);
                 match self.kernel.send_pipe(pipe, socket, most) {
                     // The pipe has less than was counted into it: our own mistake.
-                    Ok(0) => Sent { bytes: 0, then: Then::Failed(Errno::new(libc::EIO)) },
+                    Ok(0) => Sent { bytes: 0, then: Then::Failed(Errno::IO) },
                     // Few bytes say nothing of room either.
                     Ok(bytes) => Sent { bytes, then: Then::Done },
                     result => Self::sent(link, most, result),

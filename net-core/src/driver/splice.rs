@@ -24,10 +24,10 @@ pub(super) fn splice<K>(
         // Perhaps the end; but that is for a receive to say, as for a stream that is copied.
         Some(Ok(0)) => Spliced::Nothing,
         Some(Ok(bytes)) => Spliced::Bytes(bytes),
-        Some(Err(errno)) => match errno.raw() {
-            libc::EAGAIN => Spliced::Nothing,
+        Some(Err(errno)) => match errno {
+            Errno::AGAIN => Spliced::Nothing,
             // The call itself is refused, or this kind of socket.
-            libc::EINVAL | libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP | libc::ENOMEM => {
+            Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP | Errno::NOMEM => {
                 Spliced::NoPipe
             }
             _ => Spliced::Failed(errno),

@@ -259,11 +259,11 @@ impl Kernel for Eager {
     }
 
     fn pipe(&mut self) -> Result<Pipe, Errno> {
-        Err(Errno::new(libc::ENOSYS))
+        Err(Errno::NOSYS)
     }
 
     fn fill_pipe(&mut self, _pipe: &Pipe, _socket: &Socket, _most: usize) -> Result<usize, Errno> {
-        Err(Errno::new(libc::ENOSYS))
+        Err(Errno::NOSYS)
     }
 
     fn send_pipe(&mut self, _pipe: &Pipe, _socket: &Socket, most: usize) -> Result<usize, Errno> {
@@ -297,7 +297,7 @@ impl Kernel for Eager {
     }
 
     fn accept(&mut self, _listener: &Socket) -> Result<(Socket, Addr), Errno> {
-        Err(Errno::new(libc::EAGAIN))
+        Err(Errno::AGAIN)
     }
 
     fn shed(&mut self, _listener: &Socket) -> bool {
@@ -315,7 +315,7 @@ impl Kernel for Eager {
     }
 
     fn receive_datagrams(&mut self, _socket: &Socket, _into: &mut Inbound) -> Result<usize, Errno> {
-        Err(Errno::new(libc::EAGAIN))
+        Err(Errno::AGAIN)
     }
 
     fn send_datagrams(

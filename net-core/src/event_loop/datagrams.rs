@@ -43,6 +43,8 @@ struct Endpoint {
     /// Too many have: nothing is received before this.
     rests_until: Option<Tick>,
     outgoing: Rc<RefCell<Outgoing>>,
+    /// Of the loops that share the address, this one hears what came to a group or to a broadcast address.
+    hears_group: bool,
 }
 
 /// A received batch, of which the handler has been given those before number `next`.
@@ -122,6 +124,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             failed: 0,
             rests_until: None,
             outgoing,
+            hears_group: options.hears_group,
         });
         endpoints.bound = endpoints.all.iter().map(|endpoint| endpoint.at).collect();
         Ok(())
@@ -189,6 +192,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             let Some(socket) = &endpoint.socket else { return };
             let mut inbound = spare.take().unwrap_or_else(Inbound::new);
+            inbound.hears_group = endpoint.hears_group;
             match self.driver.receive_datagrams(socket, &mut inbound) {
                 Ok(got) => {
                     (endpoint.has_more, endpoint.failed) = (got == BATCH, 0);
@@ -196,7 +200,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     endpoint.rest = Some(Rest { inbound, next: 0 });
                     continue;
                 }
-                Err(errno) if errno.raw() == libc::EAGAIN => {
+                Err(errno) if errno == Errno::AGAIN => {
                     (endpoint.has_more, endpoint.failed) = (false, 0);
                 }
                 Err(errno) => {
@@ -273,8 +277,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                         counters.add(Counter::DatagramsOut, sent as u64);
                         outgoing.remove(sent);
                     }
-                    Err(errno) if errno.raw() == libc::EAGAIN => outgoing.is_held = true,
-                    Err(errno) if first.datagrams() > 1 && errno.raw() == libc::EIO => {
+                    Err(errno) if errno == Errno::AGAIN => outgoing.is_held = true,
+                    Err(errno) if first.datagrams() > 1 && errno == Errno::IO => {
                         tracing::debug!(at = %endpoint.at, "the device cuts up no messages (udp(7))");
                         outgoing.never_join();
                     }
@@ -317,7 +321,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let until = now.after(self.state.limits.starved_pause);
         (endpoint.has_more, endpoint.failed) = (false, 0);
         endpoint.rests_until = Some(until);
-        self.next_look = self.next_look.min(until);
+        self.next_due = self.next_due.min(until);
     }
 
     /// This endpoint will never receive again. The others go on.
@@ -356,5 +360,5 @@ fn is_own(bound: &[SocketAddr], at: SocketAddr, ends: Ends) -> bool {
 
 /// Whether the kernel may have refused because several datagrams were one message (udp(7)).
 fn is_of_joined(errno: Errno) -> bool {
-    matches!(errno.raw(), libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+    matches!(errno, Errno::INVAL | Errno::MSGSIZE | Errno::OPNOTSUPP)
 }

@@ -86,8 +86,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.state.dials.push_back(id);
             }
             Err(error) => {
-                let name = self.state.names.get(&id).map_or("", |name| name);
-                tracing::info!(%id, name, %error, "a name was not resolved");
+                if let Some(held_back) = self.trouble.allow(self.state.now) {
+                    let name = self.state.names.get(&id).map_or("", |name| name);
+                    tracing::info!(%id, name, %error, held_back, "a name was not resolved");
+                }
                 self.attempt_failed(id, Closed::Unresolved);
             }
         }

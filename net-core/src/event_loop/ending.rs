@@ -30,7 +30,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             // Our own mistake. Its price is one connection, in production.
             debug_assert!(false, "{event:?} cannot come to {id} in {from:?}");
             tracing::error!(%id, ?from, ?event, "a connection met an event that cannot come");
-            self.state.because(id, Closed::Machine(Errno::new(libc::EIO)));
+            self.state.because(id, Closed::Machine(Errno::IO));
             return self.bury(id, Ending::Reset);
         };
         if let Some(head) = self.state.head(id) {

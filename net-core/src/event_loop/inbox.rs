@@ -29,7 +29,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if phase > self.phase {
             tracing::debug!(in_loop = self.state.number, ?phase, "a new phase");
             self.phase = phase;
-            self.begin_telling();
+            self.begin_drain_notice();
             self.end_listening();
             self.end_datagrams();
         }
@@ -41,8 +41,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// What an order asks for over some turns.
     #[cold]
     fn obey_on(&mut self) {
-        if self.telling.is_some() {
-            self.tell_more();
+        if self.drain_notice.is_some() {
+            self.notify_more();
         }
         if !self.last_arrivals.is_empty() {
             self.take_last_arrivals();
@@ -105,7 +105,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if brought.lost > 0 {
                 counters.add(Counter::LostOnTheWay, brought.lost);
                 for _ in 0..brought.lost {
-                    counters.closed(Closed::Machine(Errno::new(libc::EMFILE)));
+                    counters.closed(Closed::Machine(Errno::MFILE));
                 }
                 if let Some(held_back) = self.trouble.allow(self.state.now) {
                     tracing::error!(
@@ -180,7 +180,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// A new connection: through the one door in, or first to the vestibule, if a proxy is to say
+    /// A new connection: through the one door in, or first to the wait for its PROXY header, if a proxy is to say
     /// whose it is.
     fn adopt(&mut self, arrival: Arrival) {
         if self.phase >= Phase::ForceClose {
@@ -212,7 +212,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(session) = session else {
             return self.refuse(socket, Closed::Refused(Why::Handler));
         };
-        if permit.is_over() && !self.make_room() {
+        if permit.is_over() && !self.evict_idle() {
             return self.refuse_with(socket, session, Closed::Refused(Why::Full));
         }
         let Some(id) = self.enter(socket, State::Open, session) else { return };
@@ -235,7 +235,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.call(id, Callback::Open, |handler, conn| handler.on_open(conn));
         self.after(id);
         if self.phase > Phase::Run {
-            self.tell(id);
+            self.notify(id);
         }
     }
 
@@ -420,8 +420,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// then does not sleep.
     pub(super) fn fire_due(&mut self) {
         let now = self.state.now;
-        if self.next_look <= now {
-            self.look();
+        if self.next_due <= now {
+            self.serve_due();
         }
         let budget = self.state.limits.timers_per_turn;
         let mut looked = 0;

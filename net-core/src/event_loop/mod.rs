@@ -3,26 +3,27 @@
 #[cfg(feature = "bench")]
 pub mod bench;
 mod broadcasts;
+mod connection_queries;
 mod datagrams;
 mod deadlines;
 mod dialling;
+mod drain_notice;
+mod drain_quiet;
 mod dropping;
 mod ending;
 mod heartbeats;
+mod idle_eviction;
 mod inbox;
 mod memory;
 mod progress;
-mod quiet;
+mod proxy_header_wait;
 mod receiving;
-mod reuse;
+mod schedule;
 mod sending;
 mod slices;
-mod surveys;
-mod telling;
 #[cfg(test)]
 mod tests;
 mod tunnels;
-mod vestibule;
 mod watching;
 
 use crate::accept::admission::Arrival;
@@ -43,16 +44,16 @@ use crate::sys::cpu_clock;
 use crate::threads::control::Phase;
 use crate::threads::shared::Shared;
 use broadcasts::FanOut;
+use connection_queries::Walk;
 use datagrams::Endpoints;
+use drain_notice::{DrainNotice, Promised};
 use memory::Share;
 use net_timer::Tick;
+use proxy_header_wait::ProxyHeaderWait;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use surveys::Walk;
-use telling::{Promised, Telling};
-use vestibule::Vestibule;
 
 /// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
 pub(crate) struct EventLoop<H: Handler, D: Driver> {
@@ -64,10 +65,10 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     fd_channel: Option<FdReceiver>,
     /// There if the server receives datagrams.
     endpoints: Option<Box<Endpoints>>,
-    /// The order that is being carried out.
+    /// The phase that is being carried out.
     phase: Phase,
-    /// Who is still to be told of it; `None`: nobody.
-    telling: Option<Telling>,
+    /// Connections that are still to be told of it. `None`: none.
+    drain_notice: Option<DrainNotice>,
     /// What had been taken before the drain, and is still to be carried out before anybody is told.
     promised: Option<Promised>,
     /// No more arrivals will come.
@@ -76,19 +77,19 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     taken: u64,
     /// Room for one batch of arrivals, empty between batches.
     batch: Vec<Arrival>,
-    /// Connections that flow (see `quiet`), and when their quiet time is over: soonest first.
+    /// Connections that flow (see `drain_quiet`), and when their quiet time is over: soonest first.
     flowing: VecDeque<(Tick, ConnId)>,
     /// There once a proxy has let a connection wait for its header.
-    vestibule: Option<Box<Vestibule>>,
-    /// When the first of those that flow, wait in the vestibule, or are to be told of a drain, or of the
-    /// endpoints that rest, is to be looked at. `MAX`: never.
-    next_look: Tick,
+    proxy_headers: Option<Box<ProxyHeaderWait>>,
+    /// The soonest of: a quiet time, a PROXY header that is awaited, a notice of the drain, an endpoint that
+    /// rests. `MAX`: none.
+    next_due: Tick,
     /// Questions whose answer takes a walk over the table, the oldest first. Few: whoever asks by
     /// mail bounds them.
     walks: VecDeque<Walk>,
     /// Broadcasts that are under way, the oldest first.
     fan_outs: VecDeque<FanOut>,
-    /// Stalls are looked for, or callbacks timed, so the pulse says what runs.
+    /// Stalls are looked for, or callbacks timed, so the activity says what runs.
     is_watched: bool,
     /// There if callbacks are timed.
     cpu_accounting: Option<Box<CpuAccounting>>,
@@ -135,14 +136,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             fd_channel,
             endpoints: None,
             phase: Phase::Run,
-            telling: None,
+            drain_notice: None,
             promised: None,
             saw_the_end: false,
             taken: 0,
             batch: Vec::new(),
             flowing: VecDeque::new(),
-            vestibule: None,
-            next_look: Tick::MAX,
+            proxy_headers: None,
+            next_due: Tick::MAX,
             walks: VecDeque::new(),
             fan_outs: VecDeque::new(),
             is_watched,
@@ -320,7 +321,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         for listening in &self.listeners {
             next = sooner(next, listening.rests_until());
         }
-        next = sooner(next, Some(self.next_look).filter(|look| *look < Tick::MAX));
+        next = sooner(next, Some(self.next_due).filter(|look| *look < Tick::MAX));
         let now = self.state.now;
         match next {
             None => (now, None),
@@ -334,7 +335,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// As `has_work`, for what there is only once an order has come.
     #[cold]
     fn has_work_at_the_end(&self) -> bool {
-        (self.telling.is_some() && self.tells_now()) || !self.last_arrivals.is_empty()
+        (self.drain_notice.is_some() && self.notifies_now()) || !self.last_arrivals.is_empty()
     }
 
     #[inline]

@@ -333,7 +333,7 @@ impl Dialling {
 /// longer than a dial takes: of `EADDRNOTAVAIL`, a port is free a minute after its connection, and the
 /// kernel searches all of them each time; of `EMFILE`, the handler knows best what to close.
 pub(crate) fn passes_soon(errno: Errno) -> bool {
-    matches!(errno.raw(), libc::EAGAIN | libc::ENOBUFS)
+    matches!(errno, Errno::AGAIN | Errno::NOBUFS)
 }
 
 /// A source of chance that a test can repeat.
@@ -436,7 +436,7 @@ mod tests {
     fn what_is_put_off_is_tried_again_after_pauses_that_double_up_to_a_tenth_of_a_second() {
         let (mut dialling, mut jitter) = (dialling(None), Jitter::new(3));
         dialling.begin(Tick::ZERO, 60 * SECOND);
-        let (to, why) = (Addr::from(addresses(&["1.1.1.1:1"])[0]), Errno::new(libc::EAGAIN));
+        let (to, why) = (Addr::from(addresses(&["1.1.1.1:1"])[0]), Errno::AGAIN);
         let mut pauses = Vec::new();
         for _ in 0..40 {
             pauses.push(dialling.put_off(to.clone(), why, Tick::ZERO, &mut jitter).as_millis());
@@ -450,9 +450,9 @@ mod tests {
         }
         dialling.begin(Tick::ZERO, Duration::from_millis(20));
         assert!(dialling.put_off(to, why, Tick::ZERO, &mut jitter).as_millis() <= 21);
-        assert!(passes_soon(why) && passes_soon(Errno::new(libc::ENOBUFS)));
-        for lasting in [libc::EADDRNOTAVAIL, libc::EMFILE, libc::ENETUNREACH, libc::ECONNREFUSED] {
-            assert!(!passes_soon(Errno::new(lasting)));
+        assert!(passes_soon(why) && passes_soon(Errno::NOBUFS));
+        for lasting in [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NETUNREACH, Errno::CONNREFUSED] {
+            assert!(!passes_soon(lasting));
         }
     }
 

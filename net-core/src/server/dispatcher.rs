@@ -305,7 +305,7 @@ impl Lane {
 
 /// The fd channel is full, or too many descriptors are in flight for this user (unix(7)); it passes.
 fn is_passing(errno: Errno) -> bool {
-    matches!(errno.raw(), libc::EAGAIN | libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)
+    matches!(errno, Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)
 }
 
 #[cfg(test)]

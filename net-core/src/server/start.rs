@@ -69,7 +69,7 @@ where
         warn_of_walls(&server, &capacity, asked);
     }
     say_migration(&server);
-    let admission = Admission::new(max, &server.limits).telling(server.refusal.clone());
+    let admission = Admission::new(max, &server.limits).with_refusal(server.refusal.clone());
     let shared = Shared::new(loops, admission, &server.limits)
         .map_err(|error| StartError::new(format!("make eventfds for {loops} loops"), error))?;
     let signals = match catch {

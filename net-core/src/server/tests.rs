@@ -196,7 +196,7 @@ fn a_unix_socket_is_dialled_like_any_other() {
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(Closed::Local));
     dialler.remote().post(0, name("nobody").parse().unwrap()).unwrap();
-    let refused = Closed::Machine(crate::sys::Errno::new(libc::ECONNREFUSED));
+    let refused = Closed::Machine(crate::sys::Errno::CONNREFUSED);
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(refused));
 }
 

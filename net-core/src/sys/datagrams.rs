@@ -57,11 +57,15 @@ pub(crate) struct Inbound {
     block: Box<[u8]>,
     /// Datagrams: whose, and where they lie.
     came: Vec<(Ends, Range<usize>)>,
+    /// Whether what came to a group, or to a broadcast address, is taken. The kernel gives a copy of it to
+    /// each socket that shares the port.
+    pub(crate) hears_group: bool,
 }
 
 impl Inbound {
     pub(crate) fn new() -> Self {
-        Self { block: vec![0; BATCH * SLOT].into_boxed_slice(), came: Vec::with_capacity(BATCH) }
+        let block = vec![0; BATCH * SLOT].into_boxed_slice();
+        Self { block, came: Vec::with_capacity(BATCH), hears_group: true }
     }
 
     /// How many datagrams the last batch was.
@@ -174,7 +178,10 @@ impl Socket {
         for (n, (message, name)) in messages.iter().zip(&names).take(got).enumerate() {
             let from = address_of(name, message.msg_hdr.msg_namelen as usize);
             let peer = from.inet().unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
-            let Told { joined, own } = Told::of(&message.msg_hdr);
+            let Told { joined, own, to_group } = Told::of(&message.msg_hdr);
+            if to_group && !into.hears_group {
+                continue;
+            }
             into.take(n, Ends { peer, own }, message.msg_len as usize, joined);
         }
         Ok(got)
@@ -401,6 +408,37 @@ mod tests {
         });
         assert_eq!(heard[0], Ok(b"to all".to_vec()));
         assert_eq!(heard[1].as_ref().map_err(|errno| errno.raw()), Err(libc::EAGAIN));
+    }
+
+    /// The kernel gives each of them a copy, so each loop's handler answered.
+    #[test]
+    fn of_the_sockets_that_share_a_port_one_hears_a_broadcast() {
+        let held = "0.0.0.0:0".parse().unwrap();
+        let held = Socket::hold_datagrams(held, &SocketOptions::default()).unwrap();
+        let (shared, port) = (at(&held), at(&held).port());
+        let two = [true, false].map(|hears_group| {
+            let options = DatagramOptions { hears_group, ..DatagramOptions::default() };
+            (Socket::datagrams(shared, &options).unwrap().0, hears_group)
+        });
+        drop(held);
+        let from = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        from.set_broadcast(true).unwrap();
+        from.send_to(b"to all", ("127.255.255.255", port)).unwrap();
+        let heard = two.each_ref().map(|(socket, hears_group)| {
+            let mut inbound = Inbound::new();
+            inbound.hears_group = *hears_group;
+            assert_eq!(socket.receive_datagrams(&mut inbound), Ok(1), "each has a copy");
+            inbound.len()
+        });
+        assert_eq!(heard, [1, 0]);
+        // To an own address it is one socket's, whichever the kernel takes.
+        from.send_to(b"to one", ("127.0.0.1", port)).unwrap();
+        let heard = two.map(|(socket, hears_group)| {
+            let mut inbound = Inbound::new();
+            inbound.hears_group = hears_group;
+            socket.receive_datagrams(&mut inbound).map_or(0, |_| inbound.len())
+        });
+        assert_eq!(heard.iter().sum::<usize>(), 1);
     }
 
     #[test]

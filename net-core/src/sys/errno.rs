@@ -6,6 +6,48 @@ use std::{fmt, io};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(u16);
 
+/// The errors that have a name here: `Errno::AGAIN` is `EAGAIN`.
+macro_rules! named {
+    ($($name:ident = $number:ident,)*) => {
+        impl Errno {
+            $(
+                #[doc = concat!("`", stringify!($number), "`, as in errno(3).")]
+                pub const $name: Self = Self::new(libc::$number);
+            )*
+        }
+    };
+}
+
+named! {
+    ADDRINUSE = EADDRINUSE,
+    ADDRNOTAVAIL = EADDRNOTAVAIL,
+    AGAIN = EAGAIN,
+    BADF = EBADF,
+    CONNABORTED = ECONNABORTED,
+    CONNREFUSED = ECONNREFUSED,
+    CONNRESET = ECONNRESET,
+    FAULT = EFAULT,
+    INTR = EINTR,
+    INVAL = EINVAL,
+    IO = EIO,
+    MFILE = EMFILE,
+    MSGSIZE = EMSGSIZE,
+    NETUNREACH = ENETUNREACH,
+    NFILE = ENFILE,
+    NOBUFS = ENOBUFS,
+    NOMEM = ENOMEM,
+    NOSPC = ENOSPC,
+    NOSYS = ENOSYS,
+    NOTCONN = ENOTCONN,
+    NOTSOCK = ENOTSOCK,
+    OPNOTSUPP = EOPNOTSUPP,
+    PERM = EPERM,
+    PIPE = EPIPE,
+    SRCH = ESRCH,
+    TIMEDOUT = ETIMEDOUT,
+    TOOMANYREFS = ETOOMANYREFS,
+}
+
 impl Errno {
     /// The errno with this number.
     pub const fn new(raw: i32) -> Self {
@@ -26,7 +68,7 @@ impl Errno {
                 return Ok(n as usize);
             }
             let errno = Self::last();
-            if errno.raw() != libc::EINTR {
+            if errno != Self::INTR {
                 return Err(errno);
             }
         }

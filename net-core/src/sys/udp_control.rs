@@ -92,6 +92,8 @@ pub(super) struct Told {
     /// The own address from which an answer is to leave: that at which it came. `None`: the socket has but
     /// one, or the kernel knows best, as for what came to a group.
     pub(super) own: Option<IpAddr>,
+    /// It came to a group or to a broadcast address, and so to each socket that shares the port.
+    pub(super) to_group: bool,
 }
 
 impl Told {
@@ -117,13 +119,16 @@ impl Told {
                     // SAFETY: as above, and these are numbers.
                     if let Some(info) = unsafe { data::<libc::in_pktinfo>(at, end) } {
                         let ip = Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr));
+                        told.to_group |= info.ipi_addr.s_addr != info.ipi_spec_dst.s_addr;
                         told.own = Some(ip).filter(|ip| !ip.is_unspecified()).map(IpAddr::V4);
                     }
                 }
                 (libc::SOL_IPV6, libc::IPV6_PKTINFO) => {
                     // SAFETY: as above, and these are numbers.
                     if let Some(info) = unsafe { data::<libc::in6_pktinfo>(at, end) } {
-                        told.own = told.own.or(answering(info.ipi6_addr.s6_addr.into()));
+                        let came_to = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                        told.to_group |= came_to.is_multicast();
+                        told.own = told.own.or(answering(came_to));
                     }
                 }
                 _ => {}
@@ -181,7 +186,9 @@ mod tests {
             // What the kernel says is an int, under a number of its own.
             control.put(used, libc::SOL_UDP, libc::UDP_GRO, libc::c_int::from(joined));
             header.msg_controllen = ROOM.min(used + 24) as _;
-            assert_eq!(Told::of(&header), Told { joined: joined.into(), own: Some(own) });
+            // What is said at a send names no destination beside the own address.
+            let to_group = own.is_ipv4();
+            assert_eq!(Told::of(&header), Told { joined: joined.into(), own: Some(own), to_group });
         }
     }
 
@@ -268,9 +275,11 @@ mod tests {
                 (libc::SOL_IP, libc::IP_PKTINFO, 12..) => {
                     let ip = Ipv4Addr::from(number(at + HEAD + 4).unwrap());
                     told.own = (!ip.is_unspecified()).then_some(ip.into());
+                    told.to_group |= number(at + HEAD + 4) != number(at + HEAD + 8);
                 }
                 (libc::SOL_IPV6, libc::IPV6_PKTINFO, 20..) => {
                     let ip: [u8; 16] = data[..16].try_into().unwrap();
+                    told.to_group |= ip[0] == 0xFF;
                     told.own = told.own.or(answering(ip.into()));
                 }
                 _ => {}

@@ -70,6 +70,11 @@ fn unsafe_code_stays_in_sys() {
 }
 
 #[test]
+fn libc_stays_in_sys() {
+    nothing_found(libraries().iter().flat_map(rules::libc_outside_sys).collect());
+}
+
+#[test]
 fn every_unsafe_says_why_it_is_sound() {
     nothing_found(everything().iter().flat_map(rules::unsafe_without_reason).collect());
 }

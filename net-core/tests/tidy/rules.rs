@@ -87,6 +87,16 @@ pub(crate) fn without_a_head(source: &Source) -> Vec<String> {
     found.into_iter().collect()
 }
 
+/// The shipped code of net-core asks for libc's names in `sys` only; the others have `Errno`'s constants.
+pub(crate) fn libc_outside_sys(source: &Source) -> Vec<String> {
+    let is_asked = source.path.starts_with("net-core/src/") && !source.path.contains("/tests");
+    if !is_asked || source.path.starts_with("net-core/src/sys/") {
+        return Vec::new();
+    }
+    let lines = Source::lines_with(&source.shipped_code(), "libc");
+    lines.into_iter().map(|line| at(source, line, "libc outside of net-core/src/sys")).collect()
+}
+
 /// Files below `src` which no `mod` leads to from `lib.rs` or a program in `bin`.
 pub(crate) fn unreachable(krate: &str, sources: &[Source]) -> Vec<String> {
     let src = format!("{krate}/src/");
@@ -142,6 +152,17 @@ fn submodules(code: &str) -> impl Iterator<Item = &str> {
 
 fn file(path: &str, text: &str) -> Source {
     Source::new(path, text)
+}
+
+#[test]
+fn libc_outside_of_sys_is_found_and_in_tests_it_is_not() {
+    let text =
+        "// libc::A\nlet a = libc::EIO;\n#[cfg(test)]\nmod tests {\n let b = libc::EIO;\n}\n";
+    let found = libc_outside_sys(&file("net-core/src/base/a.rs", text));
+    assert_eq!(found, ["net-core/src/base/a.rs:2: libc outside of net-core/src/sys"]);
+    for path in ["net-core/src/sys/a.rs", "net-core/src/base/tests.rs", "examples/src/a.rs"] {
+        assert!(libc_outside_sys(&file(path, text)).is_empty(), "{path}");
+    }
 }
 
 #[test]

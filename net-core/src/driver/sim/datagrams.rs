@@ -85,7 +85,7 @@ impl World {
         }
         let got = messages.len();
         if got == 0 {
-            return Err(Errno::new(libc::EAGAIN));
+            return Err(Errno::AGAIN);
         }
         into.fill(messages.into_iter());
         Ok(got)
@@ -110,8 +110,8 @@ impl World {
             let refused = endpoint.cuts_up_to.filter(|&most| is_joined && message.longest > most);
             let is_full = endpoint.room.is_some_and(|room| room < datagrams);
             match (refused, is_full) {
-                (Some(_), _) if taken == 0 => return Err(Errno::new(libc::EINVAL)),
-                (None, true) if taken == 0 => return Err(Errno::new(libc::EAGAIN)),
+                (Some(_), _) if taken == 0 => return Err(Errno::INVAL),
+                (None, true) if taken == 0 => return Err(Errno::AGAIN),
                 (None, false) => {}
                 _ => break,
             }

@@ -75,10 +75,10 @@ impl World {
         let number = listener.number() - SIM_BASE;
         let waiting = &mut world.listeners.get_mut(&number).expect("a listener").waiting;
         if waiting.is_empty() {
-            return Err(Errno::new(libc::EAGAIN));
+            return Err(Errno::AGAIN);
         }
         if is_full {
-            return Err(Errno::new(libc::EMFILE));
+            return Err(Errno::MFILE);
         }
         let wire = waiting.pop_front().unwrap();
         let number = world.take_number(0, wire);

@@ -41,9 +41,13 @@ pub(crate) trait Rig: Driver {
     fn world(&mut self) -> World;
     /// Signals it has not passed on yet.
     fn holds_back(&self) -> bool;
+    /// Whether all of a small send goes out at once.
+    const SENDS_WHOLE: bool;
 }
 
 impl Rig for super::Epoll<ModelKernel> {
+    const SENDS_WHOLE: bool = true;
+
     fn world(&mut self) -> World {
         self.kernel().world.clone()
     }
@@ -54,6 +58,8 @@ impl Rig for super::Epoll<ModelKernel> {
 }
 
 impl Rig for Sim {
+    const SENDS_WHOLE: bool = false;
+
     fn world(&mut self) -> World {
         self.world.clone()
     }
@@ -107,7 +113,7 @@ impl Sim {
     fn sent(&mut self, link: &mut Link, offered: usize, result: Result<usize, Errno>) -> Sent {
         let bytes = match result {
             Ok(bytes) => bytes,
-            Err(errno) if errno.raw() == libc::EAGAIN => 0,
+            Err(errno) if errno == Errno::AGAIN => 0,
             Err(errno) => return Sent { bytes: 0, then: Then::Failed(errno) },
         };
         let is_full = link.after_send(offered, bytes);
@@ -230,7 +236,7 @@ impl Driver for Sim {
             return None;
         }
         let is_itself = World::peer_of(socket).ok() == World::local_of(socket).ok();
-        Some(if is_itself { Err(Errno::new(libc::ECONNREFUSED)) } else { Ok(()) })
+        Some(if is_itself { Err(Errno::CONNREFUSED) } else { Ok(()) })
     }
 
     fn failure(&mut self, socket: &Socket) -> Option<Errno> {
@@ -270,7 +276,7 @@ impl Driver for Sim {
                 }
                 Received::Bytes(Lease { len: got as u32, is_last })
             }
-            Err(errno) if errno.raw() == libc::EAGAIN => Received::Drained,
+            Err(errno) if errno == Errno::AGAIN => Received::Drained,
             Err(errno) => Received::Failed(errno),
         }
     }
@@ -329,7 +335,7 @@ impl Driver for Sim {
         output: &mut Output,
         pool: &mut Pool,
         budget: usize,
-        _more: bool, // the world knows no segments
+        more: bool,
     ) -> Sent {
         let mut sent = 0;
         while !output.is_empty() {
@@ -358,6 +364,7 @@ impl Driver for Sim {
                 return Sent { bytes: sent, then: once.then };
             }
         }
+        self.world.wire(socket).is_corked = more && sent > 0;
         Sent { bytes: sent, then: Then::Done }
     }
 
@@ -383,6 +390,8 @@ impl Driver for Sim {
 fn read_file(file: &File, from: u64, len: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; len];
     let got = file.read_at(&mut bytes, from);
-    bytes.truncate(got.map_err(|error| Errno::new(error.raw_os_error().unwrap_or(libc::EIO)))?);
+    bytes.truncate(
+        got.map_err(|error| Errno::new(error.raw_os_error().unwrap_or(Errno::IO.raw())))?,
+    );
     Ok(bytes)
 }

@@ -55,7 +55,7 @@ impl World {
         let free = model.places - model.fragments.len();
         if free == 0 {
             world.counts.full_pipes += u64::from(!world.wires[wire].arrived.is_empty());
-            return Err(Errno::new(libc::EAGAIN)); // wait_for_space, before the socket is looked at
+            return Err(Errno::AGAIN); // wait_for_space, before the socket is looked at
         }
         let most = most.min(free * PAGE);
         let by_chance = world.rng.pick(&[1, 40, 1448, 32 << 10]);
@@ -105,7 +105,7 @@ impl World {
                 break; // or a signal has come, which proves nothing
             }
         }
-        if sent == 0 { Err(Errno::new(libc::EAGAIN)) } else { Ok(sent) }
+        if sent == 0 { Err(Errno::AGAIN) } else { Ok(sent) }
     }
 }
 
@@ -131,7 +131,7 @@ impl Wire {
         let count = count.min(places.saturating_mul(apart));
         if count == 0 {
             if self.mark == Some(0) && !self.arrived.is_empty() {
-                return Err(libc::EAGAIN);
+                return Err(Errno::AGAIN.raw());
             }
             if self.has_fin {
                 return Ok(VecDeque::new());
@@ -139,7 +139,7 @@ impl Wire {
             return match self.error.take() {
                 Some(errno) => Err(errno),
                 None if self.is_reset => Ok(VecDeque::new()),
-                None => Err(libc::EAGAIN),
+                None => Err(Errno::AGAIN.raw()),
             };
         }
         let bytes: Vec<u8> = self.arrived.drain(..count).collect();

@@ -10,6 +10,7 @@
 //! `tcp_recvmsg` and `tcp_sendmsg` of the same file.
 
 use crate::driver::What;
+use crate::sys::Errno;
 use std::collections::VecDeque;
 
 /// What the peer has given to the network.
@@ -132,7 +133,7 @@ impl Wire {
         match self.error.take() {
             Some(errno) => Err(errno),
             None if self.is_reset => Ok(0),
-            None => Err(libc::EAGAIN),
+            None => Err(Errno::AGAIN.raw()),
         }
     }
 
@@ -142,23 +143,23 @@ impl Wire {
             return Err(errno);
         }
         if self.is_reset || self.has_sent_fin {
-            return Err(libc::EPIPE);
+            return Err(Errno::PIPE.raw());
         }
         if self.is_connecting {
             self.wants_room = true;
-            return Err(libc::EAGAIN);
+            return Err(Errno::AGAIN.raw());
         }
         self.is_corked = false;
         let count = bytes.len().min(self.sent_max - self.sent.len()).min(most);
         self.sent.extend(&bytes[..count]);
         self.wants_room |= count < bytes.len();
-        if count == 0 { Err(libc::EAGAIN) } else { Ok(count) }
+        if count == 0 { Err(Errno::AGAIN.raw()) } else { Ok(count) }
     }
 
     /// shutdown(2) of the sending half.
     pub(crate) fn shutdown(&mut self) -> Result<(), i32> {
         if self.is_reset || self.is_connecting {
-            return Err(libc::ENOTCONN);
+            return Err(Errno::NOTCONN.raw());
         }
         self.has_sent_fin = true;
         Ok(())
@@ -272,9 +273,9 @@ impl Wire {
         self.coming.clear();
         self.sent.clear();
         self.error = Some(match (self.is_connecting, self.has_fin) {
-            (true, _) => libc::ECONNREFUSED,
-            (_, true) => libc::EPIPE,
-            _ => libc::ECONNRESET,
+            (true, _) => Errno::CONNREFUSED.raw(),
+            (_, true) => Errno::PIPE.raw(),
+            _ => Errno::CONNRESET.raw(),
         });
         self.is_connecting = false;
     }

@@ -345,7 +345,7 @@ impl World {
 
     pub(crate) fn peer_of(socket: &Socket) -> io::Result<Addr> {
         if socket.number() < 0 {
-            return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
+            return Err(io::Error::from_raw_os_error(Errno::NOTCONN.raw()));
         }
         let number = socket.number() - SIM_BASE;
         if number & TO_ITSELF != 0 {

@@ -88,8 +88,8 @@ fn a_session_survives_every_failure_but_the_last<D: Rig>(seed: u64) {
 
 fn the_last_failure_is_the_reason<D: Rig>(seed: u64) {
     for (outcome, reason) in [
-        (Outcome::Fails(libc::ENETUNREACH), Closed::Machine(Errno::new(libc::ENETUNREACH))),
-        (Outcome::Refused, Closed::Machine(Errno::new(libc::ECONNREFUSED))),
+        (Outcome::Fails(libc::ENETUNREACH), Closed::Machine(Errno::NETUNREACH)),
+        (Outcome::Refused, Closed::Machine(Errno::CONNREFUSED)),
         (Outcome::Silence, Closed::Deadline(Which::Connect)),
     ] {
         let mut stage = retrying::<D>(seed, RETRY, |_| {});

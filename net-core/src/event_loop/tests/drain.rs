@@ -24,6 +24,7 @@ on_both_rigs! {
     who_asks_when_answered_is_let_go_with_an_answer: 30,
     who_asks_when_answered_later_is_let_go_with_an_answer: 10,
     a_stream_from_on_sent_is_not_held_back_in_a_drain: 5,
+    an_answer_beside_the_end_is_not_late_outside_of_a_drain: 5,
     a_held_answer_is_not_lost_when_its_peer_ends: 30,
     an_answer_above_the_high_mark_is_not_held_back: 20,
     what_is_held_back_goes_out_before_the_next_answer_would_pass_the_high_mark: 20,
@@ -289,9 +290,32 @@ fn who_asks_when_answered_later_is_let_go_with_an_answer<D: Rig>(seed: u64) {
         for (peer, asked) in peers.iter().zip(asked) {
             assert_eq!(peer.got(), b"answer".repeat(asked), "an answer is missing");
             assert!(peer.saw_fin() && !peer.saw_reset());
+            let is_with = peer.wire().is_corked || !D::SENDS_WHOLE;
+            assert!(is_with, "FIN left behind the last answer, and not with it");
         }
         stage.stop();
     }
+}
+
+/// As `Connection: close` of HTTP. Held back, each answer would be 30 ms late.
+fn an_answer_beside_the_end_is_not_late_outside_of_a_drain<D: Rig>(seed: u64) {
+    let mut stage = Stage::<D>::new(seed);
+    stage.play(|at| match at {
+        At::Data(conn, input) => {
+            input.take_all();
+            let _ = conn.send(b"answer");
+            conn.close_when_idle();
+        }
+        other => usual(other),
+    });
+    let peer = stage.open();
+    let now = stage.world.get().now;
+    peer.send(b"?");
+    stage.settle();
+    assert_eq!((peer.got(), stage.world.get().now), (b"answer".to_vec(), now));
+    peer.finish();
+    stage.settle();
+    stage.stop();
 }
 
 /// A piece of a stream is no last answer: held back, each would cost the drain the quiet time.

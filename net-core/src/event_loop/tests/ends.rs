@@ -358,7 +358,7 @@ fn a_refused_watch_closes_once_and_was_never_open<D: Rig>(seed: u64) {
     stage.settle();
     let record = stage.record(&peer);
     assert_eq!(record.calls, [Callback::Close]);
-    assert_eq!(record.closed, Some(Closed::Machine(crate::sys::Errno::new(libc::ENOSPC))));
+    assert_eq!(record.closed, Some(Closed::Machine(crate::sys::Errno::NOSPC)));
     next.send(b"alive");
     stage.settle();
     assert_eq!(next.got(), b"alive");

@@ -356,7 +356,7 @@ fn a_connect_that_meets_a_full_queue_is_tried_again_until_its_time_is_over<D: Ri
 }
 
 fn when_none_is_up_the_last_error_is_the_reason<D: Rig>(seed: u64) {
-    let refused = Closed::Machine(Errno::new(libc::ECONNREFUSED));
+    let refused = Closed::Machine(Errno::CONNREFUSED);
     for (outcomes, after, why) in [
         ([Outcome::Fails(libc::ENETUNREACH), Outcome::Refused], 0, refused),
         ([Outcome::Refused, Outcome::Refused], 0, refused),

@@ -98,7 +98,8 @@ fn a_client_that_a_proxy_announces_counts_where_it_comes_from<D: Rig>(seed: u64)
 
 fn who_is_turned_away_is_told_so_also_when_it_has_spoken<D: Rig>(seed: u64) {
     let refusal = Bytes::from_static(b"busy");
-    let mut stage = Stage::<D>::telling(seed, refusal, |limits| limits.connections_max = Some(1));
+    let mut stage =
+        Stage::<D>::with_refusal(seed, refusal, |limits| limits.connections_max = Some(1));
     // A new socket's buffer has room for it.
     stage.world.get().faults.short_sends = false;
     stage.listen();
@@ -121,7 +122,7 @@ fn who_is_turned_away_is_told_so_also_when_it_has_spoken<D: Rig>(seed: u64) {
 }
 
 fn who_is_refused_by_the_handler_is_told_so_too<D: Rig>(seed: u64) {
-    let mut stage = Stage::<D>::telling(seed, Bytes::from_static(b"no"), |_| {});
+    let mut stage = Stage::<D>::with_refusal(seed, Bytes::from_static(b"no"), |_| {});
     stage.world.get().faults.short_sends = false;
     stage.log.get().refuses = true;
     let refused = stage.arrive();

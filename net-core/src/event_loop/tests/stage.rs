@@ -71,11 +71,15 @@ impl<D: Rig> Stage<D> {
 
     /// The same, with other limits.
     pub(super) fn with(seed: u64, change: impl FnOnce(&mut Limits)) -> Self {
-        Self::telling(seed, Bytes::new(), change)
+        Self::with_refusal(seed, Bytes::new(), change)
     }
 
     /// The same, and those who are not let in are told so.
-    pub(super) fn telling(seed: u64, refusal: Bytes, change: impl FnOnce(&mut Limits)) -> Self {
+    pub(super) fn with_refusal(
+        seed: u64,
+        refusal: Bytes,
+        change: impl FnOnce(&mut Limits),
+    ) -> Self {
         let mut rng = Rng::new(seed);
         let mut limits = Limits {
             receive_block_bytes: rng.pick(&[64, 512, 4096]),
@@ -93,7 +97,7 @@ impl<D: Rig> Stage<D> {
         change(&mut limits);
         limits.check().expect("a test's limits agree");
         let admission = Admission::new(limits.connections_max.unwrap_or(1 << 20), &limits);
-        let shared = Shared::new(1, admission.telling(refusal), &limits).unwrap();
+        let shared = Shared::new(1, admission.with_refusal(refusal), &limits).unwrap();
         let mut driver = D::open(&limits, Arc::new(Waker::new().unwrap())).unwrap();
         let world = driver.world();
         world.get().rng = Rng::new(seed ^ 0x5EED);
@@ -413,7 +417,7 @@ impl<D: Rig> Stage<D> {
             let wire = &mut world.wires[wire];
             let Some(token) = wire.token else { panic!("a socket that nobody watches: {wire:?}") };
             let Some(id) = ConnId::from_token(token) else {
-                // It waits in the vestibule, for the rest of its header.
+                // It waits for the rest of its PROXY header.
                 assert!(waiting_number(token).is_some(), "{token:x} names nobody");
                 assert!(wire.arrived.is_empty() && !wire.has_fin, "it is not heard: {wire:?}");
                 live += 1;
@@ -489,7 +493,7 @@ impl<D: Rig> Stage<D> {
         drop(world);
         // Between two attempts a dial has no socket, but the time of the next one; or it is still to be
         // told of the drain, which ends it.
-        let is_told_later = self.event_loop.telling.is_some();
+        let is_told_later = self.event_loop.drain_notice.is_some();
         let mut from = 0;
         while let Some(id) = state.table.next_live(from) {
             from = id.slot() + 1;

@@ -4,6 +4,7 @@
 //! container, a module that is not loaded: `None`), or it cannot be read or understood (an error
 //! which names the file).
 
+use crate::sys::Errno;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -112,7 +113,7 @@ impl<'a> Root<'a> {
 /// True if the error means that the kernel has no such file. `ESRCH` comes when the process whose
 /// file it is ended between open and read.
 fn is_missing(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw())
 }
 
 /// The number on the line `key: number kB`, in bytes. Both `meminfo` and `smaps_rollup` are

@@ -24,7 +24,7 @@ const TRIES: usize = 64;
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A connection has come in over the limit. True: there is a place for it now.
     #[cold]
-    pub(super) fn make_room(&mut self) -> bool {
+    pub(super) fn evict_idle(&mut self) -> bool {
         if self.shared.admission.has_room() {
             return true; // somebody has left meanwhile
         }

@@ -1,11 +1,11 @@
-//! The vestibule: where a connection waits that a proxy has not announced yet.
+//! The proxy_headers: where a connection waits that a proxy has not announced yet.
 //!
 //! Who the client is must be known before `admit`, and before there is a session; so until its PROXY
 //! header has come whole, a connection is not in the table. Most never wait: the header is there
 //! when they are accepted. The others are watched under tokens of their own. A loop without proxies
 //! has none of this.
 
-use super::{EventLoop, Telling, sooner};
+use super::EventLoop;
 use crate::accept::admission::Arrival;
 use crate::accept::proxy_header::{self, HEADER_MAX, ProxyHeader};
 use crate::api::handler::Handler;
@@ -16,7 +16,7 @@ use net_timer::{Entries, Links, Slot, Tick, Wheel};
 use slab::Slab;
 
 /// Those who wait, and until when.
-pub(super) struct Vestibule {
+pub(super) struct ProxyHeaderWait {
     waiting: Slab<Waiting>,
     wheel: Wheel,
 }
@@ -43,7 +43,7 @@ impl Entries for Filed<'_> {
     }
 }
 
-impl Vestibule {
+impl ProxyHeaderWait {
     fn new(now: Tick) -> Self {
         Self { waiting: Slab::new(), wheel: Wheel::new(now) }
     }
@@ -100,10 +100,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     fn let_wait(&mut self, waiting: Waiting) {
         let now = self.state.now;
-        let vestibule = self.vestibule.get_or_insert_with(|| Box::new(Vestibule::new(now)));
-        let n = vestibule.enter(waiting);
+        let pending = self.proxy_headers.get_or_insert_with(|| Box::new(ProxyHeaderWait::new(now)));
+        let n = pending.enter(waiting);
         let attached =
-            self.driver.attach(waiting_token(n), &vestibule.waiting[n as usize].arrival.socket);
+            self.driver.attach(waiting_token(n), &pending.waiting[n as usize].arrival.socket);
         self.state.table.count_in();
         if let Err(errno) = attached {
             if let Some(held_back) = self.trouble.allow(now) {
@@ -111,7 +111,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             return self.leave(n, Heard::Never(Closed::Machine(errno)));
         }
-        self.set_next_look();
+        self.set_next_due();
     }
 
     /// Until when the header of a connection that comes now must be whole, and what it is called if it
@@ -144,19 +144,19 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     fn hear_again(&mut self, n: u32) -> Option<Heard> {
-        let mut vestibule = self.vestibule.take()?;
-        let waiting = vestibule.waiting.get_mut(n as usize);
+        let mut pending = self.proxy_headers.take()?;
+        let waiting = pending.waiting.get_mut(n as usize);
         let heard = waiting.map(|waiting| self.read_header(waiting));
-        self.vestibule = Some(vestibule);
+        self.proxy_headers = Some(pending);
         heard
     }
 
     /// Number `n` waits no longer.
     fn leave(&mut self, n: u32, heard: Heard) {
-        let Some(vestibule) = &mut self.vestibule else { return };
-        let waiting = vestibule.leave(n);
+        let Some(pending) = &mut self.proxy_headers else { return };
+        let waiting = pending.leave(n);
         self.state.table.count_out();
-        self.set_next_look();
+        self.set_next_due();
         self.heard(waiting, heard);
     }
 
@@ -175,8 +175,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Heard::Never(why) => why,
             Heard::Part => Closed::Draining,
         };
-        if let Closed::ProxyHeader(what) = why {
-            tracing::info!(proxy = %arrival.peer, ?what, "a PROXY header is none");
+        if let Closed::ProxyHeader(what) = why
+            && let Some(held_back) = self.trouble.allow(self.state.now)
+        {
+            tracing::info!(proxy = %arrival.peer, ?what, held_back, "a PROXY header is none");
         }
         self.refuse(arrival.socket, why);
     }
@@ -206,7 +208,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     /// Some wait for a proxy to announce them.
     pub(super) fn has_waiting(&self) -> bool {
-        self.vestibule.as_deref().is_some_and(|vestibule| !vestibule.waiting.is_empty())
+        self.proxy_headers.as_deref().is_some_and(|pending| !pending.waiting.is_empty())
     }
 
     /// The server ends, and nothing is under way for those who wait: who is not announced now is not
@@ -214,8 +216,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     #[inline(never)]
     pub(super) fn end_waiting(&mut self) {
-        let Some(vestibule) = &self.vestibule else { return };
-        let waiting = vestibule.waiting.iter().map(|(n, _)| n as u32);
+        let Some(pending) = &self.proxy_headers else { return };
+        let waiting = pending.waiting.iter().map(|(n, _)| n as u32);
         let some: Vec<u32> = waiting.take(self.state.limits.drained_per_turn).collect();
         for n in some {
             let heard = match self.phase {
@@ -227,19 +229,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Looks at those who flow, and at those who wait, whose time has come.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn look(&mut self) {
-        self.end_quiet_times();
+    /// Those whose time to be announced is over: each is heard once more and then closed, or let in. Few in a
+    /// turn, as of those in the table.
+    pub(super) fn end_overdue_headers(&mut self) {
         let now = self.state.now;
-        if let Some(endpoints) = &mut self.endpoints {
-            endpoints.end_rests(now);
-        }
-        // Each is heard once more and then closed, or let in: few in a turn, as those in the table.
         let few = self.state.a_few(self.state.limits.endings_per_turn);
         for _ in 0..few {
-            let due = self.vestibule.as_mut().and_then(|vestibule| vestibule.pop_due(now));
+            let due = self.proxy_headers.as_mut().and_then(|pending| pending.pop_due(now));
             let Some((n, why)) = due else { break };
             self.state.tally.fired += 1;
             // The kernel may hold bytes that came in time, when this loop was late to look.
@@ -249,15 +245,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             };
             self.leave(n, heard);
         }
-        self.set_next_look();
     }
+}
 
-    pub(super) fn set_next_look(&mut self) {
-        let flowing = self.flowing.front().map(|&(until, _)| until);
-        let waiting = self.vestibule.as_ref().and_then(|vestibule| vestibule.wheel.next_due());
-        let told = self.telling.as_ref().map(Telling::next);
-        let rested = self.endpoints.as_ref().and_then(|endpoints| endpoints.first_rested());
-        let soonest = sooner(sooner(flowing, waiting), sooner(told, rested));
-        self.next_look = soonest.unwrap_or(Tick::MAX);
+impl ProxyHeaderWait {
+    /// When the first of those who wait is overdue.
+    pub(super) fn next_due(&self) -> Option<Tick> {
+        self.wheel.next_due()
     }
 }

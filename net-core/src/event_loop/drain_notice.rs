@@ -21,7 +21,7 @@ use net_timer::Tick;
 use std::time::Duration;
 
 /// How far the walk has got that tells an order.
-pub(super) struct Telling {
+pub(super) struct DrainNotice {
     /// The slot from which the order is still to be carried out.
     from: u32,
     /// Over how long: in milliseconds, from when on.
@@ -39,7 +39,7 @@ pub(super) struct Promised {
     broadcasts: usize,
 }
 
-impl Telling {
+impl DrainNotice {
     fn new(now: Tick, spread: Duration, of: usize) -> Self {
         Self { from: 0, spread: Tick::millis_of(spread), began: now, told: 0, of: of as u64 }
     }
@@ -65,15 +65,15 @@ impl Telling {
 impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A new order is told to everybody, from the first slot on.
     #[cold]
-    pub(super) fn begin_telling(&mut self) {
+    pub(super) fn begin_drain_notice(&mut self) {
         let mail = self.state.inbox.mail.len() as u64;
         self.promised = Some(Promised { mail, broadcasts: self.fan_outs.len() })
             .filter(|_| self.phase == Phase::Drain);
-        self.tell_from_now();
+        self.notify_from_now();
     }
 
     /// Begins with the first slot, unless something is to be done before.
-    fn tell_from_now(&mut self) {
+    fn notify_from_now(&mut self) {
         if self.promised.is_some_and(|left| left.mail > 0 || left.broadcasts > 0) {
             return;
         }
@@ -83,8 +83,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Phase::Drain => state.limits.drain_spread,
             _ => Duration::ZERO,
         };
-        self.telling = Some(Telling::new(state.now, spread, state.table.len()));
-        self.set_next_look(); // the order itself may have come turns ago, and nothing else wakes the loop
+        self.drain_notice = Some(DrainNotice::new(state.now, spread, state.table.len()));
+        self.set_next_due(); // the order itself may have come turns ago, and nothing else wakes the loop
     }
 
     /// So much mail has been read.
@@ -100,45 +100,45 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let broadcasts = self.fan_outs.len();
         let Some(left) = self.promised.as_mut().filter(|left| left.mail > 0) else { return };
         *left = Promised { mail: left.mail.saturating_sub(taken), broadcasts };
-        self.tell_from_now();
+        self.notify_from_now();
     }
 
     /// The oldest of the broadcasts has been everywhere.
     pub(super) fn broadcast_is_through(&mut self) {
         let Some(left) = &mut self.promised else { return };
         left.broadcasts = left.broadcasts.saturating_sub(1);
-        self.tell_from_now();
+        self.notify_from_now();
     }
 
     /// Some are due by now.
     #[cold]
-    pub(super) fn tells_now(&self) -> bool {
-        let is_due = |telling: &Telling| telling.next() <= self.state.now;
-        self.telling.as_ref().is_some_and(is_due) || self.has_waiting()
+    pub(super) fn notifies_now(&self) -> bool {
+        let is_due = |notice: &DrainNotice| notice.next() <= self.state.now;
+        self.drain_notice.as_ref().is_some_and(is_due) || self.has_waiting()
     }
 
-    /// Carries the order out for some more connections, those in the vestibule among them.
+    /// Carries the order out for some more connections, also for those that wait for a PROXY header.
     #[cold]
     #[inline(never)]
-    pub(super) fn tell_more(&mut self) {
-        let Some(mut telling) = self.telling.take() else { return };
+    pub(super) fn notify_more(&mut self) {
+        let Some(mut notice) = self.drain_notice.take() else { return };
         self.end_waiting();
-        let some = telling.due(self.state.now).min(self.state.limits.drained_per_turn as u64);
+        let some = notice.due(self.state.now).min(self.state.limits.drained_per_turn as u64);
         for _ in 0..some {
-            let Some(id) = self.state.table.next_live(telling.from) else {
-                self.telling = Some(telling).filter(|_| self.has_waiting());
+            let Some(id) = self.state.table.next_live(notice.from) else {
+                self.drain_notice = Some(notice).filter(|_| self.has_waiting());
                 return;
             };
-            telling.from = id.slot() + 1;
-            telling.told += 1;
-            self.tell(id);
+            notice.from = id.slot() + 1;
+            notice.told += 1;
+            self.notify(id);
         }
-        self.telling = Some(telling);
-        self.set_next_look();
+        self.drain_notice = Some(notice);
+        self.set_next_due();
     }
 
     /// Carries the present order out for one connection.
-    pub(super) fn tell(&mut self, id: ConnId) {
+    pub(super) fn notify(&mut self, id: ConnId) {
         let Some(head) = self.state.head(id) else { return };
         if head.status.state() == State::Dead {
             return;

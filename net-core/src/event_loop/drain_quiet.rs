@@ -17,6 +17,7 @@
 use super::EventLoop;
 use crate::api::handler::Handler;
 use crate::base::id::ConnId;
+use crate::connection::life::State;
 use crate::connection::slot::Status;
 use crate::driver::Driver;
 use crate::threads::control::Phase;
@@ -51,11 +52,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// Whether what a callback has left, and `bytes` that it echoed, wait for the quiet. Not where they
     /// may be a question, to a server that answers only when it has it; nor where more work is to come.
     pub(super) fn holds_answer(&mut self, id: ConnId, bytes: usize) -> bool {
-        if self.flowing.is_empty() && self.phase == Phase::Run {
+        let drains = self.phase > Phase::Run;
+        if self.flowing.is_empty() && !drains {
             return false; // no connection is about to close
         }
         let holds = self.state.with(id, |outbox, head| {
             head.status.has(Status::WHEN_IDLE)
+                && (drains || head.status.has(Status::FLOWS))
                 && head.status.state().delivers()
                 && !head.status.has(Status::PAIRED | Status::BUSY | Status::PAUSED)
                 && !outbox.would_pass_high_mark(outbox.pending(head) + bytes)
@@ -63,13 +66,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         holds == Some(true)
     }
 
-    /// Holds back an answer that came from elsewhere than `on_data`, if it may be the last: the connection
-    /// closes once it is idle, and nothing else is under way. Not what continues a stream, whose handler is
-    /// to be told that a piece has left. True: it is held.
+    /// Holds back an answer that came from elsewhere than `on_data`, in a drain, if it may be the last: the
+    /// connection closes once it is idle, and nothing else is under way. Not what continues a stream, whose
+    /// handler is to be told that a piece has left. True: it is held. Outside of a drain a handler may ask
+    /// for the end with each answer, which is then not to be late.
     #[inline]
     pub(super) fn holds_last_answer(&mut self, id: ConnId) -> bool {
-        let waits = self.state.head(id).is_some_and(|head| head.status.has(Status::WHEN_IDLE));
-        waits && self.holds_if_last(id)
+        self.phase > Phase::Run && self.holds_if_last(id)
     }
 
     #[cold]
@@ -78,7 +81,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let status = head.status;
             let is_paused = status.has(Status::PAUSED) && !status.has(Status::WISH_RESUME);
             let goes_on = Status::UNSENT | Status::UNREAD | Status::BUSY | Status::PAIRED;
-            status.has(Status::CORKED)
+            status.has(Status::WHEN_IDLE)
+                && status.has(Status::CORKED)
                 && !status.has(goes_on | Status::HOLDS)
                 && !is_paused
                 && status.state().delivers()
@@ -155,7 +159,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         head.status.set(Status::FLOWS);
         let until = self.state.now.after(self.state.limits.quiet_time);
         self.flowing.push_back((until, id));
-        self.next_look = self.next_look.min(until);
+        self.next_due = self.next_due.min(until);
     }
 
     /// Something is under way beside the answer that is held back, so that no end follows it.
@@ -179,9 +183,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.flows(id);
             } else {
                 // Unless something has come meanwhile, or is under way, FIN leaves with the last answer. The
-                // look comes before the answer: a client that has it might ask at once.
+                // look comes before the answer: a client that has it might ask at once. And the kernel keeps
+                // the end of the answer until FIN, so that a client which looks for FIN before it asks does
+                // not find the one without the other.
                 if !self.goes_on_when_quiet(id) {
                     self.close_if_idle(id);
+                    if self.is_in(id, State::Closing) {
+                        self.flush_and(id, true);
+                    }
                 }
                 self.let_go(id);
                 self.look_again(id);
