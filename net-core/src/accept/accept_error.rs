@@ -5,26 +5,26 @@ use crate::sys::Errno;
 /// What to do after a failed accept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum AcceptError {
-    /// Nobody waits. An edge will come.
+    /// No client waits. The next client brings a new edge (edge-triggered epoll).
     Nothing,
-    /// That one client is lost, or was only a network error that Linux passes through accept
-    /// (accept(2), "Error handling"). The next may be fine; if many in a row are not, the listener rests.
+    /// One client is lost, or Linux passed a network error through accept (accept(2), "Error handling").
+    /// The next accept may succeed. If many accepts in a row fail, the listener rests.
     Skip,
-    /// Descriptors or memory have run out. Clients wait, and no new edge will come for them: shed
-    /// a few, rest, try again by a timer.
+    /// Descriptors or memory have run out. Clients wait, and no new edge will come for them. So the listener
+    /// sheds a few clients, rests, and tries again by a timer.
     Starved,
-    /// This listener can never accept again: it is no listener, or not ours any more.
+    /// This listener can never accept again: its descriptor is no listener, or is no longer ours.
     Broken,
 }
 
-/// The table of accept's errors.
+/// The table of the errors of accept(2).
 pub(crate) fn judge(errno: Errno) -> AcceptError {
     match errno {
         Errno::AGAIN => AcceptError::Nothing,
         Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => AcceptError::Starved,
         Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT => AcceptError::Broken,
         // EINTR, ECONNABORTED, EPERM, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET,
-        // EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, and whatever a later kernel adds: never fatal.
+        // EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, and every error that a later kernel adds: never fatal.
         _ => AcceptError::Skip,
     }
 }

@@ -1,30 +1,30 @@
-//! `AcceptRate`: how many clients may be accepted in a second. A token bucket in one word.
+//! `AcceptRate`: how many clients may be accepted per second, as a token bucket in one word.
 
 use net_timer::Tick;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
-/// A bucket that fills evenly and gives one token for each client; all who accept share it.
+/// A token bucket that fills evenly. Each client takes one token. All threads that accept share the bucket.
 #[derive(Debug)]
 pub(crate) struct AcceptRate {
-    /// When the bucket would be full again, in nanoseconds of the clock: each token taken puts it
-    /// off by what one token takes to come. A count and no more, so relaxed order is enough.
+    /// When the bucket would be full again, in nanoseconds of the clock. Each token taken moves this time
+    /// later by `each`. It is a count and publishes nothing else, so relaxed order is enough.
     full_at: AtomicU64,
-    /// Nanoseconds in which one token comes.
+    /// Nanoseconds until one more token comes.
     each: u64,
     /// Nanoseconds in which an empty bucket fills.
     depth: u64,
 }
 
 impl AcceptRate {
-    /// `rate` tokens a second, and at most `burst` at once; neither is 0.
+    /// `rate` tokens per second, and at most `burst` tokens at once. Neither may be 0.
     pub(crate) fn new(rate: u32, burst: u32) -> Self {
         let each = 1_000_000_000_u64.div_ceil(u64::from(rate));
         Self { full_at: AtomicU64::new(0), each, depth: each * u64::from(burst) }
     }
 
-    /// Takes a token; or says when there will be one.
+    /// Takes a token. The error is the time at which the next token comes.
     pub(crate) fn take(&self, now: Tick) -> Result<(), Tick> {
         let now = now.as_millis().saturating_mul(NANOS_PER_MILLI);
         let after = |full_at: u64| full_at.max(now).saturating_add(self.each);
@@ -36,7 +36,7 @@ impl AcceptRate {
         })
     }
 
-    /// Puts back a token that served nobody.
+    /// Puts back a token that was taken for no client.
     pub(crate) fn put_back(&self) {
         self.full_at.fetch_sub(self.each, Ordering::Relaxed);
     }

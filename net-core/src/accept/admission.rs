@@ -1,5 +1,7 @@
-//! `Admission`: who is let in. How many connections the whole process has, how many of one source, and
-//! how many come in a second.
+//! `Admission`: which clients are let in.
+//!
+//! It limits the connections of the whole process, the connections of one source, and the clients accepted
+//! per second.
 
 use crate::accept::accept_rate::AcceptRate;
 use crate::accept::per_source_limit::{PerSourceLimit, Source};
@@ -15,16 +17,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Counts connections from accept to close, over all loops.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    // A count and no more: nothing else is published by it, so relaxed order is enough.
+    // A count: nothing else is published by it, so relaxed order is enough.
     inside: AtomicUsize,
     max: usize,
-    /// How many may be in over that, until a loop has made room.
+    /// Connections that may be in above `max` until a loop has made room.
     spare: usize,
-    /// There where sources are limited.
+    /// `None`: sources are not limited.
     sources: Option<PerSourceLimit>,
-    /// There where the rate is limited.
+    /// `None`: the accept rate is not limited.
     accept_rate: Option<AcceptRate>,
-    /// What those are told who are not let in. Empty: nothing.
+    /// The bytes that a client gets when it is not let in. Empty: the client gets none.
     refusal: Bytes,
 }
 
@@ -36,7 +38,7 @@ impl Admission {
         Self { inside, max, spare, sources, accept_rate, refusal: Bytes::new() }
     }
 
-    /// Tells those who are not let in so.
+    /// Sends `refusal` to each client that is not let in.
     pub(crate) fn with_refusal(self, refusal: Bytes) -> Self {
         Self { refusal, ..self }
     }
@@ -45,19 +47,19 @@ impl Admission {
         &self.refusal
     }
 
-    /// Whether one more may be accepted now; or when.
+    /// Takes a token of the accept rate. The error is the time at which the next client may be accepted.
     pub(crate) fn take_token(&self, now: Tick) -> Result<(), Tick> {
         self.accept_rate.as_ref().map_or(Ok(()), |accept_rate| accept_rate.take(now))
     }
 
-    /// Nobody was there.
+    /// Puts a token back: no client was there.
     pub(crate) fn return_token(&self) {
         if let Some(accept_rate) = &self.accept_rate {
             accept_rate.put_back();
         }
     }
 
-    /// A place for one who comes from there, if there is one. `None`: that is not known yet.
+    /// Takes a place for a client that comes from `from`. `None`: its source is not known yet.
     pub(crate) fn enter(self: &Arc<Self>, from: Option<&Addr>) -> Result<Permit, Why> {
         let one_more = |n| (n < self.max.saturating_add(self.spare)).then_some(n + 1);
         let entered = self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
@@ -70,12 +72,13 @@ impl Admission {
         }
     }
 
-    /// A place past the limit: for connections we dial ourselves, which are bounded elsewhere.
+    /// Takes a place without asking for the limit: for connections that the server dials. They are bounded
+    /// elsewhere.
     pub(crate) fn enter_anyway(&self) {
         self.inside.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A permit again for a place that was kept on the way through the fd channel.
+    /// Makes a permit again for a place that was kept while the connection passed through the fd channel.
     pub(crate) fn take_over(self: &Arc<Self>, from: Option<&Addr>, is_over: bool) -> Permit {
         let source = self.sources.as_ref().zip(from).and_then(|(sources, from)| sources.of(from));
         Permit { admission: Some(Arc::clone(self)), source, is_over }
@@ -90,12 +93,12 @@ impl Admission {
         }
     }
 
-    /// No more are in than may be.
+    /// Whether no more connections are in than the limit allows.
     pub(crate) fn has_room(&self) -> bool {
         self.inside() <= self.max
     }
 
-    /// The limit.
+    /// The connection limit.
     pub(crate) fn max(&self) -> usize {
         self.max
     }
@@ -104,32 +107,33 @@ impl Admission {
         self.inside.load(Ordering::Relaxed)
     }
 
-    /// PerSourceLimit that have a connection.
+    /// Number of sources that have a connection.
     #[cfg(test)]
     pub(crate) fn sources(&self) -> usize {
         self.sources.as_ref().map_or(0, PerSourceLimit::len)
     }
 }
 
-/// A connected socket that no loop owns yet. Dropped on its way, it is closed and its place in
-/// the process's count is free again.
+/// A connected socket that no loop owns yet. When it is dropped on its way, the socket is closed and its
+/// place in the count of the process is free again.
 #[derive(Debug)]
 pub(crate) struct Arrival {
     pub(crate) socket: Socket,
     pub(crate) peer: Addr,
     pub(crate) permit: Permit,
-    /// It comes from a proxy that is to say who the client is, before anything else.
+    /// The connection comes from a proxy, which first has to announce the client in a PROXY header.
     pub(crate) is_announced: bool,
 }
 
-/// One place, given back on drop: on whatever path the connection is lost before a loop has it.
+/// One place in the count. It is given back on drop, on every path on which a connection is lost before a
+/// loop has it.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    /// `None`: kept.
+    /// `None`: the place was [kept](Permit::keep).
     admission: Option<Arc<Admission>>,
-    /// Where it counts too, if sources are limited.
+    /// The source under which the connection counts, if sources are limited.
     source: Option<Source>,
-    /// It is over the limit: whoever has it makes room first, or drops it.
+    /// The place is above the limit: its owner makes room first, or drops it.
     is_over: bool,
 }
 
@@ -138,7 +142,7 @@ impl Permit {
         self.is_over
     }
 
-    /// From where it comes is known now: counts it there. False: that source has as many as it may.
+    /// Counts the connection under its source, which is known now. False: the source is at its limit.
     pub(crate) fn comes_from(&mut self, from: &Addr) -> bool {
         let Some(sources) =
             self.admission.as_ref().and_then(|admission| admission.sources.as_ref())
@@ -152,7 +156,8 @@ impl Permit {
         has_entered
     }
 
-    /// The place is now accounted for by a table, which calls [`Admission::leave`] with what this returns.
+    /// Keeps the place: a connection table now accounts for it, and calls [`Admission::leave`] with the
+    /// source that this returns.
     pub(crate) fn keep(mut self) -> Option<Source> {
         self.admission = None;
         self.source

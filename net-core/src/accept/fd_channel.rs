@@ -1,9 +1,9 @@
-//! The fd channel: how connections reach a loop that has a descriptor table of its own.
+//! The fd channel: it carries connections to a loop that has a descriptor table of its own.
 //!
-//! One SEQPACKET pair per loop carries descriptors by `SCM_RIGHTS`, and beside them, in the same
-//! message, each client's address. In a full table the kernel closes the surplus without a word,
-//! so the acceptor sends only as many as the loop has room for (its credit), and what is lost all
-//! the same is counted: the message says how many there were.
+//! One SEQPACKET socket pair per loop carries descriptors by `SCM_RIGHTS`. The same message has the address
+//! of each client. When the receiving table is full, the kernel closes the surplus descriptors without an
+//! error. So the acceptor sends only as many descriptors as the loop has room for (its credit). Descriptors
+//! that are lost in spite of that are counted: the message says how many there were.
 
 use crate::accept::admission::{Admission, Arrival};
 use crate::sys::addr::{Addr, UnixName};
@@ -13,12 +13,12 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// An arrival in a message: whether it is announced, and whether it is over the limit; then its
-/// address: 16 bytes of IP (IPv4 mapped), 2 of port.
+/// Bytes of an arrival in a message. The first byte says whether the arrival is announced, and whether it is
+/// over the limit. The address follows: 16 bytes of IP (IPv4 mapped), 2 of port.
 const ENTRY: usize = 1 + ADDRESS;
 const ADDRESS: usize = 18;
-/// In the place of an address: a Unix socket, whose name, mostly none, is asked at the other end. No
-/// TCP connection comes from port 0 of the unspecified address.
+/// Stands in place of an address for a Unix socket. The receiving loop asks the kernel for the socket's name,
+/// which mostly is empty. No TCP connection comes from port 0 of the unspecified address.
 const UNIX: [u8; ADDRESS] = [0; ADDRESS];
 const MESSAGE_MAX: usize = RIGHTS_MAX * ENTRY;
 /// Messages that a loop takes in one turn.
@@ -26,13 +26,13 @@ const MESSAGES_PER_TURN: usize = 4;
 /// Receives that may fail in a row before the fd channel counts as broken.
 const FAILURES_MAX: u32 = 16;
 
-/// Two ends: the acceptor's, and the loop's.
+/// The two ends of a channel: the acceptor's, and the loop's.
 pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
     rights::pair()
 }
 
-/// Sends the arrivals at the front of `batch`, one message, and takes them out. All or nothing:
-/// on an error they stay. Their permits go with them.
+/// Sends the arrivals at the front of `batch` as one message, and takes them out of `batch`. All are sent, or
+/// none: on an error they stay. Their permits go with them.
 pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errno> {
     let count = batch.len().min(RIGHTS_MAX);
     let mut payload = Vec::with_capacity(count * ENTRY);
@@ -43,7 +43,7 @@ pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errn
     }
     rights::send(end, &payload, batch[..count].iter().map(|arrival| &arrival.socket))?;
     for sent in batch.drain(..count) {
-        // The copy on its way is the connection now; closing ours does not end it.
+        // The copy in the message is the connection now. Closing our descriptor does not end the connection.
         sent.permit.keep();
     }
     Ok(count)
@@ -53,18 +53,18 @@ pub(crate) fn send(end: &Socket, batch: &mut Vec<Arrival>) -> Result<usize, Errn
 pub(crate) struct FdReceiver {
     end: Socket,
     has_more: bool,
-    /// Receives in a row that have failed.
+    /// Number of receives that have failed in a row.
     failed: u32,
 }
 
-/// What one look at the fd channel brought.
+/// What one `take` from the fd channel brought.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Brought {
     /// Connections that were sent.
     pub(crate) carried: u64,
-    /// Of these, how many the kernel closed, because this table had no room.
+    /// Number of these that the kernel closed because this descriptor table had no room.
     pub(crate) lost: u64,
-    /// No more will come.
+    /// No more connections will come.
     pub(crate) is_the_end: bool,
 }
 
@@ -81,7 +81,7 @@ impl FdReceiver {
         self.has_more
     }
 
-    /// Takes some messages.
+    /// Takes at most `MESSAGES_PER_TURN` messages.
     pub(crate) fn take(&mut self, admission: &Arc<Admission>, into: &mut Vec<Arrival>) -> Brought {
         let mut brought = Brought::default();
         for _ in 0..MESSAGES_PER_TURN {
@@ -107,7 +107,8 @@ impl FdReceiver {
                 (self.has_more, self.failed) = (false, 0);
                 return;
             }
-            // A want of memory may pass, and no edge comes for who waits: so it is tried again.
+            // A shortage of memory may pass, and no edge comes for messages that wait. So the receive is
+            // tried again.
             Err(errno) => {
                 self.failed += 1;
                 if self.failed >= FAILURES_MAX {
@@ -127,7 +128,7 @@ impl FdReceiver {
         let entries = payload[..message.bytes].chunks_exact(ENTRY);
         let carried = entries.len();
         brought.carried += carried as u64;
-        // The kernel fills a table from the front of the message and drops the rest.
+        // The kernel takes descriptors from the front of the message, and drops those that find no room.
         brought.lost += carried.saturating_sub(sockets.len()) as u64;
         debug_assert!(message.truncated == (carried > sockets.len()));
         let mut sockets = sockets.into_iter();
@@ -135,7 +136,7 @@ impl FdReceiver {
             let (is_announced, is_over) = (entry[0] & 1 != 0, entry[0] & 2 != 0);
             let inet = unpack(&entry[1..]);
             let from = inet.as_ref().filter(|_| !is_announced);
-            // Its place is free again where the socket is lost.
+            // If the socket is lost, the permit is dropped and its place is free again.
             let permit = admission.take_over(from, is_over);
             let Some(socket) = sockets.next() else { continue };
             let peer = inet.unwrap_or_else(|| name_of(&socket));
@@ -156,7 +157,7 @@ fn pack(peer: &Addr) -> [u8; ADDRESS] {
     packed
 }
 
-/// `None`: a Unix socket.
+/// The packed address. `None`: the client is on a Unix socket.
 fn unpack(packed: &[u8]) -> Option<Addr> {
     if packed == UNIX {
         return None;
@@ -167,7 +168,7 @@ fn unpack(packed: &[u8]) -> Option<Addr> {
     Some(Addr::from(SocketAddr::new(Ipv6Addr::from(octets).into(), port)))
 }
 
-/// Who is at the other end of a Unix socket.
+/// The name of the peer of a Unix socket.
 fn name_of(socket: &Socket) -> Addr {
     socket.peer().unwrap_or(Addr::Unix(UnixName::default()))
 }

@@ -1,5 +1,6 @@
-//! `Listener`: a listener, by a driver: batches, errors, and the rest when starved. The same for
-//! the acceptor and for a loop with listeners of its own.
+//! `Listener`: accepts clients in batches, handles accept errors, and rests when resources run out.
+//!
+//! It works through a driver. The acceptor and a loop with listeners of its own use the same code.
 
 use crate::accept::accept_error::{AcceptError, judge};
 use crate::accept::admission::{Admission, Arrival};
@@ -16,39 +17,43 @@ use net_timer::Tick;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-/// Clients that are still let in when listening ends: as many as a full backlog holds, by the
-/// default of `Server::backlog`.
+/// Number of clients that are still let in when listening ends: a full backlog, by the default of
+/// `Server::backlog`.
 pub(crate) const BACKLOG_MAX: usize = 4096;
 
-/// Accepts that may fail in a row for their clients' own reasons before the listener rests.
+/// Number of accepts in a row that may fail because of their clients before the listener rests.
 const SKIPS_MAX: u32 = 16;
 
 pub(crate) struct Listener {
     at: Addr,
-    /// Of a Unix socket that has a path. Before the socket, so that it is dropped while that listens.
+    /// The file of a Unix socket that has a path. This field stands before `socket`, so that the file is
+    /// removed while the socket still listens.
     file: Option<SocketFile>,
     socket: Option<Socket>,
-    /// Those who may connect, and say first for whom. `None`: anybody, for themselves.
+    /// The proxies that may connect. Each connection begins with a PROXY header, which names the client.
+    /// `None`: every client may connect, without a PROXY header.
     proxies: Option<Arc<TrustedProxies>>,
-    /// The last batch ended before the kernel said that nobody waits.
+    /// The last batch ended before the kernel said that no client waits.
     has_more: bool,
-    /// Starved, or too many have come: no accept before this.
+    /// No accept before this time: descriptors or memory ran out, or the accept rate is reached, or too many
+    /// accepts failed.
     rests_until: Option<Tick>,
     /// The last accept found no descriptor.
     was_starved: bool,
-    /// Accepts in a row that failed for the client's own reasons.
+    /// Number of accepts in a row that failed because of their clients.
     skipped: u32,
-    /// It is about to be shut, and who waits is let in at whatever rate.
+    /// The listener is about to be shut. All clients that wait are let in, at any rate.
     is_last_call: bool,
-    /// Where it counts for as long as it is not broken.
+    /// Counts this listener as open until it fails.
     listener_health: Arc<ListenerHealth>,
     trouble: LogLimiter,
-    /// Apart, so that a lost client's line does not hold back the one that nobody gets in.
+    /// A limiter of its own for "accept fails again and again", so that the line about one lost client does
+    /// not hold this line back.
     persistent: LogLimiter,
 }
 
 impl Listener {
-    /// Takes a listener over. Clients may wait already, so it begins as if signalled.
+    /// Takes a listening socket over. Clients may wait already, so the listener begins as if signalled.
     pub(crate) fn new(
         at: Addr,
         socket: Socket,
@@ -74,7 +79,7 @@ impl Listener {
         }
     }
 
-    /// Serves these proxies, if some are given, and nobody else.
+    /// With `Some(proxies)`, accepts only connections from these proxies.
     pub(crate) fn behind(self, proxies: Option<Arc<TrustedProxies>>) -> Self {
         Self { proxies, ..self }
     }
@@ -83,12 +88,12 @@ impl Listener {
         self.has_more = true;
     }
 
-    /// There may be clients to accept now.
+    /// Whether there may be clients to accept now.
     pub(crate) fn has_more(&self) -> bool {
         self.has_more && self.rests_until.is_none() && self.socket.is_some()
     }
 
-    /// There may be clients to accept now, or the rest is over.
+    /// Whether there may be clients to accept now, or the rest is over.
     pub(crate) fn may_accept(&self, now: Tick) -> bool {
         self.has_more() || self.rests_until().is_some_and(|until| now >= until)
     }
@@ -97,8 +102,7 @@ impl Listener {
         self.rests_until.filter(|_| self.socket.is_some())
     }
 
-    /// Accepts one batch into `into`, of `most` clients at most. Over the connection limit, they
-    /// are closed at once.
+    /// Accepts one batch of at most `most` clients into `into`. A client above a limit is closed at once.
     #[allow(clippy::too_many_arguments)] // all that two kinds of owners have in common
     pub(crate) fn accept<D: Driver>(
         &mut self,
@@ -111,7 +115,7 @@ impl Listener {
         into: &mut Vec<Arrival>,
     ) {
         if self.rests_until.is_some_and(|until| now >= until) {
-            // No new edge comes for those who waited meanwhile.
+            // No new edge comes for clients that arrived during the rest.
             self.rests_until = None;
             self.has_more = true;
         }
@@ -136,7 +140,7 @@ impl Listener {
                         if self.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(&peer)) {
                             Err(Why::Untrusted)
                         } else {
-                            // Where an announced one comes from is still to be said.
+                            // The source of an announced client is not known before its PROXY header.
                             admission.enter(Some(&peer).filter(|_| !is_announced))
                         };
                     match entered {
@@ -168,8 +172,8 @@ impl Listener {
                         tracing::info!(at = %self.at, %errno, held_back, "a client was lost at accept");
                     }
                 }
-                // Once more: another thread may just have closed one. Clients are shed only when
-                // the want is real.
+                // Tries once more, because another thread may just have closed a descriptor. Clients are
+                // shed only if the shortage is real.
                 AcceptError::Starved if !self.was_starved => self.was_starved = true,
                 AcceptError::Starved => return self.starved(driver, now, errno, limits, counters),
                 AcceptError::Broken => return self.broken(driver, errno, counters),
@@ -183,7 +187,7 @@ impl Listener {
         }
     }
 
-    /// Descriptors or memory have run out: lets some clients know by closing them, then rests.
+    /// Descriptors or memory have run out: closes some clients, so that they learn of it, then rests.
     #[cold]
     fn starved<D: Driver>(
         &mut self,
@@ -205,8 +209,9 @@ impl Listener {
         self.rests_until = Some(now.after(limits.starved_pause));
     }
 
-    /// Whoever refuses these clients, a filter or a security module, may leave them in the backlog, where
-    /// the next accept meets them again: so rests, instead of asking for them without end.
+    /// Too many accepts have failed in a row: rests. A seccomp filter or a security module may refuse a
+    /// client and leave it in the backlog, where the next accept meets it again. Without a rest the
+    /// listener would try again without end.
     #[cold]
     fn skipped_too_many(&mut self, now: Tick, errno: Errno, limits: &Limits) {
         if let Some(held_back) = self.persistent.allow(now) {
@@ -216,7 +221,7 @@ impl Listener {
         self.rests_until = Some(now.after(limits.starved_pause));
     }
 
-    /// This listener will never accept again. The others go on.
+    /// This listener can never accept again, and ends. The other listeners go on.
     #[cold]
     fn broken<D: Driver>(&mut self, driver: &mut D, errno: Errno, counters: &Counters) {
         counters.add(Counter::ListenersBroken, 1);
@@ -228,8 +233,9 @@ impl Listener {
         self.listener_health.mark_failed(&self.at, errno);
     }
 
-    /// It is about to be shut: as if signalled, also while it rests. Nobody new finds a Unix socket
-    /// from now on, since its file goes first; so who has found it can all be let in.
+    /// The listener is about to be shut: it accepts as if signalled, also during a rest. The file of a Unix
+    /// socket is removed first. So no new client finds the socket, and all clients that have found it can be
+    /// let in.
     pub(crate) fn last_call(&mut self) {
         self.file = None;
         self.rests_until = None;
@@ -237,7 +243,7 @@ impl Listener {
         self.is_last_call = true;
     }
 
-    /// Ends listening: from now on a connect is refused.
+    /// Ends listening. From now on the kernel refuses a connect.
     pub(crate) fn shut<D: Driver>(&mut self, driver: &mut D) {
         if let Some(listener) = self.socket.take() {
             driver.unlisten(listener);
@@ -245,8 +251,8 @@ impl Listener {
     }
 }
 
-/// Closes a client that is not let in; and tells it so first, if there is something to tell. That
-/// is one send, of which a new socket's buffer takes all or nothing is made.
+/// Closes a client that is not let in. If there is a refusal message, the client gets it first, in one
+/// send. The empty buffer of a new socket takes all of it. If it does not, nothing more is sent.
 pub(crate) fn turn_away<D: Driver>(
     driver: &mut D,
     socket: Socket,
@@ -261,8 +267,8 @@ pub(crate) fn turn_away<D: Driver>(
         if told.bytes == refusal.len() {
             counters.add(Counter::RefusalsSent, 1);
         }
-        // close(2) over bytes that nobody has read is a reset, by which the peer may lose what it
-        // was told. What it says from now on is not waited for: see decision 0041.
+        // close(2) with unread bytes sends a reset, and the peer may then lose the refusal message. So the
+        // bytes that have arrived are read first. Later bytes are not waited for: see decision 0041.
         if let Received::Bytes(lease) = driver.receive(&socket, &mut link, usize::MAX) {
             driver.settle(lease);
         }

@@ -6,12 +6,12 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counted over all threads. A server whose listeners have all failed ends with an error: it could never
-/// accept again, and would look well to its supervisor otherwise.
+/// Counts working listeners and endpoints over all threads. When all of them have failed, the server ends
+/// with an error. It could never accept again, and its supervisor would otherwise see a healthy process.
 #[derive(Debug)]
 pub(crate) struct ListenerHealth {
     open: AtomicUsize,
-    /// The last listener that failed, and why.
+    /// The last listener that failed, and its error.
     last: Mutex<Option<(Addr, Errno)>>,
     /// Wakes the acceptor's thread, which ends the server.
     acceptor: Arc<Waker>,
@@ -22,12 +22,12 @@ impl ListenerHealth {
         Self { open: AtomicUsize::new(0), last: Mutex::new(None), acceptor }
     }
 
-    /// One listener more accepts.
+    /// One more listener accepts.
     pub(crate) fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A listener failed. Not to be called when a listener is closed on purpose.
+    /// A listener failed. Do not call this when a listener is closed on purpose.
     #[cold]
     pub(crate) fn mark_failed(&self, at: &Addr, errno: Errno) {
         *self.last.lock() = Some((at.clone(), errno));
@@ -36,8 +36,8 @@ impl ListenerHealth {
         }
     }
 
-    /// The last listener and why it failed, if all have failed. To be asked only when every loop has
-    /// started: before that a loop may not have opened its listeners yet.
+    /// The last listener that failed and its error, if all listeners have failed. Call it only after every
+    /// loop has started, because a loop may not have opened its listeners before that.
     pub(crate) fn all_failed(&self) -> Option<(Addr, Errno)> {
         if self.open.load(Ordering::Relaxed) > 0 {
             return None;

@@ -1,4 +1,4 @@
-//! How a client becomes a connection: listeners, their limits, the PROXY header, the way to a loop.
+//! How a client becomes a connection: listeners, their limits, the PROXY header, and the fd channel.
 
 pub(crate) mod accept_error;
 pub(crate) mod accept_rate;

@@ -1,4 +1,4 @@
-//! `PerSourceLimit`: how many connections come from each place, over all loops, and the limit.
+//! `PerSourceLimit`: counts and limits the connections of each source, over all loops.
 
 use crate::config::limits::Limits;
 use crate::sys::addr::Addr;
@@ -8,22 +8,22 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU128;
 
-/// Parts of the count, each with a lock of its own: loops that count at the same time seldom meet.
+/// Number of shards. Each has a lock of its own, so loops that count at the same time seldom meet.
 const SHARDS: usize = 64;
-/// Places that a part may have been made for without ever being made smaller.
+/// Capacity up to which a shard is never shrunk.
 const PLACES_KEPT: usize = 64;
 
-/// All addresses that count as one: the first bits of an IP address. (The bits are turned over, so
-/// that no address of a peer is zero, and a place for one is no larger than the address.)
+/// All addresses that count as one source: the first bits of an IP address. (The bits are inverted, so that
+/// no source is zero, and `Option<Source>` is no larger than the address.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Source(NonZeroU128);
 
-/// Counts by source. A source is there as long as it has a connection, and no longer: so there are
-/// never more than connections, whoever connects from wherever.
+/// Counts connections by source. A source has an entry only while it has a connection. So there are never
+/// more entries than connections, from whatever addresses clients connect.
 #[derive(Debug)]
 pub(crate) struct PerSourceLimit {
     shards: Box<[Mutex<HashMap<Source, usize>>]>,
-    /// Keyed by chance, so that nobody can choose addresses which share a shard.
+    /// A randomly keyed hash, so that no client can choose addresses that share a shard.
     hashed: RandomState,
     max: usize,
     v4_bits: u32,
@@ -43,9 +43,9 @@ impl PerSourceLimit {
         })
     }
 
-    /// From where a peer comes. `None`: it has no address, as those of Unix sockets.
+    /// The source of a peer. `None`: the peer has no IP address, as a client on a Unix socket.
     pub(crate) fn of(&self, peer: &Addr) -> Option<Source> {
-        // A listener for both families shows an IPv4 client as an IPv6 one.
+        // A listener for both families shows an IPv4 client with an IPv6 address.
         let bits = match peer.inet()?.ip().to_canonical() {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits() & mask(96 + self.v4_bits),
             IpAddr::V6(v6) => v6.to_bits() & mask(self.v6_bits),
@@ -53,7 +53,7 @@ impl PerSourceLimit {
         NonZeroU128::new(!bits).map(Source)
     }
 
-    /// One more from there. False: there are as many as may be.
+    /// Counts one more connection of `source`. False: the source is at its limit.
     pub(crate) fn enter(&self, source: Source) -> bool {
         let mut shard = self.shard(source).lock();
         let count = shard.entry(source).or_insert(0);
@@ -64,7 +64,7 @@ impl PerSourceLimit {
         true
     }
 
-    /// One less.
+    /// Counts one connection of `source` less.
     pub(crate) fn leave(&self, source: Source) {
         let mut shard = self.shard(source).lock();
         let Some(count) = shard.get_mut(&source) else {
@@ -74,7 +74,7 @@ impl PerSourceLimit {
         *count -= 1;
         if *count == 0 {
             shard.remove(&source);
-            // After a flood from everywhere its memory is given back.
+            // After a flood from many sources the shard gives its memory back.
             if shard.capacity() > PLACES_KEPT && shard.len() < shard.capacity() / 8 {
                 let twice = 2 * shard.len();
                 shard.shrink_to(twice);
@@ -86,14 +86,14 @@ impl PerSourceLimit {
         &self.shards[self.hashed.hash_one(source) as usize % SHARDS]
     }
 
-    /// PerSourceLimit that have a connection.
+    /// Number of sources that have a connection.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 }
 
-/// The first `bits` of 128.
+/// A mask of the first `bits` bits of 128.
 fn mask(bits: u32) -> u128 {
     u128::MAX.checked_shl(128 - bits).unwrap_or(0)
 }
@@ -141,7 +141,7 @@ mod tests {
         assert!(is_same("10.0.0.1:1", "[::ffff:10.0.0.2]:1"));
         assert!(is_same("[2001:db8:1::1]:1", "[2001:db8:1:ffff::2]:1"));
         assert!(!is_same("[2001:db8:1::1]:1", "[2001:db8:2::1]:1"));
-        // Also where all of its first bits are zero, and where nothing is masked.
+        // Also if all first bits of an address are zero, and if nothing is masked.
         assert!(source(&sources, "[::1]:1").is_some());
         let whole = self::sources(1, 32, 128);
         assert_ne!(source(&whole, "[::1]:1"), source(&whole, "[::2]:1"));

@@ -1,40 +1,41 @@
 //! The PROXY protocol, versions 1 and 2: the header by which a proxy says who the client is. Pure.
 //!
-//! haproxy.org/download/3.0/doc/proxy-protocol.txt. What comes later in the stream is not looked at.
+//! Source: haproxy.org/download/3.0/doc/proxy-protocol.txt. Bytes behind the header are not looked at.
 
 use crate::base::closed::BadHeader;
 use crate::sys::addr::{Addr, UnixName};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-/// The longest line of version 1, its end included: section 2.1 shows why there is none longer.
+/// The longest line of version 1, with its line end. Section 2.1 shows why no line is longer.
 const LINE_MAX: usize = 107;
 const LINE_BEGIN: &[u8] = b"PROXY ";
 const UNKNOWN: &[u8] = b"UNKNOWN";
 
-/// How a header of version 2 begins, which no other protocol does.
+/// The first bytes of a header of version 2. No other protocol begins with these bytes.
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, then version and command, family and transport, and two bytes of length.
 const FIXED: usize = 16;
-/// Bytes of addresses and extensions that version 2 may announce. The longest addresses have 216;
-/// what proxies add (names, a certificate's parts, an endpoint's number) has some hundred.
+/// Largest number of bytes of addresses and extensions in a header of version 2. The longest addresses have
+/// 216 bytes. The extensions that proxies add (names, a certificate's parts, an endpoint's number) have some
+/// hundred.
 const REST_MAX: usize = 4096;
 
-/// The longest header there is: who holds so many bytes can parse.
+/// The longest header. With this many bytes, [`parse`] always has a result.
 pub(crate) const HEADER_MAX: usize = FIXED + REST_MAX;
 
-/// A whole header.
+/// A complete header.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProxyHeader {
-    /// Its bytes. What is behind them is the client's.
+    /// Length of the header in bytes. The bytes behind it are the client's.
     pub(crate) len: usize,
-    /// Where the client comes from. `None`: the proxy speaks for itself, or does not know, and the
-    /// connection's own address counts.
+    /// The address of the client. `None`: the proxy speaks for itself, or does not know the client, and the
+    /// address of the connection counts.
     pub(crate) client: Option<Addr>,
 }
 
-/// Reads the header at the front of `bytes`; `None` while it is not all there. What cannot become
-/// one is an error at once, and stays one whatever follows.
+/// Reads the header at the front of `bytes`. `None`: the header is not complete yet. Bytes that cannot become
+/// a header are an error at once, and stay an error whatever bytes follow.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadHeader> {
     if begins(bytes, SIGNATURE) {
         parse_binary(bytes)
@@ -45,7 +46,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadHeader> {
     }
 }
 
-/// Whether all that is there of the first bytes is as it should be.
+/// Whether `bytes` begins with `how`, as far as `bytes` goes.
 fn begins(bytes: &[u8], how: &[u8]) -> bool {
     let there = bytes.len().min(how.len());
     bytes[..there] == how[..there]
@@ -60,13 +61,13 @@ fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadHeader> {
     };
     match within.get(end..end + 2) {
         Some(b"\r\n") => {}
-        // The return is the last that is there, or the last that may be.
+        // The carriage return is the last byte so far, or the last byte that a line may have.
         None if within[end] == b'\r' && within.len() < LINE_MAX => return Ok(None),
         None if within[end] == b'\r' => return Err(BadHeader::TooLong),
         _ => return Err(BadHeader::Malformed),
     }
     let line = &within[LINE_BEGIN.len()..end];
-    // Of an unknown client, whatever else is said is passed over.
+    // For an unknown client, the rest of the line is skipped.
     let client = match line == UNKNOWN || line.starts_with(b"UNKNOWN ") {
         true => None,
         false => Some(parse_words(line).ok_or(BadHeader::Malformed)?),
@@ -74,7 +75,8 @@ fn parse_line(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadHeader> {
     Ok(Some(ProxyHeader { len: end + 2, client }))
 }
 
-/// `TCP4 192.0.2.1 192.0.2.2 56324 443`: the client, whom it reached, and the ports of both.
+/// `TCP4 192.0.2.1 192.0.2.2 56324 443`: the client's address, the address that it connected to, and the
+/// ports of both.
 fn parse_words(line: &[u8]) -> Option<Addr> {
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     let (family, from, to) = (words.next()?, words.next()?, words.next()?);
@@ -90,13 +92,13 @@ fn parse_words(line: &[u8]) -> Option<Addr> {
     Some(SocketAddr::new(ip, from_port).into())
 }
 
-/// The first of two addresses of one family.
+/// The first of two addresses, if both are of this family.
 fn both<Ip: FromStr + Into<IpAddr>>(first: &str, second: &str) -> Option<IpAddr> {
     let (first, second) = (first.parse::<Ip>(), second.parse::<Ip>());
     first.ok().filter(|_| second.is_ok()).map(Into::into)
 }
 
-/// A port as the protocol writes it: no sign, and no zero in front.
+/// A port as the protocol writes it: without a sign and without a leading zero.
 fn port(text: &str) -> Option<u16> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let has_zeros = text.len() > 1 && text.starts_with('0');
@@ -106,7 +108,7 @@ fn port(text: &str) -> Option<u16> {
 // --- version 2: bytes ----------------------------------------------------------------------------
 
 fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadHeader> {
-    // Each byte is looked at as soon as it is there: who is wrong is not waited for.
+    // Each byte is checked as soon as it is there, so that a wrong header fails without waiting for its rest.
     let is_local = match bytes.get(12) {
         None => return Ok(None),
         Some(0x20) => true,
@@ -122,7 +124,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadHeader> {
     if length > REST_MAX {
         return Err(BadHeader::TooLong);
     }
-    // Streams only: of whatever else a proxy speaks, the connection's own address counts.
+    // Only stream addresses are used. For every other kind, the address of the connection counts.
     let addresses = match kind {
         _ if is_local => 0,
         0x11 => 12,
@@ -133,13 +135,13 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, BadHeader> {
     if length < addresses {
         return Err(BadHeader::Malformed);
     }
-    // Behind the addresses are extensions, which are passed over.
+    // The extensions behind the addresses are skipped.
     let Some(rest) = bytes.get(FIXED..FIXED + length) else { return Ok(None) };
     let client = client_of(&rest[..addresses]);
     Ok(Some(ProxyHeader { len: FIXED + length, client }))
 }
 
-/// The client in the addresses, whose family their length tells: first come both addresses, then
+/// The client in the addresses of a header. Their length tells the family. Both addresses come first, then
 /// both ports.
 fn client_of(addresses: &[u8]) -> Option<Addr> {
     let port = |at: usize| u16::from_be_bytes([addresses[at], addresses[at + 1]]);
@@ -157,12 +159,12 @@ fn client_of(addresses: &[u8]) -> Option<Addr> {
     }
 }
 
-/// A name in a field of 108 bytes, padded with zeros. (Of an abstract name the length is not told,
-/// so zeros at its end are padding.)
+/// A name in a field of 108 bytes, padded with zeros. (The header does not tell the length of an abstract
+/// name, so zeros at its end count as padding.)
 fn unix_name(field: &[u8]) -> UnixName {
     let padding = field.iter().rev().take_while(|&&byte| byte == 0).count();
     match &field[..field.len() - padding] {
-        // The zero in front is not counted.
+        // The leading zero does not count for the length.
         name @ [0, ..] => UnixName::from_kernel(name),
         path => UnixName::from_kernel(&path[..path.len().min(UnixName::BYTES_MAX)]),
     }

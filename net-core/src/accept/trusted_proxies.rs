@@ -1,15 +1,15 @@
-//! `TrustedProxies`: from whom a listener believes who the client is. Pure.
+//! `TrustedProxies`: the proxies whose PROXY headers a listener accepts. Pure.
 
 use crate::sys::addr::Addr;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// The proxies whose word a listener takes for where a client comes from: prefixes of addresses, in
-/// a text like `10.0.0.0/8, 2001:db8::/32, 192.0.2.7, unix`.
+/// The proxies that a listener trusts to announce the client's address. They are parsed from a list of
+/// address prefixes, like `10.0.0.0/8, 2001:db8::/32, 192.0.2.7, unix`.
 ///
-/// An address without `/` is one host. `unix` is whoever connects by a Unix socket, which its file's
-/// permissions decide. A prefix within `::ffff:0:0/96` is one of IPv4.
+/// An address without `/` is one host. `unix` is every peer that connects by a Unix socket. The permissions
+/// of the socket's file decide which peers can. A prefix within `::ffff:0:0/96` is an IPv4 prefix.
 ///
 /// ```
 /// use net_core::TrustedProxies;
@@ -28,14 +28,14 @@ pub struct TrustedProxies {
 /// All addresses that begin with the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Prefix {
-    /// Zero behind the prefix.
+    /// The address. All bits behind the prefix are zero.
     address: IpAddr,
-    /// Bits that count: at most 32, or 128.
+    /// Length of the prefix in bits: at most 32, or 128 for IPv6.
     bits: u32,
 }
 
 impl TrustedProxies {
-    /// Whether a connection from there may say who the client is.
+    /// Whether a connection from `peer` may announce the client's address.
     pub fn trusts(&self, peer: &Addr) -> bool {
         match peer.inet() {
             None => self.unix,
@@ -61,7 +61,7 @@ impl Prefix {
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             None => most,
-            // `parse` alone takes a sign, too.
+            // `parse` alone would also take a sign.
             Some(text) => text
                 .parse()
                 .ok()
@@ -72,7 +72,7 @@ impl Prefix {
             return Err("bits are set behind the prefix: which one is wrong?");
         }
         Ok(match address.to_canonical() {
-            // IPv4 written as IPv6: whoever has such an address appears with the shorter one.
+            // An IPv4 prefix written as IPv6. A peer with such an address appears with its IPv4 address.
             IpAddr::V4(v4) if bits >= 96 && address.is_ipv6() => {
                 Self { address: v4.into(), bits: bits - 96 }
             }
@@ -81,7 +81,7 @@ impl Prefix {
     }
 }
 
-/// The address with all but the first `bits` bits zero.
+/// The address with all bits zero except the first `bits`.
 fn masked(address: IpAddr, bits: u32) -> IpAddr {
     match address {
         IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & mask(bits + 96) as u32).into()),
@@ -89,7 +89,7 @@ fn masked(address: IpAddr, bits: u32) -> IpAddr {
     }
 }
 
-/// The first `bits` of 128.
+/// A mask of the first `bits` bits of 128.
 fn mask(bits: u32) -> u128 {
     u128::MAX.checked_shl(128 - bits).unwrap_or(0)
 }
@@ -111,7 +111,7 @@ impl FromStr for TrustedProxies {
     }
 }
 
-/// Why a text names no proxies.
+/// Why a text is no list of proxies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedError {
     text: String,
@@ -160,7 +160,7 @@ mod tests {
         assert!(trusts("127.0.0.1", "[::ffff:127.0.0.1]:9"));
     }
 
-    /// Such a prefix was taken, and nobody has an address within it: a client of IPv4 appears as one.
+    /// Such a prefix was accepted once, but no peer matched it: an IPv4 client appears with its IPv4 address.
     #[test]
     fn a_prefix_of_ipv4_that_is_written_as_ipv6_is_one_of_ipv4() {
         assert!(
@@ -188,7 +188,7 @@ mod tests {
         }
     }
 
-    /// A prefix trusts its first address and its last, and not the one behind that.
+    /// A prefix trusts its first address and its last, and not the address behind its last.
     #[test]
     fn kept_texts_trust_what_they_name_and_nothing_beside_it() {
         crate::fuzzing::each_kept(include_str!("../../tests/corpus/trusted.txt"), |bytes| {
@@ -214,7 +214,7 @@ mod tests {
                         IpAddr::V6(ip | Ipv6Addr::from(u128::MAX.checked_shr(bits).unwrap_or(0)))
                     }
                 };
-                // An IPv6 address that is one of IPv4 is never met.
+                // An IPv4 address written as IPv6 never appears as a peer's address.
                 if last.to_canonical() == last || first.to_canonical() != first {
                     assert!(trusts(part, last), "{part} and {last}");
                 }

@@ -4,200 +4,232 @@ use crate::config::policy::WhenFull;
 use crate::config::rate::Rate;
 use std::time::Duration;
 
-/// The least that a loop's share of the memory budget may be: so much that an eighth of it is more
-/// than one receive can add.
+/// The smallest share of the memory budget that a loop may have. An eighth of it must be more than one
+/// receive can add.
 const MEMORY_SHARE_LEAST: usize = 4 << 20;
 
-/// The most that a queue between threads may hold, and a wait may bring: the memory for it is taken at
-/// the start. A million; of the largest items, some hundred MB.
+/// Largest capacity of a queue between threads, and largest number of events of one wait. Their memory is
+/// taken at the start. A million of the largest items take some hundred MB.
 const QUEUE_MOST: usize = 1 << 20;
 
-/// The largest block of a loop: 1 GiB. Places in a block are 32-bit numbers, and the kernel moves less
+/// The largest block of a loop: 1 GiB. Offsets in a block are 32-bit numbers, and the kernel moves less
 /// than 2 GiB in a call.
 const BLOCK_MOST: usize = 1 << 30;
 
-/// What a server may use at most. Everything has a bound, and every bound is here.
+/// The bounds of a server: connections, timeouts, bytes, and work per turn. Everything has a bound, and every
+/// bound is here.
 ///
-/// Bytes are bytes, not kilobytes. "Per loop" bounds hold for each loop by itself.
+/// A size in bytes is a number of bytes, not of kilobytes. A bound "of a loop" holds for each loop by itself.
+/// [`Server::limits`](crate::Server::limits) sets the limits before the start. [`check`](Self::check) refuses
+/// limits that contradict each other, and a 0 with which nothing would ever move.
+///
+/// When an idle, first-byte, message, stuck or lifetime deadline of an open connection comes,
+/// [`on_deadline`](crate::Handler::on_deadline) is called. By default it closes the connection.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// Connections of the whole process, open or being handed over. `None`: what the descriptor
-    /// tables hold. One more is accepted and closed at once, so that the client learns.
+    /// Maximum number of connections of the whole process, open or on their way to a loop. A client above
+    /// it is accepted and closed at once, so that the client learns of the refusal. `None`: as many as the
+    /// descriptor tables hold. A larger number is lowered to that, with a warning. Dialled connections
+    /// count, but the limit does not refuse them.
     ///
     /// Default: none.
     pub connections_max: Option<usize>,
-    /// What becomes of that one more.
+    /// What happens to a client that connects when `connections_max` connections are open.
     ///
     /// Default: `Refuse`.
     pub when_full: WhenFull,
-    /// Connections that may be open from one source: one more is accepted and closed, as over
-    /// `connections_max`. A source is the first bits of an IP address; of a client that a proxy
-    /// announces, of the address that it says. Clients of Unix sockets have none, and are not
-    /// limited. Each connection then takes 16 bytes beside its entry, and each source some 50.
-    /// `None`: not counted.
+    /// Maximum number of open connections from one source. A client above it is accepted and closed at
+    /// once, as above `connections_max`. `None`: sources are not counted.
+    ///
+    /// A source is a prefix of an IP address, [`source_prefix_v4`](Self::source_prefix_v4) or
+    /// [`source_prefix_v6`](Self::source_prefix_v6) bits long. For a client that a proxy announces, it is
+    /// the announced address. A client on a Unix socket has no source and is not limited. With this limit,
+    /// each connection takes 16 bytes more beside its entry, and each source some 50.
     ///
     /// Default: none.
     pub per_source_max: Option<usize>,
-    /// The first bits of an IPv4 address that are one source: 1 to 32. A whole address by default,
-    /// behind which many may share one.
+    /// Number of leading bits of an IPv4 address that are one source: 1 to 32. The default is a whole
+    /// address. Many clients may share one address.
     ///
     /// Default: 32.
     pub source_prefix_v4: u8,
-    /// The first bits of an IPv6 address that are one source: 1 to 128. By default what one customer
-    /// gets at least, who has all addresses in it to choose from.
+    /// Number of leading bits of an IPv6 address that are one source: 1 to 128. The default is the smallest
+    /// prefix that one customer gets. The customer can use every address in it.
     ///
     /// Default: 64.
     pub source_prefix_v6: u8,
-    /// Clients accepted in a second, over all listeners, those that are then refused included. Above
-    /// it the listeners rest, and the kernel's backlog holds who comes: they wait, as long as there
-    /// is room in it. `None`: as many as come.
+    /// Clients accepted per second, over all listeners. A client that is refused after accept counts too.
+    /// Above the rate the listeners pause, and new clients wait in the kernel's backlog as long as the
+    /// backlog has room. `None`: no limit.
     ///
     /// Default: none.
     pub accept_rate: Option<u32>,
-    /// Clients that may be accepted at once after a quiet time. A rest is a whole number of
-    /// milliseconds, so fewer than come in two of them at `accept_rate` would keep it from being
-    /// reached.
+    /// Clients that may be accepted at once after a quiet time. The minimum is the number of clients that
+    /// arrive in 2 ms at `accept_rate`. A listener pauses for whole milliseconds, so with a smaller burst
+    /// the rate would not be reached.
     ///
     /// Default: 1,000.
     pub accept_burst: u32,
 
-    /// A connection on which neither end has moved a byte for so long meets its deadline: bytes
-    /// received count, and bytes that the peer's kernel took. `None`: never.
+    /// How long a connection may be idle before it meets its idle deadline. A connection is idle while
+    /// neither side moves a byte. Received bytes count as traffic, and so do bytes that the peer's kernel
+    /// took. `None`: no limit.
     ///
-    /// Exact to the tick, and never early, where the peer's kernel has all that was sent. If some of it is
-    /// unacknowledged then, the peer may be reading slowly out of a full buffer, of which no signal tells:
-    /// the connection is looked at once more half a timeout later, and meets its deadline then, one and a
-    /// half timeouts after the last byte, unless something was acknowledged in between. To be exact there
-    /// too, each connection would have to be looked at halfway through every timeout.
+    /// The deadline is exact to the tick, and never early, if the peer's kernel has all bytes that were
+    /// sent. If some bytes are unacknowledged at that time, the peer may be reading slowly out of a full
+    /// kernel buffer, and no event tells of that. The connection is then checked again half a timeout
+    /// later. It meets its deadline at that check, one and a half timeouts after the last byte, unless the
+    /// peer has acknowledged bytes in between. To be exact in this case too, the loop would have to check
+    /// every connection halfway through every timeout.
     ///
     /// Default: none.
     pub idle_timeout: Option<Duration>,
-    /// How long a new connection may take to send its first byte. `None`, or longer than the idle
-    /// timeout: like any idle one.
+    /// How long a new connection may take to send its first byte. `None`, or longer than the idle timeout:
+    /// the idle timeout applies.
     ///
     /// Default: none.
     pub first_byte_timeout: Option<Duration>,
-    /// How long a PROXY header may take to come whole, from accept, if no other deadline of a new
-    /// connection is sooner. The protocol's own text asks for at least 3 s, in which a lost segment is
-    /// sent again.
+    /// How long a PROXY header may take to be complete, counted from accept. If another deadline of the new
+    /// connection is sooner, that deadline applies. The protocol's own text asks for at least 3 s, in which
+    /// a lost segment is sent again.
     ///
     /// Default: 5 s.
     pub proxy_header_timeout: Duration,
-    /// How long a message may take to come whole: from the moment at which `on_data` left bytes in
-    /// `input` to that at which it took some. However busily the rest trickles in, which is what
-    /// the idle timeout does not notice. Not counted while the handler has paused the connection,
-    /// or it is held back. `None`: as long as it likes.
+    /// How long a message may take to be complete. The time runs from the moment at which `on_data` left
+    /// bytes in `input` to the moment at which `on_data` took some. Bytes that trickle in extend the idle
+    /// timeout, but not this one. The time does not count while the handler has paused the connection, or
+    /// while backpressure holds the connection's input back. `None`: no limit.
     ///
-    /// A handler that takes a message in parts, as they come, puts this off with each part: for it a
-    /// message is over when some of it was taken. It says itself where one begins and ends:
-    /// [`message_began`](crate::Conn::message_began), [`message_ended`](crate::Conn::message_ended).
+    /// A handler that takes a message in parts, as they arrive, restarts the time with each part. For this
+    /// timeout a message is over when `on_data` has taken some of it. Such a handler can say itself where a
+    /// message begins and ends: [`message_began`](crate::Conn::message_began),
+    /// [`message_ended`](crate::Conn::message_ended).
     ///
     /// Default: none.
     pub message_timeout: Option<Duration>,
-    /// How long unsent bytes that have passed the high mark may take to fall to the low one: a
-    /// reader so slow is not idle, but keeps memory. Also while the connection finishes or closes; a
-    /// closing one is reset. `None`: as long as it likes.
+    /// How long unsent bytes that have passed the high watermark may take to fall to the low watermark. A
+    /// reader that is slower than that is not idle, but it keeps memory. The time also runs while the
+    /// connection finishes or closes. A connection that is closing then is reset. `None`: no limit.
     ///
     /// Default: none.
     pub stuck_timeout: Option<Duration>,
-    /// How old a connection may become, whatever it does. One that is closing then is reset; one that
-    /// closes because of it has one `write_timeout` for its rest, whatever its peer takes. Each has a box
-    /// of memory beside its entry. `None`: as old as it likes.
+    /// Maximum age of a connection, whatever the connection does. A connection that is already closing at
+    /// that age is reset. A connection that closes because of its age has one `write_timeout` for its
+    /// unsent bytes, whatever its peer takes. With this limit, each connection has a box of memory beside
+    /// its entry. `None`: no limit.
     ///
     /// Default: none.
     pub lifetime_max: Option<Duration>,
-    /// A connection on which neither end has moved a byte for half of this, or at the latest for
-    /// all of it, is told so by `on_heartbeat`, whose handler may say something: so that the boxes on
-    /// the way keep it, and a peer that has vanished is found. When in that half is each
-    /// connection's own, so that a million who fall silent together are not told together. With an
-    /// idle timeout, what `on_heartbeat` sends does not count as traffic: a peer that answers none
-    /// of them is idle, at most half an interval later than without. `None`: never.
+    /// How long a connection may be silent before `on_heartbeat` is called on it. The call comes when
+    /// neither side has moved a byte for between half of this interval and all of it. The handler may then
+    /// send a keep-alive. The keep-alive keeps the connection in the tables of NATs and firewalls on the
+    /// way, and it finds a peer that has vanished. Must be less than the idle timeout. `None`: never.
+    ///
+    /// The moment in that half is each connection's own, so that a million connections that fall silent
+    /// together do not get their calls together. With an idle timeout, bytes that `on_heartbeat` sends do
+    /// not count as traffic. So a connection whose peer answers no heartbeat meets its idle deadline, at
+    /// most half an interval later than without heartbeats.
     ///
     /// Default: none.
     pub heartbeat_interval: Option<Duration>,
-    /// How long a dialled connection may take to come up. Less than the kernel's two minutes,
-    /// more than one lost SYN (1 s) and a second (3 s).
+    /// How long an attempt to connect may take. The default is less than the kernel's two minutes. It
+    /// leaves time for two lost SYNs: the first is sent again after 1 s, and the second after 3 s.
     ///
     /// Default: 10 s.
     pub connect_timeout: Duration,
-    /// How long a closing connection's peer may refuse every byte of the rest. As long as other
-    /// servers wait for a slow reader. A peer that takes some is bounded by `stuck_timeout` and
-    /// `lifetime_max`.
+    /// How long a closing connection waits while its peer takes no byte of what is unsent. The default is
+    /// as long as other servers wait for a slow reader. For a peer that takes some bytes, the bounds are
+    /// `stuck_timeout` and `lifetime_max`.
     ///
     /// Default: 60 s.
     pub write_timeout: Duration,
-    /// How long a closed connection waits for the peer's FIN, so that no late byte of the peer
-    /// turns the reply into a reset. Well above a round trip.
+    /// How long a closed connection waits for the peer's FIN. Without this wait, a late byte of the peer
+    /// would turn the reply into a reset. The default is well above a round trip.
     ///
     /// Default: 1 s.
     pub linger_timeout: Duration,
-    /// Bytes that are read and thrown away during that wait. A peer with more to say is cut off.
+    /// Bytes that are read and discarded during that wait. A peer that sends more is cut off.
     ///
     /// Default: 1 MiB.
     pub linger_bytes_max: usize,
 
-    /// How long a stream in flow must have been quiet before its connection counts as idle when it
-    /// is to close. Longer than the gaps in a stream, and short enough to end without delay.
+    /// How long a connection with a stream in progress must be silent before it counts as idle. It matters
+    /// only for a connection that is to close when it is idle, for example in a drain. The default is
+    /// longer than the gaps in a stream, and short enough to end without delay.
     ///
     /// Default: 30 ms.
     pub quiet_time: Duration,
-    /// Over how long a drain tells its connections of it, evenly: so their clients do not all come
-    /// back in one moment. Who has not been told yet is served as ever. 0: as fast as it goes. Less
-    /// than the server's drain timeout.
+    /// The time over which a drain notifies its connections, evenly, so that their clients do not all
+    /// reconnect at the same moment. A connection that has not been notified yet is served as before. 0: as
+    /// fast as possible. Must be less than the server's drain timeout.
     ///
     /// Default: 0.
     pub drain_spread: Duration,
 
-    /// Bytes a second that each connection which comes in may bring; more is left in the kernel until
-    /// it is time. A connection with a limit has its bucket beside the table, some hundred bytes,
-    /// and its messages take the longer way. `None`: as many as it likes.
+    /// Rate limit for the bytes received on each incoming connection. Bytes above the rate stay in the
+    /// kernel until the rate allows them. `None`: no limit.
+    ///
+    /// A connection with a rate limit has a token bucket beside the table, some hundred bytes, and its
+    /// messages take a slower path through the loop.
     ///
     /// Default: none.
     pub receive_rate: Option<Rate>,
-    /// Bytes a second that are sent to each of them. What is above waits, unsent.
+    /// Rate limit for the bytes sent on each incoming connection. Bytes above the rate wait unsent. `None`:
+    /// no limit.
     ///
     /// Default: none.
     pub send_rate: Option<Rate>,
 
-    /// Unsent bytes of one connection above which `send` answers `Above`, and what they answer waits: the
-    /// input of a connection that is answered in `on_data`, or of a pair's other side, is left unread. A
-    /// connection that is [full duplex](crate::Conn::full_duplex), as dialled ones are, or that is sent to
-    /// otherwise, is read on for longer. Until...
+    /// High watermark: unsent bytes of one connection above which `send` returns `Above` and input waits.
+    /// If the bytes answer the connection's own input (they were sent in `on_data`), that connection is not
+    /// read. In a pair, the other side is not read. Reading goes on when the unsent bytes have fallen to
+    /// [`low_watermark`](Self::low_watermark). Must not be above `output_limit`.
+    ///
+    /// A [full duplex](crate::Conn::full_duplex) connection is read for longer. Dialled connections are
+    /// full duplex. A connection to which bytes were sent outside its `on_data` is also read for longer.
     ///
     /// Default: 64 KiB.
     pub high_watermark: usize,
-    /// ...no more than so many are left. Then `on_room` is called and reading goes on.
+    /// Low watermark: when a connection that was above the high watermark has no more unsent bytes than
+    /// this, `on_room` is called and reading goes on. Must not be above `high_watermark`.
     ///
     /// Default: 16 KiB.
     pub low_watermark: usize,
-    /// Unsent bytes of one connection at which it is closed: the hard cap. It bounds the queue of a slow
-    /// reader, and not the length of a message: a connection at or below its high mark takes a message of
-    /// any length, so at most this and one message wait. A handler that waits for `on_room` when it is
-    /// told `Above` never meets it. No receive brings more than has room below it, so a handler that
-    /// answers with as much as it gets never meets it either. What the queue takes beside bytes, for
-    /// messages that may be dropped, stretches of files and marks, is bounded by the same number, or
-    /// 64 KiB if that is more: a hundred bytes or so for each.
+    /// Hard cap: maximum number of unsent bytes of one connection. A send that would exceed it is refused
+    /// and ends the connection with `Closed::OutputLimit`, unless a policy ([`AtLimit`](crate::AtLimit))
+    /// drops the message. The cap bounds the queue of a slow reader, and not the length of a message. A
+    /// connection at or below its high watermark takes one message of any length, so at most this limit and
+    /// one message wait.
+    ///
+    /// A handler that waits for `on_room` after `Above` never reaches the cap. A handler that answers with
+    /// as many bytes as it gets never reaches it either, because a receive brings no more bytes than fit
+    /// below the cap.
+    ///
+    /// A queue takes memory beside its bytes for messages that may be dropped, ranges of files, and marks:
+    /// a hundred bytes or so for each. That memory is bounded by the same number, or by 64 KiB if that is
+    /// more.
     ///
     /// Default: 1 MiB.
     pub output_limit: usize,
-    /// Unread bytes of one connection, that is the longest frame: more closes it.
+    /// Maximum number of unread bytes of one connection, and so the length of the longest frame. A
+    /// connection with more unread bytes ends with `Closed::InputLimit`.
     ///
     /// Default: 64 KiB.
     pub input_bytes_max: usize,
 
-    /// The block of a loop into which all its connections receive. Large enough for a burst in
-    /// one call, small enough for a core's second-level cache. No larger than `output_limit`. At most
-    /// 1 GiB.
+    /// Size of the block into which a loop receives for all its connections. The default is large enough
+    /// for a burst in one call, and small enough for a core's second-level cache. No larger than
+    /// `output_limit`. At most 1 GiB.
     ///
     /// Default: 64 KiB.
     pub receive_block_bytes: usize,
-    /// Bytes that one connection may receive in a turn: all that have more than that share the
-    /// next turn's, after whoever has something new.
+    /// Bytes that one connection may receive in a turn. All connections that have more to receive share one
+    /// budget of this size in the next turn, after the connections with new events.
     ///
     /// Default: 64 KiB.
     pub receive_bytes_per_turn: usize,
-    /// Bytes that a connection with more than its turn's may receive, over some turns, before the
-    /// next such connection is served.
+    /// Bytes that a connection with more to receive may receive, over several turns, before the next such
+    /// connection is served.
     ///
     /// Default: 256 KiB.
     pub receive_bytes_in_a_row: usize,
@@ -205,19 +237,19 @@ pub struct Limits {
     ///
     /// Default: 256 KiB.
     pub send_bytes_per_turn: usize,
-    /// Bytes of files that a loop sends in a turn, to all its connections together: those that are
-    /// not in the page cache are read from the disk meanwhile, and everybody waits.
+    /// Bytes of files that a loop sends in a turn, to all its connections together. Bytes that are not in
+    /// the page cache are read from the disk meanwhile, and all connections of the loop wait.
     ///
     /// Default: 256 KiB.
     pub file_bytes_per_turn: usize,
     /// Pipes by which each loop's tunnels ([`Conn::tunnel_with`](crate::Conn::tunnel_with)) move large
-    /// amounts past this process, two descriptors each: one for each direction that has bytes under
-    /// way. None free, or 0: they are copied.
+    /// amounts past this process. A pipe has two descriptors and serves one direction of a tunnel that has
+    /// bytes under way. If no pipe is free, or with 0, the bytes are copied.
     ///
     /// Default: 64.
     pub pipes_max: usize,
-    /// The block of a loop in which small writes to other connections wait for the turn's end. At most
-    /// 1 GiB.
+    /// Size of the block in which a loop collects small writes to other connections until the end of the
+    /// turn. At most 1 GiB.
     ///
     /// Default: 64 KiB.
     pub cork_bytes: usize,
@@ -226,15 +258,26 @@ pub struct Limits {
     /// Default: 1 MiB.
     pub pool_retain_bytes: usize,
 
-    /// Bytes that all loops may buffer for their connections, each an equal share: blocks of unread
-    /// and unsent bytes, those that lie in the pool, and counted payloads, once for each connection
-    /// to which they are owed. Above three quarters of its share a loop reads no more from whoever
-    /// has anything unsent (its marks are then 0), and keeps no free memory; above seven eighths it
-    /// resets connections, those with the most waiting first (`Closed::MemoryBudget`). What a
-    /// callback queues beyond the share is refused. Not in it are the blocks of each loop above, what
-    /// is in mailboxes, what handlers keep themselves, and the kernel's buffers; but these are kept
-    /// small ([`notsent_lowat`](crate::SocketOptions::notsent_lowat)). `None`: as much as the other
-    /// limits allow for each connection.
+    /// Bytes that all loops together may buffer for their connections. Each loop has an equal share.
+    /// `None`: as much as the other limits allow for each connection.
+    ///
+    /// These bytes count: the blocks of unread and unsent bytes, the free blocks in the pool, and
+    /// reference-counted payloads, once for each connection to which they are owed. These bytes do not
+    /// count: each loop's receive and cork blocks, messages in mailboxes, what handlers keep themselves,
+    /// and the kernel's buffers. The kernel's buffers are kept small
+    /// ([`notsent_lowat`](crate::SocketOptions::notsent_lowat)).
+    ///
+    /// - Above three quarters of its share, a loop does not read from a connection that has unsent bytes
+    ///   (the watermarks are then 0), unless the connection is full duplex. The loop then keeps no free
+    ///   memory.
+    /// - Above seven eighths, the loop resets connections (`Closed::MemoryBudget`), beginning with the
+    ///   connection that has the most bytes waiting. Messages that a policy ([`AtLimit`](crate::AtLimit))
+    ///   may drop go first.
+    /// - Bytes that a callback queues beyond the share are refused, and the connection to which they were
+    ///   sent ends. If a policy may drop the message, only the message is dropped.
+    ///
+    /// The server does not start if a share is below 4 MiB, or has no room for two connections at their
+    /// `output_limit` and `input_bytes_max`.
     ///
     /// Default: none.
     pub memory_budget: Option<usize>,
@@ -243,138 +286,160 @@ pub struct Limits {
     ///
     /// Default: 256.
     pub events_per_wait: usize,
-    /// Connections accepted in one batch, for each loop by the acceptor. A loop that accepts for itself
-    /// accepts no more than `arrivals_per_turn`.
+    /// Connections accepted in one batch. In a turn the acceptor accepts up to one batch for each loop. A
+    /// loop that accepts for itself accepts no more than `arrivals_per_turn`.
     ///
     /// Default: 64.
     pub accepts_per_turn: usize,
-    /// Handed-over connections that wait for a loop, or are on their way to it by fd channel; and never more
-    /// than its part of half of all connections that the server may have. Full: the acceptor passes the loop
-    /// over; so a bound below one batch makes accepting slow. It also passes over a loop that has stood still
-    /// for 0.2 s though some wait, and places these anew. At most 2²⁰: the memory is taken at the start.
+    /// Accepted connections that may wait for one loop, in its queue or on their way by fd channel. The
+    /// bound is never more than the loop's part of half of all connections that the server may have. At
+    /// most 2²⁰: the memory is taken at the start.
+    ///
+    /// If the queue is full, the acceptor passes the loop over, so a bound below one batch makes accepting
+    /// slow. The acceptor also passes over a loop that has stood still for 0.2 s while connections wait for
+    /// it, and gives the connections in its queue to other loops. Connections given by
+    /// [`Remote::adopt`](crate::Remote::adopt) wait in a queue of the same size until the acceptor takes
+    /// them.
     ///
     /// Default: 1,024.
     pub arrivals_queue: usize,
-    /// New connections that a loop takes in a turn, from its queue or its listeners, and one more for every
-    /// eight messages that it has received in it; by fd channel, those of four messages.
+    /// New connections that a loop takes in a turn, from its queue or its listeners, plus one for every
+    /// eight messages that it has received in the turn. By fd channel a loop takes the connections of four
+    /// messages.
     ///
     /// Default: 4.
     pub arrivals_per_turn: usize,
-    /// Connects that a loop begins in a turn, and one more for every eight messages that it has received in
-    /// it: each takes several system calls.
+    /// Connects that a loop begins in a turn, plus one for every eight messages that it has received in the
+    /// turn. A connect takes several system calls.
     ///
     /// Default: 4.
     pub dials_per_turn: usize,
-    /// Names that wait to be looked up, over all loops; dials of the same name are one. Names of one
-    /// domain (their last two labels) may be half of these. Full: one more dial is `Unresolved`.
+    /// Host names that may wait to be looked up, over all loops. Dials of the same name count as one. Names
+    /// of one domain (the last two labels) may take half of the queue. If the queue is full, the next dial
+    /// ends with `Closed::Unresolved`.
     ///
     /// Default: 1,024.
     pub names_queue: usize,
-    /// Threads that look names up, at most; started one by one while names wait, and none before a name is
-    /// dialled. A silent name server holds a thread for many seconds, so names of one domain may use half
-    /// of these.
+    /// Maximum number of threads that look host names up. Threads start one by one while names wait, and
+    /// none starts before a name is dialled. A silent name server holds a thread for many seconds, so names
+    /// of one domain may use half of the threads.
     ///
     /// Default: 16.
     pub resolver_threads: usize,
-    /// Messages that wait for a loop. Full: `post` gives the message back. At most 2²⁰: the memory is
-    /// taken at the start.
+    /// Messages that may wait in the mailbox of a loop. If the mailbox is full, `post` gives the message
+    /// back. At most 2²⁰: the memory is taken at the start.
     ///
     /// Default: 4,096.
     pub mail_queue: usize,
-    /// Bytes that wait for a loop in such messages: of [`Remote::send`](crate::Remote::send) and `send_or`,
-    /// and of broadcasts until the loop is through with them. Full: they are given back as at
-    /// `mail_queue`, and a broadcast misses that loop. One message of any length is taken where none
-    /// waits. What a message of the handler's own type takes nobody knows here: only `mail_queue`
-    /// bounds those. 16 MiB, four KiB for each message of a full queue.
+    /// Bytes that may wait in the mailbox of a loop. Messages of [`Remote::send`](crate::Remote::send) and
+    /// `send_or` count, and broadcasts count until the loop has sent them to all their receivers. If the
+    /// mailbox is full, the bytes are given back as at `mail_queue`, and a broadcast misses that loop. A
+    /// message of any length is taken if no such bytes wait.
+    ///
+    /// The size of a message of the handler's own type is not known, so only `mail_queue` bounds such
+    /// messages. The default is 4 KiB for each message of a full queue.
     ///
     /// Default: 16 MiB.
     pub mail_bytes: usize,
-    /// Messages that a loop takes in a turn.
+    /// Messages that a loop takes from its mailbox in a turn.
     ///
     /// Default: 256.
     pub mail_per_turn: usize,
-    /// Connections of a loop that a broadcast is sent to in a turn: each is a system call. The
-    /// bytes of a turn are bounded too, by `send_bytes_per_turn` for all of them.
+    /// Connections of a loop to which a broadcast is sent in a turn. Each send is a system call.
+    /// `send_bytes_per_turn` bounds the bytes to all these connections together.
     ///
     /// Default: 4.
     pub broadcast_per_turn: usize,
-    /// Broadcasts that are under way or wait on a loop. One more misses it, and says so.
+    /// Broadcasts that may be under way or wait on a loop. The next broadcast misses the loop, and its
+    /// report says so.
     ///
     /// Default: 64.
     pub broadcasts_max: usize,
-    /// Topics that the connections of a loop have between them.
+    /// Topics that all connections of a loop may have together. A subscription to one more topic is
+    /// refused.
     ///
     /// Default: 65,536.
     pub topics_max: usize,
-    /// Topics of one connection.
+    /// Topics that one connection may have. A subscription to one more topic is refused.
     ///
     /// Default: 64.
     pub topics_per_connection_max: usize,
-    /// Timers and deadlines that a loop looks at in a turn.
+    /// Maximum number of timers that a loop looks at in a turn. Deadlines of connections have the same
+    /// bound, counted separately.
     ///
     /// Default: 1,024.
     pub timers_per_turn: usize,
-    /// How much of what callbacks have asked for a loop does at the end of a turn: so many wishes (a
-    /// close, a resume) are granted and marks told by `on_sent`, and to so many connections what waits
-    /// for them is offered. So many slices of jobs run in a turn at most, too. Each may be a system call
-    /// and a callback, which asks for more: the rest waits in order for the next turn, which does not
-    /// sleep. As many as the events of a turn by default; 0 is refused.
+    /// How much deferred work a loop does at the end of a turn. The number bounds each of three kinds of
+    /// work:
+    ///
+    /// - wishes of callbacks that are granted (a close, a resume), together with marks that `on_sent` tells
+    ///   of,
+    /// - connections to which their waiting bytes are offered,
+    /// - slices of jobs.
+    ///
+    /// Each may be a system call and a callback that asks for more. The rest waits in order for the next
+    /// turn, and the loop does not sleep before that turn. The default is as many as the events of a turn.
+    /// 0 is refused.
     ///
     /// Default: 256.
     pub deferred_per_turn: usize,
-    /// Time that all jobs in slices together have in a turn, and one slice more; of slices that are
-    /// shorter than that, `deferred_per_turn`.
+    /// Time that all jobs in slices together have in a turn. A slice that has begun runs to its end, so the
+    /// jobs may take this time and one slice more. Of shorter slices at most `deferred_per_turn` run.
     ///
     /// Default: 1 ms.
     pub slice_time_per_turn: Duration,
-    /// Jobs in slices under way on a loop. One more is given back.
+    /// Jobs in slices that may be under way on a loop. The next job is given back.
     ///
     /// Default: 1,024.
     pub jobs_max: usize,
-    /// Datagrams of each endpoint that its handler is given in a turn. They are received in batches of 32
-    /// messages, of up to 64 datagrams each where the kernel joins them: what is beyond this waits for the
-    /// next turn, in up to 2 MiB for each endpoint.
+    /// Datagrams of each endpoint that the handler gets in a turn. Datagrams are received in batches of 32
+    /// messages. If the kernel joins datagrams (`UDP_GRO`), a message has up to 64. Datagrams that were
+    /// received beyond this number wait for the next turn, in up to 2 MiB for each endpoint.
     ///
     /// Default: 128.
     pub datagrams_per_turn: usize,
-    /// Bytes of datagrams, and 64 for each, that wait while an endpoint's socket is full; more are
-    /// dropped and counted. One batch of the largest takes 2 MiB.
+    /// Bytes of datagrams that may wait while an endpoint's socket is full. Each datagram counts 64 bytes
+    /// more than its own. Further datagrams are dropped and counted. One batch of the largest datagrams
+    /// takes 2 MiB.
     ///
     /// Default: 4 MiB.
     pub datagram_queue_bytes: usize,
-    /// Connections that a loop tells of the drain, or resets at its end, in a turn.
+    /// Connections that a loop notifies of a drain in a turn, or resets in a turn at the end of the drain.
     ///
     /// Default: 256.
     pub drained_per_turn: usize,
-    /// Connections that a loop ends in a turn: so many whose deadline has come, and so many that are
-    /// closed, with an eighth of those that wait for it; and of both, one more for every eight messages that
-    /// it has received in the turn. Each is a callback and some of the dearest system calls of a
-    /// connection's life.
+    /// Connections that a loop ends in a turn: at most this many because of a deadline, and at most this
+    /// many that are closed. The second number grows by an eighth of the closed connections that wait. Both
+    /// numbers grow by one for every eight messages that the loop has received in the turn. Each ending is
+    /// a callback and some of the most expensive system calls of a connection's life.
     ///
     /// Default: 4.
     pub endings_per_turn: usize,
 
-    /// How long a listener rests when descriptors or memory have run out, before it tries again.
+    /// How long a listener pauses when descriptors or memory have run out, before it accepts again. A
+    /// listener also pauses for this time after 16 accepts in a row have failed because of their clients.
+    /// So does a UDP endpoint after 16 failed receives in a row.
     ///
     /// Default: 50 ms.
     pub starved_pause: Duration,
-    /// Clients that are accepted and closed at once, per rest, when descriptors have run out.
+    /// Clients that are accepted and closed at once in each such pause, when descriptors have run out.
     ///
     /// Default: 64.
     pub shed_per_pause: usize,
-    /// A turn of a loop that takes so long is counted and logged, with the callback that runs and
-    /// its connection: looked for by the acceptor's thread, four times in that time. `None`: not
-    /// looked for, and then it costs nothing; otherwise a small message takes half as long again.
+    /// How long a turn of a loop may take before it is counted and logged as a stall, with the callback
+    /// that runs and its connection. The acceptor's thread looks for stalls, four times in this time. At
+    /// least 4 ms. `None`: no stall detection, and no cost. With stall detection, the time that a small
+    /// message takes grows by half.
     ///
     /// Default: none.
     pub stall_threshold: Option<Duration>,
-    /// Times what each callback and each connection takes of its loop: for `/metrics`, the live page and
-    /// `/connections?by=cpu`. Off it costs nothing; on, a small message takes a quarter more CPU time,
-    /// and each place of the table 16 bytes.
+    /// Measures the time that each callback and each connection takes of its loop: for `/metrics`, the live
+    /// page and `/connections?by=cpu`. Off, it costs nothing. On, a small message takes a quarter more CPU
+    /// time, and each slot of the table takes 16 bytes more.
     ///
     /// Default: off.
     pub time_callbacks: bool,
-    /// Least time between two log lines about the same trouble.
+    /// Minimum time between two log lines about the same trouble.
     ///
     /// Default: 5 s.
     pub log_every: Duration,
@@ -450,14 +515,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The most that one receive takes, which is the size of the block for it.
+    /// The largest number of bytes that one receive takes. It is also the size of the receive block.
     pub(crate) fn receive_max(&self) -> usize {
         self.receive_block_bytes.min(self.receive_bytes_per_turn).min(self.output_limit)
     }
 
-    /// Says in one sentence which limits contradict each other, or which one is beyond its bounds, if any
-    /// is: each by the name of its field, with the value. A server starts with whatever this accepts, but
-    /// for what depends on its other settings ([`Server::check`](crate::Server::check)).
+    /// Checks the limits. It fails if two limits contradict each other, or if a limit is out of its bounds.
+    /// The error is one sentence with the names of the fields and their values. A server starts with all
+    /// limits that this function accepts, except for what depends on its other settings
+    /// ([`Server::check`](crate::Server::check)).
     pub fn check(&self) -> Result<(), String> {
         let refuse = |what: String| Err(what);
         if self.low_watermark > self.high_watermark {
@@ -559,7 +625,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Says whether so many loops can divide the memory budget between them.
+    /// Checks that the memory budget is large enough for `loops` equal shares.
     pub(crate) fn check_memory(&self, loops: usize) -> Result<(), String> {
         let of_one = self.output_limit.saturating_add(self.input_bytes_max);
         let least = of_one.saturating_mul(2).max(MEMORY_SHARE_LEAST);
@@ -574,7 +640,7 @@ impl Limits {
         ))
     }
 
-    /// Bytes that one of so many loops may buffer. `MAX`: as much as it likes.
+    /// Bytes that each of `loops` loops may buffer. `usize::MAX`: no limit.
     pub(crate) fn memory_share(&self, loops: usize) -> usize {
         self.memory_budget.map_or(usize::MAX, |budget| budget / loops)
     }

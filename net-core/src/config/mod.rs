@@ -1,4 +1,4 @@
-//! What bounds a server, with defaults and reasons.
+//! The limits, policies and rates that bound a server, with defaults and reasons.
 
 pub(crate) mod limits;
 pub(crate) mod policy;

@@ -1,35 +1,38 @@
-//! What becomes of one too many: a client, or a message.
+//! Policies for a full server and for a full connection: `WhenFull` for clients, `AtLimit` for messages.
 
 use std::time::Duration;
 
-/// Connections that may be in over `connections_max` until their loops have made room for them.
+/// Connections that may be admitted above `connections_max` until their loops have made room for them.
 const REUSED_AT_ONCE: usize = 64;
 
-/// What becomes of a client that comes when `connections_max` are open.
+/// What happens to a client that connects when `connections_max` connections are open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum WhenFull {
-    /// It is refused.
+    /// The client is refused.
     #[default]
     Refuse,
-    /// It gets the place of a connection on which nothing has moved for `min_idle`, and with which
-    /// nothing is under way: the longest idle of 16 that its loop looks at. That one is closed, and
-    /// counted as `Closed::Reused`. If there is none, the client is refused, although another loop may
-    /// have one: loops ask each other nothing. The acceptor's rotation keeps them alike; where the
-    /// kernel spreads by a hash ([`ReusePort`](crate::Accept::ReusePort)), and a loop has few
-    /// connections, it may have none to give.
+    /// An idle connection is evicted, and the client gets its place.
     ///
-    /// The kernel is asked how long it is idle, so connections that are in use pay nothing; it knows
-    /// of TCP alone, and a client on a Unix socket keeps its place. Up to 64 clients at once may be in
-    /// over the limit, for a moment, and each descriptor table has that many places fewer. What a
-    /// heartbeat sends moves too: with an interval below `min_idle` nobody is idle for so long.
+    /// The client's loop looks at 16 of its own connections. It closes the connection that has been idle for
+    /// longest, and counts it as `Closed::Reused`. Idle means that nothing has moved on the connection for
+    /// `min_idle`, and that nothing is under way on it. If the loop finds no such connection, the client is
+    /// refused, even if another loop has one, because loops do not ask each other. The acceptor's rotation
+    /// gives all loops similar connections. If the kernel spreads clients by a hash
+    /// ([`ReusePort`](crate::Accept::ReusePort)), a loop with few connections may have none to evict.
+    ///
+    /// The kernel is asked how long a connection has been idle, so connections in use pay nothing. The kernel
+    /// knows this only of TCP, so the connection of a client on a Unix socket is never evicted. Up to 64
+    /// clients at once may be above the limit for a moment, and each descriptor table has that many places
+    /// fewer. Bytes that a heartbeat sends count as traffic. With a heartbeat interval below `min_idle`, no
+    /// connection is ever idle for that long.
     ReuseIdle {
-        /// At the least; zero is any time.
+        /// Minimum idle time of a connection that may be evicted. With zero, any idle time is enough.
         min_idle: Duration,
     },
 }
 
 impl WhenFull {
-    /// Connections that may be in over the limit for a moment.
+    /// Connections that may be admitted above the limit for a moment.
     pub(crate) fn spare(self) -> usize {
         match self {
             WhenFull::Refuse => 0,
@@ -38,28 +41,37 @@ impl WhenFull {
     }
 }
 
-/// What becomes of a message for a connection that is above its high mark and whose unsent bytes would
-/// pass [`output_limit`](crate::Limits::output_limit) with it; or to which something is owed already
-/// while its loop is near its share of the [`memory_budget`](crate::Limits::memory_budget), at thirteen
-/// sixteenths. A message is what one `send_or` or one broadcast brings. The peer gets it whole or not at
-/// all: one of which a byte has left is never dropped.
+/// What happens to a message when its connection, or the loop's memory, is at its limit.
 ///
-/// A message that may be dropped or replaced takes up to a hundred bytes beside its own, which
-/// `output_limit` bounds too, by themselves: of one-byte messages some ten thousand wait at 1 MiB.
+/// The policy applies in two cases:
+///
+/// - The connection is above its high watermark, and with the message its unsent bytes would pass
+///   [`output_limit`](crate::Limits::output_limit).
+/// - The connection has unsent bytes already, and its loop has buffered more than thirteen sixteenths of its
+///   share of the [`memory_budget`](crate::Limits::memory_budget).
+///
+/// A message is what one `send_or` or one broadcast sends. The peer gets a message whole or not at all: a
+/// message is never dropped after one of its bytes has been sent.
+///
+/// A message that may be dropped or replaced takes up to a hundred bytes beside its own. `output_limit`
+/// bounds the sum of these bytes too, separately: at 1 MiB, some ten thousand one-byte messages can wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum AtLimit {
-    /// The connection ends, with `Closed::OutputLimit`: as any other send.
+    /// The connection is closed with `Closed::OutputLimit`, as by any other send.
     #[default]
     Close,
     /// The new message is dropped.
     DropNewest,
-    /// The oldest messages that were sent with this policy and wait whole are dropped, until there
-    /// is room. If that would not make room, the new message is dropped. While memory is short each new
-    /// one costs as many bytes of older ones; and they go before their connection would be reset.
+    /// The oldest messages are dropped until there is room for the new message. Only messages that were
+    /// sent with this policy, and of which no byte has been sent, are dropped. If they would not make room,
+    /// the new message is dropped. While memory is short, each new message costs as many bytes of older
+    /// messages. When the loop would reset the connection for want of memory, these messages are dropped
+    /// first.
     DropOldest,
-    /// A message takes the place of the one with the same key that waits whole, also below the
-    /// limit; so of each key at most one waits, the newest, and one that changes often keeps its
-    /// place in the line. Without such a one, and above the limit, the new message is dropped.
-    /// The key is looked for among all that waits: some nanoseconds for each message.
+    /// The new message replaces the queued message with the same key, also below the limit. It takes the
+    /// old message's position in the queue. A message of which some bytes have been sent is not replaced.
+    /// So at most one whole message of each key waits, and it is the newest. If no such message waits, and
+    /// the limit is reached, the new message is dropped. The key is compared with everything that waits,
+    /// which costs some nanoseconds for each queued message.
     Conflate(u64),
 }

@@ -1,8 +1,8 @@
-//! `Rate`: bytes a second, and the bucket of tokens that holds one direction of a connection to it.
+//! `Rate`: bytes per second, and the token bucket that limits one direction of a connection to a rate.
 
 use net_timer::Tick;
 
-/// How many bytes may pass in a second, and how many at once after a pause.
+/// A rate limit: bytes per second, and bytes that may pass at once after a pause (the burst).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
     per_second: u64,
@@ -10,34 +10,35 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many bytes a second, at least 1; in a burst, what comes in a tenth of a second.
+    /// A rate of `bytes` per second; 0 counts as 1. The burst is the bytes of a tenth of a second.
     pub fn per_second(bytes: u64) -> Self {
         Self { per_second: bytes.max(1), burst: (bytes / 10).max(1) }
     }
 
-    /// So many bytes at once, at least 1, after that long a pause. What comes in less than some
-    /// milliseconds loses more to the clock than it gives.
+    /// Sets the burst to `bytes`; 0 counts as 1. A pause fills the bucket up to this number.
+    /// Choose the bytes of some milliseconds at least: the clock counts whole milliseconds, and a smaller
+    /// burst would keep the connection below its rate.
     pub fn burst(self, bytes: u64) -> Self {
         Self { burst: bytes.max(1), ..self }
     }
 }
 
-/// Tokens are counted in thousandths of a byte: so many come in a millisecond as bytes in a second.
+/// Tokens are thousandths of a byte: as many tokens come in a millisecond as bytes in a second.
 const OF_A_BYTE: u64 = 1000;
 
-/// One token for each byte. Full at first.
+/// A token bucket for bytes. A new bucket is full.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     rate: Rate,
-    /// Thousandths of bytes that may pass, as of `at`.
+    /// Thousandths of bytes that may pass, at the time `at`.
     level: u64,
     at: Tick,
-    /// It was empty, and nothing passes until `goes_on_at`.
+    /// The bucket was empty, and nothing passes until `goes_on_at`.
     pub(crate) is_waiting: bool,
 }
 
 impl Bucket {
-    /// A full one; in place of `before`, no fuller than that was.
+    /// A full bucket. If it replaces the bucket `before`, it is no fuller than that bucket.
     pub(crate) fn new(rate: Rate, now: Tick, before: Option<Bucket>) -> Self {
         let full = rate.burst.saturating_mul(OF_A_BYTE);
         let level = before.map_or(full, |mut before| {
@@ -54,7 +55,7 @@ impl Bucket {
         self.at = now;
     }
 
-    /// Bytes that may pass now. Nothing less than a byte: then it waits.
+    /// Bytes that may pass now. With less than one byte of room, the bucket waits.
     pub(crate) fn room(&mut self, now: Tick) -> usize {
         if self.is_waiting {
             return 0;
@@ -65,7 +66,7 @@ impl Bucket {
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
-    /// So many bytes have passed, no more than there was room for.
+    /// Takes the tokens of `bytes` that have passed. There must have been room for them.
     pub(crate) fn take(&mut self, bytes: usize, now: Tick) {
         self.fill(now);
         let taken = (bytes as u64).saturating_mul(OF_A_BYTE);
@@ -74,7 +75,7 @@ impl Bucket {
         self.is_waiting = self.level < OF_A_BYTE;
     }
 
-    /// When it has what is worth a call again: what comes in a fiftieth of a second, or a full
+    /// When the bucket has enough for another system call: the bytes of a fiftieth of a second, or a full
     /// bucket if that is less.
     pub(crate) fn goes_on_at(&self) -> Tick {
         let worth = (self.rate.per_second / 50).clamp(1, self.rate.burst).saturating_mul(OF_A_BYTE);

@@ -1,4 +1,4 @@
-//! Headers as the protocol's text has them, at their limits, cut anywhere, and made at random.
+//! Tests of PROXY headers: examples of the protocol's text, headers at their limits, cut, and random.
 
 use super::*;
 use proptest::prelude::*;
@@ -24,7 +24,8 @@ fn unix(from: &[u8]) -> Vec<u8> {
     addresses
 }
 
-/// The client of a header that is whole, at its last byte and not before, whatever follows it.
+/// The client of a header. Checks that the header is complete at its last byte and not before, and that bytes
+/// behind it change nothing.
 fn client(header: &[u8]) -> Option<Addr> {
     for cut in 0..header.len() {
         assert_eq!(parse(&header[..cut]), Ok(None), "{cut} of {}", header.escape_ascii());
@@ -39,7 +40,7 @@ fn client_text(header: &[u8]) -> String {
     client(header).expect("it names the client").to_string()
 }
 
-/// What is wrong with it, and after how many bytes that is known.
+/// The error of a bad header, and the number of bytes after which the error is known.
 fn bad(header: &[u8]) -> (usize, BadHeader) {
     for cut in 0..=header.len() {
         match parse(&header[..cut]) {
@@ -121,7 +122,8 @@ fn binary_headers_of_every_family_are_read() {
     assert_eq!(client_text(&binary(0x21, 0x31, &unix(&[b'x'; 108]))).len(), "unix:".len() + 107);
 }
 
-/// Its last byte was cut off: an abstract name of 107 bytes fills the whole field, with the zero before it.
+/// The last byte of such a name was once cut off: an abstract name of 107 bytes and its leading zero fill the
+/// whole field.
 #[test]
 fn the_longest_abstract_name_is_read_to_its_end() {
     let name = [b"\0".as_slice(), &[b'x'; 106], b"y"].concat();
@@ -161,7 +163,7 @@ fn binary_headers_that_contradict_themselves_are_refused_as_soon_as_they_do() {
     }
 }
 
-/// Bytes that are a header, or nearly.
+/// Bytes that are a header, or almost a header.
 fn nearly_a_header() -> impl Strategy<Value = Vec<u8>> {
     let words = prop::collection::vec(
         prop::sample::select(
@@ -184,7 +186,8 @@ fn nearly_a_header() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![line, binary, rest]
 }
 
-/// What the first bytes decide stays, whatever follows. The longest header is always decided.
+/// Checks that a result that the first bytes decide stays, whatever bytes follow. With the length of the
+/// longest header there is always a result.
 fn is_decided_once(bytes: &[u8]) {
     let whole = parse(bytes);
     let mut decided = false;
@@ -231,7 +234,7 @@ proptest! {
     }
 }
 
-/// A header by the text, whose client is known, and then perhaps a little of it is something else.
+/// A header by the protocol's text, and the client that it names.
 fn generated(random: &mut crate::fuzzing::Random) -> (Vec<u8>, Option<Addr>) {
     let port = random.number() as u16;
     let (v4, v6) =
@@ -304,7 +307,7 @@ fn generated_headers_are_read_the_same_however_much_has_come() {
     });
 }
 
-/// What is read of a header is written anew, in both versions, and read again.
+/// Writes the client of a header again, in both versions, and checks that it is read as the same client.
 fn comes_back(header: &ProxyHeader) {
     let written = match header.client.as_ref() {
         None => vec![b"PROXY UNKNOWN\r\n".to_vec(), binary(0x20, 0, b"")],

@@ -5,7 +5,7 @@ use crate::config::policy::WhenFull;
 use crate::config::rate::Rate;
 use std::time::Duration;
 
-/// The defaults but for one field.
+/// The default limits with one field changed.
 pub(crate) struct Edge {
     pub(crate) field: &'static str,
     pub(crate) value: String,
@@ -13,12 +13,12 @@ pub(crate) struct Edge {
 }
 
 impl Edge {
-    /// What refuses these limits has to say which field it is about.
+    /// Whether a refusal of these limits names the field.
     pub(crate) fn is_named_by(&self, said: &str) -> bool {
         said.contains(self.field)
     }
 
-    /// A connection may end by a deadline of so few moments before its first byte is answered.
+    /// Whether a connection may end by such a short deadline before its first byte is answered.
     pub(crate) fn may_end_before_an_answer(&self) -> bool {
         let deadlines = ["idle_timeout", "first_byte_timeout", "message_timeout", "lifetime_max"];
         deadlines.contains(&self.field)
@@ -26,7 +26,7 @@ impl Edge {
     }
 }
 
-/// The values of a type that a limit of it is tried at.
+/// The values at which a limit of a type is tried.
 trait Edges: Sized + std::fmt::Debug {
     fn edges() -> Vec<Self>;
 }
@@ -100,10 +100,10 @@ fn edges_like<T: Edges>(_: &T) -> Vec<T> {
 
 macro_rules! edges_of {
     ($($field:ident)*) => {
-        /// Each field at each edge of its type, the others as by default.
+        /// Each field at each edge of its type, with the other fields at their defaults.
         pub(crate) fn each() -> Vec<Edge> {
             let default = Limits::default();
-            // Without `..`: a limit that is added, and not tried here, does not compile.
+            // Without `..`: if a limit is added and not tried here, this does not compile.
             let Limits { $($field: _,)* } = &default;
             let mut all = Vec::new();
             $(
@@ -137,7 +137,7 @@ edges_of! {
     starved_pause shed_per_pause stall_threshold time_callbacks log_every
 }
 
-/// All bytes as few, and all of them as many, as they may be together.
+/// All limits in bytes at their smallest values together, and all at their largest values together.
 pub(crate) fn all_at_once() -> [Edge; 2] {
     let few = Limits {
         high_watermark: 1,
