@@ -1,5 +1,6 @@
-//! The acceptor's thread: accepts, places, hands over; and carries out what the server as a whole
-//! is asked to do.
+//! The acceptor's thread: accepts connections and hands them to the loops.
+//!
+//! The thread also carries out what is asked of the server as a whole.
 
 use crate::accept::admission::Arrival;
 use crate::accept::listener::{BACKLOG_MAX, Listener};
@@ -25,14 +26,16 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-/// How long arrivals wait that no loop had room for, before they are tried again.
+/// How long arrivals wait before they are tried again, if no loop had room for them.
 const RETRY: Duration = Duration::from_millis(2);
 
-/// How long a loop may stand still, once all is to be ended at once, before it is not waited for any more: a
-/// callback that does not return by then may never. And how long where somebody has asked twice.
+/// How long a loop may stand still after the drain's deadline, or after a stop. After this time the
+/// acceptor no longer waits for the loop, because a callback that has not returned by then may never
+/// return.
 const END_PATIENCE: Duration = Duration::from_secs(3);
+/// As `END_PATIENCE`, after a second signal.
 const END_PATIENCE_IN_A_HURRY: Duration = Duration::from_millis(500);
-/// How often it is looked whether the loops still turn.
+/// How often the acceptor then checks whether the loops still turn.
 const END_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Acceptor<M, D: Driver> {
@@ -44,18 +47,18 @@ pub(crate) struct Acceptor<M, D: Driver> {
     drain_timeout: Duration,
     signals: Option<Signals>,
     phase: Phase,
-    /// The last listener, and why it broke, if the server drains for that.
+    /// The last listener and the error with which it failed, if the server drains because of it.
     last_failed: Option<(Addr, Errno)>,
-    /// When the drain is cut short.
+    /// When the drain ends, and the connections that are left are reset.
     deadline: Option<Tick>,
     arrivals_ended: bool,
     retry_at: Option<Tick>,
-    /// When it is to be looked whether the loops take what waits for them.
+    /// When to check next whether the loops take the connections that wait for them.
     look_at: Option<Tick>,
     stalls: Option<StallDetector>,
-    /// Of each loop, once all is to be ended at once.
+    /// One per loop. Used after the drain's deadline, or after a stop.
     ends: Vec<StuckLoop>,
-    /// Loops that do not end: they stand still, and are not waited for.
+    /// Loops that stand still and do not end. The acceptor does not wait for them.
     given_up: Vec<usize>,
 }
 
@@ -91,22 +94,23 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         }
     }
 
-    /// The handling of signals, to be ended last.
+    /// The handling of signals, which must end last.
     pub(crate) fn take_signals(&mut self) -> Option<Signals> {
         self.signals.take()
     }
 
-    /// The last listener, and why it broke, if that is what ended the server.
+    /// The last listener and the error with which it failed, if that ended the server.
     pub(crate) fn take_last_failed(&mut self) -> Option<(Addr, Errno)> {
         self.last_failed.take()
     }
 
-    /// Loops that were not waited for, since they stand still in a callback.
+    /// The loops that were not waited for, because they stand still in a callback.
     pub(crate) fn take_given_up(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.given_up)
     }
 
-    /// Runs until every loop is over, or given up. Returns the last signal and how many came.
+    /// Runs until every loop is over or given up. Returns how many signals came, and the number of the
+    /// last one.
     pub(crate) fn run(&mut self) -> io::Result<(u32, i32)> {
         if let Some(signals) = &self.signals {
             signals.hear_here()?;
@@ -138,8 +142,9 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         Ok(self.signals.as_ref().map_or((0, 0), Signals::seen))
     }
 
-    /// Starts a thread of the resolver, if one more is wanted. From here, since a loop's thread may
-    /// have a descriptor table of its own, which that thread would share for ever.
+    /// Starts further threads of the resolver, if it wants more. The acceptor's thread starts them,
+    /// because a loop's thread may have its own descriptor table, and a new thread would share that table
+    /// for ever.
     fn start_resolving(&mut self) {
         while self.shared.resolver.takes_thread() {
             let shared = Arc::clone(&self.shared);
@@ -163,8 +168,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         (0..self.shared.loops.len()).all(|k| is_over(k) || self.given_up.contains(&k))
     }
 
-    /// Once all is to be ended at once, a loop that stands still is not waited for: its callback may never
-    /// return, and the process is to end.
+    /// After the drain's deadline, or after a stop, gives up the loops that stand still. Their callbacks
+    /// may never return, and the process must end.
     fn give_up(&mut self, now: Tick) {
         if self.phase < Phase::ForceClose {
             return;
@@ -191,7 +196,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         }
     }
 
-    /// Until when nothing is to be done.
+    /// When the acceptor has to act next, if no event comes before.
     fn next(&self, now: Tick) -> Option<Tick> {
         let has_more =
             || !self.shared.adoptions.is_empty() || self.listeners.iter().any(Listener::has_more);
@@ -205,8 +210,8 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         rests.chain(self.retry_at).chain(self.deadline).chain(looks).min()
     }
 
-    /// Accepts a batch for every loop, then hands over: many descriptors go in one message under
-    /// load, and one goes at once when it comes alone.
+    /// Accepts a batch for every loop, then hands the batches over. Under load, many descriptors go in
+    /// one message. A single connection goes at once.
     fn accept(&mut self, now: Tick) {
         if self.arrivals_ended {
             return;
@@ -227,7 +232,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         self.end_arrivals(all_delivered);
     }
 
-    /// Takes connections that were made elsewhere, as many as there is room for on the ways.
+    /// Takes adopted connections, at most as many as one turn may accept and the dispatcher has room for.
     fn take_adoptions(&mut self, arrivals: &mut Vec<Arrival>) {
         let most = self.limits.accepts_per_turn.min(self.dispatcher.room());
         while arrivals.len() < most
@@ -238,7 +243,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         self.shared.acceptor.add(Counter::Given, arrivals.len() as u64);
     }
 
-    /// As many as fit in one turn, and on the ways to the loops.
+    /// Accepts as many connections as fit in one turn and into the dispatcher.
     fn accept_batch(&mut self, now: Tick, arrivals: &mut Vec<Arrival>) {
         let a_turn = self.limits.accepts_per_turn.saturating_mul(self.shared.loops.len());
         let most = a_turn.min(self.dispatcher.room());
@@ -256,7 +261,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         }
     }
 
-    /// At the end: accepts who waits, then ends listening. From now on a connect is refused.
+    /// Accepts the clients in the backlog, then ends listening. After that the kernel refuses a connect.
     fn end_listening(&mut self, now: Tick) {
         let mut given = Vec::new();
         self.shared.adoptions.close_and_drain(|arrival| given.push(arrival));
@@ -264,7 +269,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         self.dispatcher.place(&mut given);
         for n in 0..self.listeners.len() {
             self.listeners[n].last_call();
-            // No more than a full backlog: a flood must not keep us here.
+            // At most a full backlog, so that a flood of clients cannot delay the end.
             let mut left = BACKLOG_MAX;
             while left > 0 && self.listeners[n].has_more() && self.dispatcher.last_room() > 0 {
                 let mut arrivals = Vec::new();
@@ -288,7 +293,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         }
     }
 
-    /// Nothing more will come: says so to the loops, once all that came is with them.
+    /// Tells the loops that no more connections will come, once all that came are with the loops.
     fn end_arrivals(&mut self, all_delivered: bool) {
         let may_end = all_delivered || self.phase >= Phase::ForceClose;
         if self.phase >= Phase::Drain && may_end && !self.arrivals_ended {
@@ -316,7 +321,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             tracing::error!("a loop has ended by itself; the server stops");
             asked = Phase::Stop;
         }
-        // A server that ends anyway does not end for want of them.
+        // A server that ends already does not end because its listeners fail.
         if self.phase == Phase::Run
             && asked == Phase::Run
             && let Some((at, errno)) = self.shared.listener_health.all_failed()

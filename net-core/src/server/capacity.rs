@@ -1,36 +1,40 @@
-//! How many connections the descriptor tables hold.
+//! How many connections the descriptor tables can hold.
 
 use super::{FdTable, Listens, Server};
 use crate::base::error::StartError;
 use crate::server::admin;
 use crate::sys::descriptors;
 
-/// Descriptors left free in each table, for what handlers open and for passing ones.
+/// Descriptors left free in each table, for what handlers open and for descriptors that are open only for
+/// a moment.
 const RESERVE: u64 = 16;
 
 pub(crate) struct Capacity {
-    /// RLIMIT_NOFILE, raised: places in each table.
+    /// RLIMIT_NOFILE after it was raised: the places in each table.
     pub(crate) nofile: u64,
-    /// Connections that one table holds.
+    /// The connections that one table can hold.
     pub(crate) per_table: u64,
     pub(super) tables: u64,
 }
 
 impl Capacity {
-    /// Raises the limit and counts.
+    /// Raises RLIMIT_NOFILE to its hard limit, and counts the descriptors that the server needs itself.
+    /// An error if they leave no place for a connection.
     pub(crate) fn of(server: &Server, loops: usize) -> Result<Self, StartError> {
         let nofile = descriptors::raise_limit()
             .map_err(|error| StartError::new("raise RLIMIT_NOFILE", error))?;
         let loops = loops as u64;
         let listeners = server.listen.len() as u64;
-        // One in each loop, and while the server starts one that holds the address. Pipes are not counted:
-        // where there is no descriptor for one, a tunnel copies.
+        // Each endpoint for datagrams needs one descriptor in each loop, and while the server starts
+        // another one that holds the address. Pipes are not counted: a tunnel without descriptors for a
+        // pipe copies.
         let endpoints = server.datagrams.len() as u64;
         let (used, tables) = match server.fd_table {
             FdTable::Shared => {
                 let open = descriptors::open_now()
                     .map_err(|error| StartError::new("count open descriptors", error))?;
-                // A waker and an epoll for each loop and for the acceptor, and who listens has a spare.
+                // Each loop and the acceptor need a waker and an epoll. A thread with listeners also
+                // needs a spare descriptor.
                 let of_loops = match server.listens(loops as usize) {
                     Listens::Acceptor => 2 * loops,
                     Listens::EachLoop | Listens::OnlyLoop => (3 + listeners) * loops,
@@ -39,7 +43,8 @@ impl Capacity {
                 let of_datagrams = endpoints * (loops + 1);
                 (open as u64 + 3 + listeners + of_loops + of_admin as u64 + of_datagrams, 1)
             }
-            // Standard ones, every loop's and the acceptor's waker, fd channel, epoll, spare.
+            // The three standard descriptors, the wakers of every loop and of the acceptor, and the fd
+            // channel, epoll and spare of the loop.
             FdTable::PerLoop(_) => (3 + loops + 1 + 3 + listeners + 2 * endpoints, loops),
         };
         let reserve = RESERVE + server.limits.when_full.spare() as u64;
@@ -57,8 +62,8 @@ impl Capacity {
         (self.per_table * self.tables) as usize
     }
 
-    /// Says how many connections are possible and what the limit is made of. Returns how many there
-    /// may be.
+    /// Logs how many connections are possible, and which limit decides this. Returns how many connections
+    /// the server may have.
     pub(super) fn say(&self, server: &Server, loops: usize) -> usize {
         let (nofile, holds) = (self.nofile, self.in_all());
         let tables = match server.fd_table {

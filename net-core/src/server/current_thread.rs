@@ -7,19 +7,20 @@ use crate::driver::Epoll;
 use std::sync::Arc;
 
 impl Server {
-    /// As [`run_with`](Self::run_with), but the last loop runs on the calling thread, and the others
-    /// on threads of their own, as ever. `ready` is called once it listens, before the loop's first
-    /// turn. Returns when all loops have ended and all threads are joined.
+    /// As [`run_with`](Self::run_with), but the last loop runs on the calling thread. The other loops run
+    /// on their own threads. `ready` is called once the server listens, before the first turn of the last
+    /// loop. Returns when all loops have ended and all threads are joined.
     ///
-    /// The calling thread is lent: it keeps its name and its signal mask, and if loops are pinned it
-    /// may use its former cores again when this returns, however it does. The soft RLIMIT_NOFILE, which
-    /// is the process's, stays raised. While a callback of this loop does not return, neither does this:
-    /// then only the second signal ends the process. A panic in a callback costs what it costs on any
-    /// loop, and the loop's own death is the error that [`Running::wait`] would give. A panic in `ready`
-    /// stops the server and goes on.
+    /// The calling thread keeps its name and its signal mask. If loops are pinned, the thread may use its
+    /// former cores again when this function returns, whatever the result. The soft RLIMIT_NOFILE stays
+    /// raised, because it belongs to the process.
     ///
-    /// With [`FdTable::PerLoop`] it is an error: the calling thread could never have its former
-    /// table back.
+    /// While a callback of this loop does not return, this function does not return either. Then only the
+    /// second signal ends the process. A panic in a callback has the same cost as on any loop. If the
+    /// loop itself dies, the result is the error that [`Running::wait`] would give. A panic in `ready`
+    /// stops the server and continues in the caller.
+    ///
+    /// [`FdTable::PerLoop`] is an error, because the calling thread could not get its former table back.
     pub fn run_here<H, F>(
         self,
         factory: F,
@@ -34,9 +35,9 @@ impl Server {
         run_here(self, move |place: &_| factory(place), move |place| make(place), ready)
     }
 
-    /// As [`run_here`](Self::run_here), with this one loop only, whatever was said of
-    /// [`loops`](Self::loops). So `make` is called here, once, and neither it nor the handler needs to
-    /// be `Send`: they may share an `Rc` with the caller.
+    /// As [`run_here`](Self::run_here), with one loop only, whatever [`loops`](Self::loops) was set to.
+    /// `make` is called once, on the calling thread. So neither `make` nor the handler needs to be
+    /// `Send`: they may share an `Rc` with the caller.
     ///
     /// ```
     /// use net_core::{Conn, Handler, Input, Peer, Server};
@@ -103,7 +104,7 @@ where
     }
     let catch = server.catches(true);
     let (running, own) = start::begin::<H, Epoll, F, G>(server, factory, Some(here), catch)?;
-    // From here on dropped before `running`, which waits for all loops.
+    // From here on `own` is dropped before `running`, which waits for all loops.
     let own = own.expect("the last loop was to be made here");
     ready(&running);
     let ran = own.run();

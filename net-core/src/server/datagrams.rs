@@ -1,4 +1,4 @@
-//! Where a server receives datagrams.
+//! The addresses at which a server receives datagrams.
 
 use super::{Running, Server};
 use crate::base::error::StartError;
@@ -9,26 +9,30 @@ use std::io;
 use std::net::SocketAddr;
 
 impl Server {
-    /// Receives UDP datagrams at `HOST:PORT` or `[V6]:PORT` too; port 0 is chosen by the kernel.
-    /// They come to [`Handler::on_datagram`](crate::Handler::on_datagram). Each loop has a socket of
-    /// its own, and the kernel spreads peers over them by a hash: all datagrams of one peer come to
-    /// one loop.
+    /// Adds an address at which the server receives UDP datagrams: `HOST:PORT` or `[V6]:PORT`. With port
+    /// 0 the kernel chooses the port. The datagrams go to
+    /// [`Handler::on_datagram`](crate::Handler::on_datagram). Each loop has its own socket. The kernel
+    /// spreads the peers over these sockets by a hash, so all datagrams of a peer come to the same loop.
     ///
-    /// What is wrong with the address, or that it is in use, is said at start; what arrives until the
-    /// start is done may be lost. A drain closes the sockets after a last look.
+    /// A wrong address, or an address in use, is an error at start. Datagrams that arrive before the
+    /// start is complete may be lost. A drain receives once more, within the bound of one turn
+    /// ([`datagrams_per_turn`](crate::Limits::datagrams_per_turn)), and then closes the sockets.
     ///
-    /// Of [`Server::sockets`](Self::sockets), the buffers, the device and `only_v6` hold here too; so
-    /// `receive_buffer` is what a burst may be while the loop is at other work, and by default that is
-    /// `net.core.rmem_default`, some 200 KiB. The rest is of TCP.
+    /// Of [`Server::sockets`](Self::sockets), the buffers, the device and `only_v6` apply here too. The
+    /// other options are for TCP. `receive_buffer` bounds the burst that the kernel can hold while the
+    /// loop does other work. Its default is `net.core.rmem_default`, some 200 KiB.
     ///
-    /// The address of a group (multicast) is joined at the interface of `sockets`' device, of an IPv6
-    /// address' scope (`[ff02::1%2]:5353`), or else at the one that the system routes the group to; what
-    /// cannot be joined is an error at start. To a group, the kernel would give every loop a copy: so one
-    /// loop hears it, number n of these addresses loop n modulo their number, and all may send from it.
+    /// A multicast address joins its group. The interface is the device of `sockets`, or the scope of an
+    /// IPv6 address (`[ff02::1%2]:5353`), or else the interface to which the system routes the group. A
+    /// group that cannot be joined is an error at start. The kernel would give every loop a copy of each
+    /// datagram to a group. So only one loop receives the group: for address number n of these, the loop
+    /// with the number n modulo the number of loops. All loops may send from the address.
     ///
-    /// A datagram that says it comes from one of these addresses themselves is dropped, and counted in
-    /// `datagrams_own`: anybody on the machine can forge that, and a handler that answers would answer
-    /// itself for ever. (From outside the kernel lets none in that has an address of the machine.)
+    /// A datagram whose source is one of these addresses is dropped and counted in `datagrams_own`. Any
+    /// process on the machine can forge such a source, and a handler that answers would then answer
+    /// itself for ever. (From outside, the kernel accepts no datagram whose source is an address of this
+    /// machine.) An endpoint with a multicast address makes no such check, because the machine's own
+    /// datagrams to the group come back to it.
     pub fn datagrams(self, at: &str) -> Self {
         self.datagrams_wanted(at.parse())
     }
@@ -45,14 +49,15 @@ impl Server {
 }
 
 impl<M> Running<M> {
-    /// Where it receives datagrams, in the order in which it was told to: with the ports that were
-    /// chosen.
+    /// The addresses at which the server receives datagrams, with the ports that were chosen. In the
+    /// order in which they were given.
     pub fn datagram_addrs(&self) -> &[Addr] {
         &self.datagrams
     }
 }
 
-/// The addresses, each held by a socket so that nobody else gets it before the loops have it.
+/// Binds a socket to each address, so that no other process takes the address before the loops bind it.
+/// Returns the sockets and the addresses.
 pub(super) fn hold<D: Driver>(
     server: &Server,
 ) -> Result<(Vec<Socket>, Vec<SocketAddr>), StartError> {
@@ -67,7 +72,7 @@ pub(super) fn hold<D: Driver>(
     server.datagrams.iter().map(hold).collect()
 }
 
-/// Where datagrams are to be received; only IP has such an address here.
+/// The IP address and port at which datagrams are to be received. Any other address is an error.
 fn inet_of(at: &Addr) -> io::Result<SocketAddr> {
     at.inet().ok_or_else(|| io::Error::other("datagrams need an IP address and a port"))
 }

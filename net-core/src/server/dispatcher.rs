@@ -1,4 +1,4 @@
-//! From the acceptor to the loops: one lane for each, by queue or by fd channel.
+//! Hands connections from the acceptor to the loops, by a queue or an fd channel for each loop.
 
 use crate::accept::admission::Arrival;
 use crate::accept::fd_channel;
@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How long a loop may stand still before a newcomer that waits for it: then it is passed over. Far
-/// longer than a turn takes, also where turns take too long, and far shorter than a client is patient.
+/// How long a loop may stand still while a connection waits for it. After that the loop is passed over.
+/// Far longer than a turn takes, even a turn that takes too long, and far shorter than a client waits.
 const STUCK_AFTER: Duration = Duration::from_millis(200);
 
-/// How often it is looked for, while anything waits for a loop.
+/// How often to check for stuck loops, while any connection waits for a loop.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Places arrivals and hands them over. Used by the acceptor's thread only.
@@ -32,25 +32,26 @@ pub(crate) struct Dispatcher<M> {
     waiting: VecDeque<Arrival>,
     /// The most descriptors that may be on their way in fd channels at once, over all loops.
     in_flight_max: u64,
-    /// The most connections that may wait for one loop. So few that the loops which get on have places for
-    /// others, were all the rest stuck.
+    /// The most connections that may wait for one loop. Small enough that the loops that still turn have
+    /// places for other connections, even if all other loops were stuck.
     waits_max: u64,
-    /// In rotation, which a loop that takes what it has only a little later is not to disturb.
+    /// Connections are placed in exact rotation. A loop that takes its connections a little late must not
+    /// disturb the rotation.
     is_exact: bool,
     trouble: LogLimiter,
 }
 
 /// The way to one loop.
 struct Lane {
-    /// Placed, and to be handed over at the end of this turn.
+    /// Connections placed on this loop, to be handed over at the end of this turn.
     batch: Vec<Arrival>,
-    /// Connections handed over, ever.
+    /// How many connections were handed over since the start.
     sent: u64,
     way: Way,
     still: StuckLoop,
-    /// It has not turned from one look to the next.
+    /// The loop has not turned from one check to the next.
     is_slow: bool,
-    /// It has stood still for too long, and gets nothing until it turns.
+    /// The loop has stood still for too long. It gets no connection until it turns.
     is_stuck: bool,
 }
 
@@ -58,16 +59,16 @@ enum Way {
     Queue,
     FdChannel {
         end: Socket,
-        /// Connections that the loop's descriptor table has places for.
+        /// The number of connections for which the loop's descriptor table has places.
         places: u64,
     },
-    /// Nothing more is sent this way.
+    /// No more connections are sent to this loop.
     Closed,
 }
 
 impl<M> Dispatcher<M> {
-    /// `fd_channels`: the acceptor's ends, one for each loop, and the places in a loop's table. Empty:
-    /// the loops share this thread's table.
+    /// `fd_channels`: the acceptor's ends, one for each loop. Empty if the loops share this thread's
+    /// table. `places`: the places for connections in a loop's table.
     pub(crate) fn new(
         shared: Arc<Shared<M>>,
         balance: Balance,
@@ -82,7 +83,7 @@ impl<M> Dispatcher<M> {
             fd_channels.into_iter().map(|end| Way::FdChannel { end, places }).collect()
         };
         let loops = shared.loops.len() as u64;
-        // All loops together have a half of all places, and each its part of it.
+        // All loops together may use half of all places, and each loop an equal part of that half.
         let mut waits_max = shared.admission.max() as u64 / (2 * loops);
         if matches!(ways.first(), Some(Way::FdChannel { .. })) {
             waits_max = waits_max.min(in_flight_max / loops);
@@ -103,9 +104,10 @@ impl<M> Dispatcher<M> {
         Self { shared, load_balancer, lanes, waiting, in_flight_max, waits_max, is_exact, trouble }
     }
 
-    /// Looks for loops that stand still though a newcomer waits for them, in a callback that does not return:
-    /// these are passed over until they turn again, and what waits in their queues is placed anew. (What is
-    /// on its way by fd channel cannot be had back.) When to look next; `None`: nothing waits for a loop.
+    /// Checks for loops that stand still, in a callback that does not return, although connections wait
+    /// for them. Such a loop is passed over until it turns again, and the connections in its queue are
+    /// placed anew. (Connections in an fd channel cannot be taken back.) Returns when to check next;
+    /// `None` if no connection waits for a loop.
     pub(crate) fn look(&mut self, now: Tick) -> Option<Tick> {
         let mut is_awaited = false;
         for k in 0..self.lanes.len() {
@@ -134,7 +136,7 @@ impl<M> Dispatcher<M> {
         is_awaited.then(|| now.after(LOOK_EVERY))
     }
 
-    /// Places every arrival, in order.
+    /// Places every arrival on a loop, in order. Arrivals without a place wait.
     pub(crate) fn place(&mut self, arrivals: &mut Vec<Arrival>) {
         self.waiting.extend(arrivals.drain(..));
         if self.waiting.is_empty() {
@@ -165,7 +167,7 @@ impl<M> Dispatcher<M> {
         }
     }
 
-    /// Connections on their way to loop `k` by fd channel, and those about to be.
+    /// Connections on their way to loop `k` by fd channel, including the ones that are about to be sent.
     fn in_flight(&self, k: usize) -> u64 {
         match &self.lanes[k].way {
             Way::FdChannel { .. } => self.lanes[k].coming(&self.shared, k),
@@ -173,8 +175,8 @@ impl<M> Dispatcher<M> {
         }
     }
 
-    /// Hands the placed arrivals over, with one ring for each loop that sleeps. False if some
-    /// could not be: call again a little later.
+    /// Hands the placed arrivals over, with one wake-up for each loop that sleeps. Returns false if some
+    /// arrivals could not be handed over. Then call this again a little later.
     pub(crate) fn deliver(&mut self) -> bool {
         for (k, lane) in self.lanes.iter_mut().enumerate() {
             lane.deliver(&self.shared, k);
@@ -182,8 +184,8 @@ impl<M> Dispatcher<M> {
         self.waiting.is_empty() && self.lanes.iter().all(|lane| lane.batch.is_empty())
     }
 
-    /// How many more may be accepted: none while some wait for room, and with private tables no
-    /// more than may be on their way. Until they are sent, they are in the acceptor's own table.
+    /// How many more connections may be accepted. None while some wait for room. With private tables, at
+    /// most as many as may be on their way: until they are sent, they are in the acceptor's own table.
     pub(crate) fn room(&self) -> usize {
         if !self.waiting.is_empty() {
             return 0;
@@ -195,8 +197,8 @@ impl<M> Dispatcher<M> {
         self.in_flight_max.saturating_sub(in_flight) as usize
     }
 
-    /// As `room`, when the doors are about to shut for good: who waits there is let in, and then
-    /// waits here. Only what this thread's own table must hold is a bound.
+    /// As `room`, when the listeners are about to close for good. The clients in the backlog are
+    /// accepted, and then wait here. The only bound is what this thread's own table must hold.
     pub(crate) fn last_room(&self) -> usize {
         if self.lanes.iter().all(|lane| matches!(lane.way, Way::Queue)) {
             return usize::MAX;
@@ -204,7 +206,7 @@ impl<M> Dispatcher<M> {
         (self.in_flight_max as usize).saturating_sub(self.waiting.len())
     }
 
-    /// Nothing more comes: closes what could not be handed over, and tells the loops.
+    /// Ends the hand-over: closes the connections that could not be handed over, and tells the loops.
     pub(crate) fn end(&mut self, why: Closed) {
         let left =
             self.waiting.drain(..).chain(self.lanes.iter_mut().flat_map(|l| l.batch.drain(..)));
@@ -213,9 +215,9 @@ impl<M> Dispatcher<M> {
             self.shared.acceptor.closed(why);
         }
         for (lane, inbox) in self.lanes.iter_mut().zip(&self.shared.loops) {
-            // An fd channel's far end sees this as its end of file.
+            // The loop's end of an fd channel sees this as its end of file.
             lane.way = Way::Closed;
-            // Release: who sees it sees every arrival that was pushed before.
+            // Release: a loop that sees this also sees every arrival that was pushed before.
             inbox.arrivals_ended.store(true, Ordering::Release);
             inbox.waker.wake();
         }
@@ -223,14 +225,14 @@ impl<M> Dispatcher<M> {
 }
 
 impl Lane {
-    /// Connections placed on loop `k` that it has not taken yet.
+    /// Connections placed on loop `k` that the loop has not taken yet.
     fn coming<M>(&self, shared: &Shared<M>, k: usize) -> u64 {
         self.sent - shared.loops[k].taken.load(Ordering::Acquire) + self.batch.len() as u64
     }
 
     /// Connections that loop `k` has, or is about to have.
     fn load<M>(&self, shared: &Shared<M>, k: usize) -> u64 {
-        // In this order: see `Inbox::taken`.
+        // The order of these two reads matters: see `Inbox::taken`.
         let coming = self.coming(shared, k);
         coming + shared.loops[k].counters.get(Counter::Open)
     }
@@ -249,8 +251,9 @@ impl Lane {
         }
     }
 
-    /// As many are on their way by fd channel as may be, and the loop may take them in its next turn: that is
-    /// waited for, so that the rotation stays exact; for a loop that does not turn it is not.
+    /// The fd channel to loop `k` holds as many connections as it may, and the loop may take them in its
+    /// next turn. The dispatcher waits for such a loop, so that the rotation stays exact. It does not
+    /// wait for a loop that does not turn.
     fn is_waited_for<M>(&self, shared: &Shared<M>, k: usize, waits_max: u64) -> bool {
         matches!(self.way, Way::FdChannel { .. })
             && !self.is_slow
@@ -258,7 +261,8 @@ impl Lane {
             && !shared.loops[k].is_over.load(Ordering::Acquire)
     }
 
-    /// What waits for a loop where another thread may take it: all that is not in an fd channel.
+    /// Takes back the connections that wait for a loop, except the connections in an fd channel, which no
+    /// other thread can take.
     fn take_back<M>(&mut self, inbox: &Inbox<M>) -> Vec<Arrival> {
         let mut back: Vec<_> = std::iter::from_fn(|| inbox.arrivals.pop()).collect();
         self.sent -= back.len() as u64;
@@ -303,7 +307,8 @@ impl Lane {
     }
 }
 
-/// The fd channel is full, or too many descriptors are in flight for this user (unix(7)); it passes.
+/// Whether the error is temporary: the fd channel is full, or too many descriptors are in flight for this
+/// user (unix(7)).
 fn is_passing(errno: Errno) -> bool {
     matches!(errno, Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)
 }
@@ -314,8 +319,9 @@ mod tests {
     use crate::accept::admission::Admission;
     use crate::config::limits::Limits;
 
-    /// By fd channel nothing comes back, so each loop has its part of what may be in flight: in rotation a loop
-    /// that turns is waited for, and nobody waits for one that does not.
+    /// Connections in an fd channel cannot be taken back, so each loop has its part of what may be in
+    /// flight. In rotation, the dispatcher waits for a loop that turns, and never for a loop that does
+    /// not turn.
     #[test]
     fn a_full_fd_channel_is_waited_for_while_its_loop_turns() {
         let limits = Limits::default();
@@ -348,12 +354,13 @@ mod tests {
             turn(0, 4);
             dispatcher.place(&mut Vec::new());
             assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), then, "{balance:?}");
-            // The other loop has not turned from one look to the next.
+            // The other loop has not turned from one check to the next.
             dispatcher.look(at(60));
             dispatcher.place(&mut Vec::new());
             assert!(dispatcher.deliver());
             assert_eq!([0, 1].map(|k| dispatcher.in_flight(k)), [4, 4], "{balance:?}");
-            // It turns, and has room again; and then it does not, and has none although it has taken all.
+            // The loop turns, and has room again. Then it does not turn, and has no room although it has
+            // taken all connections.
             turn(0, 8);
             turn(1, 4);
             dispatcher.look(at(80));

@@ -1,4 +1,4 @@
-//! What this machine holds of a server's connections, which wall comes first, and how to move it.
+//! The number of a server's connections that this machine can hold, its lowest limit, and how to raise it.
 
 use super::capacity::Capacity;
 use super::{FdTable, Server};
@@ -7,11 +7,11 @@ use crate::server::machine::{BYTES_PER_IDLE_CONNECTION, Machine};
 use std::fmt;
 use std::path::Path;
 
-/// How many connections each limit of this machine allows a server, the lowest first:
+/// How many connections each limit of this machine allows a server, the lowest limit first. See
 /// [`Server::doctor`].
 ///
-/// Idle connections of the server alone: what they buffer comes on top, and so does whatever else the
-/// machine does. Clients on the same machine need as much again.
+/// The numbers are for idle connections of this server alone. Bytes that the connections buffer, and
+/// other programs on the machine, need more. Clients on the same machine need as much again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     walls: Vec<Wall>,
@@ -34,7 +34,7 @@ enum Kind {
 }
 
 impl Wall {
-    /// What the limit is called.
+    /// The name of the limit.
     pub fn name(&self) -> &'static str {
         match self.kind {
             Kind::Descriptors { .. } => "RLIMIT_NOFILE",
@@ -45,12 +45,12 @@ impl Wall {
         }
     }
 
-    /// How many connections it allows.
+    /// How many connections the limit allows.
     pub fn allows(&self) -> u64 {
         self.allows
     }
 
-    /// How to get so many connections past it: a command, or a short sentence.
+    /// How to raise the limit to this number of connections: a command, or a short sentence.
     pub fn way_out(&self, connections: u64) -> String {
         let name = self.name();
         match self.kind {
@@ -63,7 +63,7 @@ impl Wall {
                 let private = if is_shared { " with private tables" } else { "" };
                 format!("{loops} loops{private}, or ulimit -n {limit}")
             }
-            // Room for the rest of the machine too.
+            // Twice as many, to leave room for the rest of the machine.
             Kind::Files { open } => {
                 format!("sysctl -w {name}={}", connections.saturating_add(open).saturating_mul(2))
             }
@@ -104,7 +104,7 @@ impl Diagnosis {
         if let Some(max) = machine.max_user_watches {
             wall(Kind::Watches, max);
         }
-        // Where no rule makes it count, it is no limit.
+        // With no connection counted, no firewall rule uses connection tracking, and it is no limit.
         if let (Some(max), Some(count @ 1..)) = (machine.conntrack_max, machine.conntrack_count) {
             wall(Kind::Conntrack { count }, max.saturating_sub(count));
         }
@@ -113,23 +113,23 @@ impl Diagnosis {
         Self { walls }
     }
 
-    /// The walls, the lowest first.
+    /// The limits, the lowest first.
     pub fn walls(&self) -> &[Wall] {
         &self.walls
     }
 
-    /// The one that is met first when connections are added.
+    /// The limit that is reached first when connections are added.
     pub fn first(&self) -> &Wall {
         self.walls.first().expect("memory is always a wall")
     }
 
-    /// Those that stand before so many connections.
+    /// The limits that allow fewer than this number of connections.
     pub fn before(&self, connections: u64) -> impl Iterator<Item = &Wall> {
         self.walls.iter().take_while(move |wall| wall.allows < connections)
     }
 }
 
-/// A line for each wall, with the way to twice as many connections.
+/// One line for each limit, with how to raise it to twice as many connections.
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for wall in &self.walls {
@@ -141,14 +141,14 @@ impl fmt::Display for Diagnosis {
 }
 
 impl Server {
-    /// What this machine, as it is now, holds of this server's connections: each limit, the lowest
-    /// first, and how to raise it. Before or without a start; any thread. RLIMIT_NOFILE is raised to its
-    /// hard limit for it, as by a start.
+    /// How many of this server's connections this machine, in its present state, can hold: each limit,
+    /// the lowest first, and how to raise it. Any thread may call this, before a start or without one.
+    /// Like a start, it raises RLIMIT_NOFILE to its hard limit.
     ///
-    /// The start itself warns of every wall below the `connections_max` that was asked for.
+    /// The start itself logs a warning for every limit below the `connections_max` that was asked for.
     ///
-    /// An error: the server needs more descriptors than there are, or a file of the kernel cannot be
-    /// read or understood; it is named.
+    /// Returns an error if the server needs more descriptors than there are, or if a file of the kernel
+    /// cannot be read or understood. The error names the file.
     ///
     /// ```
     /// let server = net_core::Server::new().listen("127.0.0.1:0");
@@ -167,8 +167,8 @@ impl Server {
     }
 }
 
-/// Warns of each wall before so many connections, but for the descriptor tables: those are bounds that
-/// the server keeps itself.
+/// Logs a warning for each limit below this number of connections, except for the descriptor tables: the
+/// server itself enforces that bound.
 pub(super) fn warn_of_walls(server: &Server, capacity: &Capacity, asked: usize) {
     match Machine::look(Path::new("/")) {
         Ok(machine) => {
@@ -179,7 +179,7 @@ pub(super) fn warn_of_walls(server: &Server, capacity: &Capacity, asked: usize) 
                 }
             }
         }
-        // A place without /proc may serve all the same.
+        // A machine without /proc may still serve.
         Err(error) => tracing::debug!(%error, "the machine's limits are not known"),
     }
 }
@@ -267,7 +267,7 @@ mod tests {
         let plain = Server::new().loops(crate::Loops::Count(64));
         let with = (0..3).fold(plain.clone(), |server, _| server.datagrams("127.0.0.1:0"));
         let (plain, with) = (plain.capacity().unwrap(), with.capacity().unwrap());
-        // Other tests of this process open and close some meanwhile.
+        // Other tests of this process open and close descriptors in the meantime.
         assert!((150..250).contains(&(plain - with)), "{plain} and {with}");
     }
 

@@ -1,4 +1,4 @@
-//! Where a server listens: what is open before any loop is.
+//! The listeners that are open before any loop starts.
 
 use super::{Accept, Listens, Server, Wanted};
 use crate::accept::listener::Listener;
@@ -11,32 +11,35 @@ use crate::sys::{ListenOptions, Socket};
 use crate::threads::shared::Shared;
 use std::sync::Arc;
 
-/// What the kernel takes ahead for each connection of a server with a memory budget. It grows a slow
-/// reader's send buffer to megabytes, which no budget of ours sees: a thousand never-readers had 1.5 GB
-/// there, all that the kernel has for TCP, and everybody else's segments were then dropped. As much as
-/// the high mark: so a fast reader always has something to send while its loop refills.
+/// The default of `notsent_lowat` for a server with a memory budget: the unsent bytes that the kernel
+/// takes for each connection. Without it, the kernel grows the send buffer of a slow reader to megabytes,
+/// which no memory budget of the server counts. With a thousand peers that never read, the kernel held
+/// 1.5 GB, which was all its memory for TCP, and it then dropped the segments of all other connections.
+/// The value equals the high watermark, so that the kernel always has bytes to send to a fast reader
+/// while the loop refills the buffer.
 const NOTSENT_WITHIN_BUDGET: usize = 64 << 10;
 
-/// Where to listen, and for which proxies, if for such alone.
+/// An address to listen on, and the proxies that alone may connect, if any are given.
 #[derive(Clone)]
 pub(super) struct ListenSpec {
     pub(super) at: Addr,
     pub(super) proxies: Option<Arc<TrustedProxies>>,
 }
 
-/// What is open before any loop is: addresses are free, and ports chosen.
+/// What is open before any loop starts. The addresses are taken, and the ports are chosen.
 pub(super) struct Listeners<D> {
     pub(super) driver: D,
     pub(super) listeners: Vec<Listener>,
     /// In the order of `Server::listen`.
     pub(super) addrs: Vec<Addr>,
-    /// Addresses at which every loop will listen itself, only held meanwhile, so that a port chosen
-    /// by the kernel is one and the same for all.
+    /// Sockets that only hold the addresses on which every loop will listen. They make sure that all
+    /// loops get the same port, if the kernel chooses the port.
     pub(super) held: Vec<Socket>,
 }
 
-/// Opens the acceptor's listeners: all; or, where each loop listens, those on Unix sockets, which
-/// know no SO_REUSEPORT; or none, where the only loop opens its doors itself.
+/// Opens the acceptor's listeners. Normally these are all listeners. If each loop listens, these are only
+/// the Unix sockets, which have no SO_REUSEPORT. If there is only one loop, there are none, because the
+/// loop opens its listeners itself.
 pub(super) fn open_listeners<H: Handler, D: Driver>(
     server: &Server,
     shared: &Shared<H::Message>,
@@ -57,7 +60,8 @@ pub(super) fn open_listeners<H: Handler, D: Driver>(
         .map_err(|error| StartError::new(format!("listen on {at}"), error))?;
         let at =
             D::local(&socket).map_err(|e| StartError::new(format!("ask the port of {at}"), e))?;
-        // Where sockets share their address the kernel does not mind, and each loop would have two.
+        // With SO_REUSEPORT the kernel would allow the same address twice, and each loop would have two
+        // listeners.
         if addrs.contains(&at) {
             return Err(StartError::plain(format!("listen on {at}: it is named twice")));
         }
@@ -82,7 +86,7 @@ pub(super) fn listen_options(server: &Server) -> ListenOptions {
     ListenOptions { backlog: server.backlog, reuse_port, sockets, ..ListenOptions::default() }
 }
 
-/// Every address that was asked for, if all of them are ones.
+/// Every address that was asked for. An error if any of them cannot be parsed.
 pub(super) fn wanted(server: &Server) -> Result<Vec<ListenSpec>, StartError> {
     let specs = server.listen.iter().cloned();
     specs

@@ -1,38 +1,39 @@
-//! Which loop gets the next connection. Pure: room and load are asked of the caller.
+//! Chooses the loop for the next connection. Pure: the caller passes in room and load.
 
 use crate::base::splitmix::mixed;
 use crate::sys::addr::Addr;
 use std::net::IpAddr;
 
-/// How the acceptor spreads connections over the loops. A loop that stands still, in a callback that does not
-/// return, is passed over by each rule until it turns again.
+/// How the acceptor spreads connections over the loops. Each rule passes over a loop that is stuck in a
+/// callback, until the loop turns again.
 ///
-/// With [`Accept::ReusePort`](crate::Accept::ReusePort) there is no acceptor to do so: the kernel
-/// spreads by a hash of both ends' addresses and ports, the default means that, and another choice
-/// is an error at start.
+/// With [`Accept::ReusePort`](crate::Accept::ReusePort) the kernel spreads the TCP connections instead,
+/// by a hash of the addresses and ports of both ends. The default value then stands for the kernel's
+/// choice, and any other value is an error at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Balance {
-    /// In exact rotation.
+    /// Each loop in turn, in exact rotation.
     #[default]
     RoundRobin,
-    /// To the loop with the fewest connections, those on their way to it included; equal ones take
-    /// turns. For connections of very different length. A loop's count is as of its last turn.
+    /// The loop with the fewest connections, including connections on their way to the loop. Loops with
+    /// equal counts take turns. For connections of very different length. The count of a loop is from its
+    /// last turn.
     LeastConnections,
-    /// By a hash of the client's IP address: all connections of one address, whatever its port,
-    /// are on one loop, also after a restart with as many loops. What clients of one address
+    /// By a hash of the client's IP address, without the port. All connections of one address are on one
+    /// loop, also after a restart with the same number of loops. State that the clients of one address
     /// share can then live on that loop without a lock.
     ///
-    /// A loop without room is passed over for the next one, and counted (`loop_skipped`): so this
-    /// is a matter of speed, not a promise. Clients without an IP address go in rotation.
+    /// A loop without room is passed over for the next loop, and counted (`loop_skipped`). So this rule
+    /// is for speed, and is not a promise. Clients without an IP address are spread in rotation.
     SourceHash,
 }
 
-/// Picks loops, by one rule.
+/// Picks loops by one [`Balance`] rule.
 #[derive(Debug)]
 pub(crate) struct LoadBalancer {
     balance: Balance,
     loops: usize,
-    /// The loop that is first in turn.
+    /// The first loop to try.
     next: usize,
 }
 
@@ -42,8 +43,8 @@ impl LoadBalancer {
         Self { balance, loops, next: 0 }
     }
 
-    /// The loop for a client at `peer`, and how many were passed over that would have been better
-    /// but have no room; `None` if no loop has room.
+    /// Returns the loop for a client at `peer`, and the number of better loops that were passed over
+    /// because they have no room. `None` if no loop has room.
     pub(crate) fn pick(
         &mut self,
         peer: &Addr,
@@ -56,7 +57,7 @@ impl LoadBalancer {
                 self.from(home).enumerate().find(|&(_, k)| has_room(k)).map(|(n, k)| (k, n))
             }
             (Balance::LeastConnections, _) => {
-                // The first of equal ones, in the order of their turns.
+                // The first of the loops with equal loads, in the order of their turns.
                 let picked = self.from(self.next).filter(|&k| has_room(k)).min_by_key(|&k| load(k));
                 picked.map(|k| {
                     self.next = (k + 1) % self.loops;
@@ -74,18 +75,19 @@ impl LoadBalancer {
         }
     }
 
-    /// Every loop once, from `first` on.
+    /// Every loop once, starting at `first`.
     fn from(&self, first: usize) -> impl Iterator<Item = usize> + use<> {
         let loops = self.loops;
         (0..loops).map(move |n| (first + n) % loops)
     }
 }
 
-/// The loop at which connections from `ip` are at home.
+/// The home loop of connections from `ip`.
 ///
-/// Its own 64 bits of a well-mixed hash, scaled down: neighbours in a network, which differ in the
-/// last bits only, are spread as well as strangers. There is no secret in it, so that a restart
-/// changes nothing; who wants to fill one loop needs but one address anyway.
+/// The 64 bits of a well-mixed hash of the address are scaled down to the number of loops. Addresses of
+/// one network, which differ only in the last bits, are spread as well as unrelated addresses. The hash
+/// has no secret, so a restart changes nothing. A secret would protect nothing: a client that wants to
+/// fill one loop needs only one address.
 fn home_of(ip: IpAddr, loops: usize) -> usize {
     let bits = match ip {
         IpAddr::V4(v4) => u128::from(u32::from(v4)),
@@ -137,13 +139,14 @@ mod tests {
             order.push(k);
         }
         assert_eq!(order, [0, 1, 2, 3, 0, 1, 2, 3]);
-        // As many as ever, but closed unevenly: the gaps are filled before anybody gets more.
+        // The same number of connections, but closed unevenly. The gaps are filled before any other loop
+        // gets more.
         loads = [5, 0, 9, 3];
         (0..11)
             .for_each(|_| loads[load_balancer.pick(&peer, |_| true, |k| loads[k]).unwrap().0] += 1);
         loads.sort_unstable();
         assert_eq!(loads, [6, 6, 7, 9]);
-        // Coming and going one by one, each loop has its turn.
+        // With connections that come and go one by one, each loop has its turn.
         let one_by_one: Vec<_> =
             (0..8).map(|_| load_balancer.pick(&peer, |_| true, |_| 1).unwrap().0).collect();
         let mut seen = one_by_one[..4].to_vec();
@@ -196,7 +199,7 @@ mod tests {
                     .unwrap();
                 counts[home_of(ip, 8)] += 1;
             }
-            // 32 each, and five times the deviation of chance.
+            // 32 on average, and a margin of five standard deviations of a random spread.
             assert!(counts.iter().all(|n| (5..=60).contains(n)), "{network}: {counts:?}");
         }
     }

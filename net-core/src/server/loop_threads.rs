@@ -1,4 +1,4 @@
-//! The loops' threads: how each starts, and how it ends.
+//! The threads of the loops: how each thread starts, and how it ends.
 
 use super::listeners::{ListenSpec, listen_options};
 use super::{FdTable, Place, Server, processors};
@@ -27,41 +27,44 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-/// The loops' threads. Dropped before the acceptor has taken them over, they are stopped.
+/// The loops' threads. If this is dropped before the acceptor has taken it over, the loops are stopped.
 pub(super) struct LoopThreads<M> {
     pub(super) shared: Arc<Shared<M>>,
-    /// In the order of the loops' numbers; all loops, or all but the last.
+    /// In the order of the loops' numbers. All loops, or all except the last.
     pub(super) threads: Vec<JoinHandle<io::Result<()>>>,
-    /// What loops with tables of their own leave in that of the thread that starts them.
+    /// Descriptors that loops with private tables leave behind in the table of the thread that starts the
+    /// loops.
     left_behind: Vec<LeftBehind>,
 }
 
 impl<M> LoopThreads<M> {
-    /// Nobody yet.
+    /// No threads yet.
     pub(super) fn new(shared: Arc<Shared<M>>) -> Self {
         Self { shared, threads: Vec::new(), left_behind: Vec::new() }
     }
 
-    /// When every loop has made its copy of this table, no number can be mistaken.
+    /// Closes the descriptors that the loops left behind. To be called after every loop has made its copy
+    /// of this table: then no number can be mistaken for another.
     fn close_left_behind(&mut self) {
         self.left_behind.drain(..).for_each(LeftBehind::close);
     }
 
-    /// Makes the loops end that have not, and waits for all threads but those of loops that were `given_up`,
-    /// which end by themselves when their callbacks return. How those ended that did so badly.
+    /// Makes all loops end, and waits for their threads, except for the threads of loops that were
+    /// `given_up`: these end by themselves when their callbacks return. Returns an error for each loop
+    /// that ended badly.
     pub(super) fn join(&mut self, given_up: &[usize]) -> Vec<StartError> {
         for inbox in &self.shared.loops {
             inbox.arrivals_ended.store(true, Ordering::Release);
         }
         self.shared.raise(Phase::Stop);
-        self.shared.resolver.end(); // and not waited for: a name server may be silent for long
+        self.shared.resolver.end(); // not waited for: a name server may be silent long
         let threads = self.threads.drain(..).enumerate();
         let waited_for = threads.filter(|(number, _)| !given_up.contains(number));
         waited_for.filter_map(|(number, thread)| result_of(number, thread.join()).err()).collect()
     }
 }
 
-/// How a loop has ended, in words if badly.
+/// The result of a loop's thread. If the loop ended badly, the error says how.
 pub(super) fn result_of(
     number: usize,
     ended: thread::Result<io::Result<()>>,
@@ -89,18 +92,18 @@ impl<M> Drop for LoopThreads<M> {
     }
 }
 
-/// What the loops have, once all of them stand.
+/// What the start of the loops gives, once all loops are ready.
 pub(super) struct StartedLoops<H: Handler, D: Driver> {
     /// The acceptor's ends of the fd channels.
     pub(super) fd_channels: Vec<Socket>,
     /// Where the first loop listens.
     pub(super) opened: Vec<Addr>,
-    /// The last loop, if it is to run on this thread.
+    /// The last loop, if it is to run on the calling thread.
     pub(super) own: Option<OwnLoop<H, D>>,
 }
 
-/// Starts every loop, listening at its doors, and waits until each has said that it stands. With
-/// `here`, the last one is made on this thread by it, and not started.
+/// Starts every loop with its own listeners, and waits until each loop reports that it is ready. With
+/// `here`, the last loop is made by `here` on the calling thread, and is not started.
 pub(super) fn start_loops<H, D, F, G>(
     server: &Server,
     specs: &[ListenSpec],
@@ -171,7 +174,7 @@ where
             Ok(Ok(ready)) => opened = ready.addrs, // the same for each
             Ok(Err(error)) => return Err(error),
             Err(_) => {
-                drop(fd_channels); // which those that stand wait for
+                drop(fd_channels); // the ready loops wait for this
                 let died = team.join(&[]).into_iter().next();
                 return Err(died.expect("a loop that says nothing has panicked"));
             }
@@ -182,15 +185,15 @@ where
     Ok(StartedLoops { fd_channels, opened, own: own.map(|(own, _)| own) })
 }
 
-/// What it holds is the user's, and its drop may panic; a thread that dies already would then end the
-/// process.
+/// Drops the handlers' factory. The factory holds the user's values, whose drop may panic. A second panic
+/// in a thread that unwinds already would abort the process.
 fn drop_factory<F>(factory: Arc<F>) {
     if guard(|| drop(factory)).is_none() {
         tracing::error!(said = take_said(), "the drop of the handlers' factory panicked");
     }
 }
 
-/// The cores that the loops stay on, in turn. Empty: the system moves them.
+/// The cores to which the loops are pinned, in turn. Empty: the system places the loops.
 fn cores_for(server: &Server, loops: usize) -> Vec<core_affinity::CoreId> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let (allowed, processors) = (cores.len(), processors());
@@ -200,7 +203,7 @@ fn cores_for(server: &Server, loops: usize) -> Vec<core_affinity::CoreId> {
     if is_pinned { cores } else { Vec::new() }
 }
 
-/// What a loop's thread is born with.
+/// What a loop's thread gets at its start.
 pub(super) struct LoopSpec<M> {
     pub(super) number: usize,
     pub(super) core: Option<core_affinity::CoreId>,
@@ -212,9 +215,9 @@ pub(super) struct LoopSpec<M> {
     pub(super) shared: Arc<Shared<M>>,
 }
 
-/// What a loop's thread says once it stands.
+/// What a loop's thread reports when it is ready.
 pub(super) struct ReadyLatch {
-    /// Where it listens itself.
+    /// The addresses of the loop's own listeners.
     pub(super) addrs: Vec<Addr>,
 }
 
@@ -232,7 +235,7 @@ where
     let (event_loop, ready) = match start_loop::<H, D, _>(spec, factory) {
         Ok(grown) => grown,
         Err(error) => {
-            let _ = report.send(Err(error)); // nobody listens: another loop has failed first
+            let _ = report.send(Err(error)); // the receiver is gone: another loop has failed first
             return Ok(());
         }
     };
@@ -244,7 +247,8 @@ where
     run_to_its_end(event_loop)
 }
 
-/// Turns until the loop is over, and then drops what it holds of the user's, also if it has died.
+/// Runs the loop until it is over, and then drops the user's values that it holds, also if the loop has
+/// died.
 pub(super) fn run_to_its_end<H: Handler, D: Driver>(
     mut event_loop: EventLoop<H, D>,
 ) -> io::Result<()> {
@@ -253,8 +257,8 @@ pub(super) fn run_to_its_end<H: Handler, D: Driver>(
     ran.unwrap_or_else(|died| resume_unwind(died))
 }
 
-/// However a loop ends, the acceptor learns of it, and posts to it are given back. Dropped after the
-/// loop.
+/// Tells the acceptor that a loop has ended, in whatever way, and closes its mailbox, so that posts to
+/// the loop are given back. Dropped after the loop.
 pub(super) struct ExitNotice<M> {
     shared: Arc<Shared<M>>,
     number: usize,
@@ -269,8 +273,8 @@ impl<M> ExitNotice<M> {
 impl<M> Drop for ExitNotice<M> {
     fn drop(&mut self) {
         let inbox = &self.shared.loops[self.number];
-        // Of a loop that has died; any other has done so itself. A message's own drop may panic, which
-        // in a thread that panics already would end the process.
+        // Only a loop that has died still has mail here. Any other loop has closed its mailbox itself.
+        // The drop of a message may panic, which would abort the process in a thread that panics already.
         inbox.mail.close_and_drain(|mail| {
             inbox.counters.add(Counter::MailLost, 1);
             if guard(|| drop(mail)).is_none() {
@@ -278,14 +282,14 @@ impl<M> Drop for ExitNotice<M> {
             }
         });
         close_arrivals(inbox, &inbox.counters);
-        inbox.activity.rest(); // it does nothing any more, so it is not stalled
-        // Release: with it, the acceptor sees the loop's last counts.
+        inbox.activity.rest(); // an ended loop is not stalled
+        // Release: an acceptor that sees this also sees the loop's last counts.
         inbox.is_over.store(true, Ordering::Release);
         self.shared.acceptor_waker.wake();
     }
 }
 
-/// Closes the connections that no loop will take any more.
+/// Closes the connections that the loop will not take any more.
 pub(super) fn close_arrivals<M>(inbox: &Inbox<M>, counters: &Counters) {
     while let Some(arrival) = inbox.arrivals.pop() {
         drop(arrival);
@@ -293,7 +297,7 @@ pub(super) fn close_arrivals<M>(inbox: &Inbox<M>, counters: &Counters) {
     }
 }
 
-/// Makes the loop, on its own thread.
+/// Makes the loop. Runs on the loop's thread.
 pub(super) fn start_loop<H, D, F>(
     spec: LoopSpec<H::Message>,
     factory: F,
@@ -353,7 +357,7 @@ where
     Ok((event_loop, ReadyLatch { addrs }))
 }
 
-/// Keeps the calling thread, which is the loop's, on its core.
+/// Pins the calling thread, which is the loop's thread, to its core.
 pub(super) fn pin(number: usize, core: Option<core_affinity::CoreId>) {
     if let Some(core) = core
         && !core_affinity::set_for_current(core)
@@ -362,7 +366,7 @@ pub(super) fn pin(number: usize, core: Option<core_affinity::CoreId>) {
     }
 }
 
-/// A loop that stands, and runs on the thread that has made it.
+/// A loop that is ready, and runs on the thread that has made it.
 pub(super) struct OwnLoop<H: Handler, D: Driver> {
     // Dropped in this order.
     event_loop: EventLoop<H, D>,
@@ -372,8 +376,8 @@ pub(super) struct OwnLoop<H: Handler, D: Driver> {
 }
 
 impl<H: Handler, D: Driver> OwnLoop<H, D> {
-    /// Makes it on its core, as every loop is made, and then gives the thread its cores back:
-    /// threads that it starts next inherit them.
+    /// Makes the loop on its core, like every loop, and then gives the thread its former cores back,
+    /// because the threads that it starts next inherit its cores.
     pub(super) fn start(
         mut spec: LoopSpec<H::Message>,
         make: impl FnOnce(&Place<H::Message>) -> H,
@@ -387,7 +391,7 @@ impl<H: Handler, D: Driver> OwnLoop<H, D> {
         Ok((Self { event_loop, exit_notice, number, core }, ready))
     }
 
-    /// Turns until the loop is over.
+    /// Runs the loop until it is over.
     pub(super) fn run(self) -> Result<(), StartError> {
         let (number, core) = (self.number, self.core);
         let lent = core.and_then(|_| AffinityGuard::new());
@@ -401,11 +405,12 @@ impl<H: Handler, D: Driver> OwnLoop<H, D> {
     }
 }
 
-/// The calling thread while a loop has it on a core. Dropped, it may run on its former cores again.
+/// Keeps the former cores of the calling thread while a loop pins it. When this is dropped, the thread
+/// may run on these cores again.
 struct AffinityGuard(Affinity);
 
 impl AffinityGuard {
-    /// `None`: they cannot be asked for, so the thread is not to be pinned.
+    /// `None`: the thread's cores cannot be read, so the thread must not be pinned.
     fn new() -> Option<Self> {
         let cores = Affinity::of_this_thread();
         if let Err(error) = &cores {

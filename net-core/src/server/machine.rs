@@ -1,7 +1,7 @@
-//! The machine as far as it limits the number of connections.
+//! The limits of this machine on the number of connections.
 //!
-//! Nothing here judges; [`Server::doctor`](crate::Server::doctor) says how many connections each limit
-//! allows.
+//! This file only reads the limits. [`Server::doctor`](crate::Server::doctor) computes how many
+//! connections each limit allows.
 
 mod cgroup;
 #[doc(hidden)]
@@ -12,67 +12,70 @@ use proc_file::{Root, kib_line};
 use std::path::Path;
 use std::time::Duration;
 
-/// For how long the CPU quota of our control group, or of one above it, has held its threads back so far,
-/// on all cores together. `None`: no group says so.
+/// The total time for which the CPU quotas of this process's control group, and of the groups above it,
+/// have held threads back so far, summed over all cores. `None`: no group reports it.
 pub(crate) fn throttled() -> Option<Duration> {
     cgroup::throttled(&Root::new(Path::new("/")))
 }
 
-/// Memory of kernel and process that an idle connection takes at the server's end, in bytes: TCP over
-/// IPv4 on Linux 6.18, x86-64. `docs/C10M.md` has its parts, and how it was measured.
+/// The memory of kernel and process that an idle connection takes at the server's end, in bytes, for TCP
+/// over IPv4 on Linux 6.18, x86-64. `docs/C10M.md` has the parts of this number, and how they were
+/// measured.
 pub const BYTES_PER_IDLE_CONNECTION: u64 = 4_151;
 
-/// What the kernel says about itself. `None` means that it has no such file: an older kernel, a
-/// network namespace of a container, a module that is not loaded.
+/// What the kernel reports about itself. `None` means that the kernel has no such file. Examples are an
+/// older kernel, a container's network namespace, and a module that is not loaded.
 ///
-/// With the feature `serde` it can be written and read by serde.
+/// With the feature `serde`, serde can write and read this type.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Machine {
-    /// Cores this process may use: affinity and cgroup quota are taken into account.
+    /// The number of cores that this process may use. Affinity and cgroup quota are taken into account.
     pub cores: u32,
     /// The kernel's release, such as `6.18.44`.
     pub kernel: Option<String>,
-    /// All memory, in bytes; a control group's limit if that is lower.
+    /// All memory, in bytes, or the control group's limit if that is lower.
     pub memory_total_bytes: u64,
-    /// Memory that could be used without swapping, in bytes, when it was read.
+    /// The memory that could be used without swapping, in bytes, when it was read.
     pub memory_available_bytes: u64,
-    /// The control group's file that makes the memory less than the machine has, if one does.
+    /// The control group's file that limits the memory to less than the machine has. `None` if no group
+    /// does.
     pub memory_limited_by: Option<String>,
-    /// The soft limit on the size of one descriptor table; `u64::MAX` is "unlimited".
+    /// The soft limit on the size of one descriptor table. `u64::MAX` is "unlimited".
     pub nofile_soft: u64,
     /// The hard limit, up to which every process may raise its own soft limit.
     pub nofile_hard: u64,
     /// `fs.nr_open`: how far the hard limit itself can be raised.
     pub nr_open: Option<u64>,
-    /// `fs.file-max`: open files of the whole system.
+    /// `fs.file-max`: the most open files of the whole system.
     pub file_max: Option<u64>,
-    /// Open files of the whole system when it was read, from `fs.file-nr`.
+    /// The open files of the whole system when they were read, from `fs.file-nr`.
     pub files_open: Option<u64>,
-    /// `net.ipv4.ip_local_port_range`: the first and last port a connect picks by itself.
+    /// `net.ipv4.ip_local_port_range`: the first and the last port that the kernel picks for a connect.
     pub port_range: Option<[u64; 2]>,
     /// `net.ipv4.tcp_mem`: low, pressure and maximum, in pages of buffered bytes.
     pub tcp_mem_pages: Option<[u64; 3]>,
-    /// `fs.epoll.max_user_watches`: registrations in all epolls of one user.
+    /// `fs.epoll.max_user_watches`: the most registrations in all epolls of one user.
     pub max_user_watches: Option<u64>,
     /// The size of the connection-tracking table, if the module is there.
     pub conntrack_max: Option<u64>,
-    /// Entries in it when it was read. Zero where no rule makes it count.
+    /// The entries in the connection-tracking table when it was read. Zero if no firewall rule uses it.
     pub conntrack_count: Option<u64>,
     /// `net.core.somaxconn`: the longest accept queue.
     pub somaxconn: Option<u64>,
-    /// `net.ipv4.tcp_max_orphans`: sockets which nobody holds and that still have to send.
+    /// `net.ipv4.tcp_max_orphans`: the most sockets that no process holds any more and that still have
+    /// bytes to send.
     pub tcp_max_orphans: Option<u64>,
-    /// `net.ipv4.tcp_max_tw_buckets`: sockets in TIME_WAIT.
+    /// `net.ipv4.tcp_max_tw_buckets`: the most sockets in TIME_WAIT.
     pub tcp_max_tw_buckets: Option<u64>,
 }
 
 impl Machine {
-    /// Reads the limits below `root`, which is `/` but in tests. The number of cores is asked of
-    /// the running system in any case. Any thread; it reads some twenty small files.
+    /// Reads the limits from the files below `root`, which is `/` except in tests. The number of cores
+    /// always comes from the running system. Any thread may call this. It reads some twenty small files.
     ///
     /// # Errors
-    /// When `/proc/meminfo` or `/proc/self/limits` is missing, or when any file that is there
+    /// Returns an error if `/proc/meminfo` or `/proc/self/limits` is missing, or if an existing file
     /// cannot be read or understood. The error names the file.
     pub fn look(root: &Path) -> Result<Self, LookError> {
         let root = Root::new(root);
@@ -101,14 +104,14 @@ impl Machine {
         })
     }
 
-    /// Descriptors one table can hold once the soft limit is raised to the hard one. `fs.nr_open`
-    /// binds as well: it may have been lowered after the limit was set.
+    /// The number of descriptors that one table can hold after the soft limit is raised to the hard
+    /// limit. `fs.nr_open` is a bound too, because it may have been lowered after the hard limit was set.
     pub fn descriptors_per_table(&self) -> u64 {
         self.nofile_hard.min(self.nr_open.unwrap_or(u64::MAX))
     }
 }
 
-/// What of `/proc/meminfo` and the control groups binds.
+/// The memory limits: those of `/proc/meminfo`, or of a control group that allows less.
 struct Memory {
     total_bytes: u64,
     available_bytes: u64,
@@ -134,7 +137,7 @@ impl Memory {
     }
 }
 
-/// Soft and hard limit from the line `Max open files  20000  20000  files`.
+/// The soft and the hard limit, from the line `Max open files  20000  20000  files`.
 fn nofile(root: &Root<'_>) -> Result<[u64; 2], LookError> {
     const FILE: &str = "/proc/self/limits";
     const KEY: &str = "Max open files";
@@ -153,7 +156,7 @@ fn nofile(root: &Root<'_>) -> Result<[u64; 2], LookError> {
 }
 
 fn cores() -> u32 {
-    // Where the system cannot say, one core is the safe answer.
+    // If the system cannot report the number, one core is the safe answer.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     u32::try_from(cores).unwrap_or(u32::MAX)
 }

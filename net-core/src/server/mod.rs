@@ -36,22 +36,23 @@ use std::time::Duration;
 
 pub use doctor::{Diagnosis, Wall};
 
-/// What a refused client may be told, in bytes: less than any new socket's buffer has room for.
+/// The longest refusal, in bytes. The send buffer of every new socket has room for more.
 const REFUSAL_MAX: usize = 4096;
 
 /// How many loops a server has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Loops {
-    /// One for each core that this process may use, as the system says (affinity and cgroups); on a
-    /// machine with more than 256, 256.
+    /// One loop for each core that this process may use, as the system reports it (affinity and cgroups),
+    /// and at most 256 loops.
     #[default]
     PerCore,
-    /// So many: 1 to 256.
+    /// This number of loops, from 1 to 256.
     Count(usize),
 }
 
 impl Loops {
-    /// How many these are where the process may use so many processors; what was asked for is not checked.
+    /// The number of loops when the process may use `processors` processors. A number given by
+    /// [`Loops::Count`] is not checked here.
     fn on(self, processors: usize) -> usize {
         match self {
             Loops::Count(n) => n,
@@ -60,44 +61,46 @@ impl Loops {
     }
 }
 
-/// Who accepts connections.
+/// Which thread accepts connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Accept {
-    /// One thread accepts for all loops and hands over, by default in exact rotation ([`Balance`]).
-    /// Of one loop there is nothing to choose, and it accepts for itself.
+    /// One thread accepts for all loops and hands the connections over, by default in exact rotation
+    /// ([`Balance`]). With one loop there is no choice, and the loop accepts by itself.
     #[default]
     Acceptor,
-    /// Each loop has a listener of its own on the same address (`SO_REUSEPORT`); the kernel
-    /// spreads connections by a hash. No hand-over; uneven for few connections. Whom the kernel gives to a
-    /// loop that is stuck in a callback waits for it, where the acceptor would choose another loop. Unix
-    /// sockets know no such thing: these the acceptor serves as ever.
+    /// Each loop has its own listener on the same address (`SO_REUSEPORT`), and the kernel spreads the
+    /// connections by a hash. No connection is handed over between threads. The spread is uneven for few
+    /// connections. If a loop is stuck in a callback, the connections that the kernel gives to this loop
+    /// wait for it. The acceptor would choose another loop. Unix sockets have no `SO_REUSEPORT`, so the
+    /// acceptor serves them.
     ReusePort,
 }
 
-/// Whose the listeners are.
+/// Which thread owns the listeners.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Listens {
-    /// The acceptor's, which hands over.
+    /// The acceptor, which hands connections over.
     Acceptor,
-    /// Each loop's own, on an address that they share.
+    /// Each loop has its own listener, on a shared address.
     EachLoop,
-    /// The only loop's. To hand a connection over would cost a wake-up of each thread, and two
-    /// threads that take turns on one core; there is nobody to choose among.
+    /// The only loop. Handing a connection over would cost a wake-up of each thread, and two threads that
+    /// take turns on one core, with no choice of loops to gain.
     OnlyLoop,
 }
 
 /// Which descriptor table the loops use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum FdTable {
-    /// The process's. RLIMIT_NOFILE holds for all loops together.
+    /// The table of the process. RLIMIT_NOFILE limits all loops together.
     #[default]
     Shared,
-    /// Each loop has its own. RLIMIT_NOFILE holds for each loop, and loops do not contend for
-    /// the table's lock. Asks for a promise, because descriptors no longer pass between threads.
+    /// Each loop has its own table. RLIMIT_NOFILE limits each loop separately, and the loops do not
+    /// contend for the table's lock. This needs a promise ([`PrivateTables`]), because descriptors no
+    /// longer pass between threads.
     PerLoop(PrivateTables),
 }
 
-/// What a handler's factory is told: which loop it is made for.
+/// The loop for which a handler's factory is to make a handler.
 pub struct Place<M> {
     number: usize,
     remote: Remote<M>,
@@ -114,20 +117,20 @@ impl<M: Send> Place<M> {
         self.remote.loops()
     }
 
-    /// The way into all loops.
+    /// A handle that reaches all loops.
     pub fn remote(&self) -> Remote<M> {
         self.remote.clone()
     }
 }
 
-/// A place to listen at, as it was asked for.
+/// An address to listen on, as the caller gave it.
 #[derive(Clone, Debug)]
 struct Wanted {
     at: Result<Addr, AddrError>,
     proxies: Option<Arc<TrustedProxies>>,
 }
 
-/// Builds a server: an acceptor and N loops, one thread each.
+/// Builds a server: an acceptor and N loops, each on its own thread.
 ///
 /// ```no_run
 /// use net_core::{Conn, Handler, Input, Loops, Peer, Server};
@@ -156,7 +159,7 @@ struct Wanted {
 pub struct Server {
     listen: Vec<Wanted>,
     loops: Loops,
-    /// `None`: where the loops fill the processors.
+    /// `None`: pin the loops only if they fill the processors.
     pin: Option<bool>,
     accept: Accept,
     balance: Balance,
@@ -170,7 +173,7 @@ pub struct Server {
     admin_access: Access,
     refusal: Bytes,
     datagrams: Vec<Result<Addr, AddrError>>,
-    /// `None`: if it is run, and not if it is only started.
+    /// `None`: catch signals in `run`, and not in `start`.
     signals: Option<bool>,
 }
 
@@ -198,43 +201,46 @@ impl Default for Server {
 }
 
 impl Server {
-    /// A server of the default limits that listens nowhere yet. One that never does is a client:
-    /// its loops dial, by what is posted to them ([`Running::remote`]), until it is drained.
+    /// A server with the default limits and no listener. A server that never gets a listener is a client:
+    /// its loops dial when a message posted to them asks for it ([`Running::remote`]), until the server
+    /// is drained.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Listens on `HOST:PORT`, `[V6]:PORT`, `unix:PATH` or `unix:@NAME` too; port 0 is chosen by
-    /// the kernel. What is wrong with the address, or that it is named twice, is said at start.
+    /// Adds an address to listen on: `HOST:PORT`, `[V6]:PORT`, `unix:PATH` or `unix:@NAME`. With port 0
+    /// the kernel chooses the port. A wrong address, or an address that is named twice, is an error at
+    /// start.
     ///
-    /// A Unix socket's file that nobody listens at any more is replaced, any other is an error; who
-    /// may connect is up to the umask. The file is removed when listening ends.
+    /// A Unix socket's file on which no process listens any more is replaced. Any other existing file is
+    /// an error. The umask decides who may connect. The file is removed when listening ends.
     ///
-    /// A listener that the kernel has broken (accept says EBADF, EINVAL or the like) ends alone. With the
-    /// last one, counting endpoints for [datagrams](Self::datagrams), the server drains and its end is an
-    /// error: also one that dials or adopts, since nobody can come to it by the way that was asked for.
+    /// If a listener fails for good (accept returns EBADF, EINVAL or the like), only this listener ends.
+    /// When the last of all listeners and endpoints for [datagrams](Self::datagrams) fails, the server
+    /// drains and returns an error, even if it also dials or adopts connections.
     pub fn listen(mut self, at: &str) -> Self {
         self.listen.push(Wanted { at: at.parse(), proxies: None });
         self
     }
 
-    /// Listens on this address too.
+    /// As [`listen`](Self::listen), on an address that is parsed already.
     pub fn listen_at(mut self, at: Addr) -> Self {
         self.listen.push(Wanted { at: Ok(at), proxies: None });
         self
     }
 
-    /// Listens on this address too, for these proxies alone, each of which says first who the client
-    /// is: by a header of the PROXY protocol, version 1 or 2. What `admit` and [`Conn::peer`] tell is
-    /// then the client's address; or the proxy's own, if it says that it speaks for itself (`LOCAL`)
-    /// or does not know (`UNKNOWN`).
+    /// Adds an address on which only these proxies may connect. Each connection must begin with a header
+    /// of the PROXY protocol, version 1 or 2, which names the client. `admit` and [`Conn::peer`] then
+    /// show the client's address. They show the proxy's own address if the header says that the proxy
+    /// speaks for itself (`LOCAL`) or does not know the client (`UNKNOWN`).
     ///
-    /// Whoever is not trusted is closed at accept, since it could say anything (`Refused(Untrusted)`).
-    /// A header must be whole within
-    /// [`proxy_header_timeout`](crate::Limits::proxy_header_timeout) (5 s), or sooner: the first-byte
-    /// and idle timeouts and the longest lifetime hold here too, and begin anew behind it. Until then
-    /// the handler hears nothing. Without one, or with a bad one, the connection is closed and
-    /// counted as [`Closed::ProxyHeader`]; it has no `on_close`, as no session was made for it.
+    /// A peer that is not one of these proxies is closed at accept (`Refused(Untrusted)`), because it
+    /// could claim any address. The whole header must arrive within
+    /// [`proxy_header_timeout`](crate::Limits::proxy_header_timeout) (5 s). The first-byte timeout, the
+    /// idle timeout and the longest lifetime apply during this time too, and start again after the
+    /// header. The handler hears nothing of the connection before the header is complete. With no header
+    /// or a bad one, the connection is closed and counted as [`Closed::ProxyHeader`]. There is no
+    /// `on_close` for it, because no session was made.
     ///
     /// [`Conn::peer`]: crate::Conn::peer
     /// [`Closed::ProxyHeader`]: crate::Closed::ProxyHeader
@@ -243,7 +249,7 @@ impl Server {
         self
     }
 
-    /// How many loops.
+    /// The number of loops.
     pub fn loops(mut self, loops: Loops) -> Self {
         self.loops = loops;
         self
@@ -251,16 +257,17 @@ impl Server {
 
     /// Whether loop i stays on the (i mod n)-th of the n allowed cores.
     ///
-    /// Default: yes where the loops fill these cores, that is, if there are as many loops at least, and no
-    /// quota of the cgroup that grants less time; and where loops are [steered](Self::steer) to. Otherwise
-    /// the system places them: a server does not know who else begins at the first core, and two servers
-    /// that both do share it while others idle. The start logs which it is, at `info`.
+    /// Default: yes if the loops fill these cores, or if connections are [steered](Self::steer). The
+    /// loops fill the cores if there are at least as many loops as cores, and no cgroup quota grants less
+    /// CPU time. Otherwise the system places the loops. A server does not know whether another process
+    /// also pins its threads from the first core. Two such servers share this core while other cores
+    /// idle. The start logs the choice, at `info`.
     pub fn pin(mut self, pin: bool) -> Self {
         self.pin = Some(pin);
         self
     }
 
-    /// Who accepts.
+    /// Which thread accepts connections.
     pub fn accept(mut self, accept: Accept) -> Self {
         self.accept = accept;
         self
@@ -272,50 +279,54 @@ impl Server {
         self
     }
 
-    /// What the server may use at most.
+    /// The bounds of what the server may use.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// What a client is told that is not let in: because of `connections_max`, `per_source_max`, or
-    /// the handler's `admit`. At most 4 KiB. It is one send into a new socket's empty buffer, so it
-    /// blocks nobody; then the connection is closed. What arrives from the client after that, or
-    /// is more than one receive takes, makes the kernel reset it, and then it may not read what it was told.
-    /// Default: empty, and nothing is sent.
+    /// The bytes sent to a client that is refused because of `connections_max`, `per_source_max`, or the
+    /// handler's `admit`. At most 4 KiB.
+    ///
+    /// The server makes one send into the new socket's empty buffer, which cannot block, and closes the
+    /// connection. If the client has sent more than one receive takes, or sends more later, the kernel
+    /// resets the connection, and the client may not see these bytes. Default: empty, and nothing is
+    /// sent.
     pub fn refusal(mut self, refusal: impl Into<Bytes>) -> Self {
         self.refusal = refusal.into();
         self
     }
 
-    /// How long a drain may take before what is left is reset. Default: 10 s.
+    /// How long a drain may take before the connections that are left are reset. Default: 10 s.
     ///
-    /// Mail and broadcasts that were taken before the drain are carried out before any connection is told
-    /// of it. A server whose backlog of broadcasts takes longer than this timeout tells nobody:
-    /// its connections are reset, and the reports count their receivers as gone.
+    /// Mail and broadcasts taken before the drain are carried out before any connection is told of the
+    /// drain. If the backlog of broadcasts takes longer than this timeout, no connection is told: the
+    /// connections are reset, and the reports count their receivers as gone.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// Connections which the kernel completes ahead of accept, cut to `net.core.somaxconn`.
-    /// Default: 4096.
+    /// The backlog of each listener: the length of the accept queue, in which the kernel holds completed
+    /// connections. The kernel cuts it to `net.core.somaxconn`. 0 counts as 1. Default: 4096.
     pub fn backlog(mut self, backlog: u16) -> Self {
         self.backlog = i32::from(backlog.max(1));
         self
     }
 
-    /// Options of the listeners, and of the connections that they accept.
+    /// Socket options of the listeners and of the connections that they accept.
     pub fn sockets(mut self, options: SocketOptions) -> Self {
         self.sockets = options;
         self
     }
 
-    /// With [`Accept::ReusePort`]: whether a connection goes to the loop on the core at which the
-    /// kernel received it (`SO_INCOMING_CPU`; Linux 6.2), instead of by a hash. So a connection's
-    /// interrupt, kernel work and loop share a core and its caches, if the network card spreads
-    /// what it receives over the same cores; if it does not, loops are as uneven as it is. Pins the
-    /// loops; with `pin(false)` it is an error. Default: no.
+    /// With [`Accept::ReusePort`]: whether a connection goes to the loop on the core on which the kernel
+    /// received it (`SO_INCOMING_CPU`; Linux 6.2), instead of by a hash. Default: no.
+    ///
+    /// A connection's interrupt, kernel work and loop then share a core and its caches, if the network
+    /// card spreads the traffic over the same cores. If the card does not, the loops are as uneven as the
+    /// card. Steering pins the loops. It is an error at start with `pin(false)`, or without
+    /// [`Accept::ReusePort`].
     pub fn steer(mut self, steer: bool) -> Self {
         self.steer = steer;
         self
@@ -327,15 +338,16 @@ impl Server {
         self
     }
 
-    /// Serves `/metrics` (Prometheus), `/healthz`, `/loops` and `/connections` over HTTP on this
-    /// address, while the server runs and drains. It is a thread of its own, with 16 places and spare
-    /// descriptors of its own. What is wrong with the address is said at start.
+    /// Serves `/metrics` (Prometheus), `/healthz`, `/loops` and `/connections` over HTTP on this address,
+    /// while the server runs and drains. The endpoint has its own thread, 16 places for clients, and its
+    /// own spare descriptors. A wrong address is an error at start.
     ///
-    /// It lets in whoever reaches it, also to kill connections: choose an address that only your own
-    /// people and machines reach, such as a Unix socket (`unix:PATH`, for
-    /// `curl --unix-socket PATH http://localhost/connections`), or ask for a
-    /// [token](Self::admin_token). Pages that name clients are refused to whoever calls the server by
-    /// another name than an address, `localhost`, or one of its [names](Self::admin_name).
+    /// Without a [token](Self::admin_token), every client that reaches the endpoint may use it, and may
+    /// also kill connections. Choose an address that only your own people and machines reach, such as a
+    /// Unix socket (`unix:PATH`, for `curl --unix-socket PATH http://localhost/connections`), or require
+    /// a token. Without a token, a request for a page that names clients must call the server by an
+    /// address, by `localhost`, or by one of its [names](Self::admin_name). Any other such request is
+    /// refused.
     pub fn admin(mut self, at: &str) -> Self {
         self.admin = Some(at.parse());
         self
@@ -347,47 +359,53 @@ impl Server {
         self
     }
 
-    /// Everything at the admin endpoint but `/healthz` is only for those who show this token, as
-    /// `Authorization: Bearer TOKEN`: of visible ASCII characters, one at least, or the server does not
-    /// start. The live page takes it from behind a `#` in its address (`http://ADDR/#TOKEN`), which a
-    /// browser does not send. HTTP is not encrypted: who listens on the way has the token.
+    /// Requires this token for every page of the admin endpoint except `/healthz` and the live page's
+    /// empty frame (`/`). A client sends it as `Authorization: Bearer TOKEN`. The token is at least one
+    /// visible ASCII character, and only such characters, or the server does not start.
+    ///
+    /// The live page takes the token from behind a `#` in its address (`http://ADDR/#TOKEN`), which a
+    /// browser does not send. HTTP is not encrypted: anybody who can read the traffic gets the token.
     pub fn admin_token(mut self, token: impl Into<String>) -> Self {
         self.admin_access.token = Some(token.into());
         self
     }
 
-    /// A host's name by which a browser may call the admin endpoint, without the port; again for a
-    /// further one. Under any other name than these, an address and `localhost`, the pages that name
-    /// clients are refused (403): its owner may have pointed it here to read them. `/metrics` and
-    /// `/healthz`, which name nobody, have any name.
+    /// Adds a host name, without a port, by which a browser may call the admin endpoint. Call this once
+    /// for each name.
+    ///
+    /// Without a [token](Self::admin_token), a request under any other name gets 403 for the pages that
+    /// name clients. An address and `localhost` are always allowed. The owner of another name may have
+    /// pointed the name to this server to read these pages (DNS rebinding). `/metrics` and `/healthz`
+    /// name no client and are served under any name.
     pub fn admin_name(mut self, name: impl Into<String>) -> Self {
         self.admin_access.names.push(name.into());
         self
     }
 
-    /// Connections that the descriptor tables have places for as this server is set up, after
-    /// RLIMIT_NOFILE has been raised to its hard limit.
+    /// The number of connections for which the descriptor tables have places in this configuration.
+    /// Raises RLIMIT_NOFILE to its hard limit first.
     pub fn capacity(&self) -> Result<usize, StartError> {
         Ok(capacity::Capacity::of(self, self.loop_count()?)?.in_all())
     }
 
-    /// Whether SIGTERM, SIGINT and SIGQUIT end the server, as [`run`](Self::run) has it. Default: if it
-    /// is run, since its end is then the program's; and not if it is only [started](Self::start), by a
-    /// program that has its own way to end.
+    /// Whether SIGTERM, SIGINT and SIGQUIT end the server, as described at [`run`](Self::run).
+    ///
+    /// Default: yes for [`run`](Self::run), because the end of the server is then the end of the program.
+    /// No for [`start`](Self::start), because the program then has its own way to end.
     pub fn signals(mut self, catch: bool) -> Self {
         self.signals = Some(catch);
         self
     }
 
-    /// What catches the signals, if they are to be caught.
+    /// The function that catches the signals; `None` if they are not to be caught.
     fn catches(&self, by_default: bool) -> Option<start::CatchSignals> {
         self.signals.unwrap_or(by_default).then_some(Signals::catch)
     }
 
-    /// Starts it, and returns once it listens. `factory` is called once on each loop's thread.
+    /// Starts the server, and returns once it listens. `factory` is called once on each loop's thread.
     ///
-    /// Signals are left alone, so SIGTERM ends the process without a drain, unless
-    /// [`signals`](Self::signals) says otherwise.
+    /// Signals are left alone, unless [`signals`](Self::signals) says otherwise: SIGTERM then ends the
+    /// process without a drain.
     pub fn start<H, F>(self, factory: F) -> Result<Running<H::Message>, StartError>
     where
         H: Handler,
@@ -397,15 +415,18 @@ impl Server {
         start::start::<H, Epoll, F>(self, factory, catch)
     }
 
-    /// Runs it until it has ended. SIGTERM, SIGINT and SIGQUIT drain it: it stops listening,
-    /// finishes what is under way, and ends; a second signal ends it at once. So they do also where
-    /// whoever started the process had them blocked or ignored. A signal that comes while it still starts is
-    /// obeyed once it has, and a second one then ends the process. SIGHUP is left alone: by default it ends
-    /// the process without a drain, when its terminal is closed.
+    /// Runs the server until it has ended.
     ///
-    /// A callback that does not return holds nobody up for ever: its loop is waited for until 3 s after the
-    /// drain's deadline, and half a second after a second signal. Then its thread is left as it is. After a
-    /// drain, the end is an error that names the loop. A third signal ends the process where it stands.
+    /// The first SIGTERM, SIGINT or SIGQUIT drains the server: it stops listening, finishes the work
+    /// under way, and ends. A second signal ends it at once. This holds also if the parent process had
+    /// these signals blocked or ignored. A signal that comes during the start is obeyed after the start,
+    /// and a second signal during the start ends the process. SIGHUP is left alone: by default it ends
+    /// the process without a drain when its terminal is closed.
+    ///
+    /// A callback that does not return cannot hold the server for ever. The server waits for its loop
+    /// until 3 s after the drain's deadline, or until half a second after a second signal. After that the
+    /// loop's thread is left as it is. After a drain, the result is then an error that names the loop. A
+    /// third signal ends the process immediately.
     pub fn run<H, F>(self, factory: F) -> Result<Ended, StartError>
     where
         H: Handler,
@@ -414,8 +435,8 @@ impl Server {
         self.run_with(factory, |_| {})
     }
 
-    /// As [`run`](Self::run), and calls `ready` once it listens: to say so, or to keep the
-    /// [`Remote`].
+    /// As [`run`](Self::run), and calls `ready` once the server listens: for example to report that, or
+    /// to keep the [`Remote`].
     pub fn run_with<H, F>(
         self,
         factory: F,
@@ -431,7 +452,8 @@ impl Server {
         running.wait()
     }
 
-    /// Says in one sentence which settings contradict each other, if any do. So does the start.
+    /// Returns an error, in one sentence, if settings contradict each other. The start makes the same
+    /// check.
     pub fn check(&self) -> Result<(), StartError> {
         self.limits.check().map_err(|what| StartError::plain(format!("limits: {what}")))?;
         let loops = self.loop_count()?;
@@ -489,20 +511,22 @@ impl Server {
         Ok(count)
     }
 
-    /// Whether so many loops stay on their cores, of which the process may use `allowed`, with the time of
-    /// so many `processors`.
+    /// Whether `loops` loops are pinned, if the process may use `allowed` cores and the CPU time of
+    /// `processors` processors.
     fn pins(&self, loops: usize, allowed: usize, processors: usize) -> bool {
         let fill = loops >= allowed && processors >= allowed;
         self.pin.unwrap_or(self.steer || fill)
     }
 }
 
-/// Processors whose time this process may have: those allowed, or as many as a quota of its cgroup is worth.
+/// The number of processors whose time this process may use: the allowed processors, or fewer if a cgroup
+/// quota is worth less.
 fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A server that runs. Dropped, it stops at once and waits for its threads, as [`wait`](Self::wait) does.
+/// A running server. Dropping it stops the server at once and waits for its threads, as
+/// [`wait`](Self::wait) does.
 pub struct Running<M> {
     remote: Remote<M>,
     addrs: Vec<Addr>,
@@ -513,27 +537,31 @@ pub struct Running<M> {
 }
 
 impl<M: Send> Running<M> {
-    /// Where it listens, in the order in which it was told to: with the ports that were chosen.
+    /// The addresses on which the server listens, with the ports that were chosen. In the order in which
+    /// they were given.
     pub fn addrs(&self) -> &[Addr] {
         &self.addrs
     }
 
-    /// Where its admin endpoint listens, if it has one.
+    /// The address on which the admin endpoint listens, if there is one.
     pub fn admin_addr(&self) -> Option<&Addr> {
         self.admin.as_ref()
     }
 
-    /// The way into its loops.
+    /// A handle that reaches the server's loops.
     pub fn remote(&self) -> Remote<M> {
         self.remote.clone()
     }
 
-    /// Waits until it has ended: by [`Remote::drain`] or [`Remote::stop`], or by a signal, if the server
-    /// was run or [told to heed them](Server::signals); one that was only started leaves signals alone.
-    /// An error names what ended it otherwise: a loop that died, which stops the server, or its last
-    /// listener that broke, which drains it; or a loop that did not end, since a callback of it does not
-    /// return within 3 s of the drain's deadline or the stop. The thread of such a loop is left as it is,
-    /// and ends by itself.
+    /// Waits until the server has ended.
+    ///
+    /// [`Remote::drain`] and [`Remote::stop`] end it. A signal ends it too, if the server was run or
+    /// [told to catch signals](Server::signals); a server that was only started leaves signals alone.
+    ///
+    /// An error names any other cause. A loop died, which stops the server. Or the last listener failed,
+    /// which drains the server. Or a loop did not end, because its callback did not return within 3 s of
+    /// the drain's deadline or of the stop; the thread of this loop is left as it is, and ends by itself
+    /// when the callback returns.
     pub fn wait(mut self) -> Result<Ended, StartError> {
         self.join()
     }
@@ -557,10 +585,10 @@ impl<M> Drop for Running<M> {
             return;
         }
         self.remote.0.ask(Phase::Stop);
-        // A callback that drops its own server cannot wait for itself. The threads end all the
-        // same, and by themselves.
+        // A callback that drops its own server must not wait for itself. The threads end by themselves in
+        // any case.
         if !self.threads.contains(&thread::current().id()) {
-            let _ = self.join(); // whoever wants to know how it ended calls `wait`
+            let _ = self.join(); // a caller that needs the result calls `wait`
         }
     }
 }
@@ -569,14 +597,14 @@ impl<M> Drop for Running<M> {
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// The last counts of all threads. They balance, unless a loop was left in a callback that does not
-    /// return: of that one they are as of its last turn.
+    /// return: the counts of that loop are from its last turn.
     pub counts: Snapshot,
-    /// The signal that ended it at once, if a second one came.
+    /// The signal that ended the server at once, if a second signal came.
     pub cut_by_signal: Option<i32>,
 }
 
 impl Termination for Ended {
-    /// 0; or, after a second signal, 128 and its number, as a shell would have it.
+    /// The exit code: 0, or after a second signal 128 plus its number, as in a shell.
     fn report(self) -> ExitCode {
         match self.cut_by_signal {
             Some(signal) => ExitCode::from(128u8.wrapping_add(signal as u8)),

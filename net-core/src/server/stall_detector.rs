@@ -1,11 +1,11 @@
-//! Finds turns that take too long, and the callback to blame, while it still runs.
+//! Finds turns that take too long, and the callback to blame, while the turn still runs.
 //!
-//! The acceptor's thread looks at every loop's [`LoopActivity`] four times in a threshold. So a callback
-//! that never returns is found too, and the loops read no clock for it.
+//! The acceptor's thread checks every loop's [`LoopActivity`] four times per threshold. So it also finds
+//! a callback that never returns, and the loops read no clock for this.
 //!
-//! A turn is long on the wall also where its thread was not let run: by a quota, or by others on its core.
-//! Then no callback is to blame. So the CPU time of the thread stands beside it, and what the quota of
-//! the control group has held back meanwhile.
+//! A turn is also long by the clock if its thread could not run, because of a quota or of other threads
+//! on its core. Then no callback is to blame. So each report also shows the CPU time of the thread, and
+//! the time for which the quota of the control group has held threads back meanwhile.
 
 use crate::base::log_limiter::LogLimiter;
 use crate::config::limits::Limits;
@@ -15,7 +15,7 @@ use crate::sys::cpu_clock;
 use net_timer::Tick;
 use std::time::Duration;
 
-/// How often it is looked in a threshold.
+/// How many checks there are per threshold.
 const LOOKS: u32 = 4;
 
 pub(crate) struct StallDetector {
@@ -24,44 +24,48 @@ pub(crate) struct StallDetector {
     loops: Vec<Look>,
 }
 
-/// The last look at one loop.
+/// The last check of one loop.
 struct Look {
     beat: Option<Beat>,
     /// When this callback was first seen in this turn.
     since: Tick,
-    /// This turn is among the stalls.
+    /// This turn is already counted as a stall.
     is_counted: bool,
-    /// When this turn was first seen, and what stood on the clocks then.
+    /// When this turn was seen at a second check, and the clocks at that time.
     first: Option<(Tick, Clocks)>,
     trouble: LogLimiter,
 }
 
-/// Times that are read when a turn is seen.
+/// The clocks that are read when a turn is seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Clocks {
-    /// What the loop's thread has had of the CPU.
+    /// The CPU time of the loop's thread.
     cpu: Option<Duration>,
-    /// What quotas have held back.
+    /// The time for which quotas have held threads back.
     throttled: Option<Duration>,
 }
 
-/// A turn that takes too long, so far.
+/// A turn that takes too long, as far as it has run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stall {
     beat: Beat,
     turn_ms: u64,
-    /// What was seen of the callback that runs: it may have run a look's time longer.
+    /// How long the running callback was seen. It may have run longer, by at most the time between two
+    /// checks.
     callback_ms: u64,
     is_new: bool,
-    /// For how long it was watched, and what its thread had of the CPU in that time.
+    /// How long the turn was watched.
     watched_ms: u64,
+    /// The CPU time of the turn's thread in that time.
     cpu_ms: Option<u64>,
-    /// What quotas have held back meanwhile, on all cores together.
+    /// The time for which quotas have held threads back meanwhile, summed over all cores.
     throttled_ms: Option<u64>,
 }
 
 impl Stall {
-    /// The thread was kept from running for at least half the time, by a quota.
+    /// Whether a quota kept the thread from running: the thread ran for less than half of the watched
+    /// time, and quotas held threads back for at least a quarter of it. If the CPU time is unknown, the
+    /// quotas decide alone.
     fn is_held_back(&self) -> bool {
         let has_run = self.cpu_ms.is_some_and(|cpu| cpu >= self.watched_ms / 2);
         !has_run && self.throttled_ms.is_some_and(|ms| ms > 0 && ms >= self.watched_ms / 4)
@@ -69,7 +73,7 @@ impl Stall {
 }
 
 impl StallDetector {
-    /// `None`: stalls are not looked for.
+    /// `None` if stalls are not to be looked for.
     pub(crate) fn new(limits: &Limits, loops: usize) -> Option<Self> {
         let threshold = limits.stall_threshold?;
         let look = |_| Look {
@@ -82,12 +86,13 @@ impl StallDetector {
         Some(Self { threshold, next: Tick::ZERO, loops: (0..loops).map(look).collect() })
     }
 
-    /// When to look next.
+    /// When to check next.
     pub(crate) fn next_look(&self) -> Tick {
         self.next
     }
 
-    /// Looks at every loop, if it is time. What is found is counted in its pulse, and logged seldom.
+    /// Checks every loop, if it is time. A stall is counted in the loop's [`LoopActivity`], and logged at
+    /// a limited rate.
     pub(crate) fn look<'a>(
         &mut self,
         now: Tick,
@@ -135,8 +140,8 @@ impl StallDetector {
 }
 
 impl Look {
-    /// `clocks` is asked once when a turn is seen that was running at the last look already, and again when
-    /// it is a stall: most turns are never seen twice.
+    /// Reads `clocks` once when a turn is seen that was already running at the last check, and again when
+    /// the turn is a stall. Most turns are never seen twice, so they cost no such read.
     fn at(
         &mut self,
         now: Tick,
@@ -210,7 +215,7 @@ mod tests {
         activity.calls(Callback::Data, 7 << 32 | 1);
         looks(&mut stalls, &activity, 1000, 1000 + THRESHOLD_MS - 1);
         assert_eq!(all(&activity), 0, "below the threshold");
-        // At the next look, a quarter of the threshold later at most.
+        // At the next check, at most a quarter of the threshold later.
         looks(&mut stalls, &activity, 1000 + THRESHOLD_MS, 1026 + THRESHOLD_MS);
         assert_eq!(count(&activity, "on_data"), 1);
         looks(&mut stalls, &activity, 1127, 3000);
@@ -251,7 +256,8 @@ mod tests {
         assert!(found.longest_turn_ms >= 175 && found.longest_callback_ms < 30, "{found:?}");
     }
 
-    /// Under a quota a turn was long on the wall alone, and whatever callback ran then had the blame.
+    /// Regression test: under a quota a turn was long by the clock only, and the callback that ran at the
+    /// time was blamed.
     #[test]
     fn a_thread_that_is_not_let_run_is_told_from_one_that_is_long() {
         let ms = Duration::from_millis;
@@ -263,7 +269,7 @@ mod tests {
             let look = &mut stalls.loops[0];
             let mut found = None;
             for passed in (0..=400).step_by(25) {
-                // In this share of each hundred milliseconds.
+                // In this share, in percent, of the time.
                 let of = |share: Option<u64>| share.map(|share| ms(5000 + passed * share / 100));
                 let clocks = || Clocks { cpu: of(cpu), throttled: of(throttled) };
                 let now = Tick::from_millis(1000 + passed);

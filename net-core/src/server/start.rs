@@ -1,4 +1,4 @@
-//! Starting: everything that can be refused is tried before `start` returns.
+//! Starts a server: everything that can be refused is tried before `start` returns.
 
 use super::capacity::Capacity;
 use super::datagrams;
@@ -39,10 +39,11 @@ where
     begin::<H, D, F, Nobody<H>>(server, factory, None, catch).map(|(running, _)| running)
 }
 
-/// A server that runs, and the loop that is to be run on this thread, if one is.
+/// The running server, and the loop that is to run on the calling thread, if there is one.
 type Begun<H, D> = (Running<<H as Handler>::Message>, Option<OwnLoop<H, D>>);
 
-/// As `start`; with `here`, the last loop is made by it on this thread, and given back to be run.
+/// As `start`. With `here`, the last loop is made by `here` on the calling thread, and is returned so
+/// that the caller can run it.
 pub(super) fn begin<H, D, F, G>(
     server: Server,
     factory: F,
@@ -84,7 +85,7 @@ where
         open_listeners::<H, D>(&server, &shared, &wanted, listens)?;
     let specs: Vec<ListenSpec> = match listens {
         Listens::Acceptor => Vec::new(),
-        // With the ports that were chosen.
+        // The addresses with the ports that the kernel chose.
         Listens::EachLoop => addrs
             .iter()
             .zip(wanted)
@@ -105,7 +106,7 @@ where
         Arc::clone(&shared),
         server.balance,
         fd_channels,
-        // With those for whom a place is made on arrival.
+        // Including the connections for which a place is made on arrival.
         capacity.per_table + server.limits.when_full.spare() as u64,
         in_flight_max,
         server.limits.log_every,
@@ -150,8 +151,8 @@ where
     Ok((running, own))
 }
 
-/// Takes the admin endpoint's address, if it has one: whatever can be refused is refused before a
-/// loop starts.
+/// Binds the admin endpoint's address, if there is one. An address that can be refused is refused before
+/// a loop starts.
 fn bind_admin(server: &Server) -> Result<Option<Admin>, StartError> {
     match &server.admin {
         None => Ok(None),
@@ -160,7 +161,7 @@ fn bind_admin(server: &Server) -> Result<Option<Admin>, StartError> {
     }
 }
 
-/// Says what becomes of connects under way when loops that accept for themselves end listening.
+/// Logs what happens to connects under way when loops with their own listeners end listening.
 fn say_migration(server: &Server) {
     const SETTING: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
     if server.accept == Accept::ReusePort
@@ -173,8 +174,8 @@ fn say_migration(server: &Server) {
     }
 }
 
-/// What the acceptor's thread has in its care. Dropped in this order, should it not start or panic: the
-/// fd channels close before the loops are waited for.
+/// Everything that the acceptor's thread owns. If the thread does not start or panics, the fields are
+/// dropped in this order, so that the fd channels close before the loops are waited for.
 struct Supervisor<M, D: Driver> {
     acceptor: Acceptor<M, D>,
     admin: Option<Serving>,
@@ -182,7 +183,8 @@ struct Supervisor<M, D: Driver> {
 }
 
 impl<M: Send + 'static, D: Driver> Supervisor<M, D> {
-    /// Accepts until all is over, then waits for the loops' threads, and ends the admin endpoint last.
+    /// Runs the acceptor until every loop is over, then waits for the loops' threads, and ends the admin
+    /// endpoint last.
     fn supervise(mut self) -> Result<Ended, StartError> {
         let ran = self.acceptor.run();
         let Self { mut acceptor, admin, mut team } = self;
@@ -190,19 +192,19 @@ impl<M: Send + 'static, D: Driver> Supervisor<M, D> {
         let given_up = acceptor.take_given_up();
         drop(acceptor);
         team.shared.adoptions.close_and_drain(drop); // closed already, unless the wait has failed
-        // One that was to run on the caller's thread keeps it.
+        // A given-up loop that runs on the caller's thread keeps that thread.
         let keeps_caller = given_up.iter().any(|k| *k >= team.threads.len());
         let died = team.join(&given_up);
         for inbox in &team.shared.loops {
-            // What was pushed after a loop had died, before that was known.
+            // Closes what was pushed after a loop had died, before the acceptor knew of it.
             close_arrivals(inbox, &team.shared.acceptor);
         }
         drop(admin);
         let (seen, last) = ran.map_err(|error| StartError::new("the acceptor's wait", error))?;
         if seen > 1 && keeps_caller {
-            exit_at_once(last); // nobody else can: the caller would have to return first
+            exit_at_once(last); // nothing else can: the caller's thread does not return
         }
-        // Not before all is over: until then a second signal must not kill the process.
+        // Dropped only when all is over. Until then a second signal must not kill the process.
         drop(signals);
         died.iter().for_each(|error| tracing::error!("{error}"));
         if let Some(error) = died.into_iter().next() {

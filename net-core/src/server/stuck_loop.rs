@@ -1,24 +1,25 @@
-//! `StuckLoop`: whether a loop still turns while something waits for it.
+//! `StuckLoop`: detects a loop that does not turn while something waits for it.
 
 use net_timer::Tick;
 use std::time::Duration;
 
-/// What of the time between two looks counts at most. A thread that was kept from looking, as the loops may
-/// have been from turning, has not seen them stand still.
+/// The most that counts of the time between two checks. In a longer time, the checking thread itself was
+/// kept from running, and the loops may have been too. Such a time does not show that a loop stood still.
 const STEP_MAX: Duration = Duration::from_millis(100);
 
-/// What was last seen of one loop's count of turns. Pure: the count and the time come in as arguments.
+/// The last seen count of turns of one loop. Pure: the count and the time come in as arguments.
 #[derive(Debug, Default)]
 pub(crate) struct StuckLoop {
     turns: u64,
-    /// Something has waited since then, and the loop has not turned.
+    /// Since when something has waited without a turn of the loop.
     since: Option<Tick>,
     looked: Tick,
 }
 
 impl StuckLoop {
-    /// Looks at a loop that has made so many turns. Since when it has been seen to stand still, if it does;
-    /// a loop that nothing waits for only sleeps. Of the time since the last look no more than 100 ms
+    /// Checks a loop that has made this number of `turns`. Returns since when the loop has been seen to
+    /// stand still while something waits for it, which is `now` if it has turned since the last check.
+    /// `None` if nothing waits: such a loop only sleeps. Of the time since the last check, at most 100 ms
     /// count.
     pub(crate) fn look(&mut self, now: Tick, turns: u64, is_awaited: bool) -> Option<Tick> {
         if std::mem::replace(&mut self.turns, turns) != turns {
@@ -46,7 +47,7 @@ mod tests {
         assert_eq!(still.look(at(10), 8, true), Some(at(10)), "it has turned");
         assert_eq!(still.look(at(11), 8, false), None);
         assert_eq!(still.look(at(12), 8, true), Some(at(12)));
-        // Nobody has looked for half a second: of that, the last 100 ms are all that count.
+        // No check for half a second: only the last 100 ms of it count.
         assert_eq!(still.look(at(612), 8, true), Some(at(512)));
         assert_eq!(still.look(at(662), 8, true), Some(at(512)));
     }

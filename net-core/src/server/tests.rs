@@ -1,4 +1,4 @@
-//! What only a real kernel does, with a whole server: few tests, each bounded in time.
+//! Tests of a whole server on a real kernel, for what only a real kernel does: few, each bounded in time.
 
 mod drops;
 mod dying;
@@ -53,8 +53,8 @@ fn dial(at: &Addr) -> UnixStream {
     client
 }
 
-/// Descriptors that nobody asked for stop a receive in the middle, and are closed by the kernel. Sent before
-/// the socket is the server's, since afterwards it takes none.
+/// Descriptors that a client sends unasked end a receive early, and the kernel closes them. The test
+/// sends them before the socket belongs to the server, because the server's socket accepts none.
 #[test]
 fn bytes_with_descriptors_come_back_like_any_others() {
     let _bound = bound();
@@ -80,8 +80,9 @@ fn bytes_with_descriptors_come_back_like_any_others() {
     assert_eq!(far.read(&mut [0]).unwrap(), 0, "no copy is left open in the server");
 }
 
-/// The last copy of a descriptor that a client had sent was closed by the kernel on our thread, which took as
-/// long as its SO_LINGER said: four seconds of a loop, the acceptor, or the admin endpoint.
+/// Regression test: a client sent a descriptor and closed its own copy. The kernel closed the last copy
+/// on the server's thread, which took as long as the descriptor's SO_LINGER said: four seconds of a loop,
+/// of the acceptor, or of the admin endpoint.
 #[test]
 fn whoever_sends_descriptors_learns_that_they_are_not_taken() {
     let (passed, _far) = UnixStream::pair().unwrap();
@@ -134,7 +135,8 @@ fn whoever_sends_descriptors_learns_that_they_are_not_taken() {
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"without".to_vec()));
 }
 
-/// Whoever had kept a copy of an adopted socket and made it a blocking one held the loop in its next receive.
+/// Regression test: a process that kept a copy of an adopted socket, and made the socket blocking, held
+/// the loop in its next receive.
 #[test]
 fn a_copy_that_is_made_blocking_again_holds_up_nobody() {
     let server = Server::new().loops(Loops::Count(1)).start(|_| Echo).unwrap();
@@ -149,13 +151,13 @@ fn a_copy_that_is_made_blocking_again_holds_up_nobody() {
         is_served(&mut first);
         is_served(&mut second);
     }
-    // What the first does not read is more than its socket has room for.
+    // The first client does not read its answers, which are more than its socket has room for.
     first.set_nonblocking(true).unwrap();
     while first.write(&[1; 4096]).is_ok() {}
     (0..3).for_each(|_| is_served(&mut second));
 }
 
-/// Dials where it is told, says hello, and reports what comes of it.
+/// Dials the address that it is told, says hello, and reports the result.
 struct Dialler(mpsc::Sender<Result<Vec<u8>, Closed>>);
 
 impl Handler for Dialler {
@@ -200,7 +202,7 @@ fn a_unix_socket_is_dialled_like_any_other() {
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(refused));
 }
 
-/// Takes what it is sent by message into its own loop.
+/// Adopts into its own loop the sockets that it is sent by message.
 struct Adopter;
 
 impl Handler for Adopter {
@@ -249,7 +251,7 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
         let mut clients: Vec<_> = (0..40)
             .map(|_| {
                 let (mut near, far) = pair();
-                near.write_all(b"early").unwrap(); // there before it is adopted
+                near.write_all(b"early").unwrap(); // written before the socket is adopted
                 remote.adopt(far).unwrap();
                 near
             })
@@ -290,7 +292,7 @@ fn a_loop_adopts_for_itself() {
     assert!(ended.counts.balance(), "{}", ended.counts);
 }
 
-/// Says which loop got which message.
+/// Reports which loop got which message.
 struct Told(usize, mpsc::Sender<(usize, u64)>);
 
 impl Handler for Told {
@@ -308,8 +310,8 @@ impl Handler for Told {
     }
 }
 
-/// A loop that is left out says nothing of it: with one loop, nobody would ever get what is for all. Those
-/// that can take no more are named.
+/// If `post_all` left out a loop, no error would show it. Each of the three loops must get the message.
+/// Loops that can take no more messages are named.
 #[test]
 fn what_is_posted_to_all_comes_to_every_loop() {
     let _bound = bound();
@@ -352,8 +354,8 @@ fn what_is_not_adopted_comes_back_with_the_reason() {
     inside.iter_mut().for_each(is_served);
 }
 
-/// Every connect from a core goes to the loop on it: over loopback the kernel receives where the
-/// client sends.
+/// Every connect from a core goes to the loop on this core, because over loopback the kernel receives on
+/// the core on which the client sends.
 #[test]
 fn a_steered_connection_is_on_the_loop_of_its_core() {
     let _bound = bound();
@@ -383,7 +385,8 @@ fn a_steered_connection_is_on_the_loop_of_its_core() {
     }
 }
 
-/// A machine with 300 processors did not start a server by default: a loop's number has eight bits.
+/// Regression test: on a machine with 300 processors a server with default settings did not start,
+/// because a loop's number has eight bits.
 #[test]
 fn on_more_processors_than_loops_can_be_there_are_as_many_as_can_be() {
     for (processors, loops) in [(0, 1), (1, 1), (255, 255), (256, 256), (257, 256), (4096, 256)] {
@@ -394,12 +397,13 @@ fn on_more_processors_than_loops_can_be_there_are_as_many_as_can_be() {
     assert!(said.contains("257 loops"), "{said}");
 }
 
-/// Two servers of one loop each, under a quota of one processor of two, both stayed on the first: together
-/// they had half of what the system gives them when it places them.
+/// Regression test: two servers of one loop each, on two cores with a quota of one, both pinned their
+/// loop to the first core. Together they had half of the CPU time that they get when the system places
+/// the loops.
 #[test]
 fn loops_that_leave_cores_free_are_placed_by_the_system() {
     let server = Server::new();
-    // As many loops as cores, or more, and the time of all of them.
+    // At least as many loops as cores, and no quota below the time of all cores.
     assert!(server.pins(2, 2, 2) && server.pins(52, 2, 2) && server.pins(1, 1, 1));
     assert!(!server.pins(1, 2, 2), "a core is left for somebody else");
     assert!(
@@ -430,7 +434,8 @@ fn settings_that_contradict_each_other_are_named() {
     assert!(said.contains("listen on 127.0.0.1:0: SO_BINDTODEVICE no0"), "{said}");
 }
 
-/// Dials the names that are posted to it; reports what was said, or how and for which name it ended.
+/// Dials the names that are posted to it. Reports the received bytes, and for each end the reason and the
+/// name.
 struct ByName(mpsc::Sender<Result<Vec<u8>, (Closed, String)>>);
 
 impl Handler for ByName {
@@ -465,7 +470,7 @@ fn a_name_is_dialled_and_one_that_is_none_is_named() {
     let _bound = bound();
     let private = FdTable::PerLoop(PrivateTables::kept_by_test());
     for fd_table in [FdTable::Shared, private] {
-        // On IPv4 alone: the name may have another address first.
+        // The server listens on IPv4 only, but the name may resolve to another address first.
         let server = Server::new().listen("127.0.0.1:0").loops(Loops::Count(1));
         let server = server.start(|_| Echo).unwrap();
         let port = server.addrs()[0].inet().unwrap().port();
@@ -478,7 +483,7 @@ fn a_name_is_dialled_and_one_that_is_none_is_named() {
             assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
             assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Local, name)));
         }
-        // With a part too long to ask any name server for.
+        // A label of this name is too long for any name server.
         let name = format!("{}.invalid:80", "x".repeat(64));
         dialler.remote().post(0, name.clone()).unwrap();
         assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Unresolved, name)));

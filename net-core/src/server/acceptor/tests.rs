@@ -1,4 +1,4 @@
-//! The acceptor on a simulated world, with loops that are played by the test.
+//! Tests of the acceptor in a simulated world, in which the test plays the loops.
 
 use super::*;
 use crate::accept::admission::Admission;
@@ -9,7 +9,7 @@ use crate::sys::{ListenOptions, Waker};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// An acceptor with one listener and `loops` loops whose arrivals the test takes.
+/// An acceptor with one listener and `loops` loops. The test takes the loops' arrivals.
 struct House<D: Rig> {
     acceptor: Acceptor<u64, D>,
     world: World,
@@ -56,8 +56,8 @@ impl<D: Rig> House<D> {
         Self { acceptor, world, shared }
     }
 
-    /// From `from` until `to`, every millisecond, loop `k` turns and takes what has arrived, and closes
-    /// it; so many it has taken.
+    /// From `from` until `to`, loop `k` turns every millisecond, takes the connections that have arrived,
+    /// and closes them. Returns how many connections it has taken.
     fn turns(&self, k: usize, from: u64, to: u64) -> Rc<Cell<u64>> {
         let taken = Rc::new(Cell::new(0));
         for ms in from..to {
@@ -75,7 +75,7 @@ impl<D: Rig> House<D> {
         taken
     }
 
-    /// At `ms` loop `k` is over.
+    /// Loop `k` is over at `ms`.
     fn ends(&self, k: usize, ms: u64) {
         let shared = Arc::clone(&self.shared);
         self.world.at(ms, move |world| {
@@ -84,8 +84,8 @@ impl<D: Rig> House<D> {
         });
     }
 
-    /// From `at` on, every millisecond, the loops take what has arrived, and close it. At `end`
-    /// they are over, and with them the acceptor.
+    /// From `at` on, the loops take the connections that have arrived every millisecond, and close them.
+    /// At `end` the loops are over, and with them the acceptor.
     fn loops_live(&self, at: u64, end: u64, taken: &Rc<Cell<u64>>) {
         for ms in at..=end {
             let (shared, taken) = (Arc::clone(&self.shared), Rc::clone(taken));
@@ -143,7 +143,8 @@ fn without_descriptors_it_tries_seldom_and_recovers_without_a_new_client<D: Rig>
         let mut house = House::<D>::new(spec, 2, &limits);
         let taken = Rc::new(Cell::new(0));
         house.loops_live(1_000, 3_000, &taken);
-        // The want begins with ten clients at the door and ends a second later.
+        // 110 clients wait. The first 41 accepts find no descriptor. With two tries per pause of 50 ms,
+        // the shortage ends about a second later.
         house.world.get().faults.accept.extend(vec![errno; 41]);
         (0..110).for_each(|_| _ = house.world.knock());
         let tries = Rc::new(Cell::new(0));
@@ -230,7 +231,7 @@ fn a_loop_that_ends_by_itself_stops_the_server<D: Rig>(spec: u64) {
 
 fn a_server_whose_every_listener_is_broken_drains<D: Rig>(spec: u64) {
     let mut house = House::<D>::new(spec, 2, &Limits::default());
-    // One that a loop has; no order of these two is special.
+    // Another listener, which a loop has. The two may break in any order.
     house.shared.listener_health.opened();
     let taken = Rc::new(Cell::new(0));
     house.loops_live(1_030, 1_100, &taken);
@@ -253,7 +254,7 @@ fn a_server_whose_every_listener_is_broken_drains<D: Rig>(spec: u64) {
     assert_eq!(house.acceptor.take_last_failed(), Some((at, crate::sys::Errno::BADF)));
 }
 
-/// Three loops of which one closes all it has, one half, and one nothing.
+/// Three loops: one closes all its connections, one closes half, and one closes none.
 fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(spec: u64) {
     let balance = Balance::LeastConnections;
     let mut house = House::<D>::balanced(spec, 3, &Limits::default(), balance);
@@ -295,7 +296,8 @@ fn the_fewest_get_the_next_also_after_uneven_closes<D: Rig>(spec: u64) {
     assert!(counts.iter().all(|n| (10..=11).contains(n)), "{counts:?}");
 }
 
-/// A loop was stuck in a callback, and kept what was handed to it: every second client, for ever.
+/// Regression test: a loop that was stuck in a callback kept the connections handed to it, which was
+/// every second client, for ever.
 fn a_loop_that_stands_still_is_passed_over_until_it_turns<D: Rig>(spec: u64) {
     for balance in [Balance::RoundRobin, Balance::LeastConnections, Balance::SourceHash] {
         let mut house = House::<D>::balanced(spec, 2, &Limits::default(), balance);
@@ -313,13 +315,14 @@ fn a_loop_that_stands_still_is_passed_over_until_it_turns<D: Rig>(spec: u64) {
         if balance == Balance::RoundRobin {
             assert_eq!(stuck.get(), 10, "it turns again, and has its turn");
         }
-        // Nobody is at home on it, perhaps: all clients here have one address.
+        // All clients here have one address, and its home may be the other loop.
         let skipped = house.count(Counter::LoopSkipped);
         assert!(skipped > 0 || balance != Balance::RoundRobin, "{balance:?}");
     }
 }
 
-/// 1,024 clients waited for a loop that was stuck, and there were no more descriptors for anybody.
+/// Regression test: 1,024 clients waited for a loop that was stuck, and no descriptor was left for any
+/// other client.
 fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(spec: u64) {
     let limits = Limits { connections_max: Some(64), ..Limits::default() };
     let mut house = House::<D>::new(spec, 2, &limits);
@@ -339,7 +342,7 @@ fn what_waits_for_a_loop_that_stands_still_leaves_places_for_others<D: Rig>(spec
     assert_eq!(house.count(Counter::Accepted), 150);
 }
 
-/// A drain, and a stop, waited for ever for a loop whose callback did not return.
+/// Regression test: a drain or a stop waited for ever for a loop whose callback did not return.
 fn a_loop_that_does_not_end_is_given_up_and_one_that_turns_is_not<D: Rig>(spec: u64) {
     for order in [Phase::Drain, Phase::Stop] {
         let mut house = House::<D>::new(spec, 3, &Limits::default());

@@ -1,8 +1,9 @@
-//! How much memory and time the control group leaves us, for machines that are really containers.
+//! The memory limit and the CPU throttling of this process's control group, for example in a container.
 //!
-//! Both versions are read: v2 (`memory.max`) and v1 (`memory.limit_in_bytes`). Every group from our
-//! own up to the top counts, because a limit binds everything below it. Page cache is charged to a
-//! group and given back under pressure, so it counts as available, as it does in `MemAvailable`.
+//! Both versions are read: v2 (`memory.max`) and v1 (`memory.limit_in_bytes`). Every group from the
+//! process's own group up to the top counts, because the limit of a group applies to every group below
+//! it. Page cache is charged to a group and given back under pressure, so it counts as available, as in
+//! `MemAvailable`.
 
 use super::proc_file::{LookError, Root};
 use std::time::Duration;
@@ -12,16 +13,16 @@ use std::time::Duration;
 pub(super) struct GroupMemory {
     /// The group's limit, in bytes.
     pub(super) limit_bytes: u64,
-    /// What of the limit is unused or only page cache, in bytes.
+    /// The part of the limit that is unused or only page cache, in bytes.
     pub(super) available_bytes: u64,
     /// The file that states the limit.
     pub(super) file: String,
 }
 
-/// The tightest limit on our own group or one above it; `None` if no group limits memory.
+/// The tightest limit on the process's own group or a group above it. `None` if no group limits memory.
 ///
 /// # Errors
-/// When a file is there and cannot be read, or does not say what it should.
+/// Returns an error if a file exists and cannot be read, or does not have the expected content.
 pub(super) fn memory(root: &Root<'_>) -> Result<Option<GroupMemory>, LookError> {
     let Some(groups) = root.text("/proc/self/cgroup")? else {
         return Ok(None);
@@ -44,8 +45,9 @@ pub(super) fn memory(root: &Root<'_>) -> Result<Option<GroupMemory>, LookError> 
     Ok(tightest)
 }
 
-/// For how long quotas on our own group, and on those above it, have kept threads from running, on all
-/// cores together; `None` if no group says so. What cannot be read says nothing.
+/// The time for which quotas on the process's own group, and on the groups above it, have kept threads
+/// from running, summed over all cores. `None` if no group reports it. A file that cannot be read is
+/// ignored.
 pub(super) fn throttled(root: &Root<'_>) -> Option<Duration> {
     let groups = root.text("/proc/self/cgroup").ok()??;
     let mut sum = None;
@@ -55,7 +57,7 @@ pub(super) fn throttled(root: &Root<'_>) -> Option<Duration> {
         else {
             continue;
         };
-        // V2 counts microseconds, V1 nanoseconds.
+        // V2 counts microseconds, and V1 nanoseconds.
         let (mounts, key, nanos): (&[&str], _, _) = match (id, controllers) {
             ("0", "") => (V2.mounts, "throttled_usec ", 1000),
             _ if controllers.split(',').any(|name| name == "cpu") => {
@@ -63,7 +65,7 @@ pub(super) fn throttled(root: &Root<'_>) -> Option<Duration> {
             }
             _ => continue,
         };
-        // Of two names of one mount, the first that is there.
+        // A mount may have one of two names. The first name with counters is used.
         for mount in mounts {
             let counters = group_and_parents(group).into_iter().filter_map(|group| {
                 let stat = root.text(&format!("{mount}{group}/cpu.stat")).ok()??;
@@ -81,7 +83,7 @@ pub(super) fn throttled(root: &Root<'_>) -> Option<Duration> {
     sum
 }
 
-/// The names under which one version of control groups keeps the same four things.
+/// The mounts and file names under which one version of control groups keeps these values.
 struct Hierarchy {
     mounts: &'static [&'static str],
     limit: &'static str,
@@ -103,10 +105,10 @@ const V1: Hierarchy = Hierarchy {
     cache_lines: ["total_inactive_file ", "total_active_file "],
 };
 
-/// V1 writes "no limit" as the largest multiple of a page; no machine comes near it.
+/// V1 writes "no limit" as the largest multiple of a page. No machine has so much memory.
 const V1_UNLIMITED_BYTES: u64 = 1 << 62;
 
-/// A line of `/proc/self/cgroup` is `id:controllers:group`; v2 has id 0 and no controllers.
+/// A line of `/proc/self/cgroup` is `id:controllers:group`. V2 has id 0 and no controllers.
 fn hierarchy_of(line: &str) -> Option<(&'static Hierarchy, &str)> {
     let mut parts = line.splitn(3, ':');
     let id = parts.next()?;
@@ -121,8 +123,8 @@ fn hierarchy_of(line: &str) -> Option<(&'static Hierarchy, &str)> {
     }
 }
 
-/// `/a/b`, `/a` and the top, written as an empty string. A namespace may show `..` for groups
-/// above its own top; those cannot be reached, so such a path counts as the top.
+/// For `/a/b`: `/a/b`, `/a` and the top, which is an empty string. A namespace may show `..` for groups
+/// above its own top. Such groups cannot be reached, so such a path counts as the top.
 fn group_and_parents(group: &str) -> Vec<String> {
     let mut names: Vec<&str> = group.split('/').filter(|name| !name.is_empty()).collect();
     if names.contains(&"..") {

@@ -1,28 +1,28 @@
 //! Reads the kernel's small text files under a root, which is `/` except in tests.
 //!
-//! Three outcomes are kept apart: the file is there, the file is missing (an older kernel, a
-//! container, a module that is not loaded: `None`), or it cannot be read or understood (an error
-//! which names the file).
+//! There are three outcomes. The file is read. Or the file is missing (`None`), for example on an older
+//! kernel, in a container, or with a module that is not loaded. Or the file cannot be read or understood,
+//! which is an error that names the file.
 
 use crate::sys::Errno;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
-/// Why a file of the kernel told us nothing. It always names the file.
+/// Why a file of the kernel could not be used. Always names the file.
 #[derive(Debug)]
 pub enum LookError {
-    /// The file is there (or must be) and cannot be read.
+    /// The file exists, or must exist, and cannot be read.
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the kernel answered.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// The file was read, and does not say what it should.
+    /// The file was read, and does not have the expected content.
     Strange {
         /// The file.
         path: PathBuf,
-        /// What was looked for in it.
+        /// What was looked for in the file.
         wanted: &'static str,
     },
 }
@@ -40,7 +40,7 @@ impl fmt::Display for LookError {
 
 impl std::error::Error for LookError {}
 
-/// The directory below which `/proc` and `/sys` are found.
+/// The directory that contains `/proc` and `/sys`.
 #[derive(Clone, Copy, Debug)]
 pub struct Root<'a>(&'a Path);
 
@@ -58,7 +58,7 @@ impl<'a> Root<'a> {
     /// The file's text, or `None` if there is no such file.
     ///
     /// # Errors
-    /// When the file is there and cannot be read.
+    /// Returns an error if the file exists and cannot be read.
     pub fn text(&self, file: &str) -> Result<Option<String>, LookError> {
         let path = self.path(file);
         match std::fs::read_to_string(&path) {
@@ -68,19 +68,20 @@ impl<'a> Root<'a> {
         }
     }
 
-    /// The file's text; a missing file is an error too.
+    /// The file's text. A missing file is an error too.
     ///
     /// # Errors
-    /// When the file is missing or cannot be read.
+    /// Returns an error if the file is missing or cannot be read.
     pub fn required_text(&self, file: &str) -> Result<String, LookError> {
         let path = self.path(file);
         std::fs::read_to_string(&path).map_err(|error| LookError::Unreadable { path, error })
     }
 
-    /// All whole numbers of a file that holds nothing else, or `None` if there is no such file.
+    /// The first `N` whole numbers of a file. The rest of the file is not read. `None` if there is no
+    /// such file.
     ///
     /// # Errors
-    /// When the file cannot be read, or holds fewer than `N` numbers or something else.
+    /// Returns an error if the file cannot be read or does not begin with `N` whole numbers.
     pub fn numbers<const N: usize>(&self, file: &str) -> Result<Option<[u64; N]>, LookError> {
         let Some(text) = self.text(file)? else {
             return Ok(None);
@@ -96,28 +97,28 @@ impl<'a> Root<'a> {
         Ok(Some(numbers))
     }
 
-    /// The one whole number a file holds, or `None` if there is no such file.
+    /// The whole number with which a file begins. `None` if there is no such file.
     ///
     /// # Errors
-    /// When the file cannot be read or does not begin with a whole number.
+    /// Returns an error if the file cannot be read or does not begin with a whole number.
     pub fn number(&self, file: &str) -> Result<Option<u64>, LookError> {
         Ok(self.numbers::<1>(file)?.map(|[number]| number))
     }
 
-    /// The error for a file that does not say what it should.
+    /// The error for a file without the expected content.
     pub fn strange(&self, file: &str, wanted: &'static str) -> LookError {
         LookError::Strange { path: self.path(file), wanted }
     }
 }
 
-/// True if the error means that the kernel has no such file. `ESRCH` comes when the process whose
-/// file it is ended between open and read.
+/// Whether the error means that the kernel has no such file. `ESRCH` comes if the process of a file in
+/// `/proc` ends between open and read.
 fn is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw())
 }
 
-/// The number on the line `key: number kB`, in bytes. Both `meminfo` and `smaps_rollup` are
-/// written like this; the kernel's kB are 1,024 bytes.
+/// The number on the line `key: number kB`, in bytes. Both `meminfo` and `smaps_rollup` have such lines.
+/// The kernel's kB are 1,024 bytes.
 pub fn kib_line(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -130,7 +131,7 @@ pub(crate) mod fake {
     use super::Root;
     use std::path::Path;
 
-    /// A directory of its own, removed when dropped.
+    /// A new directory, which is removed when this is dropped.
     pub(crate) struct FakeRoot(tempfile::TempDir);
 
     impl FakeRoot {
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn unreadable_file_is_named_in_the_error() {
         let fake = FakeRoot::new();
-        // A directory where a file should be cannot be read, even by root.
+        // A directory in the place of a file cannot be read, even by root.
         fake.write("proc/sys/fs/nr_open/oops", "");
         let error = fake.root().number("/proc/sys/fs/nr_open").unwrap_err().to_string();
         assert!(error.contains("proc/sys/fs/nr_open"), "{error}");

@@ -1,4 +1,4 @@
-//! Drops of what is the user's, with a whole server: none costs more than a callback that panics.
+//! Tests a whole server with user values that panic when dropped: none costs more than a panic in a callback.
 
 use super::*;
 use crate::api::pool::{JobPanicked, Pool};
@@ -17,7 +17,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Panics when it is dropped, with such a value again.
+/// Panics when it is dropped, with another such value as the payload.
 struct Again;
 
 impl Drop for Again {
@@ -26,7 +26,8 @@ impl Drop for Again {
     }
 }
 
-/// Its own drop panics, those of its sessions and messages, and those of the jobs that it is asked for.
+/// A handler that panics when dropped. So do its sessions, its messages, and the jobs that it is asked
+/// for.
 struct Mined {
     pool: Pool,
     _bomb: Bomb,
@@ -61,8 +62,9 @@ impl Handler for Mined {
     }
 }
 
-/// A session, a message, a handler, a factory or what a job holds may panic when it is dropped, and so may
-/// what a panic threw: a loop, or a thread of a pool, ended by some of these, and with it the server.
+/// Regression test: a session, a message, a handler, a factory or a job's value may panic when it is
+/// dropped, and so may the payload of a panic. Some of these ended a loop or a thread of a pool, and with
+/// it the server.
 #[test]
 fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
     for here in [false, true] {
@@ -110,7 +112,7 @@ fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
         };
         let ended = ended.unwrap();
         assert!(ended.counts.balance(), "{}", ended.counts);
-        // Sessions of six, the message, the callback, the handler, and what jobs held.
+        // Six sessions, the message, the callback, the handler, and the jobs' values.
         let panics = ended.counts.get(Counter::Panics);
         assert!(panics >= 9, "{panics}");
         let dropped = DROPPED.load(Ordering::Relaxed) - before;
@@ -120,8 +122,8 @@ fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
     }
 }
 
-/// A loop that dies of a fault of our own still drops what is the user's value by value: two panics in
-/// one drop would end the whole process.
+/// A loop that dies of a fault of the library still drops the user's values one by one, because two
+/// panics in one drop would abort the process.
 #[test]
 fn a_loop_that_dies_drops_its_sessions_one_by_one() {
     let pool = Pool::new(1, 1).unwrap();

@@ -1,12 +1,14 @@
-//! A loop that dies of a fault of our own, outside of any callback: what becomes of the others, of who
-//! is connected or comes, and what the server's end says.
+//! Tests of a loop that dies of a fault of the library, outside of any callback.
+//!
+//! They check the other loops, the connected and the new clients, and the error with which the server
+//! ends.
 
 use super::*;
 use crate::sys::fault;
 use std::io;
 use std::sync::mpsc::Receiver;
 
-/// Echoes; asked to, it has its loop meet a fault after the callback.
+/// Echoes. On request, its loop meets a fault after the callback.
 struct Mortal {
     /// The loop dies as soon as a connection is told of a drain.
     dies_in_drain: bool,
@@ -53,7 +55,7 @@ fn modes() -> [(Accept, FdTable); 4] {
 }
 
 fn server((accept, fd_table): (Accept, FdTable)) -> Server {
-    // Far more than the test's patience: an end that waits for it is a failure.
+    // Far longer than the test waits, so that an end that waits for it is a failure.
     let server = Server::new().listen("127.0.0.1:0").drain_timeout(Duration::from_secs(600));
     server.accept(accept).fd_table(fd_table).pin(false)
 }
@@ -64,7 +66,7 @@ fn connect(at: std::net::SocketAddr) -> TcpStream {
     client
 }
 
-/// The server has ended, by FIN or RST, and has not only fallen silent.
+/// Checks that the server has ended the connection by FIN or RST, and is not only silent.
 fn meets_the_end(client: &mut TcpStream) {
     match client.read(&mut [0; 64]) {
         Ok(0) => {}
@@ -73,16 +75,17 @@ fn meets_the_end(client: &mut TcpStream) {
     }
 }
 
-/// What the server's end says, if that comes at all.
+/// The result with which the server ends, if it ends.
 fn end_of<M: Send + 'static>(server: Running<M>) -> Receiver<Result<Ended, StartError>> {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || tell.send(server.wait()).ok());
     told
 }
 
-/// Comes as often as it can until nobody listens; everybody who got in meets the end. Each speaks first:
-/// a connect that the kernel finishes just as it closes the listener may leave the client with a
-/// connection to nobody (Linux 6.18), who learns of it when he speaks.
+/// Connects as often as it can, until nothing listens. Every client that was connected must see the end.
+/// Each client sends before it reads: a connect that the kernel completes just as it closes the listener
+/// may leave the client with a connection that has no server (Linux 6.18), and the client learns this
+/// only when it sends.
 fn crowd(at: std::net::SocketAddr) {
     let mut inside = Vec::new();
     while let Ok(client) = TcpStream::connect(at) {
@@ -93,7 +96,7 @@ fn crowd(at: std::net::SocketAddr) {
         }
     }
     for client in &mut inside {
-        let _ = client.write_all(b"anybody there?"); // it may have been reset
+        let _ = client.write_all(b"anybody there?"); // the connection may have been reset
         meets_the_end(client);
     }
 }
@@ -126,8 +129,8 @@ fn a_loop_that_dies_is_named_and_ends_the_server() {
     }
 }
 
-/// One loop dies of the drain; the others let their clients go, and the end comes without waiting for
-/// the deadline.
+/// One loop dies when the drain begins. The other loops finish their connections, and the server ends
+/// without waiting for the deadline.
 #[test]
 fn a_loop_that_dies_in_a_drain_holds_it_up_no_longer() {
     for mode in modes() {
@@ -148,13 +151,13 @@ fn a_loop_that_dies_in_a_drain_holds_it_up_no_longer() {
     }
 }
 
-/// Of two loops, one on the calling thread, either may die.
+/// There are two loops, and one runs on the calling thread. Each of them may die.
 #[test]
 fn a_death_beside_the_callers_loop_is_told_as_its_own_is() {
     for dying in [0, 1] {
         let (started, has_started) = mpsc::channel();
         let (tell, told) = mpsc::channel();
-        // On a thread of its own, so that an end that never comes is a failure and no silence.
+        // On its own thread, so that an end that never comes is a failure and not a hang.
         thread::spawn(move || {
             let server = server(modes()[0]).loops(Loops::Count(2));
             let ready = |running: &Running<_>| {
@@ -184,7 +187,7 @@ impl Drop for Explosive {
     }
 }
 
-/// Has mail waiting when its loop dies.
+/// A handler with mail waiting when its loop dies.
 struct Hoards(Remote<Explosive>);
 
 impl Handler for Hoards {

@@ -1,4 +1,4 @@
-//! Every limit at its edges with a whole server: it is refused by its name, or a client is served.
+//! Tests every limit at its edges with a whole server: the server refuses it by name, or serves a client.
 
 use super::{Echo, PATIENCE};
 use crate::api::pool::Pool;
@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// A size for a queue that no memory holds was an abort at the start, others ended a loop at its first
-/// client. Each limit that starts now serves.
+/// Regression test: a queue size too large for any memory aborted the process at the start, and other
+/// values ended a loop at its first client. Each server that starts with such a limit must now serve.
 #[test]
 fn each_limit_at_its_edges_is_named_or_a_server_serves() {
     let mut served = 0;
