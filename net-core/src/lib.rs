@@ -1,16 +1,17 @@
 //! A multi-reactor network framework for servers with very many connections.
 //!
-//! One thread runs one loop. An acceptor hands connections to N loops in exact rotation, and each
-//! loop has its own epoll, connection table, timer wheel and mailbox. A server's code is a
-//! [`Handler`]: one instance on each loop, and a session for each connection. A callback is given
-//! bytes and leaves bytes; the loop's turn moves them.
+//! One thread runs one loop. By default an acceptor hands connections to N loops in exact rotation. Each
+//! loop has its own epoll, connection table, timer wheel and mailbox. The server's code is a [`Handler`]:
+//! one instance on each loop, and a session for each connection. A callback takes received bytes and queues
+//! bytes to send. The loop's turn receives and sends them.
 //!
-//! - [`Server`] starts it; [`Limits`] bounds it; [`Remote`] reaches its loops from other threads.
-//! - [`Conn`] is a connection, as a callback sees it; [`Loop`] the loop it runs on.
-//! - `docs/ARCHITECTURE.md` has the picture; `docs/LIFE.md` the table of a connection's life.
+//! - [`Server`] starts the loops. [`Limits`] sets every bound. [`Remote`] reaches the loops from other
+//!   threads.
+//! - [`Conn`] is a connection as a callback sees it. [`Loop`] is the loop that the callback runs on.
+//! - `docs/ARCHITECTURE.md` has the picture. `docs/LIFE.md` has the state table of a connection's life.
 #![deny(unsafe_code)]
 
-// The floors, from the top down: a module uses only those that stand below it in this list.
+// The floors, from the top down: a module uses only modules below it in this list.
 
 mod server;
 
@@ -36,7 +37,7 @@ mod base;
 
 mod sys;
 
-// What only tests use.
+// Modules that only tests use.
 
 #[path = "../tests/bound/mod.rs"]
 #[cfg(test)]
@@ -89,7 +90,7 @@ pub use net_buffer::{
 };
 pub use net_timer::Tick;
 
-/// The README's example compiles too.
+/// Compiles the README's example as a doc test.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

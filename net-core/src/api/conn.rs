@@ -17,16 +17,17 @@ use net_buffer::{FileRange, FrameError, Input, LengthPrefix};
 use net_timer::Tick;
 use std::time::Duration;
 
-/// What sends the last word of a connection. The loop's state holds it as `Any`, since it does not know
-/// the handler.
+/// The closure that sends the last word of a connection. The loop's state holds it as `Any`, since the
+/// state does not know the handler type.
 pub(crate) type SaysLast<H> = Box<dyn FnOnce(&mut Conn<'_, H>)>;
 
-/// A view of one connection, for the length of one callback.
+/// A view of one connection for the duration of one callback.
 ///
-/// It asks, and the loop carries out: bytes are offered to the kernel when the callback returns
-/// (its own connection's) or at the end of the turn (another's, and those of `on_room` and `on_sent`); an
-/// end is carried out after them. What waits for the end of the turn has a budget there
-/// ([`deferred_per_turn`](crate::Limits::deferred_per_turn)), and the rest is the next turn's.
+/// Its methods make requests, and the loop carries them out. Bytes for the callback's own connection are
+/// offered to the kernel when the callback returns. Bytes for another connection, and bytes that `on_room`
+/// and `on_sent` send, are offered at the end of the turn. A requested end (finish, close, reset) is
+/// carried out after the bytes. What waits for the end of the turn has a budget there
+/// ([`deferred_per_turn`](crate::Limits::deferred_per_turn)). The rest waits for the next turn.
 pub struct Conn<'a, H: Handler> {
     state: &'a mut LoopState<H::Session, H::Message>,
     id: ConnId,
@@ -46,17 +47,17 @@ impl<'a, H: Handler> Conn<'a, H> {
         (&mut connection.head, &mut connection.session, &mut state.outbox)
     }
 
-    /// Its name, which any thread may keep.
+    /// The connection's id, which any thread may keep.
     pub fn id(&self) -> ConnId {
         self.id
     }
 
-    /// What the server remembers of it.
+    /// The session: what the server stores for this connection.
     pub fn session(&mut self) -> &mut H::Session {
         self.parts().1
     }
 
-    /// The session, and beside it the means to send: to send from a buffer in the session.
+    /// The session, and a [`Sender`] beside it: to send from a buffer in the session.
     ///
     /// ```no_run
     /// use net_core::{Conn, Handler, Input, Peer, Server};
@@ -95,43 +96,50 @@ impl<'a, H: Handler> Conn<'a, H> {
         (session, Sender { head, outbox, id })
     }
 
-    /// Queues a copy of `bytes`. All or nothing is taken; an empty slice is taken and is nothing.
+    /// Queues a copy of `bytes`. Either all bytes are taken or none. An empty slice is taken, and nothing is
+    /// sent for it.
     ///
-    /// Above [`high_watermark`](crate::Limits::high_watermark) the answer is `Above`. What is sent in
-    /// `on_data` then holds the connection's own input until `on_room`, also what `on_data` leaves of it,
-    /// which comes again ([`full_duplex`](Self::full_duplex) says what else does). Whoever sends on all
-    /// the same meets [`output_limit`](crate::Limits::output_limit): there the bytes are refused and the
-    /// connection ends with `Closed::OutputLimit`. Before the first `Above`, bytes of any length are
-    /// taken. Also refused after `finish` and `close`.
+    /// The answer is `Above` when the unsent bytes are above the
+    /// [`high_watermark`](crate::Limits::high_watermark). If they were sent in `on_data`, the connection's
+    /// own input is then held back until `on_room`, including the bytes that `on_data` leaves in `input`,
+    /// which come again. ([`full_duplex`](Self::full_duplex) says what else holds it back.)
+    ///
+    /// A handler that still sends above the high watermark reaches
+    /// [`output_limit`](crate::Limits::output_limit). There the bytes are refused, and the connection
+    /// ends with `Closed::OutputLimit`. Before the first `Above`, bytes of any length are taken. Bytes are
+    /// also refused after `finish` and `close`.
     pub fn send(&mut self, bytes: &[u8]) -> Queued {
         self.split().1.send(bytes)
     }
 
-    /// Queues a counted payload without copying it: for one message to many. Otherwise as `send`.
+    /// Queues a reference-counted payload without copying it: for one message to many connections.
+    /// Otherwise as `send`.
     pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
         self.split().1.send_shared(bytes)
     }
 
-    /// Queues a whole message, uncopied, that does not close the connection at its
-    /// [`output_limit`](crate::Limits::output_limit): what is dropped there, this or what waits, the
-    /// policy says. What is dropped or replaced is counted ([`messages_dropped`](Self::messages_dropped),
-    /// `Counter::MessagesDropped`, `Counter::MessagesReplaced`). Otherwise as `send_shared`; the order of
+    /// Queues a whole message without a copy, and with a policy for a connection that is at its
+    /// [`output_limit`](crate::Limits::output_limit). Unless the policy is [`AtLimit::Close`], the message
+    /// does not close the connection there: the policy says whether this message or a waiting one is
+    /// dropped. Dropped and replaced messages are counted ([`messages_dropped`](Self::messages_dropped),
+    /// `Counter::MessagesDropped`, `Counter::MessagesReplaced`). Otherwise as `send_shared`. The order of
     /// what was queued in other ways is kept.
     pub fn send_or(&mut self, message: impl Into<Bytes>, at_limit: AtLimit) -> Queued {
         self.split().1.send_or(message, at_limit)
     }
 
-    /// How many of its messages a policy ([`AtLimit`]) has dropped or replaced so far, those of
-    /// broadcasts included.
+    /// How many messages of this connection a policy ([`AtLimit`]) has dropped or replaced so far, including
+    /// those of broadcasts.
     pub fn messages_dropped(&self) -> u64 {
         self.state.outbox.drops.of(self.id)
     }
 
-    /// Queues a frame: the prefix that announces `payload`, and behind it the payload, uncopied.
-    /// Both or neither; otherwise as `send`. An error: the shape allows no payload of that length,
-    /// and nothing is queued.
+    /// Queues a frame: the length prefix of `payload`, and the payload behind it, without a copy. Both are
+    /// taken, or neither. Otherwise as `send`. An error means that the shape allows no payload of that
+    /// length, and nothing is queued.
     ///
-    /// For one frame to many, put the prefix in front of the payload once, and `send_shared` both.
+    /// To send one frame to many connections, put the prefix in front of the payload once, and use
+    /// `send_shared`.
     pub fn send_frame(
         &mut self,
         shape: &LengthPrefix,
@@ -140,8 +148,8 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.split().1.send_frame(shape, payload)
     }
 
-    /// Sends all of `input` back, the shortest way: from where it was received, if nothing waits
-    /// in front of it. Otherwise as `send`, but refused input is taken all the same.
+    /// Sends all of `input` back by the shortest path: directly from the memory where it was received, if
+    /// nothing waits in front of it. Otherwise as `send`, but refused input counts as taken all the same.
     #[inline]
     pub fn echo(&mut self, input: &mut Input<'_>) -> Queued {
         let bytes = input.take_all();
@@ -158,46 +166,54 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.send(bytes)
     }
 
-    /// Sends a stretch of a file from where it lies, by sendfile(2): after what was sent before, and
-    /// before what is sent later. It costs some forty bytes of memory, however long it is.
+    /// Sends a range of a file by sendfile(2), without copying it through this process. It goes after what
+    /// was sent before, and before what is sent later. It takes some forty bytes of memory, whatever its
+    /// length.
     ///
-    /// It is read in parts of up to 64 KiB, as the peer takes them, and
-    /// [`file_bytes_per_turn`](crate::Limits::file_bytes_per_turn) bounds what all connections of the
-    /// loop read in a turn. What is not in the page cache is read from the disk meanwhile, while the
-    /// loop waits; offer files that are seldom asked for from a server of their own.
+    /// The file is read in parts of up to 64 KiB, as the peer takes them.
+    /// [`file_bytes_per_turn`](crate::Limits::file_bytes_per_turn) bounds what all connections of the loop
+    /// read in a turn. Bytes that are not in the page cache are read from the disk, and the loop waits
+    /// meanwhile. Serve files that are seldom asked for from a server of their own.
     ///
-    /// Its bytes count for the marks, so that the input waits while a long file is under way, but
-    /// not for the hard cap, which bounds how many stretches may wait: ten thousand or so at 1 MiB.
-    /// `stuck_timeout` counts from the last part that was taken. A file that ends too early, because it
-    /// was truncated, ends the connection: [`Closed::FileEnded`](crate::Closed). So does
-    /// a stretch that no file can have ([`FileRange::end`](crate::FileRange::end)), and so do stretches
-    /// that are 2⁶³ bytes together: the last is refused, and the connection is reset with what waits.
+    /// The file's bytes count for the watermarks, so the input waits while a long file is under way. They do
+    /// not count for [`output_limit`](crate::Limits::output_limit). That limit bounds how many ranges may
+    /// wait: ten thousand or so at 1 MiB. `stuck_timeout` counts from the last part that was taken.
     ///
-    /// With [`FdTable::PerLoop`](crate::FdTable) a descriptor is known to its loop alone: open the
-    /// file in a callback of the loop whose connections it is sent to.
+    /// Three things end the connection, with [`Closed::FileEnded`](crate::Closed):
+    ///
+    /// - A file that ends too early, because it was truncated.
+    /// - A range that no file can have ([`FileRange::end`](crate::FileRange::end)).
+    /// - Ranges that are 2⁶³ bytes together. The last range is refused, and the connection is reset
+    ///   with everything that waits.
+    ///
+    /// With [`FdTable::PerLoop`](crate::FdTable) only its own loop knows a descriptor. Open the file in a
+    /// callback of the loop whose connections it is sent to.
     pub fn send_file(&mut self, range: FileRange) -> Queued {
         let id = self.id;
         let (head, _, outbox) = self.parts();
         outbox.send_file(head, id, range)
     }
 
-    /// Bytes that wait in this process to be sent, those in files included.
+    /// Bytes that wait in this process to be sent, including bytes of files.
     pub fn unsent(&mut self) -> usize {
         let (head, _, outbox) = self.parts();
         outbox.pending(head)
     }
 
-    /// Asks for [`on_sent`](Handler::on_sent) with `tag`, once for each call and in their order, when
-    /// the kernel has taken everything that was queued before: in a later callback, in this turn at
-    /// the earliest, or in the next one if it is asked in `on_sent`; also if nothing waits. What a policy
-    /// drops meanwhile is not waited for. A loop tells of
-    /// [`deferred_per_turn`](crate::Limits::deferred_per_turn) in a turn, and of the others in the next ones.
+    /// Asks for one call of [`on_sent`](Handler::on_sent) with `tag`, when the kernel has taken everything
+    /// that was queued before. Each `notify_sent` gets its own call, in order, also if nothing waits. The
+    /// call comes in a later callback, in this turn at the earliest. If it is asked in `on_sent`, it comes
+    /// in the next turn at the earliest. It does not wait for messages that a policy drops meanwhile. A loop
+    /// makes at most [`deferred_per_turn`](crate::Limits::deferred_per_turn) of these calls in a turn, and
+    /// the others in the next turns.
     ///
-    /// Still told after `finish`, also where the peer has ended, and before `on_close`. No more told after
-    /// `close` or a failure, of which `on_close` tells. On a connection that is still dialled: once it is up,
-    /// after `on_open`. 32 bytes for each call until it is answered, and none in a connection without
-    /// one. They count for the memory budget; and when they come to
-    /// [`output_limit`](crate::Limits::output_limit), the connection ends as if so many bytes waited.
+    /// After `finish` the calls still come, also where the peer has ended, and before `on_close`. After
+    /// `close` or a failure no more calls come, and `on_close` reports the end. On a connection that is
+    /// still dialled, they come once it is up, after `on_open`.
+    ///
+    /// Each request takes 32 bytes until it is answered. A connection without requests takes none. These
+    /// bytes count for the memory budget. When they reach [`output_limit`](crate::Limits::output_limit),
+    /// the connection ends as if that many bytes were unsent.
     pub fn notify_sent(&mut self, tag: u64) {
         let id = self.id;
         let (head, _, outbox) = self.parts();
@@ -207,7 +223,7 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
-    /// Whether `send` can still be taken.
+    /// Whether the connection still takes what is sent.
     pub fn is_open(&mut self) -> bool {
         let ending =
             Status::WISH_FINISH | Status::WISH_CLOSE | Status::WISH_RESET | Status::WISH_CAP;
@@ -215,25 +231,27 @@ impl<'a, H: Handler> Conn<'a, H> {
         head.status.state().takes_output() && !head.status.has(ending)
     }
 
-    /// It is ending, and the peer's kernel has all that was sent: a reset takes nothing from it.
+    /// The connection is ending, and the peer's kernel has all that was sent: a reset loses nothing of it.
     pub(crate) fn has_arrived(&mut self) -> bool {
         !self.is_open() && self.unsent() == 0 && self.parts().0.socket.unacknowledged() == 0
     }
 
-    /// Ends sending: what is queued goes out, then FIN. Reading goes on until the peer ends too. On a
-    /// connection that is still dialled, it waits until that is up; nothing more can be sent on it.
+    /// Ends sending (half-close). Queued bytes are sent, then FIN. Reading goes on until the peer ends too.
+    /// While the connection is still dialled, the FIN waits until the connection is up. After `finish`
+    /// nothing more can be sent on it.
     pub fn finish(&mut self) {
         self.wish(Status::WISH_FINISH);
     }
 
-    /// As [`finish`](Self::finish), as soon as nothing is owed to the peer: at once, if nothing is. Owed
-    /// is an answer that is being made: a job [in slices](Self::in_slices) or of a
-    /// [`Pool`](crate::Pool) for this connection, [`busy`](Self::busy), an `on_room` that is due because
-    /// a `send` answered `Above`, and an `on_sent` that was asked for. Until then it can be sent to as
-    /// before, and may so come to owe more. Its deadlines go on; `close` and `reset` end it sooner.
+    /// As [`finish`](Self::finish), as soon as no answer is owed to the peer: at once if none is. An answer
+    /// is owed during a job [in slices](Self::in_slices) or of a [`Pool`](crate::Pool) for this connection,
+    /// while the connection is [`busy`](Self::busy), while an `on_room` is due because a `send` returned
+    /// `Above`, and while an `on_sent` is due that was asked for. Until then the handler can send as before,
+    /// and the connection may come to owe more. Its deadlines still run. `close` and `reset` end it sooner.
     ///
-    /// What the library cannot know of is not waited for: an answer by a timer, by a message, or by
-    /// another connection, its partner included. Say [`busy(true)`](Self::busy) while one is under way.
+    /// It does not wait for an answer that the library cannot know of: by a timer, by a message, or by
+    /// another connection, its partner included. Call [`busy(true)`](Self::busy) while such an answer is
+    /// being made.
     pub fn finish_when_done(&mut self) {
         if self.state.is_owed(self.id) {
             self.state.finishes_later(self.id);
@@ -242,54 +260,57 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
-    /// Ends the connection: what is queued goes out, then FIN; later input is thrown away. The
-    /// socket stays until the peer's FIN or the linger bound, so that the last bytes arrive. A peer that
-    /// does not take them is reset: after [`write_timeout`](crate::Limits::write_timeout) without a byte, or
-    /// when [`stuck_timeout`](crate::Limits::stuck_timeout) or
-    /// [`lifetime_max`](crate::Limits::lifetime_max) comes.
+    /// Ends the connection. Queued bytes are sent, then FIN. Later input is thrown away. The socket stays
+    /// until the peer's FIN, or until [`linger_timeout`](crate::Limits::linger_timeout) or
+    /// [`linger_bytes_max`](crate::Limits::linger_bytes_max) is reached, so that the last bytes arrive. A
+    /// peer that does not take the queued bytes is reset: after
+    /// [`write_timeout`](crate::Limits::write_timeout) without a byte taken, or when
+    /// [`stuck_timeout`](crate::Limits::stuck_timeout) or [`lifetime_max`](crate::Limits::lifetime_max) has
+    /// passed.
     ///
-    /// In [`on_deadline`](crate::Handler::on_deadline) of an idle or a stuck connection that has unsent bytes,
-    /// `close` is a [`reset`](Conn::reset): the peer has taken nothing for the whole timeout, and it is not
-    /// waited for again. [`finish`](Conn::finish) there waits for the peer, for
+    /// In [`on_deadline`](crate::Handler::on_deadline) of an idle or a stuck connection that has unsent
+    /// bytes, `close` is a [`reset`](Conn::reset). The peer has not taken them within the whole timeout, and
+    /// the server does not wait again. [`finish`](Conn::finish) there waits for the peer, for
     /// [`write_timeout`](crate::Limits::write_timeout).
     pub fn close(&mut self) {
         self.wish(Status::WISH_CLOSE);
     }
 
-    /// Ends the connection at once, with RST. What is queued is dropped, and counted.
+    /// Ends the connection at once, with RST. Queued bytes are dropped and counted.
     pub fn reset(&mut self) {
         self.wish(Status::WISH_RESET);
     }
 
-    /// Closes as soon as nothing is under way: no input that the kernel or the handler holds, no
-    /// unsent output, not [busy](Conn::busy). Once the peer has ended, no input is: what is left of a message
-    /// will never be whole.
+    /// Closes as soon as nothing is under way: the kernel and the handler hold no input, no output is
+    /// unsent, and the connection is not [busy](Conn::busy). After the peer's end, input no longer counts,
+    /// because the rest of a message will never come.
     ///
-    /// A question that the peer sends in that moment finds the connection closed, and the peer cannot
-    /// tell whether it was dealt with. If the protocol has a last word, such as a WebSocket's close frame,
-    /// GOAWAY, or `Connection: close`, say it: [`close_when_idle_with`](Self::close_when_idle_with).
+    /// A request that the peer sends at that moment finds the connection closed, and the peer cannot tell
+    /// whether it was handled. If the protocol has a last word, such as a WebSocket's close frame, GOAWAY,
+    /// or `Connection: close`, use [`close_when_idle_with`](Self::close_when_idle_with).
     pub fn close_when_idle(&mut self) {
         self.parts().0.status.set(Status::WHEN_IDLE);
         self.wish(0);
     }
 
-    /// As [`close_when_idle`](Self::close_when_idle), and says `last_word` in the moment in which nothing
-    /// is under way: it goes out, then FIN, and what the peer says after that is thrown away, as of
-    /// [`close`](Self::close). So each question that the peer has sent is answered, or the peer finds
-    /// the last word instead of its answer, and no reset takes that from it.
+    /// As [`close_when_idle`](Self::close_when_idle), and sends `last_word` at the moment at which nothing
+    /// is under way, and FIN after it. What the peer sends after that is thrown away, as after
+    /// [`close`](Self::close). So each request that the peer has sent is answered, or the peer finds the
+    /// last word instead of the answer, and no reset destroys that.
     ///
-    /// A later call replaces the bytes. Empty, they are the FIN alone. A peer that has ended gets them as
-    /// well; one for which `finish` was called does not. Longer than
-    /// [`output_limit`](crate::Limits::output_limit) they end the connection there. A drain ends when the
-    /// peers have ended too, or after [`linger_timeout`](crate::Limits::linger_timeout).
+    /// A later call replaces the bytes. Empty bytes mean FIN alone. A peer that has ended gets the last word
+    /// too. After `finish` the last word is not sent. The last word may be longer than
+    /// [`output_limit`](crate::Limits::output_limit), since at most the high watermark waits in front of it.
+    /// A drain then waits until the peers have ended too, or for
+    /// [`linger_timeout`](crate::Limits::linger_timeout).
     pub fn close_when_idle_with(&mut self, last_word: impl Into<Bytes>) {
         self.close_when_idle_saying(LastWord::Bytes(last_word.into()));
     }
 
     /// As [`close_when_idle_with`](Self::close_when_idle_with), for a last word that depends on what was
-    /// sent before it, as TLS's close_notify does: `last` is called in that moment, as a callback of the
-    /// connection ([`Callback::Draining`](crate::Callback::Draining)), and sends it. The connection
-    /// closes after it, whatever it asks for.
+    /// sent before it, such as TLS's close_notify. `last` is called at that moment, as a callback of the
+    /// connection ([`Callback::Draining`](crate::Callback::Draining)), and sends the last word. The
+    /// connection closes after it, whatever it asks for.
     pub fn close_when_idle_then(&mut self, last: impl FnOnce(&mut Conn<'_, H>) + 'static) {
         let last: SaysLast<H> = Box::new(last);
         self.close_when_idle_saying(LastWord::By(Box::new(last)));
@@ -303,10 +324,10 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.close_when_idle();
     }
 
-    /// Says that the handler works for this connection elsewhere, so that it is not idle although
-    /// no byte waits, and is not [finished](Self::finish_when_done) when its peer ends; or that it does
-    /// no more. A flag, and not a count. A job in slices, or of a pool, needs no word: it counts as long
-    /// as it is under way, whatever is said here.
+    /// Says whether the handler works for this connection elsewhere. While it does, the connection is not
+    /// idle although no byte waits, and is not [finished](Self::finish_when_done) when its peer ends. It is
+    /// a flag and not a count. A job in slices or in a pool needs no call: the connection is busy while
+    /// the job is under way, whatever is said here.
     pub fn busy(&mut self, is_busy: bool) {
         self.state.say_busy(self.id, is_busy);
         if !is_busy {
@@ -314,18 +335,18 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
-    /// Leaves the peer's bytes in the kernel from now on, so that the peer must wait.
+    /// Stops reading. From now on the peer's bytes stay in the kernel, so the peer must wait.
     pub fn pause(&mut self) {
         let status = &mut self.parts().0.status;
         status.set(Status::PAUSED);
         status.clear(Status::WISH_RESUME);
     }
 
-    /// Goes on reading after [`pause`](Self::pause): what came during the pause, and what `on_data` left
-    /// in `input`, comes to `on_data` in the next turn. Without a pause it does nothing. Beside a
-    /// `finish` in the same callback it does so too, since that ends sending alone. Nothing is read after
-    /// `close` and `reset`. A resume costs an entry in a list and a receive, so pause and resume for reasons
-    /// that last, and not for each message.
+    /// Reads again after [`pause`](Self::pause). What arrived during the pause, and what `on_data` left in
+    /// `input`, comes to `on_data` in the next turn. Without a pause it does nothing. It also works beside a
+    /// `finish` in the same callback, because `finish` ends only sending. Nothing is read after `close` and
+    /// `reset`. A resume costs an entry in a list and a receive. So pause and resume for reasons that last,
+    /// and not for each message.
     pub fn resume(&mut self) {
         let status = &mut self.parts().0.status;
         if status.has(Status::PAUSED) {
@@ -334,24 +355,28 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
-    /// Says whether this connection's input is read on while its output is above the high mark. Of who
-    /// waits for whom:
+    /// Sets whether this connection's input is read on while its output is above the high watermark. The two
+    /// modes:
     ///
-    /// - *Answers* (false): the peer asks and we answer, so its input waits until it has read. That holds
-    ///   a slow reader's memory near [`high_watermark`](crate::Limits::high_watermark). A peer that reads
-    ///   only when it can write, such as an echo, then waits for us while we wait for it, until
-    ///   `idle_timeout` or `stuck_timeout` ends it.
-    /// - *Full duplex* (true): both sides send of their own accord, so neither waits. Input is read as
-    ///   long as there is as much room below [`output_limit`](crate::Limits::output_limit): so a handler
-    ///   that answers is held there only, and one that sends until `Above` and goes on in `on_room`
-    ///   never.
+    /// - *Answers* (false): the peer asks and this side answers. The input waits until the peer has read.
+    ///   That holds the memory of a slow reader near [`high_watermark`](crate::Limits::high_watermark). A
+    ///   peer that reads only when it can write, such as an echo, then waits for this side while this side
+    ///   waits for the peer, until `idle_timeout` or `stuck_timeout` ends the connection.
+    /// - *Full duplex* (true): both sides send of their own accord, so neither side waits. No receive
+    ///   takes more than there is room below [`output_limit`](crate::Limits::output_limit). So a handler
+    ///   that answers is held back only at that limit, and a handler that sends until `Above` and goes on
+    ///   in `on_room` is never held back.
     ///
-    /// Connections that were dialled are full duplex; all others are not. What those send of their own
-    /// accord, from `on_open`, `on_room`, a timer, a message or another connection's callback, holds
-    /// their input not at the high mark but half the way from it to the `output_limit`; what they send
-    /// in `on_data`, and from the outcome of a job, holds it at the mark. While memory is short, only
-    /// full duplex is read on. A pair ([`pair_with`](Self::pair_with)) holds its partner's input in any
-    /// case, and never its own.
+    /// Dialled connections are full duplex. All other connections are not. Their unsent bytes hold back their
+    /// input at a mark that depends on the callback that sent the bytes:
+    ///
+    /// - In `on_data`, or from the outcome of a job: at the high watermark.
+    /// - From `on_open`, `on_room`, a timer, a message or another connection's callback: half the way from
+    ///   the high watermark to the `output_limit`.
+    ///
+    /// While memory is short, of the connections with unsent bytes only full-duplex ones are read on. In a
+    /// pair ([`pair_with`](Self::pair_with)) a connection always holds back its partner's input, and never
+    /// its own.
     pub fn full_duplex(&mut self, is_full_duplex: bool) {
         let status = &mut self.parts().0.status;
         let was = status.has(Status::FULL_DUPLEX);
@@ -368,48 +393,50 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
-    /// Receives no more than so many bytes a second from now on; `None`: as many as come. Above the
-    /// rate the peer's bytes are left in the kernel, until the wheel has counted enough time: nothing
-    /// is dropped, the peer waits. Some hundred bytes beside the table for each connection with a
-    /// limit, and its messages take the longer way.
+    /// Limits the connection to a rate of receiving, in bytes a second, from now on. `None`: no limit. Above
+    /// the rate the peer's bytes stay in the kernel until the rate allows more. Nothing is dropped: the peer
+    /// waits. A connection with a limit takes some hundred bytes beside the table, and its messages do not
+    /// take the loop's fast path.
     pub fn limit_receive(&mut self, rate: Option<Rate>) {
         self.state.limit(self.id, Way::In, rate);
     }
 
-    /// Sends no more than so many bytes a second from now on, also while it finishes or closes. What
-    /// waits is unsent, and counts for the marks, the hard cap and `stuck_timeout`. Otherwise as
-    /// [`limit_receive`](Self::limit_receive).
+    /// Limits the connection to a rate of sending, in bytes a second, from now on, also while it finishes
+    /// or closes. `None`: no limit. Bytes that wait for the rate are unsent: they count for the watermarks,
+    /// `output_limit` and `stuck_timeout`. The cost is as of [`limit_receive`](Self::limit_receive).
     pub fn limit_send(&mut self, rate: Option<Rate>) {
         self.state.limit(self.id, Way::Out, rate);
     }
 
-    /// Makes this connection and another of its loop a pair: each brings what the other sends on, as
-    /// the two sides of a proxy do. From now on, while one has more unsent than its high mark, the
-    /// *other's* input is left unread, and not its own; and no more is received from one than the
-    /// other has room for below its [`output_limit`](crate::Limits::output_limit). Neither is idle
-    /// before the other is.
+    /// Makes this connection and another connection of its loop a pair: each forwards what the other
+    /// receives, as the two sides of a proxy do. From now on, while one has more unsent bytes than its high
+    /// watermark, the input of the *other* is left unread, and its own input is not. A receive from one
+    /// takes no more than the other has room for below its
+    /// [`output_limit`](crate::Limits::output_limit). Neither is idle before the other is.
     ///
-    /// The bytes themselves, and the ends, the handler passes on: in `on_data`, `on_end` and
-    /// `on_close`. A connection has one partner, and leaves it when it is paired anew or over.
-    /// False: the other is not here any more, or is this one.
+    /// The handler forwards the bytes and the ends itself: in `on_data`, `on_end` and `on_close`. A
+    /// connection has one partner. The pair ends when one of the two is paired again or is over. False: the
+    /// other connection is no longer on this loop, or is this connection.
     pub fn pair_with(&mut self, other: ConnId) -> bool {
         other.in_loop() == usize::from(self.state.number) && self.state.pair(self.id, other)
     }
 
-    /// Makes this connection and another of its loop the ends of a tunnel: a pair, as of
-    /// [`pair_with`](Self::pair_with), of which the loop itself sends on what each brings. What was
-    /// queued before goes first, and then what `on_data` leaves in its `input`. From now on `on_data`
-    /// and `on_end` are called for neither: the end of what a peer sends is passed on as
-    /// [`finish`](Self::finish), and if one of the two is over, the other is closed, or reset if
-    /// something had failed. All else is as for any connection; a `send` puts its bytes between.
+    /// Makes this connection and another connection of its loop the two ends of a tunnel. A tunnel is a pair
+    /// as of [`pair_with`](Self::pair_with), and the loop itself forwards the bytes. Bytes that were queued
+    /// before go first, then the bytes that `on_data` leaves in its `input`.
     ///
-    /// Where much comes at once it is spliced (splice(2)): moved from socket to socket by a pipe of the
-    /// loop ([`pipes_max`](crate::Limits::pipes_max)), and not through this process;
-    /// `Counter::BytesSpliced` says how much. What waits in a pipe is unsent, and counts for the marks,
-    /// the hard cap and the memory budget. Little, or without a free pipe, is copied.
+    /// From now on `on_data` and `on_end` are called for neither connection. The end of what a peer sends is
+    /// forwarded as [`finish`](Self::finish). When one of the two is over, the other is closed, or is reset
+    /// if something had failed. Everything else is as for any connection. A `send` puts its bytes between
+    /// the forwarded bytes.
     ///
-    /// [`pair_with`](Self::pair_with) gives both back to the handler. False: the other is not here any
-    /// more, or is this one.
+    /// Large amounts are spliced (splice(2)): they move from socket to socket through a pipe of the loop
+    /// ([`pipes_max`](crate::Limits::pipes_max)), and not through this process. `Counter::BytesSpliced`
+    /// counts them. Bytes in a pipe are unsent: they count for the watermarks, `output_limit` and the memory
+    /// budget. Small amounts are copied, and so are large ones while no pipe is free.
+    ///
+    /// [`pair_with`](Self::pair_with) gives both connections back to the handler. False: the other
+    /// connection is no longer on this loop, or is this connection.
     ///
     /// ```no_run
     /// use net_core::{Conn, Dial, Handler, Input, Peer, Server};
@@ -448,47 +475,50 @@ impl<'a, H: Handler> Conn<'a, H> {
         other.in_loop() == usize::from(self.state.number) && self.state.tunnel(self.id, other)
     }
 
-    /// Subscribes to a topic: from now on a [`Broadcast`](crate::Broadcast) to it reaches this
-    /// connection, until it unsubscribes or is over. False: it had subscribed already. A topic is a
-    /// name of up to [`TOPIC_NAME_MAX`](crate::TOPIC_NAME_MAX) bytes and need not be made first. Some
-    /// hundred bytes for each subscription, on this loop; none in a connection without one.
+    /// Subscribes this connection to a topic. A [`Broadcast`](crate::Broadcast) to the topic reaches it from
+    /// now on, until it unsubscribes or is over. `Ok(false)`: it had subscribed already. A topic is a name
+    /// of up to [`TOPIC_NAME_MAX`](crate::TOPIC_NAME_MAX) bytes and need not be created first. Each
+    /// subscription takes some hundred bytes on this loop. A connection without subscriptions takes none.
     pub fn subscribe(&mut self, topic: impl AsRef<[u8]>) -> Result<bool, TopicError> {
         self.state.topics.subscribe(self.id.slot(), topic.as_ref())
     }
 
-    /// Takes a subscription back. False: there was none.
+    /// Cancels a subscription. False: there was none.
     pub fn unsubscribe(&mut self, topic: impl AsRef<[u8]>) -> bool {
         self.state.topics.unsubscribe(self.id.slot(), topic.as_ref())
     }
 
-    /// How many topics it has subscribed to.
+    /// How many topics this connection has subscribed to.
     pub fn subscriptions(&self) -> usize {
         self.state.topics.count_of(self.id.slot())
     }
 
-    /// Sets the connection's own deadline, `after` from [`Loop::now`], or takes it away. It replaces
-    /// the one set before, and no traffic moves it. Never early by that clock, which stands still
-    /// during a turn; up to two milliseconds late. [`on_deadline`](Handler::on_deadline) is called.
+    /// Sets the connection's own deadline to `after` from [`Loop::now`]. `None` removes it. It replaces the
+    /// own deadline that was set before, and no traffic moves it. [`on_deadline`](Handler::on_deadline) is
+    /// called when it has passed: never early by that clock, which stands still during a turn, and up to
+    /// two milliseconds late.
     ///
-    /// A connection with a deadline of its own takes 224 bytes of memory beside its entry, until the
-    /// deadline has come or is taken away. The timeouts of [`Limits`](crate::Limits) take none, except
+    /// A connection with a deadline of its own takes 224 bytes of memory beside its table entry, until the
+    /// deadline has passed or is removed. The timeouts of [`Limits`](crate::Limits) take none, except
     /// `lifetime_max`.
     pub fn set_deadline(&mut self, after: Option<Duration>) {
         let own = after.map_or(Tick::MAX, |after| self.state.now.after(after));
         self.state.set_deadlines(self.id, |deadlines| deadlines.own = own);
     }
 
-    /// Says that a message begins, whose time is [`message_timeout`](crate::Limits::message_timeout) from
-    /// now until [`message_ended`](Self::message_ended). For a handler that takes a long message in
-    /// parts: else each byte that it takes would begin that time anew. A second call begins the next
-    /// message. Nothing, if there is no such timeout. Not counted while the connection is paused or held
-    /// back.
+    /// Marks the beginning of a message. The message has
+    /// [`message_timeout`](crate::Limits::message_timeout) from now until
+    /// [`message_ended`](Self::message_ended). It does nothing if there is no such timeout. A second call
+    /// begins the next message. Time in which the connection is paused or held back does not count.
+    ///
+    /// It is for a handler that takes a long message in parts. Without it, each byte that the handler takes
+    /// would start the timeout again.
     pub fn message_began(&mut self) {
         self.state.message_begins(self.id, true);
     }
 
-    /// Says that the message is whole, which [`message_began`](Self::message_began) has begun. From now on
-    /// the time of the next one is counted from what `on_data` leaves in its `input`, as ever.
+    /// Marks the end of the message that [`message_began`](Self::message_began) has begun. From now on the
+    /// timeout of the next message starts as usual: when `on_data` leaves bytes in its `input`.
     pub fn message_ended(&mut self) {
         if self.state.limits.message_timeout.is_some() {
             self.state.set_deadlines(self.id, |deadlines| {
@@ -498,38 +528,38 @@ impl<'a, H: Handler> Conn<'a, H> {
         }
     }
 
-    /// Why it is ending, once that is decided; in `on_deadline`, which deadline came.
+    /// Why the connection ends, once that is decided. In `on_deadline`: which deadline has passed.
     pub fn why(&mut self) -> Option<Closed> {
         self.parts().0.why
     }
 
-    /// The peer's address: the client's, if a proxy that the listener trusts has named it
-    /// ([`Server::listen_proxied`](crate::Server::listen_proxied)); otherwise asked of the kernel.
-    /// `None` if the peer is gone.
+    /// The peer's address. If a trusted proxy has named the client
+    /// ([`Server::listen_proxied`](crate::Server::listen_proxied)), it is the client's address. Otherwise
+    /// the kernel is asked. `None` if the peer is gone.
     pub fn peer(&mut self) -> Option<Addr> {
         self.state.peer(self.id)
     }
 
-    /// The `host:port` that it was dialled by ([`Dial::to_host`](crate::Dial::to_host)), also in
-    /// `on_close` when it never came up. `None`: it was not dialled, or by an address.
+    /// The `host:port` that the connection was dialled by ([`Dial::to_host`](crate::Dial::to_host)), also
+    /// in `on_close` when the dial failed. `None`: it was not dialled, or was dialled by an address.
     pub fn dialled_name(&self) -> Option<&str> {
         self.state.names.get(&self.id).map(|name| &**name)
     }
 
-    /// The loop it lives on.
+    /// The loop that the connection lives on.
     pub fn here(&mut self) -> Loop<'_, H> {
         Loop::new(self.state)
     }
 
-    /// Another connection of this loop, if it still lives here.
+    /// Another connection of this loop. `None` if it is over, or is not on this loop.
     pub fn other(&mut self, id: ConnId) -> Option<Conn<'_, H>> {
         self.here().into_connection(id)
     }
 
-    /// Calls `visit` for every open connection of this loop but this one: a scan of the table,
-    /// about a nanosecond a slot. For very many use [`Loop::visit_from`], in slices. What is asked of them
-    /// and sent to them is carried out over turns, for
-    /// [`deferred_per_turn`](crate::Limits::deferred_per_turn) of them in each.
+    /// Calls `visit` for every open connection of this loop except this connection. It scans the table,
+    /// about a nanosecond a slot. With very many connections use [`Loop::visit_from`], in slices. What
+    /// `visit` asks of the connections and sends to them is carried out over several turns, for
+    /// [`deferred_per_turn`](crate::Limits::deferred_per_turn) connections in each turn.
     pub fn others(&mut self, mut visit: impl FnMut(&mut Conn<'_, H>)) {
         let own = self.id;
         self.here().each(|conn| {
@@ -548,7 +578,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 }
 
-/// The sending half of a [`Conn`], beside its session.
+/// The sending half of a [`Conn`], to use beside its session. By [`Conn::split`].
 pub struct Sender<'a> {
     head: &'a mut Head,
     outbox: &'a mut Outbox,

@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A view of the running loop, for the length of one callback.
+/// A view of the running loop for the duration of one callback.
 pub struct Loop<'a, H: Handler> {
     state: &'a mut LoopState<H::Session, H::Message>,
 }
@@ -42,33 +42,33 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.shared.loops.len()
     }
 
-    /// The clock, as read at the start of this turn. The same for every callback of a turn.
+    /// The clock as it was read at the start of this turn. It is the same for every callback of a turn.
     pub fn now(&self) -> Tick {
         self.state.now
     }
 
-    /// Connections of this loop, in every state.
+    /// The number of connections of this loop, in every state.
     pub fn connections(&self) -> usize {
         self.state.table.len()
     }
 
-    /// The way to the other loops, and to this one from other threads.
+    /// A [`Remote`]: it reaches the other loops from this loop, and this loop from other threads.
     pub fn remote(&self) -> Remote<H::Message> {
         Remote(Arc::clone(&self.state.shared))
     }
 
-    /// The way to run a piece of work once, on this or another loop, from any thread.
+    /// A [`Runner`]: it runs a piece of work once, on this loop or another loop, from any thread.
     pub fn runner(&self) -> Runner<H> {
         Runner::new(self.remote())
     }
 
-    /// A connection of this loop, if it lives here and is not over.
+    /// A connection of this loop. `None` if it is over, or is not on this loop.
     pub fn connection(&mut self, id: ConnId) -> Option<Conn<'_, H>> {
         Loop { state: &mut *self.state }.into_connection(id)
     }
 
     pub(crate) fn into_connection(self, id: ConnId) -> Option<Conn<'a, H>> {
-        // A slot and generation of another loop may be taken here too.
+        // A connection here may have the same slot and generation as a connection of another loop.
         if id.in_loop() != usize::from(self.state.number) {
             return None;
         }
@@ -76,14 +76,15 @@ impl<'a, H: Handler> Loop<'a, H> {
         (head.status.state() != State::Dead).then(|| Conn::new(self.state, id))
     }
 
-    /// Calls `visit` for every open connection of this loop. See [`Conn::others`] for its cost.
+    /// Calls `visit` for every open connection of this loop. [`Conn::others`] says what it costs.
     pub fn each(&mut self, visit: impl FnMut(&mut Conn<'_, H>)) {
         self.visit_from(0, usize::MAX, visit);
     }
 
-    /// Calls `visit` for the open connections in the next `slots` slots of the table, from slot
-    /// `from` on. Returns where to go on, or `None` at the end: a walk over very many connections
-    /// in slices, a timer between them, so that the loop serves others meanwhile.
+    /// Calls `visit` for the open connections in the next `slots` slots of the table, beginning at slot
+    /// `from`. Returns the slot to go on from, or `None` at the end of the table. With it a handler can walk
+    /// over very many connections in slices, with a timer between two slices, so that the loop serves
+    /// others meanwhile.
     pub fn visit_from(
         &mut self,
         from: u32,
@@ -106,31 +107,32 @@ impl<'a, H: Handler> Loop<'a, H> {
         None
     }
 
-    /// Calls `on_timer` with `tag` once, `delay` from [`now`](Self::now). Never early by that clock:
-    /// it stands still during a turn, so time that this turn has taken already counts as waited.
+    /// Calls `on_timer` with `tag` once, `delay` after [`now`](Self::now), and never early by that clock.
+    /// The clock stands still during a turn, so time that this turn has taken already counts as waited.
     pub fn after(&mut self, delay: Duration, tag: u64) -> TimerId {
         self.state.timers.arm(self.state.now.after(delay), None, tag)
     }
 
-    /// Calls `on_timer` with `tag` each time `period` has passed (at least a millisecond), by the
-    /// same clock and without drift. Periods missed while the loop was busy are missed.
+    /// Calls `on_timer` with `tag` each time `period` has passed, by the same clock and without drift. The
+    /// period is at least a millisecond. Periods that pass while the loop is busy are skipped.
     pub fn every(&mut self, period: Duration, tag: u64) -> TimerId {
         self.state.timers.arm(self.state.now.after(period), Some(period), tag)
     }
 
-    /// Disarms a timer of this loop. False if it has fired for good, was cancelled, or is another loop's.
+    /// Cancels a timer of this loop. False if it has fired for the last time, was cancelled before, or
+    /// belongs to another loop.
     pub fn cancel(&mut self, timer: TimerId) -> bool {
         self.state.timers.cancel(timer)
     }
 
-    /// Dials a connection on this loop, and returns its id, under which it can be sent to, paired
-    /// and closed already. For each dial that is taken exactly one answer comes: `on_open`, or
-    /// `on_close` with the reason, `Machine(errno)` if the kernel gave one. At most
-    /// [`dials_per_turn`](crate::Limits::dials_per_turn) begin in a turn.
+    /// Dials a connection on this loop and returns its id. By this id the connection can be sent to, paired
+    /// and closed before it is up. Each dial that is taken gets exactly one answer: `on_open`, or `on_close`
+    /// with the reason, which is `Machine(errno)` if the kernel gave an error. At most
+    /// [`dials_per_turn`](crate::Limits::dials_per_turn) dials begin in a turn.
     ///
-    /// A dial that is not taken comes back with its session, at once: a server that drains dials no
-    /// more, and neither does a loop whose every slot is used. Dialled connections count, but are
-    /// not limited by `connections_max`.
+    /// A dial that is not taken comes back at once, with its session: when the server drains or stops, or
+    /// when every slot of this loop is used. Dialled connections count for `connections_max`, but it does
+    /// not limit them.
     pub fn dial(
         &mut self,
         dial: impl Into<Dial>,
@@ -139,12 +141,13 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.dial(dial.into(), session)
     }
 
-    /// Sends one datagram to `peer`, from where this loop receives those of the server's address number
-    /// `at`, in the order of [`Server::datagrams`](crate::Server::datagrams). From any callback; in
-    /// `on_datagram`, [`Datagram::reply`](crate::Datagram::reply) knows where. It leaves at the end of the
-    /// turn; else as [`Datagram::send_to`](crate::Datagram::send_to), but where that is all addresses of the
-    /// machine, it leaves from the one that the kernel takes. After the drain has begun it is dropped and
-    /// counted.
+    /// Sends one datagram to `peer`, from this loop's socket for the server's datagram address number `at`,
+    /// in the order of [`Server::datagrams`](crate::Server::datagrams). Any callback may call it. In
+    /// `on_datagram`, [`Datagram::reply`](crate::Datagram::reply) knows the peer and the address. The
+    /// datagram leaves at the end of the turn. Otherwise as
+    /// [`Datagram::send_to`](crate::Datagram::send_to), except for the source address: if the socket is
+    /// bound to all addresses of the machine, the kernel chooses it. After a drain has begun, the datagram
+    /// is dropped and counted.
     ///
     /// # Panics
     /// If the server receives no datagrams at an address of that number.
@@ -152,10 +155,10 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.datagrams[at].borrow_mut().push(Ends { peer, own: None }, bytes)
     }
 
-    /// Gives this loop a connection that was made elsewhere: as [`Remote::adopt`], but it stays on
-    /// this loop, where it is admitted in one of the next turns. With private tables this is the way
-    /// for a descriptor that was made on this loop's thread. At the bound of `mail_queue` it comes
-    /// back in the error.
+    /// Gives this loop a connection that was made elsewhere. As [`Remote::adopt`], but the connection stays
+    /// on this loop, and is admitted in one of the next turns. With private tables, use this for a
+    /// descriptor that was made on this loop's thread. When the mailbox is full
+    /// ([`mail_queue`](crate::Limits::mail_queue)), the descriptor comes back in the error.
     pub fn adopt(&mut self, fd: OwnedFd) -> Result<(), AdoptError> {
         let arrival = Box::new(self.state.shared.arrival_of(fd)?);
         self.state.inbox.mail.post(Mail::Arrival(arrival)).map_err(|error| {
@@ -167,12 +170,12 @@ impl<'a, H: Handler> Loop<'a, H> {
         })
     }
 
-    /// Asks the whole server to drain: as SIGTERM does.
+    /// Asks the whole server to drain, as SIGTERM does.
     pub fn drain(&mut self) {
         self.state.shared.ask(crate::threads::control::Phase::Drain);
     }
 
-    /// Asks the whole server to stop at once: every connection is reset.
+    /// Asks the whole server to stop at once. Every connection is reset.
     pub fn stop(&mut self) {
         self.state.shared.ask(crate::threads::control::Phase::Stop);
     }

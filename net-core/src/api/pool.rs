@@ -1,13 +1,15 @@
 //! `Pool`: a bounded number of threads for work that is too long for a loop's turn.
 //!
-//! A connection's callback hands over a job, and goes on; the answer comes back to that connection on
-//! its own loop. What the bound leaves out is given back at once. No answer is lost because a mailbox
-//! is full, and no thread waits with it: it waits beside the mailbox, and a loop that has as many there
-//! as may wait for a thread gets no further job done. What becomes of the jobs is counted.
+//! A connection's callback hands over a job and goes on. The answer comes back to that connection, on the
+//! connection's own loop. A job beyond the bound is given back at once. What becomes of the jobs is counted.
 //!
-//! The threads hold nothing of a loop, so nobody waits for them at the end: jobs that nobody has begun
-//! are given up with the last [`Pool`], and a thread ends after the job that it is at. The connection of
-//! a job that is given up is told so, since it may wait for it.
+//! No answer is lost because a mailbox is full, and no thread blocks on a full mailbox: the answer waits
+//! beside the mailbox. While as many answers wait there for a loop as jobs may wait for a thread, the pool
+//! takes no further job from that loop.
+//!
+//! The threads hold nothing of a loop, so no loop waits for them at the end. When the last [`Pool`] is
+//! dropped, jobs that have not begun are given up, and each thread ends after the job that it runs. The
+//! loop of a job that is given up is told, since its connection may wait for the answer.
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
@@ -22,16 +24,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
-/// Of panics, so often one is logged: as by `Limits::log_every`, which a pool does not know.
+/// The least time between two log lines about panics. A pool does not know `Limits::log_every`, and uses the
+/// default of it.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce(&Shared) + Send>;
 
-/// Threads that a pool has at most. More would wait for the processors, not for the work.
+/// The most threads that a pool may have. More threads would wait for the processors, and not for work.
 const THREADS_MOST: usize = 1024;
 
-/// Threads that do long work for the connections of any server. Cheap to clone; the threads end when
-/// the last clone is gone.
+/// Threads that do long work for the connections of any server. Cheap to clone. The threads end when the
+/// last clone is dropped.
 ///
 /// ```
 /// use net_core::{Conn, Handler, Input, JobPanicked, Peer, Pool};
@@ -65,12 +68,12 @@ const THREADS_MOST: usize = 1024;
 #[derive(Clone)]
 pub struct Pool(Arc<Handle>);
 
-/// Ends the pool when the last clone is dropped. The threads hold only what is behind it.
+/// Ends the pool when the last clone is dropped. The threads hold only the `Shared` inside.
 struct Handle(Arc<Shared>);
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// A job waits, or it is over.
+    /// Signalled when a job waits, or the pool is over.
     news: Condvar,
     queue_max: usize,
     began: Instant,
@@ -80,29 +83,29 @@ struct Inner {
     jobs: VecDeque<Job>,
     is_over: bool,
     counts: PoolCounts,
-    /// Panics of jobs, which a peer may bring about.
+    /// Limits the log lines about jobs that panic, because a peer may cause these panics.
     panics: LogLimiter,
 }
 
-/// What has become of a pool's jobs, since it was made. By [`Pool::counts`].
+/// What has become of a pool's jobs since the pool was made. By [`Pool::counts`].
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct PoolCounts {
     /// Jobs that wait for a thread now.
     pub waiting: usize,
-    /// Jobs that a thread is at now.
+    /// Jobs that run on a thread now.
     pub running: usize,
-    /// Jobs that were not taken, because `queue_max` waited already, or as many answers for that loop
-    /// beside its full mailbox.
+    /// Jobs that were not taken, because `queue_max` jobs waited already, or because as many answers for
+    /// that loop waited beside its full mailbox.
     pub refused: u64,
-    /// Jobs that panicked. Their connection was told, if it lived.
+    /// Jobs that panicked. Their connection got [`JobPanicked`], unless it was over.
     pub panicked: u64,
-    /// Answers that a connection got.
+    /// Answers that were delivered to their connection.
     pub answered: u64,
-    /// Answers that nobody wanted any more: their connection, or its loop, had ended.
+    /// Answers that were not delivered, because their connection or its loop had ended.
     pub dropped: u64,
 }
 
-/// The job panicked: there is no answer.
+/// The job panicked, so there is no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct JobPanicked;
 
@@ -114,11 +117,12 @@ impl fmt::Display for JobPanicked {
 
 impl std::error::Error for JobPanicked {}
 
-/// The pool's queue is full. What was not taken comes back.
+/// The pool is full: `queue_max` jobs wait, or as many answers wait for that loop beside its full mailbox.
+/// What was not taken comes back.
 pub struct PoolFull<W, T> {
-    /// What was to run in the pool.
+    /// The work that was to run in the pool.
     pub work: W,
-    /// What was to get the answer.
+    /// The callback that was to get the answer.
     pub then: T,
 }
 
@@ -129,12 +133,12 @@ impl<W, T> fmt::Debug for PoolFull<W, T> {
 }
 
 impl Pool {
-    /// Starts `threads` threads, for which up to `queue_max` jobs may wait (0 of either is taken for 1). More
-    /// than 1,024 threads are an error, `InvalidInput`, before the first is started.
+    /// Starts `threads` threads. Up to `queue_max` jobs may wait for them. A 0 of either counts as 1. More
+    /// than 1,024 threads are an error, `InvalidInput`, and no thread is started.
     ///
-    /// Call it before the server starts, and never on a loop's thread: with private tables
-    /// ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) a thread that is started there shares the
-    /// loop's descriptor table. Fails if the system has no thread left.
+    /// Call it before the server starts, and never on a loop's thread. With private tables
+    /// ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) a thread that is started on a loop's thread shares
+    /// the loop's descriptor table. It fails if the system cannot start a thread.
     pub fn new(threads: usize, queue_max: usize) -> io::Result<Self> {
         if threads > THREADS_MOST {
             let said = format!("a pool of {threads} threads: at most {THREADS_MOST} are possible");
@@ -161,21 +165,24 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Runs `work` on a thread of the pool, and then `then` with its answer on the loop of `conn`, if
-    /// the connection lives then: open or closing, but not over. Otherwise the answer is dropped and
-    /// counted. Never blocks.
+    /// Runs `work` on a thread of the pool, and then calls `then` with its answer on the loop of `conn`. It
+    /// never blocks. If the connection is over by then, the answer is dropped and counted. A connection that
+    /// is closing still gets it.
     ///
-    /// Full, the work comes back: answer "busy", or [`pause`](Conn::pause) and try again by a timer. A
-    /// handler that keeps each connection to a number of jobs under way keeps one from filling the
-    /// pool alone. Jobs begin in the order in which they came; with more than one thread the answers
-    /// of one connection come in the order in which they are ready.
+    /// When the pool is full, the work comes back in the error. The handler can then answer "busy", or
+    /// [`pause`](Conn::pause) the connection and try again by a timer. To keep one connection from filling
+    /// the pool alone, a handler should bound the jobs of each connection that are under way.
     ///
-    /// Until the answer has come, or is given up, the connection is [busy](Conn::busy): a drain waits for
-    /// it, and a peer that sends no more is not [finished](Conn::finish_when_done) before. Deadlines go
-    /// on: an idle timeout shorter than a job ends the connection that waits for it.
+    /// Jobs begin in the order in which they came. With more than one thread, the answers of one connection
+    /// come in the order in which they are ready.
     ///
-    /// `then` is a callback of the connection, [`Callback::Answer`](crate::Callback::Answer): a panic
-    /// in it closes the connection. A panic in `work` is counted, and its answer is [`JobPanicked`].
+    /// Until the answer has come, or the job is given up, the connection is [busy](Conn::busy). A drain waits
+    /// for the connection. If the peer ends, the connection is not
+    /// [finished](Conn::finish_when_done) before. Deadlines still run: an idle timeout shorter than the job
+    /// ends the connection that waits for it.
+    ///
+    /// `then` is a callback of the connection, [`Callback::Answer`](crate::Callback::Answer). A panic in it
+    /// closes the connection. A panic in `work` is counted, and its answer is [`JobPanicked`].
     pub fn offload<H, A, W, T>(
         &self,
         conn: &mut Conn<'_, H>,
@@ -210,14 +217,14 @@ impl Pool {
                     tracing::error!(conn = %id, said, held_back, "a job of the pool panicked");
                 }
             }
-            // Counted as dropped unless it is delivered, also where a mailbox is dropped unread.
+            // Counted as dropped unless it is delivered, also if a mailbox is dropped unread.
             let mut outcome = Outcome { shared: counted, is_delivered: false };
             let tell = move |conn: &mut Conn<'_, H>| {
                 outcome.delivered();
                 then(conn, answer);
             };
-            // A loop that is over takes nothing, and what was to run there is dropped. A loop that is
-            // stuck must not hold this thread.
+            // A loop that has ended takes nothing, and the answer is dropped. A loop that is stuck must not
+            // block this thread.
             runner.deliver(id.in_loop(), Task::OfConnection(id, Box::new(tell)));
             debt.settled();
         }));
@@ -226,14 +233,14 @@ impl Pool {
         Ok(())
     }
 
-    /// What has become of the jobs so far. Any thread.
+    /// What has become of the jobs so far. Any thread may call it.
     pub fn counts(&self) -> PoolCounts {
         let inner = self.0.0.inner.lock();
         PoolCounts { waiting: inner.jobs.len(), ..inner.counts }
     }
 }
 
-/// A connection that waits for a job's answer. It is told if there will be none.
+/// A connection that waits for a job's answer. Its loop is told if there will be no answer.
 struct Debt<H: Handler> {
     id: ConnId,
     runner: Runner<H>,
@@ -241,7 +248,7 @@ struct Debt<H: Handler> {
 }
 
 impl<H: Handler> Debt<H> {
-    /// A method, so that the work takes the whole along, and not a copy of the flag.
+    /// A method, so that the closure captures the whole value, and not a copy of the flag.
     fn settled(&mut self) {
         self.is_settled = true;
     }
@@ -251,19 +258,19 @@ impl<H: Handler> Drop for Debt<H> {
     fn drop(&mut self) {
         if !self.is_settled {
             let (id, runner) = (self.id, &self.runner);
-            runner.deliver(id.in_loop(), Task::GivenUp(id)); // a loop that is over needs no word
+            runner.deliver(id.in_loop(), Task::GivenUp(id)); // a loop that has ended drops it
         }
     }
 }
 
-/// Counts an answer, once, when it has been used or dropped.
+/// Counts an answer once, when it has been delivered or dropped.
 struct Outcome {
     shared: Arc<Shared>,
     is_delivered: bool,
 }
 
 impl Outcome {
-    /// A method, so that the work takes the whole along, and not a copy of the flag.
+    /// A method, so that the closure captures the whole value, and not a copy of the flag.
     fn delivered(&mut self) {
         self.is_delivered = true;
     }
@@ -278,11 +285,11 @@ impl Drop for Outcome {
 }
 
 impl Shared {
-    /// Does one job after the other until it is over: what a thread of the pool does.
+    /// The body of a pool thread: runs one job after the other until the pool is over.
     fn serve(&self) {
         let _quiet = Quiet::here();
         while let Some(job) = self.next() {
-            // What can panic here is the drop of an answer that nobody took.
+            // Only the drop of an answer that was not delivered can panic here.
             if guard(|| job(self)).is_none() {
                 let said = take_said();
                 tracing::error!(said, "an answer of the pool panicked when it was dropped");
@@ -315,7 +322,7 @@ impl Drop for Handle {
         }
         self.0.news.notify_all();
         for job in given_up {
-            // A job's drop is user code; of two that panic in one drop, the process would end.
+            // A job's drop is user code. Two panics in one drop would end the process, so each is guarded.
             if guard(|| drop(job)).is_none() {
                 tracing::error!(
                     said = take_said(),

@@ -1,4 +1,4 @@
-//! `Remote`: the way into a server's loops from any thread.
+//! `Remote`: a handle to a server's loops, for any thread.
 
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The way into a server's loops from any thread. Cheap to clone; outlives the server, whose loops
+/// A handle to a server's loops, for any thread. It is cheap to clone. It may outlive the server: the loops
 /// then take nothing more.
 pub struct Remote<M>(pub(crate) Arc<Shared<M>>);
 
@@ -24,13 +24,14 @@ impl<M> Clone for Remote<M> {
 }
 
 impl<M: Send> Remote<M> {
-    /// How many loops there are.
+    /// How many loops the server has.
     pub fn loops(&self) -> usize {
         self.0.loops.len()
     }
 
-    /// Posts a message to loop number `to`; its handler's `on_message` gets it. Any thread, never
-    /// blocking. A full or ended mailbox gives the message back.
+    /// Posts a message to loop number `to`, whose handler gets it in `on_message`. Any thread may call it.
+    /// It never blocks. If the mailbox is full ([`mail_queue`](crate::Limits::mail_queue)) or its loop has
+    /// ended, the message comes back in the error.
     ///
     /// # Panics
     /// If there is no such loop.
@@ -43,7 +44,7 @@ impl<M: Send> Remote<M> {
         })
     }
 
-    /// Posts a copy of `message` to every loop. Returns the loops that could not take it.
+    /// Posts a copy of `message` to every loop. Returns the numbers of the loops that did not take it.
     pub fn post_all(&self, message: M) -> Vec<usize>
     where
         M: Clone,
@@ -51,12 +52,17 @@ impl<M: Send> Remote<M> {
         (0..self.loops()).filter(|&k| self.post(k, message.clone()).is_err()).collect()
     }
 
-    /// Sends bytes on a connection of any loop. They are dropped, and counted, if the connection
-    /// has closed by the time its loop looks. Any thread, never blocking. A mailbox that is full, of
-    /// messages ([`mail_queue`](crate::Limits::mail_queue)) or of their bytes
-    /// ([`mail_bytes`](crate::Limits::mail_bytes)), gives them back; and so does, as
-    /// [`Ended`](PostError::Ended), a loop that has ended, or an id of another server, which names a loop
-    /// that this one does not have.
+    /// Sends bytes on a connection of any loop. Any thread may call it. It never blocks. If the connection
+    /// has closed when its loop handles the bytes, they are dropped and counted.
+    ///
+    /// The bytes come back in the error in these cases:
+    ///
+    /// - The mailbox is full ([`Full`](PostError::Full)): of messages
+    ///   ([`mail_queue`](crate::Limits::mail_queue)) or of their bytes
+    ///   ([`mail_bytes`](crate::Limits::mail_bytes)).
+    /// - The loop has ended ([`Ended`](PostError::Ended)).
+    /// - The id is of another server and names a loop that this server does not have
+    ///   ([`Ended`](PostError::Ended)).
     pub fn send(&self, to: ConnId, bytes: impl Into<Bytes>) -> Result<(), PostError<Bytes>> {
         self.mail_to(to, Mail::Bytes(to, bytes.into())).map_err(|error| {
             error.map(|mail| match mail {
@@ -66,9 +72,10 @@ impl<M: Send> Remote<M> {
         })
     }
 
-    /// As [`send`](Self::send), with a policy for a connection at its hard cap, as
-    /// [`Conn::send_or`](crate::Conn::send_or) has it: for messages of which one may be lost.
-    /// Another thread does not learn what became of it: `Counter::MessagesDropped` has it.
+    /// As [`send`](Self::send), with a policy for a connection at its
+    /// [`output_limit`](crate::Limits::output_limit), as in
+    /// [`Conn::send_or`](crate::Conn::send_or). It is for messages that may be lost. The caller does not
+    /// learn whether the message was dropped: `Counter::MessagesDropped` counts it.
     pub fn send_or(
         &self,
         to: ConnId,
@@ -84,33 +91,34 @@ impl<M: Send> Remote<M> {
         })
     }
 
-    /// Closes a connection of any loop, as `Conn::close` does. Any thread, never blocking. A stale id
-    /// closes nothing. Refused as [`send`](Self::send) is.
+    /// Closes a connection of any loop, as `Conn::close` does. Any thread may call it. It never blocks. A
+    /// stale id closes nothing. It is refused as [`send`](Self::send) is.
     pub fn close(&self, id: ConnId) -> Result<(), PostError<ConnId>> {
         self.mail_to(id, Mail::Close(id)).map_err(|error| error.map(|_| id))
     }
 
-    /// Sends one payload to every open connection of every loop, or to those of a topic, and returns
-    /// the account that it keeps. Any thread, never blocking.
+    /// Sends one payload to every open connection of every loop, or to the connections of a topic. Returns
+    /// the [`Delivery`], which counts what became of it. Any thread may call it. It never blocks.
     ///
-    /// The bytes exist once, however many get them. Each loop sends to at most
-    /// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections in a turn and serves
-    /// everybody else between, so a broadcast takes long where there are very many, and nobody
-    /// waits for it. Two broadcasts of one thread reach each connection in their order; what is sent
-    /// to a connection otherwise meanwhile may come between. A connection that comes while a
-    /// broadcast is under way may get it or not.
+    /// The bytes exist once, however many connections get them. Each loop sends to at most
+    /// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections in a turn, and serves its other
+    /// connections between. So a broadcast to very many connections takes long, and nothing waits for it.
     ///
-    /// A receiver above its high mark is passed over, and counted, unless it was asked otherwise.
+    /// Two broadcasts of one thread reach each connection in their order. What is sent to a connection in
+    /// another way meanwhile may come between them. A connection that opens while a broadcast is under way
+    /// may get it or not.
+    ///
+    /// A receiver above its high watermark is skipped and counted, unless the [`Broadcast`] says otherwise.
     pub fn broadcast(&self, what: impl Into<Broadcast>) -> Delivery {
         let (delivery, parts) = what.into().divide(self.loops());
         for (k, part) in parts.into_iter().enumerate() {
-            // Refused, the part comes back and is dropped: the account has it as missed.
+            // A refused part comes back and is dropped. Its drop counts the loop as missed.
             let _ = self.mail(k, Mail::Broadcast(part));
         }
         delivery
     }
 
-    /// Mail for a connection. The caller may have its id from another server, or have read it from a text.
+    /// Posts mail for a connection. Its id may come from another server, or may have been read from a text.
     fn mail_to(&self, id: ConnId, mail: Mail<M>) -> Result<(), PostError<Mail<M>>> {
         if id.in_loop() >= self.loops() {
             return Err(PostError::Ended(mail));
@@ -122,7 +130,7 @@ impl<M: Send> Remote<M> {
         let inbox = &self.0.loops[to];
         let weight = mail.weight();
         if weight > 0 && !inbox.mail_weight.enter(weight) {
-            // Bytes that a loop has left when it ended wait for nobody.
+            // A loop that has ended makes no more room, so the answer is then `Ended`, and not `Full`.
             let is_over = inbox.mail.is_closed();
             return Err(if is_over { PostError::Ended(mail) } else { PostError::Full(mail) });
         }
@@ -131,20 +139,28 @@ impl<M: Send> Remote<M> {
         Ok(())
     }
 
-    /// Gives the server a connection that was made elsewhere: by a listener of your own, by another
-    /// process, as one end of a pair. The acceptor places it on a loop as if it had accepted it
-    /// itself, and `admit` decides. Any thread but a loop's, which has [`Loop::adopt`](crate::Loop::adopt);
-    /// never blocking.
+    /// Gives the server a connection that was made elsewhere: by a listener of your own, by another process,
+    /// or as one end of a socket pair. The acceptor places it on a loop as if it had accepted it itself, and
+    /// `admit` decides. Any thread except a loop's may call it. A loop's thread uses
+    /// [`Loop::adopt`](crate::Loop::adopt). It never blocks.
     ///
-    /// It must be a connected TCP or Unix stream socket (MPTCP is another protocol), and is made
-    /// non-blocking, for every copy of it. An `SO_LINGER` of some time is switched off, since close(2) would
-    /// hold the whole loop for as long, and so is `SO_RCVLOWAT`; a Unix socket takes no descriptors from then
-    /// on (Linux 6.16). Keep no copy: while one is open the peer does not see the connection's end.
-    /// Unfit, over `connections_max` or `per_source_max`, at the bound of `arrivals_queue`, or in a
-    /// server that drains, it comes back in the error. It counts as `given`.
+    /// The descriptor must be a connected TCP or Unix stream socket. MPTCP is another protocol, and is not
+    /// taken. These options of the socket are changed, and every copy of the descriptor shares them:
     ///
-    /// With private tables ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) it travels to its loop
-    /// like any other, and its place in the table of this thread is free again.
+    /// - The socket is made non-blocking.
+    /// - An `SO_LINGER` with a time above zero is switched off, because close(2) would block the whole loop
+    ///   for that time.
+    /// - `SO_RCVLOWAT` is set back to one byte.
+    /// - A Unix socket takes no descriptors from then on (Linux 6.16).
+    ///
+    /// Keep no copy of the descriptor: while a copy is open, the peer does not see the connection's end.
+    ///
+    /// The descriptor comes back in the error if it is unfit, if `connections_max` or `per_source_max` is
+    /// reached, if `arrivals_queue` is full, or if the server drains. An adopted connection counts as
+    /// `given`.
+    ///
+    /// With private tables ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) the descriptor travels to its
+    /// loop like any other, and its number in this thread's descriptor table becomes free again.
     pub fn adopt(&self, fd: OwnedFd) -> Result<(), AdoptError> {
         let arrival = self.0.arrival_of(fd)?;
         self.0.adoptions.post(arrival).map_err(|error| {
@@ -155,17 +171,17 @@ impl<M: Send> Remote<M> {
         Ok(())
     }
 
-    /// Asks the server to drain: as SIGTERM does.
+    /// Asks the server to drain, as SIGTERM does.
     pub fn drain(&self) {
         self.0.ask(Phase::Drain);
     }
 
-    /// Asks the server to stop at once: every connection is reset.
+    /// Asks the server to stop at once. Every connection is reset.
     pub fn stop(&self) {
         self.0.ask(Phase::Stop);
     }
 
-    /// The counters of all threads, added up.
+    /// The counters of all threads, summed.
     pub fn snapshot(&self) -> Snapshot {
         self.0.snapshot()
     }
@@ -178,12 +194,12 @@ impl<M: Send> Remote<M> {
         self.0.loops[in_loop].counters.snapshot()
     }
 
-    /// Connections of the whole process, from accept to close.
+    /// The number of connections of the whole process. A connection counts from accept to close.
     pub fn connections(&self) -> usize {
         self.0.admission.inside()
     }
 
-    /// Connections open in one loop.
+    /// The number of connections open in one loop.
     ///
     /// # Panics
     /// If there is no such loop.

@@ -10,27 +10,27 @@ use crate::threads::mailbox::PostError;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// What a [`Runner`] runs.
+/// A piece of work that a [`Runner`] runs.
 pub type Work<H> = Box<dyn FnOnce(&mut H, &mut Loop<'_, H>) + Send>;
 
-/// What a connection gets, as a callback of it.
+/// A pool job's answer for a connection. It runs as a callback of the connection.
 pub(crate) type Answer<H> = Box<dyn FnOnce(&mut Conn<'_, H>) + Send>;
 
-/// What a loop gets by mail whose type only its handler knows.
+/// A mail to a loop whose type only the loop's handler knows.
 pub(crate) enum Task<H: Handler> {
     OfLoop(Work<H>),
-    /// An answer for a connection of that loop. It is dropped if that is over.
+    /// An answer for a connection of that loop. It is dropped if the connection is over.
     OfConnection(ConnId, Answer<H>),
-    /// There will be no answer for this connection: nobody does the work.
+    /// There will be no answer for this connection: its job was dropped before it ran.
     GivenUp(ConnId),
 }
 
 /// Runs pieces of work on the loops of one server, from any thread. By [`Loop::runner`].
 ///
-/// Where a kind of work comes often, a message costs less: this one is boxed.
+/// Each piece of work is boxed. For work that comes often, a message costs less.
 pub struct Runner<H: Handler> {
     remote: Remote<H::Message>,
-    /// Made by a loop of that server only: so the handlers of its loops are of this type.
+    /// Only a loop of that server makes a runner, so the handlers of the server's loops are of this type.
     handler: PhantomData<fn() -> H>,
 }
 
@@ -39,9 +39,10 @@ impl<H: Handler> Runner<H> {
         Self { remote, handler: PhantomData }
     }
 
-    /// Runs `work` once on loop number `to`, in one of its next turns; from that loop's own thread
-    /// too. Never blocking. A full or ended mailbox gives it back. It is lost, and counted, if the
-    /// loop ends before its turn; a panic costs the work alone.
+    /// Runs `work` once on loop number `to`, in one of its next turns. Any thread may call it, including
+    /// that loop's own. It never blocks. If the mailbox is full or its loop has ended, the work comes
+    /// back in the error. If the loop ends before it runs the work, the work is lost and counted. A panic
+    /// ends only the work.
     ///
     /// # Panics
     /// If there is no such loop.
@@ -53,8 +54,8 @@ impl<H: Handler> Runner<H> {
         self.run_boxed(to, Box::new(work))
     }
 
-    /// As [`run`](Self::run), of work that is boxed already, such as what a full mailbox gave back: it
-    /// is boxed once, however often it is tried.
+    /// As [`run`](Self::run), for work that is boxed already, such as work that a full mailbox gave back. So
+    /// work that is tried several times is boxed once.
     ///
     /// # Panics
     /// If there is no such loop.
@@ -69,7 +70,7 @@ impl<H: Handler> Runner<H> {
         })
     }
 
-    /// Posts a task that its loop is owed, also to a full mailbox. A loop that is over drops it.
+    /// Posts a task that must reach its loop, also to a full mailbox. A loop that has ended drops it.
     pub(crate) fn deliver(&self, to: usize, task: Task<H>) {
         drop(self.remote.0.deliver(to, Mail::Task(Box::new(task))));
     }

@@ -1,5 +1,4 @@
-//! Work on a loop that is too long for one turn, done in slices: between two of them the loop serves
-//! everybody else.
+//! Long work on a loop, done in slices, between which the loop serves its connections.
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
@@ -8,16 +7,17 @@ use crate::base::id::ConnId;
 use std::any::Any;
 use std::fmt;
 
-/// What a slice of a job says at its end.
+/// What a slice of a job returns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Slice {
-    /// There is more to do: call again.
+    /// The job has more to do: call it again.
     More,
-    /// That was the last one.
+    /// The job is done: do not call it again.
     Done,
 }
 
-/// As many jobs as may be are under way on this loop. The one that was not taken is inside.
+/// The loop has [`jobs_max`](crate::Limits::jobs_max) jobs under way already. The job that was not taken is
+/// inside.
 pub struct JobsFull<J>(pub J);
 
 impl<J> fmt::Debug for JobsFull<J> {
@@ -37,33 +37,33 @@ impl<J> std::error::Error for JobsFull<J> {}
 type OfLoop<H> = dyn FnMut(&mut H, &mut Loop<'_, H>) -> Slice;
 type OfConnection<H> = dyn FnMut(&mut H, &mut Conn<'_, H>) -> Slice;
 
-/// A job under way. The loop's state holds it as `Any`, since it does not know the handler.
+/// A job under way. The loop's state holds it as `Any`, since the state does not know the handler type.
 pub(crate) enum Job<H: Handler> {
     OfLoop(Box<OfLoop<H>>),
     OfConnection(ConnId, Box<OfConnection<H>>),
 }
 
 impl<H: Handler> Job<H> {
-    /// A job that a loop of this handler has kept.
+    /// A job that a loop of this handler has stored.
     pub(crate) fn from_any(any: Box<dyn Any>) -> Self {
         *any.downcast().expect("a loop's jobs are of its handler")
     }
 }
 
 impl<H: Handler> Loop<'_, H> {
-    /// Begins a job on this loop: `job` is called with the handler, from the next step of this turn on,
-    /// until it says [`Slice::Done`].
+    /// Begins a job on this loop. `job` is called with the handler, from the next step of this turn on,
+    /// until it returns [`Slice::Done`].
     ///
-    /// All jobs of a loop together get [`slice_time_per_turn`](crate::Limits::slice_time_per_turn) in
-    /// each turn, one slice each in rotation, and always at least one; so others wait for that time and
-    /// one slice. Make a slice some 50 µs: one that takes longer is a stall like any callback's. A loop
-    /// with jobs does not sleep.
+    /// All jobs of a loop share [`slice_time_per_turn`](crate::Limits::slice_time_per_turn) in each turn.
+    /// They run in rotation, one slice each, and at least one slice runs in a turn. So everything else on
+    /// the loop waits for that time and one slice. A slice should take some 50 µs. A slice that takes
+    /// longer is a stall like any callback's. A loop with jobs does not sleep.
     ///
-    /// A panic costs the job alone. A drain waits for the job to be done; at the drain's deadline, or at
-    /// a stop, it is dropped and counted ([`Counter::JobsDropped`](crate::Counter::JobsDropped)).
+    /// A panic ends only the job. A drain waits until the job is done. At the drain's deadline, or at a stop,
+    /// the job is dropped and counted ([`Counter::JobsDropped`](crate::Counter::JobsDropped)).
     ///
-    /// An error: [`jobs_max`](crate::Limits::jobs_max) are under way, the one that runs not counted; the
-    /// job comes back.
+    /// An error means that [`jobs_max`](crate::Limits::jobs_max) jobs are under way, not counting the job
+    /// whose slice runs. The job comes back in the error.
     pub fn in_slices<J>(&mut self, job: J) -> Result<(), JobsFull<J>>
     where
         J: FnMut(&mut H, &mut Loop<'_, H>) -> Slice + 'static,
@@ -82,14 +82,15 @@ impl<H: Handler> Loop<'_, H> {
 }
 
 impl<H: Handler> Conn<'_, H> {
-    /// Begins a job for this connection: as [`Loop::in_slices`], and each slice is a callback of the
-    /// connection. It may send, which is under way before the next slice.
+    /// Begins a job for this connection. As [`Loop::in_slices`], and each slice is a callback of the
+    /// connection. A slice may send. What it sends is offered to the kernel before the next slice.
     ///
-    /// It ends with its connection: then it is dropped unfinished, and counted
-    /// ([`Counter::JobsDropped`](crate::Counter::JobsDropped)). A panic closes the connection.
+    /// The job ends with its connection: it is then dropped unfinished and counted
+    /// ([`Counter::JobsDropped`](crate::Counter::JobsDropped)). A panic in it closes the connection.
     ///
-    /// While it is under way the connection is [busy](Conn::busy): a drain waits for it, and a peer that
-    /// sends no more is not [finished](Conn::finish_when_done) before it has its answer. Deadlines go on.
+    /// While the job is under way, the connection is [busy](Conn::busy). A drain waits for the connection.
+    /// If the peer ends, the connection is not [finished](Conn::finish_when_done) before the peer has its
+    /// answer. Deadlines still run.
     ///
     /// ```
     /// use net_core::{Conn, Handler, Input, Peer, Slice};
