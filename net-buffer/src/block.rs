@@ -1,15 +1,14 @@
-//! A block: one owned piece of memory in one of few sizes, so that blocks can be pooled and
-//! exchanged.
+//! `Block`: an owned piece of memory in one of a few sizes, so that blocks can be pooled and exchanged.
 
 use std::fmt;
 
-/// The smallest size class in bytes. Each further class is four times the one before: 4 KiB, 16
-/// KiB, 64 KiB, …
+/// The smallest size class in bytes. Each further class is four times the class before: 4 KiB, 16 KiB,
+/// 64 KiB, …
 pub const CLASS_MIN: usize = 4096;
 
-/// The smallest size class which holds `at_least` bytes.
+/// Returns the smallest size class that holds `at_least` bytes.
 ///
-/// Nothing overflows: past the largest class the answer is `usize::MAX`, which no allocator grants.
+/// It cannot overflow: above the largest class the result is `usize::MAX`, which no allocator grants.
 ///
 /// ```
 /// use net_buffer::class_for;
@@ -26,18 +25,18 @@ pub const fn class_for(at_least: usize) -> usize {
     class
 }
 
-/// Memory of one size class, filled from the front and never moved while it fills.
+/// Memory of one size class. It is filled from the front, and is not moved while it fills.
 ///
-/// Blocks come from [`Pool::take`](crate::Pool::take) and go back by
-/// [`Pool::give`](crate::Pool::give). One that is dropped instead is merely freed.
+/// Blocks come from [`Pool::take`](crate::Pool::take) and go back by [`Pool::give`](crate::Pool::give). A
+/// block that is dropped instead is freed, and does not return to the pool.
 pub struct Block {
-    /// Its capacity is a size class and never changes; its length is the filled part.
+    /// The capacity is a size class and never changes. The length is the filled part.
     bytes: Vec<u8>,
 }
 
 impl Block {
-    /// Allocates an empty block of the class for `at_least` bytes. Its pages are untouched, hence
-    /// not resident yet.
+    /// Allocates an empty block of the class for `at_least` bytes. Its pages are untouched, so they are not
+    /// resident yet.
     pub(crate) fn new(at_least: usize) -> Self {
         Self { bytes: Vec::with_capacity(class_for(at_least)) }
     }
@@ -52,7 +51,7 @@ impl Block {
         self.bytes.len()
     }
 
-    /// Is nothing filled?
+    /// Returns whether nothing is filled.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -62,7 +61,7 @@ impl Block {
         self.bytes.capacity() - self.bytes.len()
     }
 
-    /// Appends as much of `bytes` as fits and returns how much that was.
+    /// Appends as many of `bytes` as fit, and returns how many were appended.
     #[must_use = "the bytes beyond the returned count were not taken"]
     pub fn append(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
@@ -75,18 +74,18 @@ impl Block {
         &self.bytes
     }
 
-    /// Forgets the first `n` bytes and moves the others to the front.
+    /// Removes the first `n` bytes and moves the others to the front.
     pub(crate) fn discard_front(&mut self, n: usize) {
         self.bytes.drain(..n);
     }
 
-    /// Forgets all but the first `len` bytes.
+    /// Removes all bytes after the first `len`.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
     }
 }
 
-/// Shows the sizes only: what a connection carries has no place in a log.
+/// Shows only the sizes: the bytes of a connection must not get into a log.
 impl fmt::Debug for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Block")

@@ -1,15 +1,17 @@
-//! `FileRange`: a stretch of an open file, to be sent from where it lies.
+//! `FileRange`: a range of an open file, to be sent without a copy into memory.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-/// A stretch of an open file. The file is counted, so that one that is open serves any number of
-/// connections, on any threads; its own position is neither used nor moved.
+/// A range of an open file.
 ///
-/// The bytes are read when they are sent. Whoever changes the file meanwhile changes what is sent, and
-/// one that ends before the stretch does ends the connection.
+/// The file is reference-counted, so one open file serves any number of connections on any threads. The file
+/// position is neither used nor moved.
+///
+/// The bytes are read when they are sent. A change of the file before then changes what is sent. If the file
+/// ends before the range does, the connection is ended.
 #[derive(Clone)]
 pub struct FileRange {
     file: Arc<File>,
@@ -18,15 +20,18 @@ pub struct FileRange {
 }
 
 impl FileRange {
-    /// `len` bytes from `from` on, counted from the beginning of the file. That they are there is for
-    /// the caller to know. A stretch that no file can have ([`end`](Self::end)) is refused when it is
-    /// to be sent.
+    /// Makes a range of `len` bytes that starts at offset `from` of the file.
+    ///
+    /// The caller must know that the file has these bytes. A range that no file can have
+    /// ([`end`](Self::end)) is refused when it is to be sent.
     pub fn new(file: impl Into<Arc<File>>, from: u64, len: usize) -> Self {
         Self { file: file.into(), from, len }
     }
 
-    /// All that the file has now. Fails if the system does not tell how much that is, or if it is
-    /// not a regular file, whose length would say nothing.
+    /// Makes a range of all bytes that the file has now.
+    ///
+    /// Fails if the system does not tell the length. Fails also if it is not a regular file, because the
+    /// length of other files means nothing.
     pub fn whole(file: impl Into<Arc<File>>) -> io::Result<Self> {
         let file = file.into();
         let about = file.metadata()?;
@@ -42,34 +47,34 @@ impl FileRange {
         &self.file
     }
 
-    /// The place in the file at which it begins.
+    /// The offset in the file at which the range begins.
     pub fn from(&self) -> u64 {
         self.from
     }
 
-    /// The place behind its last byte. `None`: the place is above 2⁶³ - 1, the largest that the kernel
-    /// knows (`off_t`, lseek(2)), so no file has this stretch.
+    /// The offset after the last byte of the range. `None`: the offset is above 2⁶³ - 1, the largest that the
+    /// kernel knows (`off_t`, lseek(2)), so no file has this range.
     pub fn end(&self) -> Option<u64> {
         let end = self.from.checked_add(self.len as u64)?;
         (end <= i64::MAX as u64).then_some(end)
     }
 
-    /// How many bytes it has.
+    /// How many bytes the range has.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Has it no bytes?
+    /// Returns whether the range has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Only its first `len` bytes, of more.
+    /// Keeps only the first `len` bytes. The range must have more.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = len;
     }
 
-    /// Without its first `n` bytes, of more.
+    /// Removes the first `n` bytes. The range must have more.
     pub(crate) fn discard_front(&mut self, n: usize) {
         self.from += n as u64;
         self.len -= n;

@@ -1,9 +1,11 @@
-//! Finds where a message ends: at a line end or another delimiter, after a fixed number of bytes, or
-//! after the length it announces. Pure functions over `&[u8]`.
+//! Framing: finds where a message ends in the received bytes.
 //!
-//! Each looks at the bytes that are there and never allocates, whatever a prefix promises. Each is
-//! incremental: of a message that comes in pieces, no byte is looked at twice. And each is bounded:
-//! a message longer than its shape allows is an error, as soon as that is certain.
+//! A message ends at a line end or another delimiter, after a fixed number of bytes, or after the length that
+//! it announces. All are pure functions over `&[u8]`.
+//!
+//! Each function looks only at the received bytes and never allocates, whatever length a prefix announces.
+//! Each is incremental: if a message comes in pieces, no byte is looked at twice. Each is bounded: a message
+//! longer than its shape allows is an error as soon as that is certain.
 
 mod delimited;
 mod prefix;
@@ -14,35 +16,35 @@ pub use prefix::{LengthPrefix, Order, Width};
 use std::error::Error;
 use std::fmt;
 
-/// A way to tell where a message ends, for [`Input::take_frame`](crate::Input::take_frame).
+/// A way to find where a message ends, for [`Input::take_frame`](crate::Input::take_frame).
 ///
 /// | shape | a message is | remembers between pieces |
 /// |---|---|---|
 /// | [`Lines`] | a line, up to `\n` or `\r\n` | how far it has searched |
-/// | [`Delimiter`] | what stands before a byte string | how far it has searched |
-/// | [`Fixed`] | so many bytes | nothing |
-/// | [`LengthPrefix`] | a number, then so many bytes | nothing |
+/// | [`Delimiter`] | the bytes before a byte string | how far it has searched |
+/// | [`Fixed`] | a fixed number of bytes | nothing |
+/// | [`LengthPrefix`] | a number, then that many bytes | nothing |
 ///
-/// A handler keeps the shape, once; a session keeps a [`Searched`] where one is needed.
+/// The handler keeps the shape once. Each session keeps a [`Searched`] if the shape needs it.
 pub trait Framing {
-    /// Finds the frame at the front of `bytes`, or `None` while it is not all there.
+    /// Finds the frame at the front of `bytes`. Returns `None` while the frame is not complete.
     ///
-    /// An error is for ever: the stream has no next frame.
+    /// An error is final: the stream has no next frame.
     fn find(self, bytes: &[u8]) -> Result<Option<Frame>, FrameError>;
 }
 
-/// Where the payload of a complete frame lies.
+/// The position of the payload of a complete frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     /// The first byte of the payload.
     pub start: usize,
-    /// One past its last byte.
+    /// One past the last byte of the payload.
     pub end: usize,
-    /// Where the next frame begins: behind the payload and its delimiter.
+    /// Where the next frame begins: after the payload and its delimiter.
     pub total: usize,
 }
 
-/// Frames of one size, without anything between them.
+/// Frames of one fixed size, with nothing between them.
 ///
 /// ```
 /// use net_buffer::{Fixed, Input};
@@ -61,12 +63,12 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// Frames of `size` bytes. A size above the connection's input limit never comes whole: that
-    /// limit ends it.
+    /// Frames of `size` bytes. A frame above the connection's input limit never becomes complete: the limit
+    /// ends the connection.
     ///
     /// # Panics
     ///
-    /// If `size` is 0: of such frames there would be no end.
+    /// If `size` is 0: empty frames would be found for ever.
     pub const fn new(size: usize) -> Self {
         assert!(size > 0, "a frame of 0 bytes would be found for ever");
         Self { size }
@@ -81,7 +83,7 @@ impl Framing for Fixed {
     }
 }
 
-/// Why a stream has no next frame: end the connection.
+/// Why a stream has no next frame. After this error, end the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
     /// The payload is longer than allowed.
@@ -91,18 +93,18 @@ pub enum FrameError {
         /// Bytes of payload allowed.
         max: usize,
     },
-    /// The prefix counts itself and yet is smaller than itself.
+    /// The prefix counts its own bytes, but its number is smaller than its own width.
     TooShort {
         /// The number in the prefix.
         length: u64,
-        /// The bytes of the prefix, the least that the number can be.
+        /// The width of the prefix in bytes, which is the smallest valid number.
         width: usize,
     },
-    /// A line or another delimited frame does not end in time.
+    /// A line or another delimited frame is longer than allowed, and its end has not come.
     Endless {
-        /// Bytes that had come of it by then: more than are allowed, whatever comes next.
+        /// Bytes of the frame received so far: more than allowed, whatever comes next.
         length: usize,
-        /// Bytes allowed, the delimiter not counted.
+        /// Bytes allowed, without the delimiter.
         max: usize,
     },
 }

@@ -1,5 +1,4 @@
-//! What has arrived: `Input` lends it to one callback, `Unread` keeps what that callback could not
-//! use yet.
+//! `Input` lends received bytes to one callback, and `Unread` keeps the bytes that the callback left unread.
 
 use std::error::Error;
 use std::fmt;
@@ -13,10 +12,9 @@ use crate::pool::Pool;
 
 /// The unread bytes of a connection as one slice, lent for one callback.
 ///
-/// What is taken here is consumed; what is left is shown again, in front of the next bytes to
-/// arrive. A `take_*` that finds no complete message consumes nothing. The slices belong to the
-/// lender and not to the `Input`, so a loop over lines may do other things with its connection
-/// meanwhile:
+/// Bytes that are taken are consumed. Bytes that are left are shown again, in front of the next bytes that
+/// arrive. A `take_*` that finds no complete message consumes nothing. The returned slices do not borrow the
+/// `Input`, so a loop over lines may use its connection in the loop body:
 ///
 /// ```
 /// use net_buffer::Input;
@@ -33,18 +31,19 @@ use crate::pool::Pool;
 #[derive(Debug)]
 pub struct Input<'a> {
     unread: &'a [u8],
-    /// Bytes consumed so far. With `unread` this is always the length first lent.
+    /// The number of bytes consumed so far. Together with the length of `unread` it is always the length that
+    /// was lent.
     taken: usize,
 }
 
 impl<'a> Input<'a> {
-    /// Lends `bytes`, none of them read.
+    /// Lends `bytes`, all of them unread.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { unread: bytes, taken: 0 }
     }
 
-    /// All unread bytes; they stay unread.
+    /// Returns all unread bytes. They stay unread.
     #[inline]
     pub fn peek(&self) -> &'a [u8] {
         self.unread
@@ -56,19 +55,19 @@ impl<'a> Input<'a> {
         self.unread.len()
     }
 
-    /// Is everything read?
+    /// Returns whether everything is read.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.unread.is_empty()
     }
 
-    /// How many bytes were consumed so far.
+    /// How many bytes have been consumed so far.
     #[inline]
     pub fn taken(&self) -> usize {
         self.taken
     }
 
-    /// Consumes `n` bytes unseen.
+    /// Consumes `n` bytes without returning them.
     ///
     /// # Panics
     ///
@@ -79,7 +78,7 @@ impl<'a> Input<'a> {
         self.split(n);
     }
 
-    /// Takes exactly `n` bytes, or `None` if fewer are unread.
+    /// Takes exactly `n` bytes. Returns `None` if fewer are unread.
     #[inline]
     pub fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         (n <= self.unread.len()).then(|| self.split(n))
@@ -92,28 +91,30 @@ impl<'a> Input<'a> {
         mem::take(&mut self.unread)
     }
 
-    /// Takes the next line, without its `\n` or `\r\n`, or `None` if no line end has arrived.
+    /// Takes the next line, without its `\n` or `\r\n`. Returns `None` if no line end has arrived.
     ///
-    /// Bounded by the connection's input limit alone, and searched from the front each time: for
-    /// lines of strangers, [`Lines`](crate::Lines) has a limit and remembers where it was.
+    /// The length of the line is limited only by the connection's input limit, and each call searches from
+    /// the front. For lines from untrusted peers use [`Lines`](crate::Lines): it has a limit of its own, and
+    /// remembers how far it has searched.
     #[inline]
     pub fn take_line(&mut self) -> Option<&'a [u8]> {
         let (content, total) = find_line(self.unread)?;
         Some(&self.split(total)[..content])
     }
 
-    /// Takes all before the next `delimiter`, which is consumed too, or `None` if it has not
-    /// arrived.
+    /// Takes all bytes before the next `delimiter`, and consumes the delimiter too. Returns `None` if the
+    /// delimiter has not arrived.
     #[inline]
     pub fn take_until(&mut self, delimiter: u8) -> Option<&'a [u8]> {
         let content = memchr(delimiter, self.unread)?;
         Some(&self.split(content + 1)[..content])
     }
 
-    /// Takes the payload of the next frame of this [shape](Framing), or `None` if it is not all
-    /// there: the `take` for bytes of strangers, which come in any pieces and may be too many.
+    /// Takes the payload of the next frame of this [shape](Framing). Returns `None` if the frame is not
+    /// complete.
     ///
-    /// On an error nothing is consumed: the stream has no next frame, so end the connection.
+    /// Use it for bytes from untrusted peers, which come in any pieces and may be too many. An error consumes
+    /// nothing. It means that the stream has no next frame, so end the connection.
     #[inline]
     pub fn take_frame(&mut self, shape: impl Framing) -> Result<Option<&'a [u8]>, FrameError> {
         let Some(frame) = shape.find(self.unread)? else {
@@ -132,25 +133,25 @@ impl<'a> Input<'a> {
     }
 }
 
-/// The unfinished input which a connection keeps between two callbacks.
+/// The unfinished input that a connection keeps between two callbacks.
 ///
 /// ```text
 ///   block:  │ consumed │ unread             │ room   │
 ///           0          start                len      capacity
 /// ```
 ///
-/// It exists only while something is unread. Its block grows by class with what arrives, up to the
-/// caller's limit, and [`shrink`](Self::shrink) moves it down again. Dropping it instead of
-/// [`release`](Self::release) frees the block past the pool.
+/// It exists only while bytes are unread. Its block grows by size class with the bytes that arrive, up to the
+/// caller's limit. [`shrink`](Self::shrink) moves the bytes to a smaller block again. A drop without
+/// [`release`](Self::release) frees the block, and does not return it to the pool.
 #[derive(Debug)]
 pub struct Unread {
     block: Block,
-    /// Bytes at the front of the block which are consumed already. At most the block's length.
+    /// The number of bytes at the front of the block that are already consumed. At most the block's length.
     start: usize,
 }
 
 impl Unread {
-    /// Keeps a copy of `bytes`, at most `max` of them.
+    /// Keeps a copy of `bytes`. Fails if there are more than `max`.
     pub fn keep(bytes: &[u8], pool: &mut Pool, max: usize) -> Result<Self, InputFull> {
         if bytes.len() > max {
             return Err(InputFull { limit: max });
@@ -158,8 +159,8 @@ impl Unread {
         Ok(Self { block: filled(bytes, bytes.len(), pool), start: 0 })
     }
 
-    /// Adds what arrived next, so long as at most `max` bytes are unread then; else nothing is
-    /// changed.
+    /// Appends the bytes that arrived next. Fails and changes nothing if more than `max` bytes would then be
+    /// unread.
     pub fn append(&mut self, bytes: &[u8], pool: &mut Pool, max: usize) -> Result<(), InputFull> {
         if bytes.len() > max.saturating_sub(self.len()) {
             return Err(InputFull { limit: max });
@@ -183,11 +184,11 @@ impl Unread {
         self.start += n;
     }
 
-    /// Moves to a smaller block if one holds twice the unread bytes. Call it after
+    /// Moves the unread bytes to a smaller block, if twice their number fits in that block. Call it after
     /// [`consume`](Self::consume).
     ///
-    /// The factor leaves room to grow: at the border of two classes a byte more or less does not
-    /// move a block. So the block held is at most eight times what is unread, or of the smallest
+    /// The factor of two leaves room to grow: at the border of two size classes, a byte more or less does not
+    /// cause a move. So the block is at most eight times as large as the unread bytes, or of the smallest
     /// class.
     #[inline]
     pub fn shrink(&mut self, pool: &mut Pool) {
@@ -209,24 +210,24 @@ impl Unread {
         self.block.len() - self.start
     }
 
-    /// Is nothing unread? Then it is time to [`release`](Self::release) the block.
+    /// Returns whether nothing is unread. Then [`release`](Self::release) the block.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes of memory held: the capacity of the block.
+    /// The memory held in bytes: the capacity of the block.
     pub fn memory(&self) -> usize {
         self.block.capacity()
     }
 
-    /// Gives the block back, with whatever is still unread.
+    /// Gives the block back to the pool. Bytes that are still unread are dropped.
     pub fn release(self, pool: &mut Pool) {
         pool.give(self.block);
     }
 
-    /// Makes room for `more` bytes: in the same block if the consumed part suffices, else in a
-    /// larger one.
+    /// Makes room for `more` bytes: in the same block if the consumed part is large enough, else in a larger
+    /// block.
     fn make_room(&mut self, more: usize, pool: &mut Pool) {
         let needed = self.len() + more;
         if needed <= self.block.capacity() {
@@ -237,7 +238,7 @@ impl Unread {
         }
     }
 
-    /// Moves the unread bytes to the front of a block with room for `at_least`.
+    /// Moves the unread bytes to the front of a block with room for `at_least` bytes.
     fn move_to(&mut self, at_least: usize, pool: &mut Pool) {
         let moved = filled(self.as_slice(), at_least, pool);
         pool.give(mem::replace(&mut self.block, moved));
@@ -245,7 +246,7 @@ impl Unread {
     }
 }
 
-/// A block with room for `at_least` bytes that begins with `bytes`, which are no more than that.
+/// Makes a block with room for `at_least` bytes that begins with `bytes`. `bytes` is not longer than that.
 fn filled(bytes: &[u8], at_least: usize, pool: &mut Pool) -> Block {
     let mut block = pool.take(at_least);
     let taken = block.append(bytes);
@@ -253,8 +254,8 @@ fn filled(bytes: &[u8], at_least: usize, pool: &mut Pool) -> Block {
     block
 }
 
-/// More input would be unread than the limit allows: a line or frame that never ends, or a reader
-/// that never reads.
+/// More input would be unread than the limit allows. A line or frame never ends, or the handler does not
+/// read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InputFull {
     /// The limit in bytes.

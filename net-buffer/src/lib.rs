@@ -1,5 +1,4 @@
-//! The bytes of a connection: what has arrived and is not understood yet, what is queued and not
-//! sent yet, and the pooled memory below both.
+//! The bytes of a connection: unread input, unsent output, and the pooled memory that holds both.
 //!
 //! ```text
 //!   socket ─▶ receive block ─▶ Input ─▶ callback ─▶ Output ─▶ socket
@@ -13,13 +12,13 @@
 //!
 //! - An idle connection holds nothing here: [`Unread`] exists only while a message is unfinished,
 //!   and an empty [`Output`] owns no block.
-//! - Memory follows what has arrived or was queued, never what a peer announces, and it shrinks
-//!   again.
-//! - Every limit is an argument. At a limit nothing is changed, and the caller is told.
+//! - Memory grows with the bytes that have arrived or were queued, never with the length that a peer
+//!   announces. It shrinks again.
+//! - Every limit is an argument. At a limit nothing is changed, and the caller gets an error.
 //!
-//! Left to others: sockets, reading files, clocks, threads, and what a limit means for the
-//! connection. All types belong to the thread of one loop; only the payload inside a [`Bytes`] may
-//! be shared with others.
+//! The caller does the rest: sockets, reading files, clocks, threads, and what a limit means for the
+//! connection. All types belong to the thread of one loop. Only the payload inside a [`Bytes`] may be shared
+//! with other threads.
 //!
 //! One connection between two callbacks:
 //!
@@ -74,7 +73,7 @@
 
 #![forbid(unsafe_code)]
 
-// From the top down: a module uses only those below it.
+// From the top down: a module uses only the modules below it.
 
 mod input;
 

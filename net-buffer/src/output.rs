@@ -1,4 +1,4 @@
-//! What is queued for a socket and not sent: own and shared chunks, files and pipes, in order.
+//! `Output`: the queue of unsent bytes for a socket: own and shared chunks, files and pipes, in order.
 
 mod chunk;
 mod messages;
@@ -19,33 +19,34 @@ use crate::pool::Pool;
 use chunk::{Chunk, Few, Own};
 pub use messages::{Replaced, Waiting};
 
-/// Shared payloads up to this many bytes may be copied instead: a slice for the kernel and a
-/// counted reference cost more than so few bytes.
+/// Shared payloads up to this many bytes may be copied: a slice for the kernel and a counted reference cost
+/// more than a copy of so few bytes.
 pub const SHARED_COPY_MAX: usize = 128;
 
-/// A new block for small payloads pays off from this many chunks on. Before, a few references are
-/// far smaller than a block, which matters when one message is owed to very many slow readers.
+/// From this many chunks on, a new block for small payloads pays off. With fewer chunks, references are far
+/// smaller than a block. That matters when one message waits for very many slow readers.
 const REFERENCES_BEFORE_BLOCK: usize = 4;
 
-/// A copy of up to so many bytes behind a reference takes no block, half of which or more would be empty.
+/// A copy of up to this many bytes after a reference takes no block: at least half of it would be empty.
 const SMALL_MAX: usize = CLASS_MIN / 2;
 
-/// The largest block taken for queued bytes. A longer push is cut into several, and each is free
-/// again as soon as it is sent.
+/// The largest block taken for queued bytes. A longer push is cut into several blocks, and each block is
+/// freed as soon as it is sent.
 const BLOCK_BYTES_MAX: usize = 64 * 1024;
 
-/// Room for this many chunks stays allocated while the queue is short, and is not counted.
+/// A short queue keeps room for this many chunks allocated. That room is not counted.
 const QUEUE_KEPT: usize = 8;
 
-/// What a chunk takes at most beside its bytes: its place in a list that has just grown, and a box.
+/// The most memory that a chunk takes in addition to its bytes: its place in a list that has just grown, and
+/// a box.
 const CHUNK_COST: usize = 2 * size_of::<Chunk>() + 64;
 
-/// A queue of bytes to send. Own chunks are copies in pooled blocks; shared chunks are counted
-/// references.
+/// A queue of bytes to send. Own chunks are copies in pooled blocks. Shared chunks are counted references.
 ///
-/// The empty queue owns no memory but, after use, the room for a few chunks. The queue has no limit
-/// of its own: the caller looks at [`len`](Self::len) and [`memory`](Self::memory). Dropping it
-/// unsent frees its blocks past the pool; [`clear`](Self::clear) gives them back.
+/// An empty queue owns no memory, except room for a few chunks after it has been used. The queue has no limit
+/// of its own: the caller must check [`len`](Self::len) and [`memory`](Self::memory).
+/// [`clear`](Self::clear) gives the blocks back to the pool. A drop without it frees the blocks, and does not
+/// return them to the pool.
 ///
 /// ```
 /// use std::io::IoSlice;
@@ -67,14 +68,14 @@ const CHUNK_COST: usize = 2 * size_of::<Chunk>() + 64;
 pub struct Output {
     /// Each chunk has at least one unsent byte.
     chunks: VecDeque<Chunk>,
-    /// Bytes at the front of the first chunk which are already sent.
+    /// The number of bytes at the front of the first chunk that are already sent.
     /// Always smaller than that chunk; zero when the queue is empty.
     sent_front: usize,
-    /// Unsent bytes in all chunks.
+    /// The number of unsent bytes in all chunks.
     len: usize,
-    /// Those of them that lie in files.
+    /// How many of the unsent bytes are in files.
     in_files: usize,
-    /// The capacities of all own blocks.
+    /// The sum of the capacities of all own blocks.
     memory: usize,
 }
 
@@ -85,36 +86,39 @@ impl Output {
         self.len
     }
 
-    /// Is everything sent?
+    /// Returns whether everything is sent.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many of the unsent bytes lie in files, and take no memory.
+    /// How many of the unsent bytes are in files, and take no memory.
     pub fn in_files(&self) -> usize {
         self.in_files
     }
 
-    /// Bytes of memory held in own blocks. Shared payloads are not counted: others may hold them
-    /// too. Nor is what the list takes: see [`bookkeeping`](Self::bookkeeping).
+    /// The memory held in own blocks, in bytes.
+    ///
+    /// Shared payloads are not counted, because others may hold them too. The memory of the list is not
+    /// counted either, see [`bookkeeping`](Self::bookkeeping).
     pub fn memory(&self) -> usize {
         self.memory
     }
 
-    /// Bytes of memory that the queue takes at most beside its blocks and payloads: the list of what
-    /// waits, and a box for each message, file and short copy. None for the first few, whose room a
-    /// queue keeps.
+    /// The most memory that the queue takes in addition to its blocks and payloads, in bytes: the list of
+    /// chunks, and a box for each message, file and short copy. It is 0 for the first few chunks, because a
+    /// queue keeps room for them.
     pub fn bookkeeping(&self) -> usize {
         self.chunks.len().saturating_sub(QUEUE_KEPT) * CHUNK_COST
     }
 
-    /// Queues a copy of `bytes`: first in the room of the last block, then in new ones. In a long queue
-    /// few bytes behind a reference take no block of their own, so that memory stays in proportion to
-    /// what is queued, however copies and references take turns.
+    /// Queues a copy of `bytes`, first in the room of the last block, then in new blocks.
+    ///
+    /// In a long queue, a few bytes after a reference take no block of their own. So memory stays in
+    /// proportion to the queued bytes, however copies and references alternate.
     pub fn push(&mut self, bytes: &[u8], pool: &mut Pool) {
-        // Small pushes get larger blocks as the queue grows, but never larger than what it holds
-        // already; and not behind a reference, where the last block may be nearly empty.
+        // Small pushes get larger blocks as the queue grows, but never larger than the bytes that it already
+        // holds. After a reference they do not, because the last block may be nearly empty.
         let (mut fitted, mut grown) = (0, 0);
         if let Some(Chunk::Own(Own::Block(block))) = self.chunks.back_mut() {
             (fitted, grown) = (block.append(bytes), self.memory / 4);
@@ -129,8 +133,8 @@ impl Output {
         self.len += bytes.len();
     }
 
-    /// Queues a copy that takes as much as it needs, if the queue is long and the bytes are few. The
-    /// last chunk is no block.
+    /// Queues a copy that takes only as much memory as it needs, if the queue is long and the bytes are few.
+    /// The last chunk must not be a block.
     fn push_small(&mut self, bytes: &[u8], pool: &mut Pool) -> bool {
         if bytes.is_empty() || bytes.len() > SMALL_MAX || self.chunks.len() < QUEUE_KEPT {
             return false;
@@ -151,8 +155,7 @@ impl Output {
         true
     }
 
-    /// Queues `bytes` without copying them, except few (see [`SHARED_COPY_MAX`]) where that saves
-    /// memory.
+    /// Queues `bytes` without a copy. A few bytes (see [`SHARED_COPY_MAX`]) are copied if that saves memory.
     pub fn push_shared(&mut self, bytes: Bytes, pool: &mut Pool) {
         if bytes.is_empty() {
             return;
@@ -165,11 +168,11 @@ impl Output {
         self.append(Chunk::Shared(bytes), pool);
     }
 
-    /// Queues a frame: its prefix, and behind it `payload`, as [`push_shared`](Self::push_shared)
-    /// does, so that a payload of any size is neither copied nor moved to make room for the prefix.
+    /// Queues a frame: its prefix, followed by `payload` as in [`push_shared`](Self::push_shared).
     ///
-    /// Fails if the payload is longer than the shape allows; then nothing is queued. The same frame
-    /// for many receivers is better made once, with its prefix inside.
+    /// So a payload of any size is neither copied nor moved to make room for the prefix. Fails if the payload
+    /// is longer than the shape allows; then nothing is queued. If many receivers get the same frame, build
+    /// it once with its prefix inside.
     ///
     /// ```
     /// use net_buffer::{Bytes, LengthPrefix, Output, Pool};
@@ -193,13 +196,14 @@ impl Output {
         Ok(())
     }
 
-    /// Queues a stretch of a file: what was queued before it goes first, and what is queued later
-    /// follows it. [`slices`](Self::slices) ends before it; whoever sends takes it from
-    /// [`next_file`](Self::next_file). It takes [`bookkeeping`](Self::bookkeeping) alone.
+    /// Queues a range of a file, in order with all other output.
+    ///
+    /// [`slices`](Self::slices) ends before it; the sender takes it from [`next_file`](Self::next_file). It
+    /// takes no memory except [`bookkeeping`](Self::bookkeeping).
     ///
     /// # Panics
     ///
-    /// If [`has_room_for_file`](Self::has_room_for_file) says no: nothing is queued then.
+    /// If [`has_room_for_file`](Self::has_room_for_file) returns false. Then nothing is queued.
     pub fn push_file(&mut self, range: FileRange, pool: &mut Pool) {
         if range.is_empty() {
             return;
@@ -210,22 +214,22 @@ impl Output {
         self.append(Chunk::Own(Own::File(Box::new(range))), pool);
     }
 
-    /// Whether a stretch can be queued: no file ends beyond [`FileRange::end`], and all that waits in
-    /// files is no more than the longest file can have, so that no sum here wraps.
+    /// Returns whether a range can be queued: its [`FileRange::end`] exists, and all queued bytes in files
+    /// together are not more than the longest file can have. So no sum here overflows.
     pub fn has_room_for_file(&self, range: &FileRange) -> bool {
         let in_files = self.in_files.checked_add(range.len());
         range.end().is_some() && in_files.is_some_and(|bytes| bytes <= isize::MAX as usize)
     }
 
-    /// What is to be sent next, if that lies in a file: the file, the place in it, and how many
+    /// Returns what is to be sent next if it is in a file: the file, the offset in it, and the number of
     /// bytes.
     pub fn next_file(&self) -> Option<(&File, u64, usize)> {
         let range = self.chunks.front()?.file()?;
         Some((range.file(), range.from() + self.sent_front as u64, range.len() - self.sent_front))
     }
 
-    /// Puts a copy of `bytes` in front of all others: the unsent rest of bytes that were lent, not
-    /// queued.
+    /// Puts a copy of `bytes` in front of all others. Use it for the unsent rest of bytes that were lent and
+    /// not queued.
     pub fn push_front(&mut self, bytes: &[u8], pool: &mut Pool) {
         if self.is_empty() {
             return self.push(bytes, pool);
@@ -240,11 +244,11 @@ impl Output {
         self.len += bytes.len();
     }
 
-    /// Fills `into` with the unsent bytes, in order, up to the next file or pipe: as many slices as it has,
-    /// and at most `budget` bytes in all.
+    /// Fills `into` with the unsent bytes, in order, up to the next file or pipe. It fills at most all slices
+    /// of `into`, with at most `budget` bytes in all.
     ///
-    /// Returns how many slices are filled and how many bytes they have. `into` should not be longer
-    /// than the kernel takes at once (`IOV_MAX`, 1024 on Linux).
+    /// Returns the number of filled slices and the number of bytes in them. `into` should not be longer than
+    /// the kernel takes at once (`IOV_MAX`, 1024 on Linux).
     pub fn slices<'s>(&'s self, into: &mut [IoSlice<'s>], budget: usize) -> (usize, usize) {
         let (mut filled, mut bytes) = (0, 0);
         let mut sent = self.sent_front;
@@ -262,8 +266,8 @@ impl Output {
         (filled, bytes)
     }
 
-    /// Notes that the first `n` bytes are sent: all of them in memory, or all in the one file or pipe
-    /// that is next. The blocks this finishes go back to the pool at once.
+    /// Notes that the first `n` bytes are sent. All of them must be in memory, or all in the one file or pipe
+    /// that is next. Blocks that are sent completely go back to the pool at once.
     ///
     /// # Panics
     ///
@@ -286,11 +290,11 @@ impl Output {
         self.shrink_queue(pool);
     }
 
-    /// Drops bytes at the end, so that only the first `len` unsent ones remain. Does nothing if
-    /// there are no more.
+    /// Drops bytes at the end, so that only the first `len` unsent bytes remain. Does nothing if there are
+    /// not more than `len`.
     ///
-    /// Undoes every `push` and `push_shared` since [`len`](Self::len) was `len`, if nothing was
-    /// sent or put in front meanwhile.
+    /// This undoes every `push` and `push_shared` since [`len`](Self::len) was `len`, if nothing was sent or
+    /// put in front since then.
     pub fn truncate(&mut self, len: usize, pool: &mut Pool) {
         while self.len > len {
             let excess = self.len - len;
@@ -321,15 +325,15 @@ impl Output {
         self.shrink_queue(pool);
     }
 
-    /// Drops everything and returns how many unsent bytes that were.
+    /// Drops everything and returns how many unsent bytes were dropped.
     pub fn clear(&mut self, pool: &mut Pool) -> usize {
         let dropped = self.len;
         self.truncate(0, pool);
         dropped
     }
 
-    /// Queues so few bytes that a block of their own would be a waste: in the room of the last block,
-    /// or else in the list itself. Many in a row pay off a block.
+    /// Queues so few bytes that a block of their own would be a waste. They go into the room of the last
+    /// block, or else into the list itself. For many in a row a block pays off.
     fn push_few(&mut self, bytes: &[u8], pool: &mut Pool) {
         let are_many = self.chunks.len() >= REFERENCES_BEFORE_BLOCK;
         let (joins, follows_few) = match self.chunks.back_mut() {
@@ -357,7 +361,7 @@ impl Output {
         self.len += bytes.len();
     }
 
-    /// Puts a chunk at the end, and tells the pool what it takes.
+    /// Puts a chunk at the end, and counts its memory in the pool.
     fn append(&mut self, chunk: Chunk, pool: &mut Pool) {
         chunk.count(pool);
         let before = self.listed();
@@ -365,21 +369,21 @@ impl Output {
         pool.charge(self.listed() - before);
     }
 
-    /// Bytes of the list that count: none as long as it has no more room than a short queue keeps.
+    /// The counted bytes of the list: 0 as long as the list has no more room than a short queue keeps.
     fn listed(&self) -> usize {
         let capacity = self.chunks.capacity();
         if capacity > QUEUE_KEPT { capacity * size_of::<Chunk>() } else { 0 }
     }
 
-    /// Is a small payload better copied? Yes if that needs no new block, or if so many wait that a
-    /// block pays off.
+    /// Returns whether to copy a small payload: if the copy needs no new block, or if so many chunks wait
+    /// that a block pays off.
     fn prefers_copy(&self, n: usize) -> bool {
         let fits =
             matches!(self.chunks.back(), Some(Chunk::Own(Own::Block(block))) if n <= block.room());
         fits || self.chunks.len() >= REFERENCES_BEFORE_BLOCK
     }
 
-    /// A new own chunk with a copy of `bytes`, in a block with room for `at_least`.
+    /// Makes an own chunk with a copy of `bytes`, in a block with room for `at_least` bytes.
     fn own(&mut self, bytes: &[u8], at_least: usize, pool: &mut Pool) -> Chunk {
         let mut block = pool.take(at_least);
         self.memory += block.capacity();
@@ -409,7 +413,7 @@ impl Output {
         }
     }
 
-    /// Cuts the sent bytes off the first chunk, so that another may stand before it.
+    /// Cuts the sent bytes off the first chunk, so that another chunk may be put before it.
     fn discard_sent(&mut self, pool: &mut Pool) {
         if let Some(front) = self.chunks.front_mut() {
             front.discount(pool);
@@ -419,8 +423,7 @@ impl Output {
         self.sent_front = 0;
     }
 
-    /// Gives back the list's own memory after a burst. Halving at a quarter makes it cheap on
-    /// average.
+    /// Gives back memory of the list after a burst. Halving when a quarter is used keeps it cheap on average.
     fn shrink_queue(&mut self, pool: &mut Pool) {
         let capacity = self.chunks.capacity();
         if capacity > QUEUE_KEPT && self.chunks.len() < capacity / 4 {
@@ -431,7 +434,7 @@ impl Output {
     }
 }
 
-/// Shows the sizes only: what a connection carries has no place in a log.
+/// Shows only the sizes: the bytes of a connection must not get into a log.
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { chunks, sent_front: _, len, in_files, memory } = self;

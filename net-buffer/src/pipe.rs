@@ -1,35 +1,36 @@
-//! `Pipe`: bytes on their way from one socket to another that never come into this process. And how
-//! many pipes there may be.
+//! `Pipe`: carries bytes from one socket to another without a copy into this process, by splice.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Asks for a pipe that are not answered, after the system has refused one.
+/// After the system has refused a pipe, the request for a pipe with this number is the next that is answered.
 const ASKS_AFTER_REFUSAL: u32 = 1024;
 
-/// A pipe, and how many bytes of the queue are in it. Used for one queue at a time, and closed if any
-/// of its bytes is not to be sent: they would come before the next one's.
+/// A pipe, and how many bytes of the queue are in it.
+///
+/// A pipe is used for one queue at a time. It is closed if any byte in it is not to be sent, because that
+/// byte would come before the bytes of the next queue.
 pub struct Pipe {
     read_end: OwnedFd,
     write_end: OwnedFd,
-    /// Bytes in it that are to be sent.
+    /// The number of bytes in the pipe that are to be sent.
     len: usize,
-    /// It has bytes behind those that are never to be sent.
+    /// After these bytes the pipe holds bytes that must not be sent.
     is_cut: bool,
 }
 
 impl Pipe {
-    /// An empty pipe of these two ends.
+    /// Makes a `Pipe` of the two ends of an empty pipe.
     pub fn new(read_end: OwnedFd, write_end: OwnedFd) -> Self {
         Self { read_end, write_end, len: 0, is_cut: false }
     }
 
-    /// The end out of which bytes come.
+    /// The end from which bytes are read.
     pub fn read_end(&self) -> BorrowedFd<'_> {
         self.read_end.as_fd()
     }
 
-    /// The end into which bytes go.
+    /// The end into which bytes are written.
     pub fn write_end(&self) -> BorrowedFd<'_> {
         self.write_end.as_fd()
     }
@@ -38,7 +39,7 @@ impl Pipe {
         self.len
     }
 
-    /// Whether more may be put into it: not behind bytes that are never to be sent.
+    /// Whether more bytes may be put into the pipe: only if it holds no bytes that must not be sent.
     pub(crate) fn is_whole(&self) -> bool {
         !self.is_cut
     }
@@ -47,12 +48,12 @@ impl Pipe {
         self.len += n;
     }
 
-    /// Its first `n` bytes were sent.
+    /// The first `n` bytes were sent.
     pub(crate) fn discard_front(&mut self, n: usize) {
         self.len -= n;
     }
 
-    /// Only its first `len` bytes are to be sent, of more.
+    /// Only the first `len` bytes are to be sent. The pipe has more.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = len;
         self.is_cut = true;
@@ -65,16 +66,16 @@ impl fmt::Debug for Pipe {
     }
 }
 
-/// The pipes of a loop: those that lie empty, and how many more may be made.
+/// The pipes of a loop: the free pipes, and how many more may be made.
 #[derive(Debug, Default)]
 pub(crate) struct Pipes {
-    /// All of them empty. (In boxes, as queues have them: so lending one allocates nothing.)
+    /// The free pipes, all empty. (In boxes, as in the queues, so that lending a pipe allocates nothing.)
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Pipe>>,
-    /// Lent ones and spare ones.
+    /// How many pipes there are, lent or free.
     open: usize,
     open_max: usize,
-    /// Asks that are still in vain, after the system has refused one.
+    /// How many requests remain until one is answered again, after the system has refused a pipe.
     in_vain: u32,
 }
 
@@ -83,7 +84,7 @@ impl Pipes {
         self.open_max = open_max;
     }
 
-    /// None is spare, and one more may be made.
+    /// Whether no pipe is free and one more may be made.
     pub(crate) fn wants_one(&mut self) -> bool {
         if !self.spare.is_empty() || self.open >= self.open_max {
             return false;
@@ -92,7 +93,7 @@ impl Pipes {
         self.in_vain == 0
     }
 
-    /// The one that was wanted; `None`: the system has refused it.
+    /// Adds the pipe that was wanted. `None`: the system has refused it.
     pub(crate) fn add(&mut self, pipe: Option<Pipe>) {
         match pipe {
             Some(pipe) => {
@@ -107,7 +108,7 @@ impl Pipes {
         self.spare.pop()
     }
 
-    /// Takes one back of which all was sent; one that was cut is closed.
+    /// Takes back a pipe whose bytes are all sent. A pipe that was truncated is closed.
     pub(crate) fn take_back(&mut self, mut pipe: Box<Pipe>) {
         if pipe.is_cut {
             self.open -= 1;
@@ -117,7 +118,7 @@ impl Pipes {
         self.spare.push(pipe);
     }
 
-    /// How many there are, lent or spare.
+    /// How many pipes there are, lent or free.
     pub(crate) fn open(&self) -> usize {
         self.open
     }

@@ -1,4 +1,4 @@
-//! A pool of blocks, one per loop, with a bound on what it keeps for later. Pipes lie there too.
+//! `Pool`: a pool of blocks and pipes, one per loop, with a limit on the free memory that it keeps.
 
 use crate::block::{Block, CLASS_MIN, class_for};
 use crate::pipe::{Pipe, Pipes};
@@ -6,16 +6,16 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// How many classes are kept: 4 KiB, 16 KiB, 64 KiB, 256 KiB and 1 MiB.
+/// How many size classes are kept: 4 KiB, 16 KiB, 64 KiB, 256 KiB and 1 MiB.
 ///
-/// Larger blocks are rare, and one that waits for the next rare message costs more than the
-/// allocation it saves.
+/// Larger blocks are rare. A larger block that is kept for the next rare message costs more than the
+/// allocation that it saves.
 const CLASSES_KEPT: usize = 5;
 
-/// Blocks waiting to be used again, at most `retain_bytes_max` bytes of them.
+/// A pool that keeps free blocks for later use, at most `retain_bytes_max` bytes of them.
 ///
-/// The bound is on what lies idle here; blocks in use are bounded by those who hold them. The block
-/// given last is taken first, as the cache remembers it best.
+/// The limit holds for free blocks only. The users of blocks must limit the blocks in use. The block given
+/// back last is taken first, because it is most likely still in the CPU cache.
 ///
 /// ```
 /// use net_buffer::Pool;
@@ -30,46 +30,48 @@ const CLASSES_KEPT: usize = 5;
 /// ```
 #[derive(Debug)]
 pub struct Pool {
-    /// One list for each class, smallest first. All blocks in them are empty.
+    /// One list per size class, the smallest class first. All blocks in the lists are empty.
     free: [Vec<Block>; CLASSES_KEPT],
-    /// The capacities of all blocks in `free`. Never above `retain_bytes_max`.
+    /// The sum of the capacities of all blocks in `free`. Never above `retain_bytes_max`.
     retained_bytes: usize,
     retain_bytes_max: usize,
-    /// The capacities of all blocks taken and not given back.
+    /// The sum of the capacities of all blocks taken and not given back.
     lent_bytes: usize,
     payloads: Payloads,
-    /// What else was told of.
+    /// Bytes counted by `charge`.
     charged_bytes: usize,
     pipes: Pipes,
-    /// Payloads whose drop panicked, since that was last asked.
+    /// How many payload drops have panicked since `take_panics` was last called.
     panics: usize,
 }
 
-/// Counted payloads that are queued.
+/// The reference-counted payloads that are queued.
 #[derive(Debug, Default)]
 struct Payloads {
-    /// Bytes of them all.
+    /// The counted bytes of all payloads.
     bytes: usize,
-    /// By address, which tells them apart as long as they are queued. `None`: each counts once for
-    /// each queue that has it.
+    /// The payloads by address, which identifies a payload as long as it is queued. `None`: a payload counts
+    /// once for each queue that has it.
     by_address: Option<HashMap<usize, Payload>>,
 }
 
 #[derive(Debug)]
 struct Payload {
-    /// How often it is queued.
+    /// How many times the payload is queued.
     times: usize,
-    /// What it counts for.
+    /// How many bytes the payload counts for.
     bytes: usize,
 }
 
-/// What a payload takes beside its bytes: its count of references, and its place in `by_address`.
+/// The memory that a payload takes in addition to its bytes: its reference count, and its place in
+/// `by_address`.
 const PAYLOAD_COST: usize = 96;
 
-/// Room for so many payloads stays.
+/// `by_address` keeps room for this many payloads.
 const PAYLOADS_KEPT: usize = 64;
 
-/// What so many bytes of the heap take: a header, and whole units of 16 bytes, as in glibc.
+/// The memory that an allocation of `bytes` takes on the heap: a header, and whole units of 16 bytes, as in
+/// glibc.
 pub(crate) fn allocation(bytes: usize) -> usize {
     (bytes + 8).next_multiple_of(16).max(32)
 }
@@ -130,7 +132,7 @@ fn address(bytes: &Bytes) -> usize {
 }
 
 impl Pool {
-    /// An empty pool that will keep at most `retain_bytes_max` bytes. Zero keeps nothing.
+    /// Makes an empty pool that keeps at most `retain_bytes_max` bytes of free blocks. Zero keeps nothing.
     pub fn new(retain_bytes_max: usize) -> Self {
         Self {
             free: Default::default(),
@@ -144,23 +146,23 @@ impl Pool {
         }
     }
 
-    /// Lets it have so many pipes, lent ones among them. Without this it has none.
+    /// Allows at most `open_max` pipes, including lent pipes. Without this call the pool has no pipes.
     pub fn allow_pipes(&mut self, open_max: usize) {
         self.pipes.allow(open_max);
     }
 
-    /// Whether no pipe lies here and one more may be made: then [`add_pipe`](Self::add_pipe) is due.
-    /// For a while after one could not be made, none is wanted.
+    /// Returns whether no pipe is free and one more may be made. Then make a pipe and call
+    /// [`add_pipe`](Self::add_pipe). For a while after a pipe could not be made, it returns false.
     pub fn wants_pipe(&mut self) -> bool {
         self.pipes.wants_one()
     }
 
-    /// Adds an empty pipe. `None`: there could be none made.
+    /// Adds an empty pipe. `None`: no pipe could be made.
     pub fn add_pipe(&mut self, pipe: Option<Pipe>) {
         self.pipes.add(pipe);
     }
 
-    /// How many pipes there are, lent or not.
+    /// How many pipes the pool has, lent or free.
     pub fn pipes_open(&self) -> usize {
         self.pipes.open()
     }
@@ -169,8 +171,8 @@ impl Pool {
         &mut self.pipes
     }
 
-    /// An empty block with room for `at_least` bytes: a kept one if its class has any, else a new
-    /// one.
+    /// Returns an empty block with room for `at_least` bytes: a kept block of that size class if there is
+    /// one, else a new block.
     pub fn take(&mut self, at_least: usize) -> Block {
         let kept = self.list(class_for(at_least)).and_then(Vec::pop);
         let block = match kept {
@@ -184,8 +186,8 @@ impl Pool {
         block
     }
 
-    /// Takes a block back: cleared and kept, or freed if keeping it would pass the bound or it is
-    /// above 1 MiB.
+    /// Takes a block back. The block is cleared and kept. It is freed if the pool would exceed its limit, or
+    /// if the block is larger than 1 MiB.
     pub fn give(&mut self, mut block: Block) {
         let capacity = block.capacity();
         debug_assert!(self.lent_bytes >= capacity, "a block of another pool");
@@ -200,9 +202,11 @@ impl Pool {
         }
     }
 
-    /// From now on a payload that several queues have counts once in [`memory`](Self::memory), and with
-    /// what its count of references takes. Two look-ups in a table for each time that one is queued:
-    /// so not the default, where it counts once for each queue. Call it before anything is queued.
+    /// From now on, counts a payload that several queues have only once in [`memory`](Self::memory), together
+    /// with the memory of its reference count. Call it before anything is queued.
+    ///
+    /// By default a payload counts once for each queue. This setting costs two look-ups in a table each time
+    /// a payload is queued.
     ///
     /// ```
     /// use net_buffer::{Bytes, Output, Pool};
@@ -221,70 +225,72 @@ impl Pool {
         self.payloads.by_address = Some(HashMap::new());
     }
 
-    /// Bytes of memory that all who use this pool have now: blocks in use and kept ones; the
-    /// counted payloads in their queues, each once for each queue that has it, or
-    /// [once](Self::count_payloads_once); what the lists of long queues take, and the boxes of what
-    /// waits in them; the bytes in pipes, which the kernel has; and what it was told of by
-    /// [`charge`](Self::charge). A block or a queue that was dropped instead of given back or cleared
-    /// counts for ever.
+    /// The memory that all users of this pool have now, in bytes.
+    ///
+    /// It counts blocks in use and kept blocks. It counts the shared payloads in the queues, once for each
+    /// queue that has the payload, or [once](Self::count_payloads_once). It counts the lists of long queues
+    /// and the boxes of what waits in them, the bytes in pipes (which the kernel holds), and the bytes of
+    /// [`charge`](Self::charge). A block that is dropped and not given back counts for ever. So does a queue
+    /// that is dropped and not cleared.
     pub fn memory(&self) -> usize {
         self.lent_bytes + self.retained_bytes + self.payloads.bytes + self.charged_bytes
     }
 
-    /// Counts `bytes` that whoever uses this pool holds elsewhere, until
-    /// [`discharge`](Self::discharge).
+    /// Counts `bytes` that a user of this pool holds elsewhere, until [`discharge`](Self::discharge).
     pub fn charge(&mut self, bytes: usize) {
         self.charged_bytes += bytes;
     }
 
-    /// Counts `bytes` less, of those that [`charge`](Self::charge) was told of.
+    /// Stops counting `bytes` of the bytes that [`charge`](Self::charge) counted.
     pub fn discharge(&mut self, bytes: usize) {
         debug_assert!(self.charged_bytes >= bytes, "bytes that were never counted here");
         self.charged_bytes = self.charged_bytes.saturating_sub(bytes);
     }
 
-    /// What [`memory`](Self::memory) would grow by if that payload were queued once more, but for its
-    /// place in the list.
+    /// By how many bytes [`memory`](Self::memory) would grow if this payload were queued once more. Its place
+    /// in the list is not included.
     pub fn cost_of(&self, payload: &Bytes) -> usize {
         self.payloads.cost(payload)
     }
 
-    /// A counted payload was queued.
+    /// A shared payload was queued.
     pub(crate) fn hold(&mut self, payload: &Bytes) {
         self.payloads.hold(payload);
     }
 
-    /// It is queued once less.
+    /// A shared payload has left a queue.
     pub(crate) fn let_go(&mut self, payload: &Bytes) {
         self.payloads.let_go(payload);
     }
 
-    /// Drops a counted payload that has left a queue. Its owner is the user's, and may panic: that is
-    /// caught here, in the middle of the queue's own work, and told by [`take_panics`](Self::take_panics).
+    /// Drops a shared payload that has left a queue. The owner of its bytes is user code, and its drop may
+    /// panic. The panic is caught here, so that the queue's work is not interrupted.
+    /// [`take_panics`](Self::take_panics) reports it.
     pub(crate) fn drop_shared(&mut self, bytes: Bytes) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(bytes))) {
             self.panics += 1;
-            // And so may what it panicked with.
+            // The drop of the panic's payload may panic too.
             if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
                 std::mem::forget(again);
             }
         }
     }
 
-    /// Whether the drop of a payload has panicked.
+    /// Returns whether the drop of a payload has panicked since [`take_panics`](Self::take_panics) was last
+    /// called.
     #[inline]
     pub fn has_panicked(&self) -> bool {
         self.panics > 0
     }
 
-    /// How many payloads have panicked when a queue of this pool dropped them, sent or not, since this was
-    /// last asked. (One that was made by [`Bytes::from_owner`], by the drop of its owner.) The queue is
-    /// as it would be without.
+    /// Returns how many payloads have panicked since the last call, when a queue of this pool dropped them,
+    /// sent or not. (A payload made by [`Bytes::from_owner`] panics if the drop of its owner does.) The queue
+    /// is in the same state as without the panic.
     pub fn take_panics(&mut self) -> usize {
         std::mem::take(&mut self.panics)
     }
 
-    /// How many bytes of memory lie idle in the pool.
+    /// How many bytes of free blocks the pool keeps.
     pub fn retained_bytes(&self) -> usize {
         self.retained_bytes
     }
@@ -300,7 +306,7 @@ impl Pool {
         }
     }
 
-    /// The list for blocks of `capacity` bytes, unless they are too large to be kept.
+    /// The list for blocks of `capacity` bytes. `None`: such blocks are too large to be kept.
     fn list(&mut self, capacity: usize) -> Option<&mut Vec<Block>> {
         let class = (capacity / CLASS_MIN).ilog(4) as usize;
         self.free.get_mut(class)

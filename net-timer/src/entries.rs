@@ -1,9 +1,9 @@
-//! What the caller keeps for the wheel in each entry: ten bytes, and a way to reach them.
+//! The ten bytes that the caller keeps for the wheel in each entry, and the trait to reach them.
 
-/// The index of no entry. An entry itself can therefore not have this index.
+/// The index that means "no entry". No entry can have this index.
 pub const NIL: u32 = u32::MAX;
 
-/// The neighbours of an entry in the wheel's list. By default it is in none.
+/// The neighbours of an entry in the wheel's list. By default the entry is in no list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Links {
     pub(crate) prev: u32,
@@ -16,9 +16,9 @@ impl Default for Links {
     }
 }
 
-/// The slot of the wheel under which an entry is filed. By default it is filed under none.
+/// The slot of the wheel under which an entry is filed. By default the entry is not filed.
 ///
-/// It is apart from [`Links`] so that an entry may place these two bytes where it has two to spare.
+/// It is separate from [`Links`], so that an entry may put these two bytes where it has two bytes free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(u16);
 
@@ -47,11 +47,10 @@ impl Default for Slot {
 
 /// The caller's store of entries, as the wheel sees it.
 ///
-/// The wheel asks only for indices that it was given. An entry must stay where it is, under the
-/// same index, until it has been popped or cancelled, and nobody but the wheel may change these two
-/// fields in the meantime. One store belongs to one wheel.
+/// The wheel asks only for indices that it was given. An entry must keep its index until it has been popped
+/// or cancelled. Until then only the wheel may change these two fields. One store belongs to one wheel.
 pub trait Entries {
-    /// The two fields of the entry stored at this index.
+    /// Returns the two fields of the entry stored at this index.
     fn links(&mut self, index: u32) -> (&mut Links, &mut Slot);
 }
 

@@ -1,4 +1,4 @@
-//! One level of the wheel: 256 slots, and a bitmap of those which hold something.
+//! One level of the wheel: 256 slots, and a bitmap of the slots that are not empty.
 
 use crate::entries::Entries;
 use crate::list::List;
@@ -11,7 +11,7 @@ const WORDS: usize = SLOTS / u64::BITS as usize;
 
 /// One level of the wheel.
 pub(crate) struct Level {
-    /// Bit `n`, the lowest of the first word being 0, is set exactly when `slots[n]` is not empty.
+    /// Bit `n` is set exactly when `slots[n]` is not empty. Bit 0 is the lowest bit of the first word.
     occupied: [u64; WORDS],
     slots: [List; SLOTS],
 }
@@ -23,20 +23,20 @@ impl Level {
         self.occupied == [0; WORDS]
     }
 
-    /// The lowest position that holds something, which is the soonest. The level must not be empty.
+    /// The lowest position that is not empty, which is the soonest. The level must not be empty.
     pub(crate) fn soonest(&self) -> u32 {
         let word = self.occupied.iter().position(|&word| word != 0);
         let word = word.expect("the level is not empty");
         word as u32 * u64::BITS + self.occupied[word].trailing_zeros()
     }
 
-    /// Puts an entry that is in no list at the end of the one at this position.
+    /// Puts an entry that is in no list at the end of the list at this position.
     pub(crate) fn push(&mut self, entries: &mut impl Entries, position: u32, index: u32) {
         self.slots[position as usize].push(entries, index);
         self.occupied[word(position)] |= bit(position);
     }
 
-    /// The list at this position. Who empties it says so by [`Level::emptied`].
+    /// The list at this position. A caller that empties it must call [`Level::emptied`].
     pub(crate) fn list(&mut self, position: u32) -> &mut List {
         &mut self.slots[position as usize]
     }
@@ -46,7 +46,7 @@ impl Level {
         self.occupied[word(position)] &= !bit(position);
     }
 
-    /// Takes the whole list at this position; [`Level::emptied`] is to follow.
+    /// Takes the whole list at this position. Call [`Level::emptied`] afterwards.
     pub(crate) fn take(&mut self, position: u32) -> List {
         std::mem::replace(&mut self.slots[position as usize], List::EMPTY)
     }

@@ -1,31 +1,30 @@
 //! A hierarchical timer wheel whose links live in the caller's entries.
 //!
-//! A connection that has a deadline is already stored somewhere, so the wheel stores nothing of its
-//! own per timer: it threads its lists through ten bytes of the caller's entry ([`Links`] and
-//! [`Slot`]) and names entries by the dense `u32` index under which the caller keeps them. Arming
-//! and cancelling never allocate.
+//! A connection with a deadline is already stored by the caller, so the wheel stores nothing of its own per
+//! timer. It links its lists through ten bytes of the caller's entry ([`Links`] and [`Slot`]), and names
+//! entries by the dense `u32` index under which the caller keeps them. Arming and cancelling never allocate.
 //!
 //! # What it promises
 //!
-//! - Insert, cancel and re-arm are O(1). A pop is O(1) amortised: an entry is popped at most once
-//!   per level (there are 8), fewer when time jumps. Empty stretches of time are skipped by
-//!   bitmaps, never walked tick by tick.
-//! - Every `u64` deadline is exact. Nothing is clamped and nothing wraps.
-//! - Entries come out in the order of their slots and, within one slot, in the order in which they
-//!   went in.
-//! - It may be stopped after any number of pops and resumed in a later turn. What was inserted for
-//!   after `now` is never handed out by this pass, so a timer that re-arms itself cannot trap it.
+//! - Insert, cancel and re-arm are O(1). A pop is amortised O(1): an entry is popped at most once per level
+//!   (there are 8), and fewer times when time jumps. Empty ranges of time are skipped with bitmaps, and never
+//!   walked tick by tick.
+//! - Every `u64` deadline is exact. No deadline is clamped and none wraps.
+//! - Entries are popped in the order of their slots, and within one slot in the order of insertion.
+//! - The caller may stop after any number of pops and continue in a later turn. An entry inserted for a time
+//!   after `now` is never returned by the same pass, so a timer that re-arms itself cannot cause an endless
+//!   loop.
 //!
 //! # What it leaves to the caller
 //!
-//! - **The deadline.** [`Wheel::pop_due`] returns a *candidate*: its slot has come, its own
-//!   deadline perhaps not. The caller compares and either fires the entry or inserts it again. One
-//!   comparison does two jobs: it is the cascade to finer levels, and it lets the caller move a
-//!   deadline later by storing it, without touching the wheel. Moving a deadline *earlier* takes
+//! - **The deadline.** [`Wheel::pop_due`] returns a *candidate*: its slot has come, but its own deadline may
+//!   be later. The caller compares the deadline with `now`, and fires the entry or inserts it again. This
+//!   comparison does two jobs. It is the cascade to finer levels. It also lets the caller move a deadline
+//!   later by a plain store, without a call to the wheel. To move a deadline *earlier*, call
 //!   [`Wheel::rearm`].
-//! - **The clock.** Time comes in as an argument, in [`Tick`]s.
-//! - **The budget.** The caller decides how many candidates one turn may take. Those that only move
-//!   to a finer level count too, and what becomes due behind them waits its turn.
+//! - **The clock.** Time is an argument, in [`Tick`]s.
+//! - **The budget.** The caller decides how many candidates one turn may take. Candidates that only move to a
+//!   finer level count too. Entries that are due after them wait for a later turn.
 //!
 //! # Example
 //!
@@ -75,16 +74,16 @@
 //!
 //! G. Varghese and T. Lauck, *Hashed and Hierarchical Timing Wheels* (SOSP 1987), scheme 7.
 //!
-//! Linux gave up the cascade in 4.8: a timer stays on the level where it was filed, fires up to an
-//! eighth late, and is clamped at the end of the last level. Here timers are exact, and the cascade
-//! is left to the budget of the caller. Tokio's wheel, from which the bitmaps and the choice of a
-//! level by one XOR are taken, has six levels, the last of which wraps, and cascades inside its own
-//! poll. Here eight levels of 256 slots spell out the whole `u64`, so there is no last level to
-//! wrap, and a deadline of a minute takes two steps to come.
+//! Linux gave up the cascade in 4.8: a timer stays on the level where it was filed, fires up to an eighth
+//! late, and is clamped at the end of the last level. In this wheel timers are exact, and the cascade counts
+//! against the caller's budget. The bitmaps and the choice of a level by one XOR are taken from Tokio's
+//! wheel. Tokio's wheel has six levels, of which the last wraps, and cascades inside its own poll. This wheel
+//! has eight levels of 256 slots for the whole `u64`, so no level wraps. A deadline of a minute takes two
+//! steps to come.
 
 #![forbid(unsafe_code)]
 
-// From the top down: a module uses only those below it.
+// From the top down: a module uses only the modules below it.
 
 mod wheel;
 

@@ -1,7 +1,7 @@
 //! A first-in, first-out list that is linked through the caller's entries.
 //!
-//! It is a ring: the last entry's `next` is the head and the head's `prev` is the last. So one
-//! index finds both ends, and push, remove and append are a handful of stores whatever the length.
+//! The list is a ring: the `next` of the last entry is the head, and the `prev` of the head is the last
+//! entry. So one index finds both ends, and push, remove and append take a few stores for any length.
 //!
 //! ```text
 //!     head ──> a ──> b ──> c ──┐
@@ -23,7 +23,7 @@ impl List {
         self.head == NIL
     }
 
-    /// Whether that entry has waited longest.
+    /// Whether this entry is the first, and so has waited longest.
     pub(crate) fn begins_with(self, index: u32) -> bool {
         debug_assert!(index != NIL);
         self.head == index
@@ -42,7 +42,7 @@ impl List {
         entries.links(last).0.next = index;
     }
 
-    /// Puts all of `other` behind all of this.
+    /// Appends all entries of `other` to this list.
     pub(crate) fn append(&mut self, entries: &mut impl Entries, other: List) {
         if self.is_empty() {
             *self = other;
@@ -54,7 +54,7 @@ impl List {
         }
     }
 
-    /// Takes out and unfiles the entry that has waited longest.
+    /// Takes out and unfiles the first entry, which has waited longest.
     #[inline]
     pub(crate) fn pop(&mut self, entries: &mut impl Entries) -> Option<u32> {
         let index = self.head;
@@ -73,8 +73,8 @@ impl List {
         Some(index)
     }
 
-    /// Takes an entry out of its list. If it is the head of that list, `self` must be that list;
-    /// otherwise any will do, since only its neighbours change.
+    /// Takes an entry out of its list. If the entry is the head of its list, `self` must be that list. If
+    /// not, `self` may be any list, because only the entry's neighbours change.
     #[inline]
     pub(crate) fn remove(&mut self, entries: &mut impl Entries, index: u32) {
         let Links { prev, next } = std::mem::take(entries.links(index).0);

@@ -1,10 +1,10 @@
-//! Time as the wheel sees it: whole milliseconds since one origin.
+//! `Tick`: the wheel's time, in whole milliseconds since one origin.
 
 use std::time::Duration;
 
-/// A moment, in whole milliseconds since one process-wide origin.
+/// A point in time, in whole milliseconds since one process-wide origin.
 ///
-/// Zero is a moment like any other; "no deadline" is `Option::None`. All arithmetic saturates.
+/// Zero is a valid time; "no deadline" is `Option::None`. All arithmetic saturates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tick(u64);
 
@@ -12,10 +12,10 @@ impl Tick {
     /// The origin.
     pub const ZERO: Tick = Tick(0);
 
-    /// The last moment there is, 584 million years after the origin.
+    /// The last tick, 584 million years after the origin.
     pub const MAX: Tick = Tick(u64::MAX);
 
-    /// The moment this many milliseconds after the origin.
+    /// The tick this many milliseconds after the origin.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Tick {
         Tick(millis)
@@ -27,31 +27,31 @@ impl Tick {
         self.0
     }
 
-    /// The milliseconds in a duration, rounded up, at most `u64::MAX`.
+    /// The milliseconds in a duration, rounded up; at most `u64::MAX`.
     #[must_use]
     pub const fn millis_of(duration: Duration) -> u64 {
         let part = duration.subsec_nanos().div_ceil(1_000_000);
         duration.as_secs().saturating_mul(1000).saturating_add(part as u64)
     }
 
-    /// The deadline for a delay that begins now, where `self` is the clock's latest reading. It is
+    /// The deadline for a delay that begins now, if `self` is the clock's latest reading. The deadline is
     /// never early.
     ///
-    /// A reading is truncated, so the true time may already be almost a millisecond past `self`.
-    /// Without one more millisecond the delay would be cut short by that much. Even a delay of zero
-    /// is therefore due in the next millisecond.
+    /// A reading is truncated, so the true time may be almost a millisecond after `self`. So one millisecond
+    /// is added; without it the delay could be too short by almost a millisecond. Even a delay of zero is due
+    /// only in the next millisecond.
     #[must_use]
     pub const fn after(self, delay: Duration) -> Tick {
         self.saturating_add(Tick::millis_of(delay)).saturating_add(1)
     }
 
-    /// The moment this many milliseconds later, at most [`Tick::MAX`].
+    /// The tick this many milliseconds later; at most [`Tick::MAX`].
     #[must_use]
     pub const fn saturating_add(self, millis: u64) -> Tick {
         Tick(self.0.saturating_add(millis))
     }
 
-    /// Milliseconds from `earlier` to `self`; zero when `earlier` is in fact later.
+    /// Milliseconds from `earlier` to `self`; zero if `earlier` is after `self`.
     #[must_use]
     pub const fn saturating_since(self, earlier: Tick) -> u64 {
         self.0.saturating_sub(earlier.0)

@@ -1,8 +1,7 @@
-//! The wheel: which slot a deadline belongs to, and which slot comes next.
+//! `Wheel`: which slot a deadline belongs to, and which slot comes next.
 //!
-//! Write the time in base 256: eight digits. A deadline is filed by the highest digit in which it
-//! differs from the wheel's time. Which digit that is names the level, and its value in the
-//! deadline names the slot:
+//! Written in base 256, a time has eight digits. A deadline is filed by the highest digit in which it differs
+//! from the wheel's time. The place of that digit is the level, and its value in the deadline is the slot:
 //!
 //! ```text
 //!     time      … 0  5 41  7
@@ -10,15 +9,14 @@
 //!                      ^^
 //! ```
 //!
-//! All that follows rests on one invariant: **every occupied slot begins after the wheel's time**.
-//! So on each level the occupied slots are ahead of the time's own digit and nothing wraps; every
-//! slot of a level comes before any slot of the level above; and the soonest slot of all is the
-//! lowest bit of the lowest level that is not empty.
+//! Everything depends on one invariant: **every occupied slot begins after the wheel's time**. So on each
+//! level the occupied slots are after the time's own digit, and nothing wraps. Every slot of a level comes
+//! before any slot of the level above. The soonest slot is the lowest bit of the lowest level that is not
+//! empty.
 //!
-//! When time moves on, the slots that it reaches are emptied first: each list is appended, whole
-//! and in O(1), to the list of what is due. There can be 2,048 of them at the most, however far
-//! time jumps. An entry in the due list still names the slot through which it came. That is good
-//! enough to take it out again, see [`Wheel::cancel`].
+//! When time advances, the slots that it reaches are emptied first: each list is appended, whole and in O(1),
+//! to the due list. At most 2,048 slots are emptied, however far time jumps. An entry in the due list still
+//! names the slot from which it came. That is enough to take the entry out again, see [`Wheel::cancel`].
 
 use crate::entries::{Entries, NIL, Slot};
 use crate::level::{DIGIT_BITS, Level};
@@ -29,31 +27,30 @@ use std::fmt;
 /// Enough digits of eight bits for all 64.
 const LEVELS: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
 
-/// A timer wheel. It belongs to one thread, along with the entries through which it is linked.
+/// A timer wheel. The wheel and the entries through which it is linked belong to one thread.
 pub struct Wheel {
-    /// The latest time the wheel was told; it never goes back. Every occupied slot begins after it.
+    /// The latest time given to the wheel. It never goes back. Every occupied slot begins after it.
     time: Tick,
 
-    /// When [`Wheel::pop_due`] has something to return: `time` when `due` holds something,
-    /// otherwise the beginning of the soonest occupied slot. [`Tick::MAX`] when nothing is filed.
-    /// Never before `time`.
+    /// When [`Wheel::pop_due`] has an entry to return: `time` if `due` is not empty, otherwise the beginning
+    /// of the soonest occupied slot. [`Tick::MAX`] if no entry is filed. Never before `time`.
     soonest: Tick,
 
-    /// What time has reached, in the order in which it did.
+    /// The entries whose slots time has reached, in that order.
     due: List,
 
     /// Bit `n` is set exactly when `levels[n]` is not empty.
     occupied: u8,
 
-    /// Entries filed, those in `due` included.
+    /// The number of filed entries, including entries in `due`.
     len: usize,
 
-    // Beside it, so that whoever has a wheel is cheap to move.
+    // In a box, so that a value with a wheel inside is cheap to move.
     levels: Box<[Level; LEVELS]>,
 }
 
 impl Wheel {
-    /// An empty wheel, whose time is `now`. It takes 8.3 KiB, in a block of its own.
+    /// Makes an empty wheel whose time is `now`. It takes 8.3 KiB, in an allocation of its own.
     #[must_use]
     pub fn new(now: Tick) -> Wheel {
         Wheel {
@@ -78,13 +75,13 @@ impl Wheel {
         self.len == 0
     }
 
-    /// The earliest tick at which [`Wheel::pop_due`] returns something, which is no later than any
-    /// deadline filed.
+    /// The earliest tick at which [`Wheel::pop_due`] returns an entry. It is not later than any filed
+    /// deadline. `None`: no entry is filed.
     ///
-    /// One load: the loop may ask each turn. It is often earlier than the soonest deadline, because
-    /// what is far away is filed coarsely. Who sleeps until then is given a candidate and brings it
-    /// closer by inserting it again; that happens to one entry at most once per level. It may lie
-    /// in the past when candidates were left over.
+    /// The call costs one load, so the loop may call it in each turn. The tick is often earlier than the
+    /// soonest deadline, because far deadlines are filed coarsely. A caller that sleeps until this tick gets
+    /// a candidate, and moves it to a finer level by inserting it again. That happens to one entry at most
+    /// once per level. The tick may be in the past if candidates were left over.
     #[inline]
     #[must_use]
     pub fn next_due(&self) -> Option<Tick> {
@@ -95,7 +92,7 @@ impl Wheel {
     ///
     /// # Panics
     ///
-    /// If the entry is filed already, or the index is [`NIL`].
+    /// If the entry is already filed, or the index is [`NIL`].
     pub fn insert(&mut self, entries: &mut impl Entries, index: u32, deadline: Tick) {
         assert!(index != NIL, "NIL is no entry's index");
         let (slot, begins) = place(self.time, deadline);
@@ -115,20 +112,20 @@ impl Wheel {
         self.len += 1;
     }
 
-    /// Takes the entry at this index out; false if it was not filed.
+    /// Takes out the entry at this index. Returns false if it was not filed.
     pub fn cancel(&mut self, entries: &mut impl Entries, index: u32) -> bool {
         let slot = std::mem::take(entries.links(index).1);
         if slot == Slot::NONE {
             return false;
         }
-        // It is in the list of its slot, or in `due` if that slot has come. It matters which one
-        // only if it heads the list: otherwise only its neighbours change.
+        // The entry is in the list of its slot, or in `due` if that slot has come. Which list it is matters
+        // only if the entry is its head: otherwise only its neighbours change.
         let is_due = self.due.begins_with(index);
         let level = &mut self.levels[slot.level() as usize];
         let list = if is_due { &mut self.due } else { level.list(slot.position()) };
         list.remove(entries, index);
         self.len -= 1;
-        // While there is another entry in that list, the soonest is what it was.
+        // While that list has another entry, `soonest` does not change.
         if list.is_empty() {
             if !is_due {
                 self.emptied(slot);
@@ -138,28 +135,28 @@ impl Wheel {
         true
     }
 
-    /// Files the entry at this index anew, whether or not it was filed.
+    /// Files the entry at this index again, whether or not it was filed.
     ///
-    /// A deadline that moves earlier needs this. One that moves later does not: store it in the
-    /// entry, and compare when the entry is popped.
+    /// Call it for a deadline that moves earlier. A deadline that moves later does not need it: store the
+    /// deadline in the entry, and compare when the entry is popped.
     pub fn rearm(&mut self, entries: &mut impl Entries, index: u32, deadline: Tick) {
         self.cancel(entries, index);
         self.insert(entries, index, deadline);
     }
 
-    /// Unfiles and returns one entry whose slot has come by `now`; `None` when there are no more.
+    /// Unfiles and returns one entry whose slot has come by `now`. Returns `None` if there are no more.
     ///
-    /// It is a candidate: compare its own deadline with `now`, then fire it or insert it again.
-    /// Inserted for after `now` it will not be returned again by `pop_due(now)`. Anything may be
-    /// inserted and cancelled between two pops, and stopping early loses nothing: what is left
-    /// comes first in the next turn.
+    /// The entry is a candidate: compare its own deadline with `now`, then fire it or insert it again. An
+    /// entry that is inserted for a time after `now` is not returned again by `pop_due(now)`. Any entry may
+    /// be inserted or cancelled between two pops. Stopping early loses nothing: the remaining candidates come
+    /// first in the next turn.
     ///
-    /// A `now` before one that the wheel has seen returns nothing.
+    /// It returns `None` if `now` is before the wheel's time.
     #[inline]
     pub fn pop_due(&mut self, entries: &mut impl Entries, now: Tick) -> Option<u32> {
         if now < self.soonest {
-            // Nothing begins in between, so time may move; what is inserted next is then filed as
-            // finely as can be.
+            // No slot begins in between, so time may advance. Entries inserted next are then filed as finely
+            // as possible.
             self.time = self.time.max(now);
             return None;
         }
@@ -167,7 +164,7 @@ impl Wheel {
     }
 
     fn pop_reached(&mut self, entries: &mut impl Entries, now: Tick) -> Option<u32> {
-        // Every occupied slot begins after the wheel's time, so there is nothing to move at it.
+        // Every occupied slot begins after the wheel's time, so nothing is to be moved if `now` is that time.
         if now > self.time {
             self.advance(entries, now);
         }
@@ -177,9 +174,9 @@ impl Wheel {
         Some(index)
     }
 
-    /// Moves time on to `now`, and all slots that begin by then into `due`.
+    /// Advances time to `now`, and moves the lists of all slots that begin by then into `due`.
     ///
-    /// Out of line, since a pop seldom needs it and would save registers for it each time.
+    /// Not inlined, because a pop seldom needs it and would save registers for it each time.
     #[inline(never)]
     fn advance(&mut self, entries: &mut impl Entries, now: Tick) {
         debug_assert!(now >= self.time);
@@ -219,7 +216,7 @@ impl Wheel {
         }
         let level = self.occupied.trailing_zeros();
         let position = self.levels[level as usize].soonest();
-        // The digits above the level are those of the time, or it would have been filed higher up.
+        // The digits above the level are those of the time. Otherwise the slot would be on a higher level.
         let shift = level * DIGIT_BITS;
         let above = (self.time.as_millis() >> shift) & !DIGIT_MASK;
         let begins = Tick::from_millis((above | u64::from(position)) << shift);
@@ -237,7 +234,7 @@ impl fmt::Debug for Wheel {
     }
 }
 
-/// Out of line, so that an insert does not prepare for it.
+/// Not inlined, so that an insert does not prepare for it.
 #[cold]
 #[inline(never)]
 fn filed_already(index: u32) -> ! {
@@ -246,10 +243,10 @@ fn filed_already(index: u32) -> ! {
 
 const DIGIT_MASK: u64 = (1 << DIGIT_BITS) - 1;
 
-/// The slot for a deadline, and when that slot begins, which is never after the deadline.
+/// Returns the slot for a deadline, and when that slot begins, which is never after the deadline.
 ///
-/// For a deadline that has come, that is now, and the slot is a mere sign of being filed: it is one
-/// that always stays empty, since every occupied position is ahead of the time's own digit.
+/// For a deadline that has come, the beginning is `time`, and the slot only means that the entry is filed.
+/// That slot always stays empty, because every occupied position is after the time's own digit.
 fn place(time: Tick, deadline: Tick) -> (Slot, Tick) {
     if deadline <= time {
         return (Slot::new(0, 0), time);

@@ -1,26 +1,26 @@
-//! Frames that end at a delimiter: lines, and whatever stands before a byte string.
+//! Frames that end at a delimiter: lines, and frames that end at a byte string.
 
 use super::{Frame, FrameError, Framing};
 use memchr::memchr;
 
-/// The longest delimiter, in bytes. Each is a constant of some protocol, and none comes near it.
+/// The longest delimiter in bytes. Delimiters are constants of protocols, and are far shorter.
 const DELIMITER_MAX: usize = u16::MAX as usize;
 
-/// How far a connection's unread bytes have been searched for a delimiter, so that no byte is
-/// looked at twice. 8 bytes, for a session.
+/// How far a connection's unread bytes have been searched for a delimiter, so that no byte is looked at
+/// twice. 8 bytes; keep it in the session.
 ///
-/// It speaks of the bytes that are unread, from the first one on. If anything but the search itself
-/// consumes some of them, begin anew, with `Searched::default()`.
+/// It counts from the first unread byte. If anything other than the search itself consumes unread bytes,
+/// start again with `Searched::default()`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Searched {
-    /// Bytes at the front in which no delimiter ends.
+    /// The number of bytes at the front in which no delimiter ends.
     bytes: u32,
-    /// How many of the last of them may be the beginning of one. At most `bytes`.
+    /// How many of these bytes, at their end, may be the beginning of a delimiter. At most `bytes`.
     begun: u16,
 }
 
 impl Searched {
-    /// Searching has come so far. Past 4 GiB it begins anew each time, which is slow and right.
+    /// Notes how far the search has come. Above 4 GiB each search starts again, which is slow but correct.
     fn up_to(bytes: usize, begun: usize) -> Self {
         match (u32::try_from(bytes), u16::try_from(begun)) {
             (Ok(bytes), Ok(begun)) => Self { bytes, begun },
@@ -28,21 +28,20 @@ impl Searched {
         }
     }
 
-    /// Where to go on in `bytes`, and how much of the delimiter stands before that.
+    /// Returns where to continue in `bytes`, and how many bytes of the delimiter match just before.
     fn place_in(self, bytes: &[u8]) -> (usize, usize) {
         match usize::try_from(self.bytes) {
             Ok(at) if at <= bytes.len() => (at, usize::from(self.begun)),
-            _ => (0, 0), // others have consumed some
+            _ => (0, 0), // something else has consumed bytes
         }
     }
 }
 
-/// Finds the first line: `(content, total)`, the line's length without and with its line end (`\n`
-/// or `\r\n`).
+/// Finds the first line. Returns `(content, total)`: the line's length without and with its line end (`\n` or
+/// `\r\n`).
 ///
-/// It has no limit and searches from the front each time, so that of a line that comes byte by byte
-/// the first byte is looked at as often as there are bytes. For lines of strangers there is
-/// [`Lines`].
+/// It has no length limit and searches from the front each time. If a line comes byte by byte, the first byte
+/// is looked at once per received byte. For lines from untrusted peers use [`Lines`].
 ///
 /// ```
 /// use net_buffer::find_line;
@@ -56,13 +55,13 @@ pub fn find_line(bytes: &[u8]) -> Option<(usize, usize)> {
     Some((content_of(&bytes[..newline]), newline + 1))
 }
 
-/// The length of a line without the `\r` that may belong to its end.
+/// Returns the length of a line without the `\r` that may belong to its line end.
 #[inline]
 fn content_of(line: &[u8]) -> usize {
     line.strip_suffix(b"\r").unwrap_or(line).len()
 }
 
-/// Lines that end with `\n` or `\r\n`, of at most so many bytes.
+/// Lines that end with `\n` or `\r\n`, with a maximum length.
 ///
 /// ```
 /// use net_buffer::{FrameError, Input, Lines, Searched};
@@ -80,17 +79,17 @@ fn content_of(line: &[u8]) -> usize {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lines {
-    /// The longest line, in bytes, its end not counted.
+    /// The longest line in bytes, without its line end.
     max: usize,
 }
 
 impl Lines {
-    /// Lines of up to `max` bytes, the line end not counted.
+    /// Lines of up to `max` bytes, without the line end.
     pub const fn new(max: usize) -> Self {
         Self { max }
     }
 
-    /// The shape together with how far one connection's bytes have been searched.
+    /// Combines this shape with the search state of one connection.
     pub fn after(self, searched: &mut Searched) -> impl Framing {
         LinesAfter { lines: self, searched }
     }
@@ -106,7 +105,7 @@ impl Framing for LinesAfter<'_> {
     fn find(self, bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
         let Self { lines: Lines { max }, searched } = self;
         let (from, _) = std::mem::take(searched).place_in(bytes);
-        // Two bytes of line end behind the longest content; what comes later is not looked at.
+        // The longest content and two bytes of line end. Later bytes are not looked at.
         let bytes = &bytes[..bytes.len().min(max.saturating_add(2))];
         let newline = memchr(b'\n', &bytes[from.min(bytes.len())..]).map(|at| from + at);
         let end = content_of(&bytes[..newline.unwrap_or(bytes.len())]);
@@ -121,10 +120,10 @@ impl Framing for LinesAfter<'_> {
     }
 }
 
-/// Frames of at most so many bytes, each followed by the same byte string.
+/// Frames with a maximum length, each followed by the same byte string.
 ///
-/// It is found in one pass, whatever the bytes are (the way of Knuth, Morris and Pratt): also of
-/// `aaaa…` before a delimiter `aaab`, no byte is looked at again when more come.
+/// The delimiter is found in one pass over any bytes (the Knuth-Morris-Pratt algorithm). Even in `aaaa…`
+/// before a delimiter `aaab`, no byte is looked at again when more bytes come.
 ///
 /// ```
 /// use net_buffer::{Delimiter, Input, Searched};
@@ -141,15 +140,15 @@ impl Framing for LinesAfter<'_> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delimiter {
     delimiter: Box<[u8]>,
-    /// For each beginning of the delimiter, by its length less one: the length of the longest
-    /// shorter beginning that is also its end. Always less than that length.
+    /// For each prefix of the delimiter, at the index of its length less one: the length of its longest
+    /// proper prefix that is also its suffix. Always less than the length of the prefix.
     fallback: Box<[u16]>,
-    /// The longest payload, in bytes, the delimiter not counted.
+    /// The longest payload in bytes, without the delimiter.
     max: usize,
 }
 
 impl Delimiter {
-    /// Frames of up to `max` bytes, the delimiter not counted.
+    /// Frames of up to `max` bytes, without the delimiter.
     ///
     /// # Panics
     ///
@@ -166,17 +165,19 @@ impl Delimiter {
         Self { delimiter: delimiter.into(), fallback, max }
     }
 
-    /// The shape together with how far one connection's bytes have been searched.
+    /// Combines this shape with the search state of one connection.
     pub fn after<'s>(&'s self, searched: &'s mut Searched) -> impl Framing {
         DelimiterAfter { shape: self, searched }
     }
 
-    /// Searches `bytes` from `at` on, before which `matched` bytes may be the beginning of the
-    /// delimiter. Returns where it has stopped, and how many match there: all, or the input ends.
+    /// Searches `bytes` from `at` on. The `matched` bytes before `at` may be the beginning of the delimiter.
+    ///
+    /// Returns where the search stopped, and how many bytes of the delimiter match there. It stops when all
+    /// of them match, or at the end of the input.
     fn search(&self, bytes: &[u8], mut at: usize, mut matched: usize) -> (usize, usize) {
         while matched < self.delimiter.len() {
             if matched == 0 {
-                // Nothing has begun: to where something may.
+                // No delimiter has begun: skip to the next byte at which it may begin.
                 match memchr(self.delimiter[0], &bytes[at..]) {
                     Some(skipped) => at += skipped,
                     None => return (bytes.len(), 0),
@@ -190,8 +191,8 @@ impl Delimiter {
     }
 }
 
-/// How much of the delimiter matches behind `byte`, if `matched` bytes of it, and not all, did
-/// before. Steps back no more often than it has stepped forward.
+/// Returns how many bytes of the delimiter match after `byte`, if `matched` bytes, and not all, matched
+/// before. The search never steps back more often than it has stepped forward.
 #[inline]
 fn advance(delimiter: &[u8], fallback: &[u16], mut matched: usize, byte: u8) -> usize {
     while matched > 0 && delimiter[matched] != byte {
@@ -212,7 +213,7 @@ impl Framing for DelimiterAfter<'_> {
         let most = shape.max.saturating_add(shape.delimiter.len());
         let bytes = &bytes[..bytes.len().min(most)];
         let (total, matched) = shape.search(bytes, from.min(bytes.len()), begun);
-        // What has begun may yet be the delimiter; the rest is payload.
+        // The last `matched` bytes may become the delimiter. All bytes before them are payload.
         let end = total - matched;
         if end > shape.max {
             return Err(FrameError::Endless { length: end, max: shape.max });
@@ -239,7 +240,7 @@ mod tests {
         assert_eq!(find_line(b"a\rb\nc"), Some((3, 4)));
     }
 
-    /// Shows `text` byte by byte. The frame, or the error, and after how many bytes.
+    /// Gives `text` byte by byte. Returns the frame or the error, and after how many bytes it came.
     fn by_bytes(
         text: &[u8],
         mut find: impl FnMut(&[u8]) -> Result<Option<Frame>, FrameError>,
@@ -305,7 +306,7 @@ mod tests {
         let delimiter = Delimiter::new(&[&[b'a'; 63][..], b"b"].concat(), BYTES);
         let (mut lines, mut blocks) = (Searched::default(), Searched::default());
         for shown in 1..=BYTES {
-            // All that was shown before is now something else: who looks again finds an end.
+            // All bytes that were searched before are replaced: a second search of them would find an end.
             let mut text = text.clone();
             text[..shown - 1].fill(b'\n');
             text[shown - 1] = b'a';

@@ -1,7 +1,7 @@
 //! Frames that begin with their length.
 //!
-//! Looking for one reads the prefix and nothing else, so a frame that comes byte by byte costs a
-//! few instructions for each byte, however long it is.
+//! The search reads only the prefix. So a frame that comes byte by byte costs a few instructions per byte,
+//! however long the frame is.
 
 use super::{Frame, FrameError, Framing};
 
@@ -19,13 +19,13 @@ pub enum Width {
 }
 
 impl Width {
-    /// The width in bytes.
+    /// The width of the prefix in bytes.
     #[inline]
     pub const fn bytes(self) -> usize {
         self as usize
     }
 
-    /// The largest number that fits.
+    /// The largest number that fits in the prefix.
     const fn largest(self) -> u64 {
         u64::MAX >> (64 - 8 * self.bytes())
     }
@@ -34,9 +34,9 @@ impl Width {
 /// Which byte of a length prefix comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// The most significant: network order.
+    /// The most significant byte comes first (network order).
     Big,
-    /// The least significant.
+    /// The least significant byte comes first.
     Little,
 }
 
@@ -60,17 +60,17 @@ pub enum Order {
 pub struct LengthPrefix {
     /// How many bytes the prefix has.
     pub width: Width,
-    /// Which of them comes first.
+    /// Which byte of the prefix comes first.
     pub order: Order,
-    /// The longest payload accepted, in bytes; the prefix is not part of it. More is
+    /// The longest accepted payload in bytes, without the prefix. A longer payload is
     /// [`FrameError::TooLong`].
     pub max: usize,
-    /// Whether the number counts the prefix's own bytes too.
+    /// Whether the number also counts the bytes of the prefix.
     pub counts_itself: bool,
 }
 
 impl LengthPrefix {
-    /// A prefix that counts the payload only, which may have up to `max` bytes.
+    /// A prefix that counts only the payload. The payload may have up to `max` bytes.
     pub const fn new(width: Width, order: Order, max: usize) -> Self {
         Self { width, order, max, counts_itself: false }
     }
@@ -80,46 +80,45 @@ impl LengthPrefix {
         Self::new(Width::U8, Order::Big, max)
     }
 
-    /// Two bytes in network order.
+    /// A prefix of two bytes in network order.
     pub const fn u16_be(max: usize) -> Self {
         Self::new(Width::U16, Order::Big, max)
     }
 
-    /// Two bytes, the least significant first.
+    /// A prefix of two bytes, the least significant first.
     pub const fn u16_le(max: usize) -> Self {
         Self::new(Width::U16, Order::Little, max)
     }
 
-    /// Four bytes in network order.
+    /// A prefix of four bytes in network order.
     pub const fn u32_be(max: usize) -> Self {
         Self::new(Width::U32, Order::Big, max)
     }
 
-    /// Four bytes, the least significant first.
+    /// A prefix of four bytes, the least significant first.
     pub const fn u32_le(max: usize) -> Self {
         Self::new(Width::U32, Order::Little, max)
     }
 
-    /// Eight bytes in network order.
+    /// A prefix of eight bytes in network order.
     pub const fn u64_be(max: usize) -> Self {
         Self::new(Width::U64, Order::Big, max)
     }
 
-    /// Eight bytes, the least significant first.
+    /// A prefix of eight bytes, the least significant first.
     pub const fn u64_le(max: usize) -> Self {
         Self::new(Width::U64, Order::Little, max)
     }
 
-    /// The same with a number that counts the prefix's own bytes too.
+    /// The same shape, but its number also counts the bytes of the prefix.
     #[must_use]
     pub const fn counting_itself(self) -> Self {
         Self { counts_itself: true, ..self }
     }
 
-    /// Finds the frame at the front of `bytes`, or `None` while it is not all there.
+    /// Finds the frame at the front of `bytes`. Returns `None` while the frame is not complete.
     ///
-    /// An impossible length is an error as soon as the prefix is there: nobody waits for the
-    /// payload.
+    /// A length that is not allowed is an error as soon as the prefix has come, before the payload comes.
     #[inline]
     pub fn find(&self, bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
         let Some((prefix, rest)) = bytes.split_at_checked(self.width.bytes()) else {
@@ -134,10 +133,11 @@ impl LengthPrefix {
         Ok(Some(Frame { start, end, total: end }))
     }
 
-    /// The prefix for a payload of `payload_len` bytes: the array's first bytes, as many as the
-    /// second value says.
+    /// Returns the prefix for a payload of `payload_len` bytes, and the width of the prefix. The prefix is
+    /// that many bytes at the front of the array.
     ///
-    /// Fails with [`FrameError::TooLong`] above `max`, or if the number does not fit the prefix.
+    /// Fails with [`FrameError::TooLong`] if the payload is longer than `max`, or if the number does not fit
+    /// in the prefix.
     pub fn encode_header(&self, payload_len: usize) -> Result<([u8; 8], usize), FrameError> {
         let length = payload_len as u64;
         let fits = self.width.largest() - self.own_share();
@@ -162,7 +162,7 @@ impl LengthPrefix {
         }
     }
 
-    /// The length of the payload that `number` announces, if it is allowed.
+    /// Returns the length of the payload that `number` announces, if that length is allowed.
     fn payload_len(&self, number: u64) -> Result<usize, FrameError> {
         let Some(length) = number.checked_sub(self.own_share()) else {
             return Err(FrameError::TooShort { length: number, width: self.width.bytes() });
@@ -173,7 +173,7 @@ impl LengthPrefix {
         }
     }
 
-    /// How much of the number in the prefix is the prefix itself.
+    /// The part of the number that counts the prefix itself.
     fn own_share(&self) -> u64 {
         if self.counts_itself { self.width.bytes() as u64 } else { 0 }
     }

@@ -1,4 +1,4 @@
-//! What the queue is made of: copies of our own, counted references, stretches of files, and pipes.
+//! `Chunk`: one piece of the output queue: a copy, a counted reference, a range of a file, or a pipe.
 
 use crate::block::Block;
 use crate::file::FileRange;
@@ -9,38 +9,39 @@ use std::mem::size_of;
 
 /// One piece of the queue.
 pub(super) enum Chunk {
-    /// What is our own.
+    /// A chunk that this queue owns alone.
     Own(Own),
     /// A counted reference to bytes that others may hold too.
     Shared(Bytes),
 }
 
-/// What is our own. (An enum within the other, since only so does a chunk stay at 32 bytes.)
+/// A chunk that this queue owns alone. (A separate enum, because this keeps a chunk at 32 bytes.)
 pub(super) enum Own {
-    /// A copy.
+    /// A copy in a block.
     Block(Block),
-    /// The prefix of a frame, or of several.
+    /// The prefix of one or more frames.
     Few(Few),
-    /// A short copy behind a reference, where a block of its own would be a waste.
+    /// A short copy after a reference, for which a block would be a waste.
     Small(Box<[u8]>),
-    /// A short message that may be dropped while it waits whole.
+    /// A short message that may be dropped while no byte of it is sent.
     Loose(Box<[u8]>),
-    /// Shared, but in a box: rare, and a whole message as long as no byte of it has left.
+    /// A message with a shared payload. It is whole while no byte of it is sent. In a box, because it is
+    /// rare.
     Message(Box<Message>),
-    /// No bytes, but where they are.
+    /// A range of a file. Its bytes are not in memory.
     File(Box<FileRange>),
-    /// Bytes that are in the kernel, and not in this process.
+    /// Bytes in a pipe: they are in the kernel, and not in this process.
     Pipe(Box<Pipe>),
 }
 
-/// A message that may be dropped or replaced while it waits whole.
+/// A message that may be dropped or replaced while no byte of it is sent.
 pub(super) struct Message {
     pub(super) bytes: Bytes,
-    /// By which it is replaced; without one it is dropped.
+    /// A message with a key may be replaced. A message without a key may be dropped.
     pub(super) key: Option<u64>,
 }
 
-/// Up to 8 bytes, without memory of their own.
+/// Up to 8 bytes, without an allocation.
 #[derive(Clone, Copy)]
 pub(super) struct Few {
     bytes: [u8; 8],
@@ -48,7 +49,7 @@ pub(super) struct Few {
 }
 
 impl Few {
-    /// A copy of `bytes`, which are no more than 8.
+    /// Makes a copy of `bytes`. There must be at most 8.
     pub(super) fn of(bytes: &[u8]) -> Self {
         let mut few = Self { bytes: [0; 8], len: bytes.len() as u8 };
         few.bytes[..bytes.len()].copy_from_slice(bytes);
@@ -59,7 +60,7 @@ impl Few {
         usize::from(self.len) + n <= self.bytes.len()
     }
 
-    /// Appends `bytes`, for which there is room.
+    /// Appends `bytes`. There must be room for them.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         let len = usize::from(self.len);
         self.bytes[len..len + bytes.len()].copy_from_slice(bytes);
@@ -72,7 +73,7 @@ impl Few {
 }
 
 impl Chunk {
-    /// The bytes that are in this process: none of a file's, nor of a pipe's.
+    /// The bytes that are in this process. Empty for a file or a pipe.
     pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Own(Own::Block(block)) => block.as_slice(),
@@ -98,7 +99,7 @@ impl Chunk {
         }
     }
 
-    /// Bytes to send.
+    /// The number of bytes to send.
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Own(Own::File(range)) => range.len(),
@@ -107,7 +108,7 @@ impl Chunk {
         }
     }
 
-    /// Bytes that others may hold too.
+    /// The shared bytes, which others may hold too.
     fn payload(&self) -> Option<&Bytes> {
         match self {
             Self::Shared(bytes) => Some(bytes),
@@ -116,7 +117,7 @@ impl Chunk {
         }
     }
 
-    /// Bytes that others may hold too, of which this was one holder.
+    /// Takes the shared bytes out of the chunk.
     pub(super) fn into_payload(self) -> Option<Bytes> {
         match self {
             Self::Shared(bytes) => Some(bytes),
@@ -125,8 +126,8 @@ impl Chunk {
         }
     }
 
-    /// What it takes beside its place in the list, its payload and its block. Of a pipe, the bytes that
-    /// the kernel has.
+    /// The memory that the chunk takes in addition to its place in the list, its payload and its block. For a
+    /// pipe, the bytes that the kernel holds.
     fn cost(&self) -> usize {
         match self {
             Self::Own(Own::Small(bytes) | Own::Loose(bytes)) => allocation(bytes.len()),
@@ -137,7 +138,7 @@ impl Chunk {
         }
     }
 
-    /// Tells the pool what it takes. (A block has been told of by whoever took it.)
+    /// Counts the chunk's memory in the pool. (A block is counted when it is taken.)
     pub(super) fn count(&self, pool: &mut Pool) {
         pool.charge(self.cost());
         if let Some(payload) = self.payload() {
@@ -145,7 +146,7 @@ impl Chunk {
         }
     }
 
-    /// It changes, or leaves the queue: takes back what `count` has told.
+    /// Undoes `count`, because the chunk changes or leaves the queue.
     pub(super) fn discount(&self, pool: &mut Pool) {
         pool.discharge(self.cost());
         if let Some(payload) = self.payload() {
@@ -153,7 +154,7 @@ impl Chunk {
         }
     }
 
-    /// A message without a key, which may be dropped while it waits whole.
+    /// Whether the chunk is a message without a key, which may be dropped while no byte of it is sent.
     pub(super) fn is_loose(&self) -> bool {
         match self {
             Self::Own(Own::Loose(_)) => true,
@@ -174,7 +175,7 @@ impl Chunk {
         }
     }
 
-    /// Takes the first `n` bytes away, of more.
+    /// Removes the first `n` bytes. The chunk must have more.
     pub(super) fn discard_front(&mut self, n: usize) {
         match self {
             Self::Own(Own::Block(block)) => block.discard_front(n),
@@ -184,7 +185,7 @@ impl Chunk {
                 *self = Self::Own(Own::Small(bytes[n..].into()))
             }
             Self::Own(Own::Loose(_)) => {}
-            // What is left of it is no whole message any more.
+            // The rest is not a whole message any more.
             Self::Own(Own::Message(message)) if n > 0 => {
                 *self = Self::Shared(message.bytes.split_off(n));
             }

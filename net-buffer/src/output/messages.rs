@@ -1,4 +1,4 @@
-//! Whole messages in the queue that may be dropped or replaced while no byte of them has left.
+//! Messages in the queue that may be dropped or replaced while no byte of them is sent.
 
 use bytes::Bytes;
 
@@ -6,37 +6,39 @@ use super::Output;
 use super::chunk::{Chunk, Message, Own};
 use crate::pool::Pool;
 
-/// A message without a key of up to so many bytes is copied: a box of that size is all that it takes.
+/// A message without a key of up to this many bytes is copied. Then it takes only a box of its size.
 const LOOSE_COPY_MAX: usize = 64;
 
 /// Where a message was in the queue, and how long it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiting {
-    /// Unsent bytes in front of it.
+    /// The number of unsent bytes before the message.
     pub before: usize,
-    /// Its own bytes.
+    /// The number of bytes of the message.
     pub len: usize,
 }
 
 /// What became of a [replacement](Output::replace_message).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Replaced {
-    /// The message with that key is the new one now; this was the old.
+    /// The message with that key was replaced. This is where the old message was.
     Old(Waiting),
-    /// The new one would make the queue too long. The old one stays.
+    /// The new message would make the queue too long. The old message stays.
     TooLong,
-    /// No message with that key waits whole.
+    /// The queue has no message with that key of which no byte is sent.
     Nothing,
 }
 
 impl Output {
-    /// Queues a message that may be taken out again, while it waits whole: if it has a key,
-    /// only by another in its place ([`replace_message`](Self::replace_message)), or else only to
-    /// make room ([`drop_messages`](Self::drop_messages)). An empty one is nothing. It is not copied,
-    /// but for few bytes without a key, where a copy is smaller than a reference.
+    /// Queues a message that may be taken out again while no byte of it is sent.
     ///
-    /// Some sixty bytes more than [`push_shared`](Self::push_shared) takes; whoever queues no such
-    /// message pays nothing for them.
+    /// A message with a key is taken out only if another message replaces it
+    /// ([`replace_message`](Self::replace_message)). A message without a key is taken out only to make room
+    /// ([`drop_messages`](Self::drop_messages)). An empty message is ignored. The bytes are not copied,
+    /// except a few bytes without a key, for which a copy is smaller than a reference.
+    ///
+    /// The message takes about sixty bytes more than with [`push_shared`](Self::push_shared). A queue without
+    /// such messages pays nothing for them.
     ///
     /// ```
     /// use net_buffer::{Bytes, Output, Pool, Replaced, Waiting};
@@ -67,8 +69,8 @@ impl Output {
         self.append(Chunk::Own(own), pool);
     }
 
-    /// Puts a message in the place of the one with that key, which waits whole, unless the queue
-    /// would then be longer than `len_max`. Looks at each chunk that waits.
+    /// Replaces the message with that key, if no byte of it is sent. Changes nothing if the queue would then
+    /// be longer than `len_max`. It looks at each chunk in the queue.
     pub fn replace_message(
         &mut self,
         key: u64,
@@ -99,9 +101,11 @@ impl Output {
         Replaced::Nothing
     }
 
-    /// Takes out the oldest messages without a key that wait whole, until `at_least` bytes are
-    /// free, and tells of each where it was when it was taken out. False: so many are not to be had;
-    /// then nothing is taken out.
+    /// Takes out messages without a key of which no byte is sent, the oldest first, until `at_least` bytes
+    /// are free.
+    ///
+    /// It calls `dropped` for each message, with the place that the message had when it was taken out.
+    /// Returns false, and takes nothing out, if so many bytes cannot be freed.
     pub fn drop_messages(
         &mut self,
         at_least: usize,
@@ -135,9 +139,9 @@ impl Output {
         true
     }
 
-    /// Takes out the oldest messages without a key that wait whole, until all that the pool knows of
-    /// takes no more than `memory` bytes, or no such message is left. Tells of each as
-    /// [`drop_messages`](Self::drop_messages) does.
+    /// Takes out messages without a key of which no byte is sent, the oldest first, until
+    /// [`Pool::memory`] is at most `memory` bytes, or no such message is left. It calls `dropped` for each
+    /// message as [`drop_messages`](Self::drop_messages) does.
     pub fn shed_messages(
         &mut self,
         memory: usize,

@@ -1,4 +1,4 @@
-//! Bytes of the queue that are in a pipe: on their way past this process.
+//! Bytes of the queue that are in a pipe, and are not copied into this process.
 
 use super::Output;
 use super::chunk::{Chunk, Own};
@@ -6,18 +6,20 @@ use crate::pipe::Pipe;
 use crate::pool::Pool;
 
 impl Output {
-    /// What is to be sent next, if that is in a pipe: the pipe, and how many bytes.
+    /// Returns what is to be sent next if it is in a pipe: the pipe, and the number of bytes.
     pub fn next_pipe(&self) -> Option<(&Pipe, usize)> {
         let pipe = self.chunks.front()?.pipe()?;
         Some((pipe, pipe.len() - self.sent_front))
     }
 
-    /// Lets `fill` move bytes into a pipe, behind all that is queued, and say how many. The pipe is
-    /// the one whose bytes are the last of the queue; if there is none, one that the pool lends until
-    /// they are sent. A queue has one pipe at a time.
+    /// Calls `fill` to move bytes into a pipe, at the end of the queue. `fill` returns how many it moved.
     ///
-    /// `None`: the pool has none to lend, or other bytes are queued behind those in the pipe; nothing
-    /// was called. An error of `fill` has moved nothing.
+    /// If the last bytes of the queue are in a pipe, that pipe is used. Otherwise the pool lends a pipe until
+    /// its bytes are sent. A queue has one pipe at a time. An error of `fill` must mean that it moved
+    /// nothing.
+    ///
+    /// Returns `None`, without a call of `fill`, if the pool has no pipe to lend, or if other bytes are
+    /// queued after the bytes in the queue's pipe.
     pub fn fill_pipe<E>(
         &mut self,
         pool: &mut Pool,
@@ -50,7 +52,8 @@ impl Output {
         Some(filled)
     }
 
-    /// Whether [`fill_pipe`](Self::fill_pipe) would take one from the pool.
+    /// Returns whether the queue has no pipe, so that [`fill_pipe`](Self::fill_pipe) would take one from the
+    /// pool.
     pub fn may_take_pipe(&self) -> bool {
         self.chunks.iter().all(|chunk| chunk.pipe().is_none())
     }
@@ -69,7 +72,7 @@ mod tests {
         pool
     }
 
-    /// Puts `bytes` into the queue's pipe. False: there is none for them.
+    /// Puts `bytes` into the queue's pipe. Returns false if there is no pipe for them.
     fn fill(output: &mut Output, pool: &mut Pool, bytes: &[u8]) -> bool {
         if output.may_take_pipe() && pool.wants_pipe() {
             let (read_end, write_end) = io::pipe().unwrap();
@@ -144,7 +147,7 @@ mod tests {
         assert_eq!((output.clear(&mut pool), pool.pipes_open()), (10, 0));
         assert!(fill(&mut output, &mut pool, b"fresh"), "in a new one");
         assert_eq!(drain(&mut output, &mut pool, 9), b"fresh");
-        // Cut in the middle: the rest is sent, nothing is put behind what was cut, then it is closed.
+        // Truncated in the middle: the rest is sent, nothing is put after the cut, then the pipe is closed.
         assert!(fill(&mut output, &mut pool, b"kept, cut"));
         let (pipe, _) = output.next_pipe().unwrap();
         let mut from = File::from(pipe.read_end().try_clone_to_owned().unwrap());

@@ -217,8 +217,8 @@ fn the_pool_knows_what_all_queues_have() {
     assert_eq!(pool.memory(), 0);
 }
 
-/// Of a short queue a few bytes take a block, which more soon fill; of a long one they are joined up to half
-/// a block. At each boundary another layout would take 4 KiB for a byte.
+/// In a short queue a few bytes take a block, which later bytes fill. In a long queue a few bytes are joined,
+/// up to half a block. At each boundary another layout would take 4 KiB for one byte.
 #[test]
 fn few_bytes_take_a_block_in_a_short_queue_and_are_joined_in_a_long_one() {
     let mut pool = Pool::new(0);
@@ -238,8 +238,8 @@ fn few_bytes_take_a_block_in_a_short_queue_and_are_joined_in_a_long_one() {
     assert_eq!(pool.memory(), 0);
 }
 
-/// The list of a long queue counts to the byte, from the message on with which it grows. What is counted
-/// too little for each of a million queues is memory that no budget has.
+/// The list of a long queue is counted to the byte, from the message with which it grows. With a million
+/// queues, bytes that are not counted add up to much memory that no budget sees.
 #[test]
 fn a_list_counts_whole_from_the_chunk_on_with_which_it_grows() {
     let mut pool = Pool::new(0);
@@ -254,8 +254,8 @@ fn a_list_counts_whole_from_the_chunk_on_with_which_it_grows() {
     assert_eq!(pool.memory(), 0);
 }
 
-/// A byte between two references took a block of 4 KiB for itself, and the list and the boxes of
-/// messages and files were in no figure: 1 MiB of one-byte messages was counted as that, and took 128 MiB.
+/// A byte between two references took a block of 4 KiB for itself. The list and the boxes of messages and
+/// files were not counted: 1 MiB of one-byte messages was counted as 1 MiB, and took 128 MiB.
 #[test]
 fn what_a_queue_takes_is_counted_and_in_proportion_to_what_it_holds() {
     let file = file_of(&[7; 1000]);
@@ -313,7 +313,7 @@ fn what_a_queue_takes_is_counted_and_in_proportion_to_what_it_holds() {
 
 const PAYLOAD: usize = 96;
 
-/// A payload owed to a hundred slow readers was counted a hundred times.
+/// A payload queued for a hundred slow readers was counted a hundred times.
 #[test]
 fn a_payload_counts_once_however_many_queues_have_it() {
     let mut pool = Pool::new(0);
@@ -384,7 +384,7 @@ fn file_of(bytes: &[u8]) -> std::sync::Arc<File> {
     file.into()
 }
 
-/// As `drain`, and reads what lies in files.
+/// Like `drain`, but also reads the bytes in files.
 fn drain_with_files(output: &mut Output, pool: &mut Pool, budget: usize) -> Vec<u8> {
     use std::os::unix::fs::FileExt;
     let mut sent = Vec::new();
@@ -435,7 +435,7 @@ fn files_are_cut_and_dropped_like_bytes() {
     output.push(b"tail", &mut pool);
     output.truncate(900, &mut pool);
     assert_eq!((output.len(), output.in_files()), (900, 900));
-    // What is put in front of a half sent file stands before its rest.
+    // Bytes put in front of a half-sent file come before the rest of the file.
     output.push_front(b"first", &mut pool);
     let sent = drain_with_files(&mut output, &mut pool, 64);
     assert!(sent == [b"first", &[7; 900][..]].concat());
@@ -444,8 +444,8 @@ fn files_are_cut_and_dropped_like_bytes() {
     assert_eq!((output.len(), output.in_files()), (0, 0));
 }
 
-/// The length of a stretch was taken as it came: with a head before it the sum wrapped, and what was
-/// sent of the head was then more than was queued.
+/// The length of a range was not checked. With a head before it the sum wrapped, and then more bytes of the
+/// head were sent than were queued.
 #[test]
 fn the_sum_of_stretches_does_not_wrap() {
     let file = file_of(b"short");
@@ -482,8 +482,8 @@ impl Drop for Bomb {
     }
 }
 
-/// The panic of a payload's owner left the queue in the middle of its work: what it said was unsent did
-/// not lie there any more.
+/// The panic of a payload's owner interrupted the queue in its work: bytes that the queue counted as unsent
+/// were not there any more.
 #[test]
 fn a_payload_that_panics_when_it_is_dropped_leaves_the_queue_whole() {
     let bomb = |len: usize| Bytes::from_owner(Bomb(vec![b'!'; len]));

@@ -1,17 +1,17 @@
-//! Why a connection closed, and the names of the callbacks.
+//! The reasons why a connection closed, and the names of the callbacks.
 
 use crate::sys::Errno;
 use std::fmt;
 
-/// Why a connection ended. Given to `on_close`, and counted under [`Closed::label`].
+/// Why a connection ended. The reason is given to `on_close`, and counted under [`Closed::label`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum Closed {
-    /// The peer ended first, and everything owed to it was sent.
+    /// The peer ended the connection first, and all output for the peer was sent.
     PeerEnded,
-    /// The peer reset the connection, or vanished while bytes were owed to it.
+    /// The peer reset the connection, or vanished while output for the peer was unsent.
     PeerReset,
-    /// The handler ended it: `finish`, `close` or `reset`.
+    /// The handler ended the connection by `finish`, `close` or `reset`.
     Local,
     /// A deadline passed.
     Deadline(Which),
@@ -19,84 +19,84 @@ pub enum Closed {
     OutputLimit,
     /// Unread bytes reached [`input_bytes_max`](crate::Limits::input_bytes_max).
     InputLimit,
-    /// It was accepted only to be closed.
+    /// The connection was accepted and closed at once.
     Refused(Why),
-    /// A proxy did not say who the client is, as its listener demands.
+    /// The listener requires a PROXY header, and the header of this connection was not valid.
     ProxyHeader(BadHeader),
-    /// The name that was dialled has no address, or the resolver did not find it out. The log has
-    /// what it said; [`Conn::dialled_name`](crate::Conn::dialled_name) is the name.
+    /// The dialled name has no address, or the resolver could not look it up. The log has the resolver's
+    /// error; [`Conn::dialled_name`](crate::Conn::dialled_name) is the name.
     Unresolved,
-    /// A file that was sent had ended before the stretch that was asked for. The connection is reset,
-    /// so that the peer does not take what it got for the whole.
+    /// A file ended before the range that was to be sent. The connection is reset, so that the peer does not
+    /// mistake what it received for the whole range.
     FileEnded,
     /// The server drained and the connection had nothing left to do.
     Draining,
-    /// The server drained, and the connection was not done by the drain's deadline.
+    /// The server drained, and the connection had not finished by the drain's deadline.
     DrainDeadline,
     /// The server was stopped at once.
     Stopped,
-    /// It was the one with the most bytes waiting, or one more was sent to it, when its loop had used
-    /// up its share of the [`memory_budget`](crate::Limits::memory_budget).
+    /// The loop's share of the [`memory_budget`](crate::Limits::memory_budget) was used up, and this
+    /// connection had the most unsent bytes, or was being sent to.
     MemoryBudget,
-    /// It was the longest idle of some when the server was full and another client came:
-    /// [`when_full`](crate::Limits::when_full).
+    /// The server was full when another client came, and this connection had been idle for the longest time
+    /// among those sampled: [`when_full`](crate::Limits::when_full).
     Reused,
     /// A callback of this connection panicked.
     Panicked(Callback),
-    /// The machine failed it: the error that the kernel gave.
+    /// The kernel returned this error for the connection.
     Machine(Errno),
 }
 
 /// The deadlines of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Which {
-    /// No byte moved for the idle timeout.
+    /// No byte was received or sent for the idle timeout.
     Idle,
     /// The first byte did not come in time.
     FirstByte,
-    /// The handler's own, by `set_deadline`.
+    /// The deadline that the handler set by `set_deadline`.
     Own,
-    /// A dialled connection did not come up in time.
+    /// A dialled connection was not established in time.
     Connect,
-    /// A closing connection's peer took nothing of the rest.
+    /// The peer of a closing connection did not take the remaining output in time.
     Write,
-    /// A message that had begun to come was not whole in time.
+    /// A message had begun to arrive and was not complete in time.
     Message,
-    /// Unsent bytes passed the high mark, and did not fall to the low one in time.
+    /// Unsent bytes rose above the high watermark and did not fall to the low watermark in time.
     Stuck,
-    /// It has lived as long as it may.
+    /// The connection reached its maximum lifetime.
     Lifetime,
 }
 
 /// Why an accepted connection was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Why {
-    /// `connections_max` are open.
+    /// `connections_max` connections are open.
     Full,
-    /// As many are open from where it comes as may be: `per_source_max`.
+    /// `per_source_max` connections from the same source are open.
     PerSource,
-    /// `admit` said no.
+    /// The handler's `admit` refused it.
     Handler,
-    /// The listener is for proxies, and this was none of those that it trusts.
+    /// The listener is for proxies, and does not trust the address from which this connection came.
     Untrusted,
 }
 
 /// What is wrong with the PROXY header of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum BadHeader {
-    /// The bytes that came do not begin one.
+    /// The received bytes do not begin with a PROXY header.
     Missing,
-    /// It begins as one, and goes on as none.
+    /// The bytes begin like a PROXY header, but the rest is not valid.
     Malformed,
-    /// It has more than 107 bytes in version 1, or announces more than 4,096 in version 2.
+    /// The header has more than 107 bytes in version 1, or announces more than 4,096 bytes in version 2.
     TooLong,
-    /// It was not whole within [`proxy_header_timeout`](crate::Limits::proxy_header_timeout).
+    /// The header was not complete within [`proxy_header_timeout`](crate::Limits::proxy_header_timeout).
     Late,
 }
 
 /// The callbacks of a [`Handler`](crate::Handler).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-#[allow(missing_docs)] // each is the callback of that name
+#[allow(missing_docs)] // each variant is the callback of that name
 pub enum Callback {
     Admit,
     Open,
@@ -113,14 +113,14 @@ pub enum Callback {
     Datagram,
     /// A slice of a job.
     Job,
-    /// What gets a pool's answer.
+    /// The closure that receives a thread pool's answer.
     Answer,
     /// The drop of a session, a message, a job or an answer.
     Drop,
 }
 
 impl Closed {
-    /// Nothing failed: somebody has decided that it is enough.
+    /// Whether the connection ended by a decision and not by a failure.
     pub(crate) fn is_orderly(self) -> bool {
         matches!(
             self,
@@ -154,7 +154,7 @@ impl Callback {
         Callback::Drop,
     ];
 
-    /// Its name, as it is exported: that of the method.
+    /// The name under which the callback is exported: the name of the method.
     pub fn label(self) -> &'static str {
         match self {
             Callback::Admit => "admit",
@@ -178,10 +178,10 @@ impl Callback {
 }
 
 impl Closed {
-    /// How many different labels there are.
+    /// The number of different labels.
     pub const KINDS: usize = 24;
 
-    /// The label's place among all labels, below [`Closed::KINDS`].
+    /// The index of the label in [`Closed::LABELS`], below [`Closed::KINDS`].
     pub fn kind(self) -> usize {
         match self {
             Closed::PeerEnded => 0,
@@ -211,7 +211,7 @@ impl Closed {
         }
     }
 
-    /// The name under which it is counted, by kind.
+    /// The names under which reasons are counted, indexed by kind.
     pub const LABELS: [&'static str; Self::KINDS] = [
         "peer_ended",
         "peer_reset",
@@ -239,12 +239,12 @@ impl Closed {
         "file_ended",
     ];
 
-    /// The name under which it is counted.
+    /// The name under which the reason is counted.
     pub fn label(self) -> &'static str {
         Self::LABELS[self.kind()]
     }
 
-    /// The reason when the kernel reported `errno` on an established connection.
+    /// The close reason for an `errno` that the kernel reported on an established connection.
     pub(crate) fn by_error(errno: Errno) -> Self {
         match errno {
             Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::TIMEDOUT => {

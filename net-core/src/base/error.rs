@@ -1,12 +1,12 @@
-//! Errors at start, and descriptors that could not be adopted.
+//! Errors at start, and errors of descriptors that could not be adopted.
 
 use crate::sys::Unfit;
 use std::os::fd::OwnedFd;
 use std::{fmt, io};
 
-/// Why a server did not start, or ended badly. Says what was being done, and to what.
+/// Why a server did not start, or ended with an error. It says what the server was doing, and to what.
 ///
-/// `{:?}` prints the same sentence as `{}`, since that is what a `main` that returns this error shows.
+/// `{:?}` prints the same sentence as `{}`, because a `main` that returns this error prints it with `{:?}`.
 pub struct StartError {
     doing: String,
     source: Option<io::Error>,
@@ -21,7 +21,7 @@ impl StartError {
         Self { doing: what.into(), source: None }
     }
 
-    /// The kernel's error, where there was one.
+    /// The kernel's error, if there was one.
     pub fn io_error(&self) -> Option<&io::Error> {
         self.source.as_ref()
     }
@@ -48,7 +48,7 @@ impl std::error::Error for StartError {
     }
 }
 
-/// A descriptor that did not become a connection. It is inside, unharmed.
+/// The error for a descriptor that did not become a connection. It holds the descriptor, unchanged.
 #[derive(Debug)]
 pub struct AdoptError {
     fd: OwnedFd,
@@ -58,13 +58,13 @@ pub struct AdoptError {
 /// Why a descriptor was not adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unadopted {
-    /// It is not what a connection is made of.
+    /// The descriptor cannot be a connection.
     Unfit(Unfit),
-    /// As many connections are open as the server may have.
+    /// `connections_max` connections are open.
     ConnectionsMax,
-    /// As many connections of its source are open as may be.
+    /// `per_source_max` connections from its source are open.
     PerSourceMax,
-    /// Too many wait to be taken already. Trying again later may help.
+    /// Too many descriptors already wait to be taken. A later try may succeed.
     Full,
     /// The server is ending.
     Ended,
@@ -75,12 +75,12 @@ impl AdoptError {
         Self { fd, why }
     }
 
-    /// Why.
+    /// Why the descriptor was not adopted.
     pub fn why(&self) -> Unadopted {
         self.why
     }
 
-    /// The descriptor.
+    /// Gives the descriptor back.
     pub fn into_fd(self) -> OwnedFd {
         self.fd
     }
@@ -106,7 +106,7 @@ impl std::error::Error for AdoptError {}
 mod tests {
     use super::*;
 
-    /// A `main` that returns the error shows its `Debug`, which was the struct's.
+    /// A `main` that returns the error prints its `Debug`, which was the derived form of the struct.
     #[test]
     fn what_a_main_that_returns_it_prints_is_the_sentence() {
         let refused = io::Error::from(crate::sys::Errno::ADDRINUSE);

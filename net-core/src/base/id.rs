@@ -1,4 +1,4 @@
-//! `ConnId`: a name for a connection that is never used twice.
+//! `ConnId`: the id of a connection, which is never used twice.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -9,29 +9,29 @@ pub const LOOPS_MAX: usize = 256;
 /// The most connections that one loop can have: a slot's number has 24 bits.
 pub const SLOTS_MAX: usize = 1 << 24;
 
-/// Names one connection of one server, for ever: `loop 8 bits | slot 24 | generation 32`.
+/// Names one connection of one server: `loop 8 bits | slot 24 | generation 32`.
 ///
-/// A slot's generation grows with each connection that lived in it, and a slot whose generation
-/// would wrap is retired. So an id kept after its connection has closed finds nothing, never a
-/// stranger. Generations begin at one of 2³¹ numbers, drawn by chance by each loop of each process: so
-/// an id of the process before a restart, or of another server, finds nothing either, but by a chance
-/// of 2⁻³¹ at each use. Eight bytes, also as `Option`; plain data for any thread.
+/// The generation of a slot grows with each connection in the slot. A slot whose generation would wrap is
+/// not used again. So an id that is kept after its connection has closed finds nothing, and never another
+/// connection. Each loop of each process starts its generations at one of 2³¹ random numbers. So an id from
+/// the process before a restart, or from another server, finds nothing either, except with a probability of
+/// 2⁻³¹ at each use. Eight bytes, also as `Option`. Plain data that any thread may use.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
-    /// The loop in the highest 8 bits, the slot below.
+    /// The loop in the highest 8 bits, the slot in the lower 24 bits.
     place: u32,
     generation: NonZeroU32,
 }
 
 impl ConnId {
-    /// Puts an id together.
+    /// Makes an id from its parts.
     #[inline]
     pub(crate) fn new(in_loop: u8, slot: u32, generation: NonZeroU32) -> Self {
         debug_assert!((slot as usize) < SLOTS_MAX);
         Self { place: u32::from(in_loop) << 24 | slot, generation }
     }
 
-    /// The id in a driver's token; `None` for the tokens of listeners and wakers, whose generation
+    /// Returns the id in a driver's token. `None` for the tokens of listeners and wakers: their generation
     /// is 0.
     #[inline]
     pub(crate) fn from_token(token: u64) -> Option<Self> {
@@ -39,13 +39,13 @@ impl ConnId {
         Some(Self { place: (token >> 32) as u32, generation })
     }
 
-    /// What the driver is told for this connection.
+    /// The token with which the driver reports events of this connection.
     #[inline]
     pub(crate) fn token(self) -> u64 {
         u64::from(self.place) << 32 | u64::from(self.generation.get())
     }
 
-    /// The loop that owns the connection, for life.
+    /// The number of the loop that owns the connection. It never changes.
     #[inline]
     pub fn in_loop(self) -> usize {
         (self.place >> 24) as usize
@@ -68,7 +68,7 @@ impl fmt::Debug for ConnId {
     }
 }
 
-/// As it is displayed: `loop/slot.generation`.
+/// Reads an id in the form in which it is displayed: `loop/slot.generation`.
 impl FromStr for ConnId {
     type Err = NoConnId;
 
@@ -79,12 +79,12 @@ impl FromStr for ConnId {
             let slot = slot.parse().ok().filter(|slot| (*slot as usize) < SLOTS_MAX)?;
             Some(Self::new(in_loop.parse().ok()?, slot, generation.parse().ok()?))
         };
-        // Written in one way only: no `+`, no leading zeros.
+        // Only one form is accepted: no `+`, no leading zeros.
         parse().filter(|id| id.to_string() == text).ok_or(NoConnId)
     }
 }
 
-/// A text is no [`ConnId`].
+/// The error for a text that is not a [`ConnId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NoConnId;
 
@@ -155,7 +155,7 @@ mod tests {
         });
     }
 
-    /// The obvious way: three numbers as they are written, and what is between them.
+    /// A simple parser to compare with: three numbers and their separators.
     fn parts(text: &str) -> Option<(u64, u64, u64)> {
         let number = |text: &str| {
             let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! `LogLimiter`: a line of the log that trouble would write again and again.
+//! `LogLimiter`: limits how often a repeated log line is written.
 
 use net_timer::Tick;
 use std::time::Duration;
@@ -16,7 +16,7 @@ impl LogLimiter {
         Self { every, next: None, held_back: 0 }
     }
 
-    /// `Some(n)`: speak, and say that `n` were not spoken of. `None`: be quiet.
+    /// `Some(n)`: write the line, and say that `n` lines were held back. `None`: do not write it.
     pub(crate) fn allow(&mut self, now: Tick) -> Option<u64> {
         if self.next.is_some_and(|next| now < next) {
             self.held_back += 1;

@@ -1,4 +1,4 @@
-//! The words that every folder speaks: ids, close reasons, errors.
+//! Types that all folders use: ids, close reasons, errors.
 
 pub(crate) mod closed;
 pub(crate) mod error;

@@ -1,8 +1,8 @@
-//! Panics of user code: caught, and told of by the loop instead of by the thread itself.
+//! Panics of user code: they are caught, and the loop logs them.
 //!
-//! The standard library's hook writes each panic's message to standard error, on the thread that
-//! panics. Where that is a pipe that nobody reads, the write never returns, and the loop with it. So
-//! on a server's own threads the hook keeps the message, and whoever counts the panic logs it.
+//! The standard library's panic hook writes the message to standard error, on the thread that panics. If
+//! standard error is a pipe that nobody reads, the write never returns, and the loop stands still. So on a
+//! server's own threads our hook keeps the message, and the code that counts the panic logs it.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -11,10 +11,10 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 use std::thread;
 
-/// Runs user code that may panic. `None` if it did.
+/// Runs user code that may panic. Returns `None` if it panicked.
 ///
-/// What it leaves half changed is its own: the loop's state is only ever changed by calls that do
-/// not panic, and user code sees nothing of it but through them.
+/// Only the user's own state can be left half changed. User code reaches the loop's state only through calls
+/// that do not panic.
 pub(crate) fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(body)).map_err(forget).ok()
 }
@@ -23,32 +23,32 @@ pub(crate) fn guard<R>(body: impl FnOnce() -> R) -> Option<R> {
 #[cold]
 pub(crate) fn forget(payload: Box<dyn Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // A payload that panics on drop with a payload that may do so too: leak it.
+        // The drop panicked with another payload, whose drop may panic too: leak it.
         std::mem::forget(again);
     }
 }
 
 thread_local! {
-    /// This thread is a server's: its panics are kept, not written.
+    /// This thread belongs to a server: its panics are kept, not written.
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
-    /// What the last panic of this thread said, and where.
+    /// The message and the place of the last panic of this thread.
     static SAID: Cell<Option<Said>> = const { Cell::new(None) };
 }
 
-/// What a panic said.
+/// The message and the place of a panic.
 struct Said {
     message: String,
-    /// ` at FILE:LINE:COLUMN`, and the stack's trace behind it where RUST_BACKTRACE asks for it.
+    /// ` at FILE:LINE:COLUMN`, followed by the backtrace if RUST_BACKTRACE asks for it.
     place: String,
 }
 
-/// While it lives, a panic of this thread writes nothing.
+/// While this value lives, panics of this thread write nothing to standard error.
 pub(crate) struct Quiet {
     was_ours: bool,
 }
 
 impl Quiet {
-    /// From here on, on this thread.
+    /// Begins on the calling thread.
     pub(crate) fn here() -> Self {
         install();
         Self { was_ours: IS_OURS.replace(true) }
@@ -61,29 +61,28 @@ impl Drop for Quiet {
         if thread::panicking() {
             let thread = thread::current().name().unwrap_or_default().to_owned();
             let said = take_said();
-            // A subscriber's own panic would end the process here.
+            // Guarded, because a panic of the subscriber here would abort the process.
             let _ =
                 guard(|| tracing::error!(thread, said, "a thread of the server dies of a panic"));
         }
     }
 }
 
-/// What the last panic of this thread said, and where: once. Empty: nobody kept it.
+/// Takes the message and the place of the last panic of this thread. Empty if none was kept.
 pub(crate) fn take_said() -> String {
     SAID.take().map_or_else(String::new, |said| said.message + &said.place)
 }
 
-/// The message of the last panic of this thread alone, for an error of one sentence.
+/// Takes only the message of the last panic of this thread, for an error of one sentence.
 pub(crate) fn take_message() -> String {
     SAID.take().map_or_else(String::new, |said| said.message)
 }
 
-/// Puts our hook in front of the one that is there: once in a process. One that is set later replaces
-/// both.
+/// Puts our hook in front of the present hook, once in a process. A hook that is set later replaces both.
 fn install() {
     static ONCE: Once = Once::new();
     if thread::panicking() {
-        return; // no hook can be set then
+        return; // a panicking thread cannot set a hook
     }
     ONCE.call_once(|| {
         let before = panic::take_hook();

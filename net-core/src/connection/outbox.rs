@@ -1,8 +1,7 @@
-//! What callbacks leave behind: bytes to send and wishes about connections. The turn carries
-//! them out.
+//! `Outbox`: the bytes that callbacks queued and the wishes that callbacks noted, for the turn to carry out.
 //!
-//! Bytes of one connection always wait in one place, so that their order is never in question:
-//! either in the loop's cork, or, once something is queued there, in its own `Output`.
+//! All waiting bytes of one connection are in one place, so that their order is always known. They are in the
+//! loop's cork, or in the connection's own `Output` once something is queued there.
 
 mod marks;
 mod piped;
@@ -23,24 +22,23 @@ use std::collections::VecDeque;
 
 /// What became of bytes that were given to `send`.
 ///
-/// Most handlers need not look: bytes are refused only where the connection is ending, of which
-/// `on_close` tells, and they are counted. A handler that sends much looks for `Above`, and goes on in
-/// `on_room`.
+/// Most handlers can ignore it. Bytes are refused only if the connection is ending; `on_close` reports that,
+/// and the bytes are counted. A handler that sends much must stop at `Above`, and continue in `on_room`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Queued {
-    /// Taken.
+    /// The bytes were taken.
     Queued,
-    /// Taken, and the connection is above its high mark: wait for `on_room`.
+    /// The bytes were taken, and the connection is above its high watermark: wait for `on_room`.
     Above,
-    /// Not taken: the connection is ending, or has reached its hard cap and ends now.
+    /// The bytes were not taken: the connection is ending, or has reached its output limit and ends now.
     Refused,
-    /// Not taken: the connection is at its hard cap, and the message's
-    /// [`AtLimit`](crate::AtLimit) says to drop it. The connection goes on.
+    /// The message was not taken: the connection is at its output limit, and the message's
+    /// [`AtLimit`](crate::AtLimit) says to drop the message. The connection stays open.
     Dropped,
 }
 
 impl Queued {
-    /// Whether the bytes were taken.
+    /// Returns whether the bytes were taken.
     pub fn is_taken(self) -> bool {
         matches!(self, Queued::Queued | Queued::Above)
     }
@@ -49,51 +47,51 @@ impl Queued {
 pub(crate) struct Outbox {
     pub(crate) cork: Cork,
     pub(crate) pool: Pool,
-    /// Connections with bytes for the end of the turn; those in the cork are known to the cork.
+    /// Connections to flush at the end of the turn. The cork itself lists the connections with bytes in it.
     pub(crate) to_flush: VecDeque<ConnId>,
-    /// Connections of which something was wished, or a mark is reached.
+    /// Connections with a wish to carry out, or with a sent mark that is reached.
     pub(crate) wishes: VecDeque<ConnId>,
     /// The connection whose callback runs.
     running: Option<ConnId>,
-    /// The callback brings the outcome of a job, and no input. (Set by `call`, as `begin` leaves it.)
+    /// The callback brings the outcome of a job, and no input. (`begin` clears it; `call` sets it.)
     pub(crate) brings_outcome: bool,
-    /// Nothing of the running connection's waits before what it echoes, nor is it ending: its
-    /// input may go back from where it lies.
+    /// The running connection is not ending, and nothing waits that must be sent before its echo. So its
+    /// input may be sent back from where it lies.
     may_direct: bool,
-    /// The bytes that the running callback was lent: their address and how many. Only these can
-    /// go back from where they lie, whatever `Input` a handler may make itself.
+    /// The bytes lent to the running callback: address and length. Only these bytes can be sent back from
+    /// where they lie, even if a handler makes an `Input` of its own.
     lent: (usize, usize),
-    /// Of the running callback's input, the stretch that is to be sent back as it lies.
+    /// The range of the running callback's input to be sent back from where it lies.
     pub(crate) direct: Direct,
-    /// What was to be sent and never will be.
+    /// Bytes and messages that were to be sent and were dropped.
     pub(crate) drops: Drops,
-    /// Where handlers want to be told that all before has left.
+    /// The sent marks: handlers want to be told when all output before a mark is sent.
     pub(crate) marks: Marks,
-    /// Connections of whose payloads one has panicked when it was dropped, to be counted and closed.
+    /// Connections with a payload whose drop panicked. The turn counts the panic and closes the connection.
     pub(crate) panicked: Vec<ConnId>,
-    /// Bytes of the running connection that had waited when its callback began, as `begin` has seen
-    /// it: what comes behind them is this callback's.
+    /// How many bytes of the running connection waited when its callback began (set by `begin`). All bytes
+    /// after these are output of this callback.
     pub(crate) begun: usize,
-    /// The watermarks that are in force, and those that are when memory is not tight.
+    /// The watermarks in force, and the watermarks used while memory is not tight.
     watermarks: Watermarks,
     usual: Watermarks,
     /// Bytes of files that may still be sent in this turn.
     pub(crate) files_left: usize,
     output_limit: usize,
-    /// What the pool may come to by what callbacks send. `MAX`: as much as they like.
+    /// The limit of the pool's memory for what callbacks send. `MAX`: no limit.
     memory_max: usize,
-    /// What it may come to by messages of which one may be dropped: below the mark at which connections
-    /// are reset.
+    /// The limit of the pool's memory for messages that may be dropped. It is below the level at which
+    /// connections are reset.
     memory_for_lossy: usize,
 }
 
-/// However low the hard cap, a queue may take so much beside its bytes.
+/// What a queue may take in addition to its bytes, however low the output limit.
 const LISTS_LEAST: usize = 64 << 10;
 
-/// What a mark takes: its place in a list that has just grown.
+/// What a sent mark takes: its place in a list that has just grown.
 const MARK_BYTES: usize = 32;
 
-/// A stretch of the running callback's input. Empty: `from == to`.
+/// A range of the running callback's input. Empty: `from == to`.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Direct {
     pub(crate) from: usize,
@@ -108,7 +106,7 @@ impl Direct {
 }
 
 impl Outbox {
-    /// `memory_max`: what all that is queued here may come to.
+    /// `memory_max`: the limit of the memory of all queued output.
     pub(crate) fn new(limits: &Limits, memory_max: usize) -> Self {
         let mut pool = Pool::new(limits.pool_retain_bytes);
         pool.allow_pipes(limits.pipes_max);
@@ -160,7 +158,7 @@ impl Outbox {
         self.mark(head, id)
     }
 
-    /// Queues a counted payload: no copy for each receiver.
+    /// Queues a reference-counted payload, without a copy for each receiver.
     pub(crate) fn send_shared(&mut self, head: &mut Head, id: ConnId, bytes: Bytes) -> Queued {
         if let Some(answer) = self.refusal(head, id, bytes.len()) {
             return answer;
@@ -175,7 +173,7 @@ impl Outbox {
         self.mark(head, id)
     }
 
-    /// Queues a prefix and a counted payload behind it: both, or neither.
+    /// Queues a length prefix followed by a reference-counted payload: both or neither.
     pub(crate) fn send_frame(
         &mut self,
         head: &mut Head,
@@ -197,8 +195,8 @@ impl Outbox {
         Ok(self.mark(head, id))
     }
 
-    /// Queues a stretch of a file. Its bytes take no memory, so the hard cap does not know them; what
-    /// its place in the queue takes, the cap knows.
+    /// Queues a range of a file. Its bytes take no memory, so they do not count against the output limit. Its
+    /// place in the queue does.
     pub(crate) fn send_file(&mut self, head: &mut Head, id: ConnId, range: FileRange) -> Queued {
         if let Some(answer) = self.refusal_of(head, id, range.len(), 0) {
             return answer;
@@ -210,7 +208,7 @@ impl Outbox {
         self.spill(head);
         let output = &mut head.cold.get_or_insert_default().output;
         if !output.has_room_for_file(&range) {
-            // No file has so many bytes: it could only end too early.
+            // No file has so many bytes, so the file would end too early.
             head.cut_short(Closed::FileEnded);
             self.wish(head, id, Status::WISH_CAP);
             return Queued::Refused;
@@ -236,7 +234,7 @@ impl Outbox {
                 && head.status.state().takes_output();
     }
 
-    /// As `begin`, for a connection on the straight path, of which nothing waits.
+    /// Like `begin`, for a connection on the straight path, which has nothing waiting.
     #[inline]
     pub(crate) fn begin_straight(&mut self, id: ConnId, lent: &[u8]) {
         self.running = Some(id);
@@ -251,8 +249,10 @@ impl Outbox {
         self.running = None;
     }
 
-    /// Marks a stretch of the running callback's input to be sent back from where it lies. False
-    /// if that would break the order, or the bytes are others than it was lent: then send a copy.
+    /// Marks a range of the running callback's input to be sent back from where it lies.
+    ///
+    /// Returns false if that would break the order, or if the bytes are not bytes that the callback was lent.
+    /// Then send a copy.
     #[inline]
     pub(crate) fn echo(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let from = (bytes.as_ptr() as usize).wrapping_sub(self.lent.0);
@@ -271,7 +271,7 @@ impl Outbox {
         true
     }
 
-    /// Something of this connection's has come before what it may echo later.
+    /// Output of this connection is queued that must be sent before a later echo.
     #[inline]
     fn bars_echo(&mut self, id: ConnId) {
         if self.running == Some(id) {
@@ -279,12 +279,12 @@ impl Outbox {
         }
     }
 
-    /// The answer for bytes that are not queued at all.
+    /// Returns the answer for bytes that are not to be queued; `None`: queue them.
     fn refusal(&mut self, head: &mut Head, id: ConnId, len: usize) -> Option<Queued> {
         self.refusal_of(head, id, len, len)
     }
 
-    /// The same for bytes of which so many are to be in memory.
+    /// Like `refusal`, for `len` bytes of which `in_memory` are in memory.
     fn refusal_of(
         &mut self,
         head: &mut Head,
@@ -296,15 +296,15 @@ impl Outbox {
             return Some(answer);
         }
         if self.excess_over_cap(head, in_memory) > 0 {
-            // To go on after a gap would be worse than to end: the peer could not tell.
+            // To continue after a gap is worse than to end: the peer could not see the gap.
             self.wish(head, id, Status::WISH_CAP);
             return Some(Queued::Refused);
         }
         None
     }
 
-    /// The answer for bytes of an ending connection, or for none. Without one, what the running
-    /// callback echoes later has something before it.
+    /// Returns the answer if the connection is ending or `len` is 0. If it returns `None`, the bytes are to
+    /// be queued before anything that the running callback echoes later.
     fn answer_at_once(&mut self, head: &Head, id: ConnId, len: usize) -> Option<Queued> {
         if !head.status.state().takes_output() || head.status.has(ENDING) {
             return Some(Queued::Refused);
@@ -316,18 +316,18 @@ impl Outbox {
         None
     }
 
-    /// So many bytes more are within what the loop may queue.
+    /// Whether the loop may queue `bytes` more bytes.
     fn has_memory(&self, bytes: usize) -> bool {
         self.beyond_share(bytes) == 0
     }
 
-    /// With so many bytes more, what would be queued beyond what the loop may.
+    /// By how much `bytes` more bytes would exceed the memory that the loop may queue.
     fn beyond_share(&self, bytes: usize) -> usize {
         self.pool.memory().saturating_add(bytes).saturating_sub(self.memory_max)
     }
 
-    /// The loop has queued all that it may. This connection is what ends, as at its own limit: in the
-    /// middle of a callback no other can.
+    /// The loop has queued as much as it may. This connection is ended, as at its own output limit, because
+    /// no other connection can be ended in the middle of a callback.
     #[cold]
     fn out_of_memory(&mut self, head: &mut Head, id: ConnId) -> Queued {
         head.cut_short(Closed::MemoryBudget);
@@ -335,22 +335,22 @@ impl Outbox {
         Queued::Refused
     }
 
-    /// Bytes of this connection that wait to be sent.
+    /// How many bytes of this connection wait to be sent.
     pub(crate) fn pending(&self, head: &Head) -> usize {
         if head.status.has(Status::CORKED) { self.cork.len(head.corked) } else { head.unsent() }
     }
 
-    /// Those of them that are in memory, and not in a file.
+    /// How many of the pending bytes are in memory, and not in a file.
     fn in_memory(&self, head: &Head) -> usize {
         self.pending(head) - head.cold.as_deref().map_or(0, |cold| cold.output.in_files())
     }
 
-    /// What its queue takes beside bytes.
+    /// The memory that the connection's queue takes in addition to its bytes.
     fn bookkeeping(&self, head: &Head) -> usize {
         head.cold.as_deref().map_or(0, |cold| cold.output.bookkeeping())
     }
 
-    /// What that may come to, and what its marks may.
+    /// The limit of that memory, and of the memory of the connection's sent marks.
     fn lists_max(&self) -> usize {
         self.output_limit.max(LISTS_LEAST)
     }
@@ -366,7 +366,7 @@ impl Outbox {
         }
     }
 
-    /// What waits is to be offered at the turn's end, although nothing was added.
+    /// Offers the waiting bytes to the kernel again at the end of the turn, although none were added.
     pub(crate) fn offer_again(&mut self, head: &mut Head, id: ConnId) {
         self.spill(head);
         if head.status.has(Status::UNSENT) {
@@ -374,7 +374,7 @@ impl Outbox {
         }
     }
 
-    /// It is to be flushed at the turn's end.
+    /// Lists the connection to be flushed at the end of the turn.
     pub(crate) fn list_to_flush(&mut self, head: &mut Head, id: ConnId) {
         if !head.status.has(Status::TO_FLUSH) {
             head.status.set(Status::TO_FLUSH);
@@ -382,7 +382,7 @@ impl Outbox {
         }
     }
 
-    /// Moves what waits in the cork to the connection's own queue.
+    /// Moves the connection's bytes from the cork to its own queue.
     pub(crate) fn spill(&mut self, head: &mut Head) {
         if !head.status.has(Status::CORKED) {
             return;
@@ -395,13 +395,13 @@ impl Outbox {
         head.status.set(Status::UNSENT);
     }
 
-    /// Forgets what waits in the cork.
+    /// Discards the connection's bytes in the cork.
     pub(crate) fn uncork(&mut self, head: &mut Head) {
         self.cork.let_go(head.corked);
         head.status.clear(Status::CORKED);
     }
 
-    /// Puts bytes in front of everything that waits: the unsent rest of what was offered first.
+    /// Puts bytes in front of everything that waits: the unsent rest of bytes that were offered first.
     pub(crate) fn put_back(&mut self, head: &mut Head, rest: &[u8]) {
         self.spill(head);
         head.cold.get_or_insert_default().output.push_front(rest, &mut self.pool);
@@ -409,13 +409,13 @@ impl Outbox {
         if self.hold_if_above(head) {
             self.hold_own_input(head);
             let cold = head.cold();
-            // It was taken when nothing waited, whatever its length.
+            // These bytes were taken when nothing waited, so their length was not limited.
             cold.long = cold.long.max(rest.len());
         }
     }
 
-    /// Marks the end of what was given to be sent so far. At the hard cap, which knows what the marks
-    /// take, the connection ends.
+    /// Sets a sent mark at the end of the output queued so far. If the marks take more memory than their
+    /// limit, the connection ends.
     pub(crate) fn mark_sent(&mut self, head: &mut Head, id: ConnId, tag: u64) {
         if self.marks.of(id).saturating_mul(MARK_BYTES) > self.lists_max() {
             return self.wish(head, id, Status::WISH_CAP);
@@ -427,29 +427,30 @@ impl Outbox {
         let direct = if self.running == Some(id) { self.direct.to - self.direct.from } else { 0 };
         self.marks.set(id, self.pending(head) + direct, tag);
         self.pool.charge(MARK_BYTES);
-        // Off the straight path, where nobody counts; and if nothing waits it is reached already.
+        // This takes the connection off the straight path, which does not count sent bytes. It also lets the
+        // turn look at the mark, which is reached already if nothing waits.
         self.wish(head, id, 0);
     }
 
-    /// Takes the first mark of a connection that is reached.
+    /// Takes the first reached mark of a connection.
     pub(crate) fn take_mark(&mut self, id: ConnId) -> Option<u64> {
         let tag = self.marks.take_reached(id)?;
         self.pool.discharge(MARK_BYTES);
         Some(tag)
     }
 
-    /// Forgets what was noted of a connection that is over.
+    /// Discards the notes about a connection that is over.
     pub(crate) fn forget(&mut self, id: ConnId) {
         self.drops.forget(id);
         self.forget_marks(id);
     }
 
-    /// What the marks of that connection take.
+    /// The memory that the sent marks of a connection take.
     pub(crate) fn memory_of_marks(&self, id: ConnId) -> usize {
         self.marks.of(id) * MARK_BYTES
     }
 
-    /// That connection is told of no more marks.
+    /// Discards the sent marks of a connection. The handler is not told of them.
     pub(crate) fn forget_marks(&mut self, id: ConnId) {
         self.pool.discharge(self.marks.forget(id) * MARK_BYTES);
     }
@@ -462,8 +463,7 @@ impl Outbox {
         }
     }
 
-    /// Takes back what was queued after the first `pending` bytes: a callback's output, when it
-    /// has panicked.
+    /// Removes what was queued after the first `pending` bytes: the output of a callback that has panicked.
     pub(crate) fn undo(&mut self, head: &mut Head, id: ConnId, pending: usize) {
         let now = self.pending(head);
         if now <= pending {
@@ -479,8 +479,8 @@ impl Outbox {
         self.blame(head, id);
     }
 
-    /// If a payload that was just dropped has panicked, it was this connection's: the turn counts it, and
-    /// closes the connection.
+    /// Notes this connection if the drop of a payload has just panicked: the payload was this connection's.
+    /// The turn counts the panic and closes the connection.
     #[inline]
     pub(crate) fn blame(&mut self, head: &mut Head, id: ConnId) {
         if self.pool.has_panicked() {
@@ -492,10 +492,10 @@ impl Outbox {
     fn note_panics(&mut self, head: &mut Head, id: ConnId) {
         let panics = self.pool.take_panics();
         self.panicked.extend(std::iter::repeat_n(id, panics));
-        self.list_wish(head, id); // so that the turn looks
+        self.list_wish(head, id); // so that the turn looks at this connection
     }
 
-    /// Drops all that waits.
+    /// Drops everything that waits on the connection.
     pub(crate) fn drop_all(&mut self, head: &mut Head, id: ConnId) {
         if head.status.has(Status::CORKED) {
             self.drops.add_bytes(self.cork.len(head.corked) as u64);
@@ -512,7 +512,7 @@ impl Outbox {
         self.blame(head, id);
     }
 
-    /// Notes a wish, for the end of the callback or of the turn.
+    /// Notes a wish, to be carried out at the end of the callback or of the turn.
     pub(crate) fn wish(&mut self, head: &mut Head, id: ConnId, wish: u32) {
         self.bars_echo(id);
         head.status.set(wish);
@@ -532,6 +532,6 @@ impl Outbox {
     }
 }
 
-/// Wishes after which nothing more is taken for sending.
+/// Wishes after which no further output is taken.
 const ENDING: u32 =
     Status::WISH_FINISH | Status::WISH_CLOSE | Status::WISH_RESET | Status::WISH_CAP;

@@ -1,8 +1,8 @@
-//! `Broadcast`: one payload to very many connections, and the account of what became of it.
+//! `Broadcast`: sends one payload to very many connections and counts what became of it.
 //!
-//! The bytes exist once. Each loop gets a [`Part`] by mail, goes over its connections a few in each
-//! turn, and counts. A part that is lost on any way (a full mailbox, a loop that ends) says so when
-//! it is dropped, so the account always closes.
+//! The bytes exist once. Each loop gets a [`Part`] by mail. In each turn the loop sends the payload to a few
+//! of its connections and counts the results. A part that is lost (a full mailbox, a loop that ends) is
+//! counted as missed when it is dropped, so the account always closes.
 
 use crate::base::panics::{guard, take_said};
 use crate::config::policy::AtLimit;
@@ -13,14 +13,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// What is to be sent, and to whom: by default to every open connection of the server, except
-/// connections above their high mark.
+/// The payload of a broadcast and its receivers.
 ///
-/// A loop works on one broadcast at a time, the oldest first, and gives it to
-/// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections in each turn. So every connection
-/// gets broadcasts in one order, and a broadcast to few waits behind a broadcast to very many. At most
-/// [`broadcasts_max`](crate::Limits::broadcasts_max) wait on a loop; one more is not sent there, which
-/// [`Report::loops_missed`] counts.
+/// By default the receivers are all open connections of the server, except connections above their high
+/// watermark.
+///
+/// A loop works on one broadcast at a time, the oldest first. It sends the payload to at most
+/// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections per turn. So all connections of a
+/// loop get the broadcasts in the same order, and a broadcast to few connections waits behind a broadcast to
+/// very many. A loop holds at most [`broadcasts_max`](crate::Limits::broadcasts_max) broadcasts. A further
+/// broadcast is not sent on that loop, and [`Report::loops_missed`] counts the loop.
 pub struct Broadcast {
     bytes: Bytes,
     topic: Option<Bytes>,
@@ -31,41 +33,46 @@ pub struct Broadcast {
 type Then = Box<dyn FnOnce(Report) + Send>;
 
 impl Broadcast {
-    /// These bytes to everybody. They are whole for each receiver, or not there at all.
+    /// Sends these bytes to all open connections. Each receiver gets all of the bytes or none of them.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), topic: None, to_the_slow: None, then: None }
     }
 
-    /// Only to those who have [subscribed](crate::Conn::subscribe) to this topic.
+    /// Sends only to connections that have [subscribed](crate::Conn::subscribe) to this topic.
     pub fn to_topic(mut self, topic: impl Into<Bytes>) -> Self {
         self.topic = Some(topic.into());
         self
     }
 
-    /// Also to those above their high mark. At their
-    /// [`output_limit`](crate::Limits::output_limit) they are closed, as by any other send. For
-    /// those who would rather lose a connection than one message.
+    /// Sends also to connections above their high watermark.
+    ///
+    /// A connection that reaches its [`output_limit`](crate::Limits::output_limit) is closed, as with any
+    /// other send. Use this where a lost connection is better than a lost message.
     pub fn also_to_the_slow(self) -> Self {
         self.at_limit(AtLimit::Close)
     }
 
-    /// Also to those above their high mark; at their [`output_limit`](crate::Limits::output_limit),
-    /// this message or older ones are dropped, as the policy says.
+    /// Sends also to connections above their high watermark. On a connection at its
+    /// [`output_limit`](crate::Limits::output_limit), this message or older messages are dropped, as
+    /// `at_limit` says.
     pub fn at_limit(mut self, at_limit: AtLimit) -> Self {
         self.to_the_slow = Some(at_limit);
         self
     }
 
-    /// Calls `then` once with the whole account, on the thread that closes it: most often a loop's,
-    /// so it must not block. To tell a handler, let it post a message. It may begin the next broadcast.
-    /// Where no loop takes that (the mailboxes are full, or the server has ended), its account closes at
-    /// once, and what is to follow is called inside of this: 16 times in all, and then no more.
+    /// Calls `then` once with the final report.
+    ///
+    /// `then` runs on the thread that closes the account. That is usually a loop's thread, so `then` must not
+    /// block. To tell a handler, post a message in `then`. `then` may begin the next broadcast. If no loop
+    /// takes that broadcast (the mailboxes are full, or the server has ended), its account closes at once and
+    /// its `then` is called inside this call. At most 16 calls are nested in this way; further calls are
+    /// left out.
     pub fn then(mut self, then: impl FnOnce(Report) + Send + 'static) -> Self {
         self.then = Some(Box::new(then));
         self
     }
 
-    /// A part for each of so many loops, and the view of them all.
+    /// Makes a part for each of `loops` loops, and the handle that reports on all of them.
     pub(crate) fn divide(self, loops: usize) -> (Delivery, Vec<Part>) {
         let account = Arc::new(Account {
             bytes: self.bytes,
@@ -103,54 +110,58 @@ impl fmt::Debug for Broadcast {
     }
 }
 
-/// What has become of a broadcast so far. Receivers, but where it says loops.
+/// What has become of a broadcast so far.
 ///
-/// When it is whole and was not cancelled, `delivered + queued + dropped + gone` are all for whom it was:
-/// those who were open, or had subscribed, when their loop took it from its mailbox, and those who joined
-/// before it had come to their place in the table. The loops that missed it are not in it.
+/// The figures count receivers, except where the field names messages or loops. In the final report of a
+/// broadcast that was not cancelled, `delivered + queued + dropped + gone` is the number of all receivers.
+/// The receivers are the connections that were open (with a topic: subscribed) when their loop took the
+/// broadcast from its mailbox. Connections that joined before the loop had reached their slot in the table
+/// count too. Connections of loops that missed the broadcast are not counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
-    /// The kernel has taken all of it.
+    /// Receivers whose copy was taken by the kernel completely.
     pub delivered: u64,
-    /// Something waits in this process still: the receiver reads slowly. It gets the rest unless it
-    /// ends before.
+    /// Receivers that read slowly: some bytes were still queued in this process. The rest is sent later,
+    /// unless the connection ends first.
     pub queued: u64,
-    /// Not sent: above its high mark, or at its limit, or it has ended before the kernel took all.
+    /// Receivers that did not get the payload: the connection was above its high watermark, was at its
+    /// output limit, or ended before the kernel had taken all bytes.
     pub dropped: u64,
-    /// Those who were ending, had ended, or had unsubscribed before it came to them. A connection that
-    /// subscribes again in a later callback is one more receiver; in the same callback it has never left.
+    /// Receivers that were ending, had ended, or had unsubscribed before the loop reached them. A connection
+    /// that subscribes again in a later callback counts as a further receiver. A connection that subscribes
+    /// again in the same callback has not left.
     pub gone: u64,
-    /// Older messages that were dropped, or replaced, to make room for this one
+    /// Older messages that were dropped or replaced to make room for this message
     /// ([`Broadcast::at_limit`]).
     pub displaced: u64,
-    /// Loops that could not take it: their mailbox was full, they had
-    /// [`broadcasts_max`](crate::Limits::broadcasts_max) under way, or they have ended. In a drain a loop ends
-    /// when nobody is on it any more: then nobody has missed anything there.
+    /// Loops that did not take the broadcast: their mailbox was full, they already had
+    /// [`broadcasts_max`](crate::Limits::broadcasts_max) broadcasts, or they had ended. In a drain a loop
+    /// ends when it has no connections left. No receiver misses the broadcast on such a loop.
     pub loops_missed: usize,
-    /// Loops that are not through. At 0 the report is whole.
+    /// Loops that have not finished. At 0 the report is final.
     pub loops_left: usize,
-    /// It was cancelled; those who had not got it by then are in no figure.
+    /// The broadcast was cancelled. Receivers that had not been reached by then are in no figure.
     pub is_cancelled: bool,
 }
 
-/// A broadcast that is under way. Any thread may look at it; it goes on when this is dropped.
+/// A handle to a broadcast that is under way. Any thread may use it. Dropping it does not stop the broadcast.
 #[derive(Clone)]
 pub struct Delivery(Arc<Account>);
 
 impl Delivery {
-    /// What has become of it so far.
+    /// Returns what has become of the broadcast so far.
     pub fn report(&self) -> Report {
         self.0.report()
     }
 
-    /// Whether every loop is through.
+    /// Returns whether every loop has finished.
     pub fn is_over(&self) -> bool {
         self.report().loops_left == 0
     }
 
-    /// Ends it early: each loop stops in its next turn. What was sent is sent.
+    /// Ends the broadcast early: each loop stops in its next turn. Sends that are done are not undone.
     pub fn cancel(&self) {
-        self.0.is_cancelled.store(true, Ordering::Relaxed); // a flag by itself
+        self.0.is_cancelled.store(true, Ordering::Relaxed); // no other memory depends on it
     }
 }
 
@@ -170,11 +181,11 @@ struct Account {
     displaced: AtomicU64,
     gone: AtomicU64,
     loops_missed: AtomicUsize,
-    /// Lowered (Release) after a loop's last count, and read first (Acquire): at 0 all counts are
-    /// seen.
+    /// Decremented (Release) after a loop's last count. `report` reads it first (Acquire), so at 0 all
+    /// counts are visible.
     loops_left: AtomicUsize,
     is_cancelled: AtomicBool,
-    /// Until the account closes.
+    /// Taken out when the account closes.
     then: Mutex<Option<Then>>,
 }
 
@@ -194,13 +205,13 @@ impl Account {
     }
 }
 
-/// One loop's part of a broadcast. Dropped before [`Part::finish`], it counts as missed.
+/// One loop's part of a broadcast. A part that is dropped without [`Part::finish`] counts as missed.
 pub(crate) struct Part {
     account: Arc<Account>,
     is_finished: bool,
 }
 
-/// What became of it for one receiver.
+/// What became of a broadcast for one receiver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fate {
     Delivered,
@@ -218,12 +229,12 @@ impl Part {
         self.account.topic.as_ref()
     }
 
-    /// What to do for those above their mark. `None`: pass them over.
+    /// What to do with receivers above their high watermark. `None`: skip them.
     pub(crate) fn to_the_slow(&self) -> Option<AtLimit> {
         self.account.to_the_slow
     }
 
-    /// It has cost so many older messages.
+    /// Counts older messages that were dropped or replaced for this one.
     pub(crate) fn displaced(&self, messages: u64) {
         if messages > 0 {
             self.account.displaced.fetch_add(messages, Ordering::Relaxed); // published by `loops_left`
@@ -245,7 +256,7 @@ impl Part {
         counter.fetch_add(1, Ordering::Relaxed); // published by `loops_left`
     }
 
-    /// The loop is through with it.
+    /// The loop has finished its part.
     pub(crate) fn finish(mut self) {
         self.is_finished = true;
     }
@@ -267,12 +278,12 @@ impl Drop for Part {
     }
 }
 
-/// What follows a broadcast may begin another that no loop takes, whose account closes at once. So many
-/// are called inside of the first.
+/// The most `then` calls that may be nested inside the first one. A `then` may begin a broadcast that no loop
+/// takes; the account of that broadcast closes at once and calls its own `then`.
 const NESTED_MAX: usize = 16;
 
 thread_local! {
-    /// How many are called inside of the one that runs on this thread, and that one.
+    /// How many `then` calls run on this thread now, one inside another.
     static CALLED: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -324,8 +335,8 @@ mod tests {
         assert_eq!(*reports.lock(), [report], "and it is told once");
     }
 
-    /// A server that has ended takes no broadcast: each account closed inside of the call that began it,
-    /// and one that was begun again by what follows it ran out of stack.
+    /// A server that has ended takes no broadcast, so each account closes inside the call that began the
+    /// broadcast. A `then` that began the broadcast again used up the stack.
     #[test]
     fn broadcasts_that_nobody_takes_do_not_follow_one_another_for_ever() {
         fn again(called: &Arc<AtomicUsize>) {

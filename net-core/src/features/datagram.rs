@@ -1,21 +1,21 @@
-//! A received datagram, and those that are to be sent.
+//! A received datagram, and the queue of datagrams to be sent.
 
 use crate::sys::{BATCH, Ends, UdpMessage};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-/// What a queued datagram costs beside its bytes.
+/// What a queued datagram is charged in addition to its bytes.
 const OVERHEAD: usize = 64;
 
-/// Datagrams that one message carries at most, and their bytes: what every kernel that joins them takes.
+/// The most datagrams in one message, and the most bytes: every kernel that has UDP_SEGMENT accepts these.
 const JOINED_MAX: usize = 64;
 const JOINED_BYTES_MAX: usize = 65_507;
 
-/// A datagram that was received, for the length of one [`on_datagram`].
+/// A received datagram. It is valid during one call of [`on_datagram`].
 ///
 /// [`on_datagram`]: crate::Handler::on_datagram
 pub struct Datagram<'a> {
-    /// Where the socket is bound.
+    /// The address to which the socket is bound.
     pub(crate) bound: SocketAddr,
     pub(crate) ends: Ends,
     pub(crate) bytes: &'a [u8],
@@ -23,58 +23,60 @@ pub struct Datagram<'a> {
 }
 
 impl<'a> Datagram<'a> {
-    /// Where it comes from, as it says: anybody can forge that.
+    /// The source address in the datagram. Anybody can forge it.
     pub fn peer(&self) -> SocketAddr {
         self.ends.peer
     }
 
-    /// The address of the server at which it came: one of the machine's, where the server listens at all of
-    /// them.
+    /// The server's address to which the datagram was sent. If the server listens on all addresses of the
+    /// machine, this is the one of them that the peer used.
     pub fn at(&self) -> SocketAddr {
         let ip = self.ends.own.unwrap_or(self.bound.ip());
         SocketAddr::new(ip, self.bound.port())
     }
 
-    /// What it says: 0 to 65,527 bytes, never cut off.
+    /// The payload: 0 to 65,527 bytes, never truncated.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Sends one datagram back. See [`send_to`](Self::send_to).
+    /// Sends one datagram back to the peer. See [`send_to`](Self::send_to).
     pub fn reply(&mut self, bytes: &[u8]) -> bool {
         self.send_to(self.ends.peer, bytes)
     }
 
-    /// Sends one datagram to `peer`, from the address at which this one came. It is copied, and leaves
-    /// with others in one call, at the end of the batch. Those that follow each other to one peer, all as
-    /// long as the first but for the last, leave as one message that the kernel cuts up (UDP_SEGMENT).
+    /// Sends one datagram to `peer`, from the address at which this datagram was received.
     ///
-    /// Nothing tells whether it arrives. What the kernel refuses (too long, no route) is counted in
-    /// `datagrams_failed`. While the socket is full, up to
-    /// [`datagram_queue_bytes`](crate::Limits::datagram_queue_bytes) wait; above that this one is
-    /// dropped and counted in `datagrams_dropped`, and the answer is false.
+    /// The bytes are copied. They are sent together with other datagrams in one call at the end of the batch.
+    /// Consecutive datagrams to one peer are sent as one message, which the kernel cuts up (UDP_SEGMENT), if
+    /// all have the length of the first; only the last may be shorter.
+    ///
+    /// Nothing tells whether the datagram arrives. A datagram that the kernel refuses (too long, no route) is
+    /// counted in `datagrams_failed`. While the socket's buffer is full, up to
+    /// [`datagram_queue_bytes`](crate::Limits::datagram_queue_bytes) are queued. Above that the datagram is
+    /// dropped and counted in `datagrams_dropped`, and false is returned.
     pub fn send_to(&mut self, peer: SocketAddr, bytes: &[u8]) -> bool {
         self.outgoing.borrow_mut().push(Ends { peer, ..self.ends }, bytes)
     }
 }
 
-/// Datagrams that wait to be sent, in order, in one piece of memory.
+/// The queue of datagrams to be sent, in order, in one piece of memory.
 pub(crate) struct Outgoing {
     bytes: Vec<u8>,
-    /// To whom, from where, and where its bytes end.
+    /// For each datagram: the addresses, and where its bytes end.
     queued: Vec<(Ends, usize)>,
-    /// So many of them have left.
+    /// How many datagrams at the front of `queued` are sent already.
     left: usize,
     limit: usize,
-    /// The kernel cuts up messages that carry several.
+    /// The kernel cuts up messages that carry several datagrams.
     joins: bool,
-    /// So many of the next leave one by one: the kernel has refused to cut up theirs.
+    /// How many of the next datagrams are sent one by one: the kernel refused to cut up their message.
     alone: usize,
-    /// The last batch. Kept for its memory.
+    /// The last batch. Kept to reuse its memory.
     batch: Vec<UdpMessage>,
-    /// The socket is full: a signal will come.
+    /// The socket's buffer is full: a readiness event will come.
     pub(crate) is_held: bool,
-    /// Those for which there was no room, since that was last asked.
+    /// Datagrams dropped for lack of room since `take_dropped` was last called.
     dropped: u64,
 }
 
@@ -93,7 +95,7 @@ impl Outgoing {
         }
     }
 
-    /// What waits is dropped, and whatever is to be sent from now on: the socket is closed.
+    /// The socket is closed: drops all queued datagrams, and every datagram pushed from now on.
     pub(crate) fn close(&mut self) {
         self.dropped += self.len() as u64;
         self.truncate(0);
@@ -110,23 +112,24 @@ impl Outgoing {
         true
     }
 
-    /// Bytes that it takes.
+    /// The memory that the queue is charged, in bytes.
     pub(crate) fn size(&self) -> usize {
         self.bytes.len() + self.queued.len() * OVERHEAD
     }
 
-    /// How many wait.
+    /// How many datagrams wait.
     pub(crate) fn len(&self) -> usize {
         self.queued.len() - self.left
     }
 
-    /// Takes back all but the first `len`: what a callback that panicked has sent.
+    /// Removes all waiting datagrams except the first `len`. Used to take back what a callback sent before it
+    /// panicked.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.queued.truncate(self.left + len);
         self.bytes.truncate(self.queued.last().map_or(0, |(_, end)| *end));
     }
 
-    /// The next of them, at most a batch of messages, and the bytes in which they lie.
+    /// Returns the next messages, at most one batch, and the bytes to which they refer.
     pub(crate) fn next(&mut self) -> (&[u8], &[UdpMessage]) {
         self.batch.clear();
         let mut at = self.left;
@@ -138,13 +141,14 @@ impl Outgoing {
         (&self.bytes, &self.batch)
     }
 
-    /// Number `first`, and those behind it that leave with it.
+    /// Returns the message that begins with datagram number `first` and holds the datagrams joined to it.
     fn message_at(&self, first: usize) -> UdpMessage {
         let from = if first == 0 { 0 } else { self.queued[first - 1].1 };
         let (ends, mut end) = self.queued[first];
         let longest = end - from;
         let mut message = UdpMessage { ends, from, end, longest };
-        // A peer that forged its port as 0 is refused in any case, and not for being joined.
+        // A datagram to port 0 (a forged source port) is refused in any case. It is sent alone, so that the
+        // refusal is not taken for a refusal to cut up the message.
         let is_alone = !self.joins || first - self.left < self.alone || ends.peer.port() == 0;
         if is_alone || !(1..=JOINED_BYTES_MAX).contains(&longest) {
             return message;
@@ -157,30 +161,31 @@ impl Outgoing {
             }
             (end, message.end) = (next, next);
             if len < longest {
-                break; // a shorter one is the last
+                break; // a shorter datagram is the last of its message
             }
         }
         message
     }
 
-    /// The kernel has refused to cut up the next message, which carries so many: they leave one by one,
-    /// and later ones are tried again. The way to one peer, which he may have made narrow himself, says
-    /// nothing of the others'.
+    /// The kernel has refused to cut up the next message, which carries `datagrams` datagrams.
+    ///
+    /// These are sent one by one. Later datagrams are joined again: the path to one peer, whose MTU that peer
+    /// may have lowered itself, says nothing about the paths to other peers.
     pub(crate) fn refuse_joined(&mut self, datagrams: usize) {
         self.alone = datagrams;
     }
 
-    /// The device cuts nothing up.
+    /// The device cannot cut up messages: never join datagrams again.
     pub(crate) fn never_join(&mut self) {
         self.joins = false;
     }
 
-    /// The next `n` have left, or never will.
+    /// Removes the next `n` datagrams: they were sent, or can never be sent.
     pub(crate) fn remove(&mut self, n: usize) {
         self.left += n;
         self.alone = self.alone.saturating_sub(n);
         let end = self.queued[self.left - 1].1;
-        // Not at every step, so that each byte is moved once at the most.
+        // Not at every step, so that each byte is moved at most once.
         if self.left == self.queued.len() {
             self.bytes.clear();
             self.queued.clear();
@@ -210,7 +215,7 @@ mod tests {
     fn datagrams_leave_in_order_whole_and_empty_ones_too() {
         for joins in [false, true] {
             let mut outgoing = Outgoing::new(1 << 20, joins);
-            // Some in a row to one peer, of all lengths.
+            // Several in a row to one peer, with different lengths.
             let said: Vec<(u16, Vec<u8>)> =
                 (0..1000).map(|n| (n / 5 % 3, vec![n as u8; usize::from(n / 3 % 7)])).collect();
             said.iter().for_each(|(to, s)| assert!(outgoing.push(peer(*to), s)));
@@ -221,7 +226,8 @@ mod tests {
         }
     }
 
-    /// All that is sent when the kernel takes so many messages a call, and how many they were.
+    /// Returns all datagrams that are sent, and the number of messages, when the kernel takes `most` messages
+    /// per call.
     fn leave(outgoing: &mut Outgoing, most: usize) -> (Vec<(u16, Vec<u8>)>, usize) {
         let (mut left, mut messages) = (Vec::new(), 0);
         while outgoing.len() > 0 {

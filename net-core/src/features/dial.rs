@@ -1,5 +1,6 @@
-//! `Dial`: where to, from where, and how patiently. When a failed attempt is followed by another
-//! is decided here; the loop carries it out.
+//! `Dial`: the destination, the source address, the timeout and the retries of an outgoing connection.
+//!
+//! This module decides when a failed attempt is tried again. The loop carries the attempt out.
 
 use crate::base::closed::Closed;
 use crate::base::splitmix;
@@ -66,21 +67,21 @@ pub(crate) enum Target {
 }
 
 impl Dial {
-    /// To this address, with one attempt.
+    /// Dials this address, with one attempt.
     pub fn to(to: Addr) -> Self {
         Self::with(Target::Addr(to))
     }
 
-    /// To `host:port`, with one attempt; or to an address, if the text is one.
+    /// Dials `host:port`, with one attempt. If the text is an address, dials that address.
     ///
-    /// The name is looked up beside the loop, on one of a few
-    /// [threads](crate::Limits::resolver_threads). The addresses found are tried in the system's
-    /// order, but IPv6 and IPv4 in turn, within the time of the attempt: the next one as soon as one has
-    /// failed, or 250 ms later, beside those that are undecided. The first that is up is the
-    /// connection, and the others are closed (RFC 8305). A name
-    /// without an address, or one too many of
-    /// [`names_queue`](crate::Limits::names_queue), ends the attempt as
-    /// [`Closed::Unresolved`]. What is wrong with the text itself is said here.
+    /// The name is looked up outside the loop, on one of the resolver
+    /// [threads](crate::Limits::resolver_threads). The addresses are tried in the system's order, but with
+    /// IPv6 and IPv4 in turn, within the timeout of the attempt. The next address is tried as soon as a
+    /// connect has failed, or at most 250 ms after the last connect began. Connects that are undecided go on.
+    /// The first connect that succeeds becomes the connection, and the others are closed (RFC 8305).
+    ///
+    /// The attempt ends with [`Closed::Unresolved`] if the name has no address, or if
+    /// [`names_queue`](crate::Limits::names_queue) is full. An error in the text itself is returned here.
     pub fn to_host(text: &str) -> Result<Self, AddrError> {
         let address = Addr::unless_name(text)?;
         Ok(Self::with(address.map_or_else(|| Target::Name(text.into()), Target::Addr)))
@@ -90,16 +91,17 @@ impl Dial {
         Self { to, options: DialOptions::default(), timeout: None, retry: None }
     }
 
-    /// Sets options of its TCP socket, before it connects. Default: nodelay alone. Those that only a
-    /// listener has (`defer_accept`, `only_v6`) are left out. What the kernel refuses ends the
-    /// attempt, as `Machine(errno)`; so does a linger other than 0, as `EINVAL`.
+    /// Sets options of the TCP socket before it connects. Default: nodelay alone.
+    ///
+    /// Options of listeners (`defer_accept`, `only_v6`) are ignored. An option that the kernel refuses ends
+    /// the attempt with `Machine(errno)`. A linger other than 0 ends it with `EINVAL`.
     pub fn sockets(mut self, options: SocketOptions) -> Self {
         self.options.sockets = Some(Box::new(options));
         self
     }
 
-    /// Comes from this address. With port 0 the port is chosen at connect, so that one port of it
-    /// serves many destinations (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+    /// Sets the source address. With port 0 the kernel chooses the port at connect, so that one port of the
+    /// source address can serve many destinations (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
     pub fn source(mut self, source: SocketAddr) -> Self {
         self.options.source = Some(source);
         self
@@ -107,16 +109,16 @@ impl Dial {
 
     /// How long one attempt may take. Default: [`connect_timeout`](crate::Limits::connect_timeout).
     ///
-    /// A Unix listener whose queue is full refuses at once (`EAGAIN`), and so does a kernel that is short
-    /// of memory (`ENOBUFS`). Within this time the connect is then tried again, after pauses of 1 to
-    /// 100 ms; when it is over, that error is the reason.
+    /// A connect fails at once if the accept queue of a Unix listener is full (`EAGAIN`), or if the kernel is
+    /// short of memory (`ENOBUFS`). Then the connect is tried again within this time, after pauses of 1 to
+    /// 100 ms. When the time is over, that error is the close reason.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Tries again when an attempt has failed, whatever it was. The session stays the same, and so
-    /// does what was sent on the connection already.
+    /// Tries again when an attempt has failed, for any reason. The session is kept, and so is the output that
+    /// was already queued on the connection.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = Some(retry);
         self
@@ -137,17 +139,18 @@ impl From<SocketAddr> for Dial {
 
 /// How often, and after what pauses, a dial is tried again. Bounded in attempts and in time.
 ///
-/// Each pause is twice the one before, up to the longest, and then shortened at random by up to a
-/// half: those who were cut off together do not all come back together.
+/// Each pause is twice the pause before, up to `pause_max`. Then it is shortened at random by up to a half,
+/// so that clients that were cut off together do not all reconnect at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retry {
-    /// Attempts in all, the first one included.
+    /// The number of attempts, including the first.
     pub attempts: u32,
-    /// The pause after the first failure, at most.
+    /// The pause after the first failure, before it is shortened at random.
     pub first_pause: Duration,
-    /// The longest pause.
+    /// The longest pause, before it is shortened at random.
     pub pause_max: Duration,
-    /// From the dial on; then an attempt under way is given up, and no other begins.
+    /// The time for all attempts, counted from the dial. At its end the attempt under way is given up, and no
+    /// further attempt begins.
     pub within: Duration,
 }
 
@@ -164,7 +167,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after failure number `failures`, from 1.
+    /// The pause after failure number `failures`, counted from 1.
     fn pause(&self, failures: u32, jitter: &mut Jitter) -> Duration {
         let doubled = 2u32.saturating_pow(failures.saturating_sub(1));
         let whole = self.first_pause.saturating_mul(doubled).min(self.pause_max);
@@ -173,12 +176,12 @@ impl Retry {
     }
 }
 
-/// A dial that could not even begin, and its session, given back.
+/// A dial that did not begin. It gives the session back.
 pub struct NotDialled<S> {
-    /// `Draining` or `Stopped`: a server that ends dials no more. `Refused(Full)`: every slot of
-    /// this loop's table is taken. `Machine(ENOMEM)`: there is no memory for more.
+    /// `Draining` or `Stopped`: the server is ending and does not dial any more. `Refused(Full)`: every slot
+    /// of this loop's table is taken. `Machine(ENOMEM)`: there is no memory for more connections.
     pub why: Closed,
-    /// The session that it was asked with.
+    /// The session that was given to the dial.
     pub session: S,
 }
 
@@ -188,45 +191,45 @@ impl<S> fmt::Display for NotDialled<S> {
     }
 }
 
-// By hand, so that a result can be unwrapped whatever the session is.
+// Written by hand, so that a result can be unwrapped even if the session is not `Debug`.
 impl<S> fmt::Debug for NotDialled<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// How long a connect may be undecided before the next address is tried beside it: RFC 8305, section 8.
+/// How long a connect may be undecided before the next address is tried in parallel: RFC 8305, section 8.
 const ADDRESS_DELAY_MS: u64 = 250;
-/// And how long at least, however little time there is for all of them: its lower bound.
+/// The lower bound of that delay in RFC 8305. It holds however little time is left for all addresses.
 const ADDRESS_DELAY_MIN_MS: u64 = 10;
-/// The longest pause before a connect that had to wait for the own machine is tried again.
+/// The longest pause before a connect that failed for a passing reason of this machine is tried again.
 const AGAIN_MAX_MS: u64 = 100;
 
 /// What a connecting connection remembers of its dial.
 #[derive(Debug)]
 pub(crate) struct Dialling {
     pub(crate) dial: Dial,
-    /// An attempt is under way; otherwise it waits for its turn or for the end of a pause.
+    /// An attempt is under way. If false, the dial waits for its turn or for the end of a pause.
     pub(crate) is_under_way: bool,
-    /// It is in the loop's list of dials. What is still there of an attempt that is over does not count.
+    /// The dial is in the loop's list of dials. Entries left there by an attempt that is over do not count.
     pub(crate) awaits_turn: bool,
     /// The attempt under way waits for the addresses of the name.
     pub(crate) is_asking: bool,
-    /// Addresses that this attempt has still to try, the next one first.
+    /// Addresses that this attempt still has to try, the next one first.
     pub(crate) found: VecDeque<Addr>,
-    /// Sockets whose connects were begun before that of the connection's own socket, and are undecided
-    /// as that is: all race, and signal under the one id. Empty where that has none.
+    /// Sockets whose connects began before the connect of the connection's own socket. All these connects
+    /// are undecided and race; their events carry the same id. Empty if the connection has no socket.
     pub(crate) older: Vec<Socket>,
-    /// Why the last address was not even begun that is tried again.
+    /// Why the last connect could not begin, if its address is to be tried again.
     pub(crate) put_off: Option<Errno>,
-    /// How often in a row that was so.
+    /// How many times in a row a connect was put off.
     put_offs: u32,
-    /// When the next address is tried though nothing was decided. `MAX`: none is left.
+    /// When the next address is tried although no connect is decided. `MAX`: no address is left.
     next: Tick,
     attempts: u32,
     /// When the attempt under way is given up.
     overdue: Tick,
-    /// When it is given up.
+    /// When the whole dial is given up.
     until: Tick,
 }
 
@@ -249,7 +252,7 @@ impl Dialling {
         }
     }
 
-    /// An attempt begins. Returns when it is overdue.
+    /// An attempt begins. Returns the time at which it is overdue.
     pub(crate) fn begin(&mut self, now: Tick, connect_timeout: Duration) -> Tick {
         self.is_under_way = true;
         self.attempts = self.attempts.saturating_add(1);
@@ -257,12 +260,12 @@ impl Dialling {
         self.overdue
     }
 
-    /// The number of the attempt, from 1.
+    /// The number of the attempt, counted from 1.
     pub(crate) fn attempt(&self) -> u32 {
         self.attempts
     }
 
-    /// When the attempt under way has taken too long.
+    /// The time at which the attempt under way is overdue.
     pub(crate) fn overdue(&self) -> Tick {
         self.overdue
     }
@@ -272,7 +275,7 @@ impl Dialling {
         now >= self.overdue
     }
 
-    /// The name that is dialled, if it is one.
+    /// The name that is dialled; `None` if an address is dialled.
     pub(crate) fn name(&self) -> Option<&Arc<str>> {
         match &self.dial.to {
             Target::Name(name) => Some(name),
@@ -280,8 +283,8 @@ impl Dialling {
         }
     }
 
-    /// The resolver has answered. Families take turns, beginning with that of the first address, so that
-    /// one family that leads nowhere holds nobody up for long (RFC 8305, section 4).
+    /// The resolver has answered. IPv6 and IPv4 addresses take turns, beginning with the family of the first
+    /// address, so that a family without a working path delays the dial only a little (RFC 8305, section 4).
     pub(crate) fn found(&mut self, addresses: &[SocketAddr]) {
         let is_first = |at: &&SocketAddr| at.is_ipv4() == addresses[0].is_ipv4();
         let (first, other): (Vec<_>, Vec<_>) = addresses.iter().partition(is_first);
@@ -292,9 +295,9 @@ impl Dialling {
         }
     }
 
-    /// A connect has begun. Returns when something is to be done though it is not decided: the next
-    /// address is tried beside it, a little later, or as soon as all of them have an equal share of the
-    /// time that is left; or the attempt is overdue.
+    /// A connect has begun. Returns when to act if it is still undecided: try the next address in parallel,
+    /// or end the overdue attempt. The delay before the next address is an equal share of the time that is
+    /// left, and between 10 and 250 ms.
     pub(crate) fn has_begun(&mut self, now: Tick) -> Tick {
         (self.put_off, self.put_offs) = (None, 0);
         let left = self.overdue.saturating_since(now);
@@ -304,8 +307,8 @@ impl Dialling {
         self.next.min(self.overdue)
     }
 
-    /// A connect to that address could not even begin, for a reason of this machine that passes. Returns
-    /// when it is tried again, or the attempt is overdue.
+    /// A connect to `to` could not begin, for a passing reason of this machine. Returns when the address is
+    /// tried again, or when the attempt is overdue if that is earlier.
     pub(crate) fn put_off(&mut self, to: Addr, why: Errno, now: Tick, jitter: &mut Jitter) -> Tick {
         let pause = (1 << self.put_offs.min(10)).min(AGAIN_MAX_MS);
         self.put_offs += 1;
@@ -315,7 +318,7 @@ impl Dialling {
         self.next.min(self.overdue)
     }
 
-    /// The attempt has failed. Returns when the next one is due; `None`: that was the last.
+    /// The attempt has failed. Returns when the next attempt is due; `None`: it was the last attempt.
     pub(crate) fn end(&mut self, now: Tick, jitter: &mut Jitter) -> Option<Tick> {
         self.is_under_way = false;
         self.awaits_turn = false;
@@ -328,15 +331,17 @@ impl Dialling {
     }
 }
 
-/// Whether a connect that fails at once with this is best tried again soon. `EAGAIN`: the queue of the
-/// Unix listener is full. `ENOBUFS`: the kernel has no memory for it. All others stay what they are for
-/// longer than a dial takes: of `EADDRNOTAVAIL`, a port is free a minute after its connection, and the
-/// kernel searches all of them each time; of `EMFILE`, the handler knows best what to close.
+/// Returns whether a connect that fails at once with this error should be tried again soon.
+///
+/// `EAGAIN`: the accept queue of the Unix listener is full. `ENOBUFS`: the kernel has no memory for the
+/// connect. All other errors last longer than a dial. With `EADDRNOTAVAIL`, a port becomes free only a minute
+/// after its connection has ended, and each try makes the kernel search all ports. With `EMFILE`, the handler
+/// knows best what to close.
 pub(crate) fn passes_soon(errno: Errno) -> bool {
     matches!(errno, Errno::AGAIN | Errno::NOBUFS)
 }
 
-/// A source of chance that a test can repeat.
+/// A source of random numbers that a test can repeat.
 #[derive(Debug)]
 pub(crate) struct Jitter(u64);
 
@@ -345,7 +350,7 @@ impl Jitter {
         Self(seed)
     }
 
-    /// A number from `low` to `high`, both included.
+    /// Returns a number from `low` to `high`, both included.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         let number = splitmix::next(&mut self.0);
         match (high - low).checked_add(1) {
@@ -367,7 +372,7 @@ mod tests {
         Dialling::new(dial, Tick::ZERO)
     }
 
-    /// Fails at once whatever is tried. When attempts began.
+    /// Lets every attempt fail at once. Returns the times at which the attempts began.
     fn attempts(retry: Retry, seed: u64) -> Vec<u64> {
         let (mut dialling, mut jitter) = (dialling(Some(retry)), Jitter::new(seed));
         let mut now = Tick::ZERO;
@@ -415,7 +420,7 @@ mod tests {
         for (timeout_ms, looks) in [
             (5000, [250, 500, 750, 5000]), // no longer than a quarter of a second
             (400, [100, 200, 300, 400]),   // a quarter of the time each
-            (12, [10, 12, 12, 12]),        // but no storm
+            (12, [10, 12, 12, 12]),        // but at least 10 ms apart
         ] {
             let mut dialling = dialling(None);
             dialling.begin(Tick::ZERO, Duration::from_millis(timeout_ms));
@@ -424,7 +429,7 @@ mod tests {
             for look in looks {
                 assert!(dialling.found.pop_front().is_some());
                 now = dialling.has_begun(now);
-                // `Tick::after` rounds up, so as not to be early.
+                // `Tick::after` rounds up, so that no time is too early.
                 let expected = look..=look + 1;
                 assert!(expected.contains(&now.as_millis()), "{timeout_ms}: {looks:?}, {now:?}");
             }
@@ -481,7 +486,7 @@ mod tests {
             assert_eq!(begun.len(), 8, "no more attempts than asked for");
             let pauses = begun.windows(2).map(|pair| pair[1] - pair[0]);
             for (pause, whole) in pauses.zip([100, 200, 400, 800, 800, 800, 800]) {
-                // `Tick::after` rounds up, so as not to be early.
+                // `Tick::after` rounds up, so that no time is too early.
                 assert!((whole / 2..=whole + 1).contains(&pause), "{pause} of {whole}");
             }
         }

@@ -1,4 +1,4 @@
-//! What a loop does beside carrying bytes, as values: no kernel, no thread, no clock.
+//! What a loop does besides carrying bytes, as plain values: no kernel calls, no threads, no clock.
 
 pub(crate) mod broadcast;
 pub(crate) mod datagram;

@@ -1,12 +1,14 @@
-//! Timers of a loop: after, every, cancel, each with a tag that the handler gave.
+//! The timers of a loop: one-shot, periodic and cancelled timers, each with a tag from the handler.
 
 use net_timer::{Entries, Links, Slot, Tick, Wheel};
 use slab::Slab;
 use std::time::Duration;
 
-/// Names one timer of one loop. A timer that has fired or was cancelled is not found again, and an id
-/// finds nothing on any other loop, of this server or of another: serials of 64 bits begin at a number
-/// that each loop draws by chance. 16 bytes, plain data.
+/// Names one timer of one loop. 16 bytes, plain data.
+///
+/// The id of a timer that has fired (a one-shot timer) or was cancelled finds nothing. An id finds nothing on
+/// any other loop, of this server or of another server: serials have 64 bits, and each loop starts at a
+/// random one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct TimerId {
     serial: u64,
@@ -16,7 +18,7 @@ pub struct TimerId {
 pub(crate) struct Timers {
     wheel: Wheel,
     armed: Armed,
-    /// Of the timer armed last. Never used twice by a loop.
+    /// The serial of the timer armed last. A loop never uses a serial twice.
     serial: u64,
 }
 
@@ -39,12 +41,12 @@ impl Entries for Armed {
 }
 
 impl Timers {
-    /// No timers yet. `chance`: any number, and another one for each loop.
+    /// No timers yet. `chance`: the first serial; a random number, different for each loop.
     pub(crate) fn new(now: Tick, chance: u64) -> Self {
         Self { wheel: Wheel::new(now), armed: Armed(Slab::new()), serial: chance }
     }
 
-    /// Arms a timer for `deadline`, and again each time `every` later if that is given.
+    /// Arms a timer for `deadline`. If `every` is given, the timer fires again at that interval.
     pub(crate) fn arm(&mut self, deadline: Tick, every: Option<Duration>, tag: u64) -> TimerId {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
@@ -54,7 +56,7 @@ impl Timers {
         TimerId { serial, key }
     }
 
-    /// Disarms it. False if it is not armed any more.
+    /// Disarms a timer. Returns false if it is not armed any more.
     pub(crate) fn cancel(&mut self, id: TimerId) -> bool {
         let is_armed = self.armed.0.get(id.key as usize).is_some_and(|t| t.serial == id.serial);
         if is_armed {
@@ -64,8 +66,8 @@ impl Timers {
         is_armed
     }
 
-    /// The tag of one timer that is due, or `None`: none is, or `looked`, which counts what was
-    /// looked at, has reached `most`.
+    /// Returns the tag of one timer that is due. `None`: no timer is due, or `looked` has reached `most`.
+    /// `looked` counts the entries taken from the wheel.
     pub(crate) fn pop_due(&mut self, now: Tick, looked: &mut usize, most: usize) -> Option<u64> {
         while *looked < most {
             let key = self.wheel.pop_due(&mut self.armed, now)?;
@@ -79,8 +81,8 @@ impl Timers {
             let tag = timer.tag;
             match timer.every {
                 Some(every) => {
-                    // From the time it was due, so that the period does not drift; what was
-                    // missed while the loop was busy is missed.
+                    // Count from the time it was due, so that the period does not drift. Periods that
+                    // passed while the loop was busy are skipped.
                     let on_time = timer.deadline.saturating_add(Tick::millis_of(every).max(1));
                     timer.deadline = if on_time > now { on_time } else { now.after(every) };
                     let deadline = timer.deadline;
@@ -151,7 +153,7 @@ mod tests {
         assert_eq!(due(&mut timers, 10), [2]);
     }
 
-    /// Serials began at 1 on every loop: the id of one loop's timer disarmed another loop's.
+    /// Serials began at 1 on every loop, so the id of one loop's timer disarmed a timer of another loop.
     #[test]
     fn a_timers_id_finds_nothing_on_another_loop() {
         let mut loops = [Timers::new(Tick::ZERO, 1 << 40), Timers::new(Tick::ZERO, u64::MAX - 1)];

@@ -1,35 +1,36 @@
-//! `Topics`: who has subscribed to what, on one loop.
+//! `Topics`: which connections of one loop have subscribed to which topics.
 //!
-//! Two ordered sets of pairs, one by topic and one by slot. So a walk over a topic goes on from the
-//! slot where it stopped, whatever came and went in between, and whoever leaves is found without a
-//! look at those who stay. Nothing is kept in a connection: who subscribes to nothing pays nothing.
+//! Two ordered sets hold the pairs, one by topic and one by slot. A walk over a topic continues from the slot
+//! where it stopped, even if members came and went in between. The topics of a connection that leaves are
+//! found without a look at other members. Nothing is stored in a connection, so a connection without topics
+//! costs nothing.
 
 use bytes::Bytes;
 use slab::Slab;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-/// Longer names are refused.
+/// The longest topic name in bytes. Longer names are refused.
 pub const TOPIC_NAME_MAX: usize = 255;
 
 #[derive(Debug)]
 pub(crate) struct Topics {
     numbers: HashMap<Bytes, u32>,
     named: Slab<Named>,
-    /// (topic, slot of a member).
+    /// Pairs of (topic, slot of a member).
     by_topic: BTreeSet<(u32, u32)>,
-    /// The same pairs, turned round.
+    /// The same pairs as (slot, topic).
     by_slot: BTreeSet<(u32, u32)>,
     topics_max: usize,
     per_connection_max: usize,
-    /// Broadcasts are under way, so it is noted who unsubscribes.
+    /// Broadcasts are under way, so `unsubscribe` is noted in `left`.
     pub(crate) notes_leaves: bool,
-    /// Slots and topics that were unsubscribed from since these were last taken, but for those that have
+    /// (slot, topic) of each `unsubscribe` since `take_left` was last called, except pairs that have
     /// subscribed again.
     left: BTreeSet<(u32, Bytes)>,
 }
 
-/// A topic is there exactly as long as it has a member.
+/// A topic. It exists exactly as long as it has a member.
 #[derive(Debug)]
 struct Named {
     name: Bytes,
@@ -39,13 +40,12 @@ struct Named {
 /// Why a connection could not subscribe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TopicError {
-    /// The name has so many bytes, more than [`TOPIC_NAME_MAX`].
+    /// The name has this many bytes, more than [`TOPIC_NAME_MAX`].
     NameTooLong(usize),
-    /// The connection has [`topics_per_connection_max`](crate::Limits::topics_per_connection_max)
-    /// topics already.
+    /// The connection already has
+    /// [`topics_per_connection_max`](crate::Limits::topics_per_connection_max) topics.
     TooManyOfThisConnection,
-    /// The loop has [`topics_max`](crate::Limits::topics_max) topics already, and this would be a
-    /// new one.
+    /// The loop already has [`topics_max`](crate::Limits::topics_max) topics, and this would be a new topic.
     TooManyOfThisLoop,
 }
 
@@ -79,7 +79,7 @@ impl Topics {
         }
     }
 
-    /// False: it had subscribed already.
+    /// Subscribes the connection in `slot`. Returns false if it had already subscribed to the topic.
     pub(crate) fn subscribe(&mut self, slot: u32, name: &[u8]) -> Result<bool, TopicError> {
         if name.len() > TOPIC_NAME_MAX {
             return Err(TopicError::NameTooLong(name.len()));
@@ -114,7 +114,7 @@ impl Topics {
         topic
     }
 
-    /// False: it had not subscribed.
+    /// Unsubscribes the connection in `slot`. Returns false if it had not subscribed to the topic.
     pub(crate) fn unsubscribe(&mut self, slot: u32, name: &[u8]) -> bool {
         let Some(&topic) = self.numbers.get(name) else { return false };
         let was_there = self.by_slot.remove(&(slot, topic));
@@ -127,8 +127,8 @@ impl Topics {
         was_there
     }
 
-    /// The connection in that slot is over. What it has left by itself since it ended is no leave any more:
-    /// it was counted as gone already.
+    /// The connection in `slot` is over: removes it from all topics. Also removes its entries from `left`:
+    /// the connection was already counted as gone.
     pub(crate) fn leave_all(&mut self, slot: u32) {
         let noted = self.left.range((slot, Bytes::new())..);
         let noted: Vec<_> = noted.take_while(|(of, _)| *of == slot).cloned().collect();
@@ -150,32 +150,33 @@ impl Topics {
         }
     }
 
-    /// The topics of the connection in that slot.
+    /// The topics of the connection in `slot`.
     fn of(&self, slot: u32) -> impl Iterator<Item = u32> + '_ {
         self.by_slot.range((slot, 0)..=(slot, u32::MAX)).map(|&(_, topic)| topic)
     }
 
-    /// How many topics the connection in that slot has.
+    /// How many topics the connection in `slot` has.
     pub(crate) fn count_of(&self, slot: u32) -> usize {
         self.of(slot).count()
     }
 
-    /// Whether the connection in that slot has subscribed to that topic.
+    /// Whether the connection in `slot` has subscribed to the topic `name`.
     pub(crate) fn is_member(&self, slot: u32, name: &[u8]) -> bool {
         self.numbers.get(name).is_some_and(|&topic| self.by_slot.contains(&(slot, topic)))
     }
 
-    /// Those who have unsubscribed since this was asked last, if that is noted.
+    /// Takes the (slot, topic) pairs that were unsubscribed since the last call. Empty while `notes_leaves`
+    /// is false.
     pub(crate) fn take_left(&mut self) -> BTreeSet<(u32, Bytes)> {
         std::mem::take(&mut self.left)
     }
 
-    /// Nobody has subscribed to anything.
+    /// No connection has subscribed to any topic.
     pub(crate) fn is_empty(&self) -> bool {
         self.by_slot.is_empty()
     }
 
-    /// The first member of that topic in slot `from` or behind it.
+    /// Returns the first member of the topic `name` in slot `from` or a later slot.
     pub(crate) fn next_member(&self, name: &[u8], from: u32) -> Option<u32> {
         let topic = *self.numbers.get(name)?;
         let members = (topic, from)..=(topic, u32::MAX);

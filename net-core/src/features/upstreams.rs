@@ -1,28 +1,28 @@
-//! `Upstreams`: the connections to one other server, shared by all who have something to ask it.
+//! `Upstreams`: a pool of connections to one other server, shared by all jobs of a loop.
 //!
-//! Books and no more: it neither dials nor closes, but says what is to be done. So it needs no
-//! loop, and a handler stays the one place where connections are used.
+//! It only keeps the books: it neither dials nor closes connections, but returns what the handler must do. So
+//! it needs no loop, and only the handler uses connections.
 
 use crate::base::id::ConnId;
 use net_timer::Tick;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// What an [`Upstreams`] may use at most. Each loop has its own, so these are bounds per loop.
+/// The limits of an [`Upstreams`]. Each loop has its own pool, so these are limits per loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamLimits {
-    /// Connections, whether idle, busy or being dialled.
+    /// The most connections: idle, busy and being dialled together.
     pub connections_max: usize,
-    /// Connections that are kept although nobody uses them.
+    /// The most idle connections that are kept.
     pub idle_max: usize,
-    /// Jobs that wait for a connection.
+    /// The most jobs that wait for a connection.
     pub waiting_max: usize,
-    /// How long a job waits for one.
+    /// How long a job waits for a connection.
     pub wait_max: Duration,
 }
 
 impl Default for UpstreamLimits {
-    /// 16 connections, all of which may stay; 1,024 jobs wait, for 5 s each.
+    /// 16 connections, all of which may be idle. 1,024 waiting jobs, for 5 s each.
     fn default() -> Self {
         Self {
             connections_max: 16,
@@ -33,25 +33,24 @@ impl Default for UpstreamLimits {
     }
 }
 
-/// How long a connection may be idle before another is dialled instead. Below the minute and more that
-/// servers, firewalls and address translators commonly allow: some of them forget a connection without
-/// a word to this end.
+/// How long a connection may be idle before another is dialled instead. Less than the idle times that
+/// servers, firewalls and address translators commonly allow (a minute and more). Some of these drop an idle
+/// connection without telling this end.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 
-/// A bounded pool of connections to one server, of one loop, for jobs `J` that each need one for a
-/// while.
+/// A bounded pool of connections from one loop to one server. Each job `J` needs a connection for a while.
 ///
-/// A handler asks for each job, and does as it is told. It says when a connection is free again and,
-/// in `on_close`, that one is over. The connection's own session is the place for the job that it
-/// works at.
+/// The handler calls [`ask`](Self::ask) for each job and does what the answer says. It calls
+/// [`free`](Self::free) when a connection has finished its job, and [`closed`](Self::closed) in `on_close`.
+/// Keep the job that a connection works on in the connection's session.
 ///
-/// **Connections that are dead.** A peer may be gone without a word, and only the job that is lent such
-/// a connection finds that out. A connection that ends while it is lent, and had served a job before,
-/// casts doubt on all that have been idle for as long: from then on a job gets a new connection, as
-/// long as `connections_max` allows, before it gets one of those. So the next attempt of the job that
-/// failed is made on a connection that is new, or that has served another job since. A connection that
-/// has been idle for longer than [`idle_age_max`](Self::idle_age_max) is treated in the same way.
-/// [`stale`](Self::stale) names the connections that are to be closed for either reason.
+/// **Dead connections.** A peer may vanish silently. Only the job that is lent such a connection notices. If
+/// a connection ends while it is lent, and had served a job before, the pool doubts all connections that have
+/// been idle since before it was lent. From then on a job gets a new connection instead of a doubted one, as
+/// long as `connections_max` allows. So the next attempt of the failed job runs on a new connection, or on
+/// one that has served another job since. A connection that has been idle for longer than
+/// [`idle_age_max`](Self::idle_age_max) is treated in the same way. [`stale`](Self::stale) returns the
+/// connections to be closed for either reason.
 ///
 /// ```
 /// use net_core::{Asked, Tick, UpstreamLimits, Upstreams};
@@ -66,39 +65,39 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 /// assert_eq!(upstreams.ask("second", now), Asked::Waits);
 /// ```
 ///
-/// In a drain the default [`on_draining`](crate::Handler::on_draining) closes idle upstreams too, and no
-/// dial succeeds any more, nor one that is under way. A server whose answers need an upstream keeps those
-/// connections: it says [`busy`](crate::Conn::busy) on them when they are up, closes them when the last
-/// client has gone, and has an [`on_end`](crate::Handler::on_end) of its own for them.
+/// In a drain the default [`on_draining`](crate::Handler::on_draining) closes idle upstreams too. No dial
+/// succeeds any more, and dials under way fail. A server whose answers need an upstream must keep its
+/// upstream connections: call [`busy`](crate::Conn::busy) on them when they are up, close them when the last
+/// client has gone, and write an [`on_end`](crate::Handler::on_end) for them.
 ///
-/// The example `fan_in` is a handler that uses it.
+/// The example `fan_in` is a handler that uses this pool.
 #[derive(Debug)]
 pub struct Upstreams<J> {
     limits: UpstreamLimits,
     idle_age_max: Duration,
-    /// With the time since when, the newest last. The one used last is used next, so that those not
-    /// needed grow old.
+    /// Idle connections, each with the time since when it is idle, the newest last. The connection used last
+    /// is used next, so that connections that are not needed grow old.
     idle: Vec<(Tick, ConnId)>,
-    /// Connections at work, by their ids.
+    /// Connections at work, by id.
     lent: HashMap<ConnId, Lent>,
-    /// Dials that were told of, and whose connections are not known by an id yet.
+    /// Dials that the pool has asked for and whose connection ids it does not know yet.
     unnamed: usize,
-    /// Connections idle since then, or for longer, are doubted.
+    /// Connections that have been idle since this time or longer are doubted.
     doubted: Option<Tick>,
-    /// Who came first, with the time at which its patience ends. All are equally patient, so these
-    /// are in order.
+    /// Waiting jobs, the oldest first, each with the time until which it waits. All jobs wait equally long,
+    /// so these times are in order.
     waiting: VecDeque<(Tick, J)>,
     refused: u64,
 }
 
-/// A connection that is not the pool's to give.
+/// The state of a connection that the pool cannot lend.
 #[derive(Clone, Copy, Debug)]
 enum Lent {
-    /// It has not served any job yet.
+    /// The connection is new: this is its first job.
     New,
-    /// It had served another before, and was lent at that time.
+    /// The connection had served another job before, and was lent at this time.
     Again(Tick),
-    /// It is to be closed.
+    /// The connection is to be closed.
     Stale,
 }
 
@@ -106,16 +105,16 @@ enum Lent {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a job that nobody does is lost"]
 pub enum Asked<J> {
-    /// Use this connection. It may be ending at the other side just now: a job that may be done
-    /// twice is best asked again when this one closes without an answer.
+    /// Use this connection. The peer may be closing it at this moment. If the connection closes without an
+    /// answer, call `ask` for the job again, provided that the job may be done twice.
     Use(ConnId, J),
-    /// Dial a connection for it, and name it by [`dialled`](Upstreams::dialled). It counts already; if
-    /// it fails, its `on_close` says so, and if it cannot even begin, call
+    /// Dial a connection for the job, and pass its id to [`dialled`](Upstreams::dialled). The connection
+    /// counts already. If the dial fails, `on_close` is called. If the dial cannot begin, call
     /// [`not_dialled`](Upstreams::not_dialled).
     Dial(J),
-    /// Nothing: it is kept, and comes out of `free`, `closed` or `overdue`.
+    /// Do nothing. The pool keeps the job, and returns it from `free`, `closed` or `overdue`.
     Waits,
-    /// As many wait as may.
+    /// `waiting_max` jobs wait already: the job is given back.
     Full(J),
 }
 
@@ -123,17 +122,17 @@ pub enum Asked<J> {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a job that nobody does is lost"]
 pub enum Freed<J> {
-    /// It is this job's now.
+    /// Use the connection for this job now.
     Serve(J),
-    /// Nothing: it is kept for the next who asks. Or it was not lent, which changes nothing:
-    /// [`refused`](Upstreams::refused) counts that.
+    /// Do nothing: the connection is kept for the next job. Also returned if the connection was not lent.
+    /// That call changes nothing, and [`refused`](Upstreams::refused) counts it.
     Kept,
-    /// Close it: enough are kept.
+    /// Close the connection: `idle_max` connections are kept already, or the connection is stale.
     Close,
 }
 
 impl<J> Upstreams<J> {
-    /// No connections yet.
+    /// Makes an empty pool.
     pub fn new(limits: UpstreamLimits) -> Self {
         Self {
             limits,
@@ -147,16 +146,17 @@ impl<J> Upstreams<J> {
         }
     }
 
-    /// How long a connection may be idle before a job gets a new one instead. Default: 45 s. Best
-    /// somewhat less than what the other server, or a firewall between, allows. `Duration::MAX`: for
-    /// ever.
+    /// How long a connection may be idle before a job gets a new connection instead. Default: 45 s.
+    ///
+    /// Choose somewhat less than the idle timeout of the other server and of any firewall on the path.
+    /// `Duration::MAX`: no limit.
     pub fn idle_age_max(mut self, age: Duration) -> Self {
         self.idle_age_max = age;
         self
     }
 
-    /// A job needs a connection. Of an idle one that is [`stale`](Self::stale) it makes use only where
-    /// no further connection may be dialled.
+    /// A job needs a connection. An idle connection that is [`stale`](Self::stale) is used only if
+    /// `connections_max` allows no further dial.
     pub fn ask(&mut self, job: J, now: Tick) -> Asked<J> {
         let may_dial = self.connections() < self.limits.connections_max;
         // If the newest is stale, all are.
@@ -178,9 +178,10 @@ impl<J> Upstreams<J> {
         Asked::Waits
     }
 
-    /// This connection was dialled for a job, as the pool had told. To be called behind
-    /// [`Loop::dial`](crate::Loop::dial), so that `free` and `closed` take no other connection for this
-    /// one. Without a dial that was told of, it is refused.
+    /// Tells the pool the id of a connection that was dialled as [`Asked::Dial`] said.
+    ///
+    /// Call it after [`Loop::dial`](crate::Loop::dial), so that `free` and `closed` do not mistake another
+    /// connection for this one. The call is refused if the pool has not asked for a dial.
     pub fn dialled(&mut self, id: ConnId) {
         if self.unnamed == 0 || self.knows(id) {
             self.refused += 1;
@@ -190,12 +191,13 @@ impl<J> Upstreams<J> {
         self.lent.insert(id, Lent::New);
     }
 
-    /// A connection has done its job and can take another. A job whose patience has ended is not
-    /// served, but left to [`overdue`](Self::overdue).
+    /// A connection has done its job and can take another job. A job whose waiting time has ended is not
+    /// served; [`overdue`](Self::overdue) returns it.
     ///
-    /// A connection that is not lent (freed already, over, or none of this pool) is refused: the answer
-    /// is [`Freed::Kept`], and nothing changes. But one that was freed and lent again meanwhile is lent:
-    /// a second `free` for its former job is not told from the first one for its present job.
+    /// A connection that is not lent (freed already, closed, or not of this pool) is refused: the answer is
+    /// [`Freed::Kept`], and nothing changes. Call `free` once per job: if the connection was freed and then
+    /// lent again, the pool cannot tell a second `free` for the former job from the `free` for the present
+    /// job.
     pub fn free(&mut self, id: ConnId, now: Tick) -> Freed<J> {
         match self.take_lent(id) {
             Some(Lent::New | Lent::Again(_)) => {}
@@ -213,19 +215,20 @@ impl<J> Upstreams<J> {
             return Freed::Serve(job);
         }
         if self.idle.len() >= self.limits.idle_max {
-            self.lent.insert(id, Lent::Stale); // it counts until it is closed
+            self.lent.insert(id, Lent::Stale); // the connection counts until it is closed
             return Freed::Close;
         }
         self.idle.push((now, id));
         Freed::Kept
     }
 
-    /// A connection is over: to be called once for each, in `on_close`. If a job is returned, dial
-    /// another connection for it, which counts already. A connection that the pool does not have, or has
-    /// no more, is refused, and changes nothing.
+    /// A connection is over. Call it once for each connection, in `on_close`.
     ///
-    /// If it was lent, and had served a job before, it is taken to have failed: see above. So a
-    /// connection that is closed on purpose after its job is best freed first.
+    /// If a job is returned, dial another connection for it; that connection counts already. A connection
+    /// that the pool does not have, or no longer has, is refused, and nothing changes.
+    ///
+    /// A connection that was lent, and had served a job before, is taken to have failed (see "Dead
+    /// connections" above). So call `free` before you close a connection on purpose after its job.
     pub fn closed(&mut self, id: ConnId, now: Tick) -> Option<J> {
         if let Some(place) = self.idle.iter().position(|(_, idle)| *idle == id) {
             self.idle.remove(place);
@@ -242,7 +245,7 @@ impl<J> Upstreams<J> {
         self.dial_for_next(now)
     }
 
-    /// A dial that was told of did not begin. If a job is returned, dial for it.
+    /// A dial that the pool had asked for did not begin. If a job is returned, dial a connection for it.
     pub fn not_dialled(&mut self, now: Tick) -> Option<J> {
         if self.unnamed == 0 {
             self.refused += 1;
@@ -252,9 +255,11 @@ impl<J> Upstreams<J> {
         self.dial_for_next(now)
     }
 
-    /// An idle connection that is to be closed, best by [`reset`](crate::Conn::reset), which waits for
-    /// nobody: it has been idle for too long, or since before another one failed. It counts until it is
-    /// closed. Call it until there is none: behind `closed`, and by a timer.
+    /// Returns an idle connection to be closed: it has been idle for too long, or since before another
+    /// connection failed.
+    ///
+    /// Close it with [`reset`](crate::Conn::reset), which does not wait for the peer. The connection counts
+    /// until it is closed. Call `stale` until it returns `None`, after each `closed` and in a timer.
     pub fn stale(&mut self, now: Tick) -> Option<ConnId> {
         let &(since, id) = self.idle.first()?;
         if !self.is_stale(since, now) {
@@ -265,12 +270,12 @@ impl<J> Upstreams<J> {
         Some(id)
     }
 
-    /// When the first of the idle connections will have been idle for too long: a time for a timer.
+    /// Returns when the first idle connection will have been idle for too long. Set a timer for that time.
     pub fn next_stale(&self) -> Option<Tick> {
         self.idle.first().map(|(since, _)| since.after(self.idle_age_max))
     }
 
-    /// A job whose patience has ended, if there is one. Call it until there is none.
+    /// Returns a job whose waiting time has ended. Call it until it returns `None`.
     pub fn overdue(&mut self, now: Tick) -> Option<J> {
         let (until, _) = self.waiting.front()?;
         if *until > now {
@@ -279,23 +284,23 @@ impl<J> Upstreams<J> {
         self.waiting.pop_front().map(|(_, job)| job)
     }
 
-    /// When the patience of the first in line ends: a time for a timer.
+    /// Returns when the waiting time of the first waiting job ends. Set a timer for that time.
     pub fn next_overdue(&self) -> Option<Tick> {
         self.waiting.front().map(|(until, _)| *until)
     }
 
-    /// Connections, in whatever state.
+    /// How many connections the pool counts, in any state.
     pub fn connections(&self) -> usize {
         self.unnamed + self.lent.len() + self.idle.len()
     }
 
-    /// Jobs that wait.
+    /// How many jobs wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Calls that named a connection which was not lent, or a dial that was not told of, and that
-    /// changed nothing: each is a mistake of the handler.
+    /// How many calls were refused: they named a connection that was not lent, or a dial that the pool had
+    /// not asked for. They changed nothing. Each of them is a mistake in the handler.
     pub fn refused(&self) -> u64 {
         self.refused
     }
@@ -304,8 +309,7 @@ impl<J> Upstreams<J> {
         self.lent.contains_key(&id) || self.idle.iter().any(|(_, idle)| *idle == id)
     }
 
-    /// A connection that is lent is not any more. One that is not known may be one that was dialled and
-    /// never named.
+    /// Takes a connection out of `lent`. An unknown id may belong to a dial whose id was never told.
     fn take_lent(&mut self, id: ConnId) -> Option<Lent> {
         if let Some(lent) = self.lent.remove(&id) {
             return Some(lent);
@@ -430,7 +434,7 @@ mod tests {
         pool
     }
 
-    /// It was in the line of the idle twice, and two jobs shared it.
+    /// The connection was twice in the list of idle connections, and two jobs shared it.
     #[test]
     fn a_connection_freed_twice_is_lent_once() {
         let mut pool = idle(1, |_| 0);
@@ -441,8 +445,8 @@ mod tests {
         assert_eq!(pool.free(id(1), at(1)), Freed::Serve(8));
     }
 
-    /// Each was counted off again: soon more connections were allowed than there may be, and then the
-    /// count went below zero.
+    /// Each such call lowered the count: soon more connections were dialled than the limit allows, and then
+    /// the count went below zero.
     #[test]
     fn what_was_not_lent_is_refused_and_changes_nothing() {
         let mut pool = idle(2, |_| 0);
@@ -465,8 +469,8 @@ mod tests {
         assert_eq!((pool.refused(), pool.connections()), (7, 0));
     }
 
-    /// Sixteen whose peer had gone without a word: a job of three attempts met three of them, one after
-    /// the other, and failed, although the server answered whoever dialled.
+    /// The peer of sixteen idle connections had gone silently. A job of three attempts met three of them in a
+    /// row and failed, although the server answered new connections.
     #[test]
     fn after_one_dead_connection_a_job_gets_a_new_one() {
         let mut pool = idle(16, u64::from);
@@ -484,7 +488,7 @@ mod tests {
             assert_eq!(pool.ask(job, at(2000)), Asked::Dial(job));
             pool.dialled(id(100 + job));
         }
-        // The rest is of the same age. It is used only where nothing else is left.
+        // The other idle connections are as old. They are used only if nothing else is left.
         assert!(matches!(pool.ask(8, at(2001)), Asked::Use(..)));
         let stale: Vec<_> = std::iter::from_fn(|| pool.stale(at(2001))).collect();
         assert_eq!(stale, [1, 2, 3, 4, 5, 6, 7].map(id));

@@ -1,4 +1,4 @@
-//! Counters of a loop or an acceptor, readable from any thread while it runs.
+//! The counters of a loop or an acceptor. Any thread may read them while the loop runs.
 
 use crate::base::closed::{Closed, Why};
 use std::fmt;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident = $label:literal,)*) => {
-        /// What is counted. All grow for ever but the [levels](Counter::is_level).
+        /// What is counted. All counters only grow, except the [levels](Counter::is_level).
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(usize)]
         pub enum Counter { $($(#[doc = $doc])* $name,)* }
@@ -14,16 +14,16 @@ macro_rules! counters {
         impl Counter {
             /// Every counter, in order.
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)*];
-            /// Its name, as it is exported.
+            /// The name under which the counter is exported.
             pub fn label(self) -> &'static str {
                 match self { $(Counter::$name => $label,)* }
             }
-            /// What it counts, in a sentence.
+            /// What the counter counts, in a sentence.
             pub fn help(self) -> String {
                 let lines: &[&str] = match self { $(Counter::$name => &[$($doc),*],)* };
                 lines.concat().trim_start().to_owned()
             }
-            /// It rises and falls.
+            /// Whether the value rises and falls.
             pub fn is_level(self) -> bool {
                 matches!(
                     self,
@@ -43,43 +43,43 @@ counters! {
     Accepted = "accepted",
     /// Connections dialled from this loop.
     Dialled = "dialled",
-    /// Connections made elsewhere that were given to the server.
+    /// Connections made elsewhere and given to the server.
     Given = "given",
     /// Connections that this loop has taken over from the acceptor.
     Adopted = "adopted",
-    /// Connections open now, in every state but dead.
+    /// Connections open now, in every state except dead.
     Open = "open",
     /// Bytes received.
     BytesIn = "bytes_in",
-    /// Bytes the kernel took.
+    /// Bytes that the kernel took to send.
     BytesOut = "bytes_out",
-    /// Receives that brought bytes.
+    /// Receive calls that returned bytes.
     Receives = "receives",
-    /// Sends that took bytes.
+    /// Send calls in which the kernel took bytes.
     Sends = "sends",
-    /// Bytes that a tunnel has received past this process, by splice.
+    /// Bytes that a tunnel received by splice, without a copy into this process.
     BytesSpliced = "bytes_spliced",
-    /// Large receives of tunnels that were copied, since there was no pipe for them.
+    /// Large receives of tunnels that were copied because no pipe was available.
     PipesMissing = "pipes_missing",
-    /// Bytes buffered for connections, before the last wait; counted with a memory budget.
+    /// Bytes buffered for connections before the last wait. Counted only with a memory budget.
     Buffered = "buffered_bytes",
     /// Datagrams received.
     DatagramsIn = "datagrams_in",
-    /// Datagrams dropped unheard, since they say that they come from an endpoint of the server itself.
+    /// Datagrams dropped unread because their source address is an endpoint of the server itself.
     DatagramsOwn = "datagrams_own",
-    /// Datagrams received beyond a turn's budget when the endpoint closed, and dropped unheard.
+    /// Datagrams dropped unread because they were beyond a turn's budget when the endpoint closed.
     DatagramsUnheard = "datagrams_unheard",
     /// Datagrams that the kernel took.
     DatagramsOut = "datagrams_out",
-    /// Datagrams that were to be sent and were dropped, since the socket and its queue were full.
+    /// Datagrams that were not sent because the socket and its queue were full.
     DatagramsDropped = "datagrams_dropped",
     /// Datagrams that the kernel refused to send.
     DatagramsFailed = "datagrams_failed",
-    /// Errors at receiving datagrams, such as those of datagrams that were sent before.
+    /// Errors while receiving datagrams, such as errors caused by datagrams sent before.
     DatagramErrors = "datagram_errors",
     /// Turns of the loop.
     Turns = "turns",
-    /// Turns that were begun by another thread's ring.
+    /// Turns that began because another thread woke the loop.
     Wakeups = "wakeups",
     /// Messages taken from the mailbox.
     Mail = "mail",
@@ -87,68 +87,68 @@ counters! {
     Mailbox = "mailbox_depth",
     /// Connections to which a broadcast was sent.
     BroadcastSent = "broadcast_sent",
-    /// Connections to which a broadcast was not sent: above their mark, at their limit, or ended.
+    /// Connections to which a broadcast was not sent: above their high watermark, at their limit, or ended.
     BroadcastDropped = "broadcast_dropped",
     /// Messages and timers lost to a panic, and messages left when the loop ended.
     MailLost = "mail_lost",
-    /// Jobs in slices that are under way, at the end of the last turn that had one.
+    /// Sliced jobs under way at the end of the last turn that had such a job.
     Jobs = "jobs",
-    /// Slices of jobs that were done.
+    /// Slices of jobs that have run.
     Slices = "slices",
-    /// Jobs dropped unfinished: their connection, or the loop, had ended.
+    /// Jobs dropped unfinished because their connection or the loop had ended.
     JobsDropped = "jobs_dropped",
     /// Loop timers and deadlines armed now.
     Timers = "timers_armed",
     /// Loop timers and deadlines that fired.
     Fired = "timers_fired",
-    /// Heartbeats that were due: calls of `on_heartbeat`.
+    /// Heartbeats that came due: calls of `on_heartbeat`.
     Heartbeats = "heartbeats",
     /// Times that a connection had to wait for its rate limit.
     RateWaits = "rate_waits",
     /// Callbacks that panicked.
     Panics = "panics",
-    /// Bytes taken from a handler that never reached the kernel: the peer was gone, or its queue was full, or
-    /// a newer message took the place of an older one ([`AtLimit`](crate::AtLimit)).
+    /// Bytes taken from a handler that never reached the kernel: the peer was gone, its queue was full, or a
+    /// newer message replaced an older one ([`AtLimit`](crate::AtLimit)).
     BytesDropped = "bytes_dropped",
-    /// Messages that were dropped at the hard cap, as their policy says.
+    /// Messages dropped at the output limit, as their `AtLimit` says.
     MessagesDropped = "messages_dropped",
-    /// Messages in whose place a newer one with the same key was sent.
+    /// Messages replaced by a newer message with the same key.
     MessagesReplaced = "messages_replaced",
-    /// Accepts that failed for the connection's own reasons.
+    /// Accepts that failed because of the connection to be accepted.
     AcceptSkipped = "accept_skipped",
     /// Listeners that ended because they could never accept again, and endpoints that could never
     /// receive again.
     ListenersBroken = "listeners_broken",
-    /// Times that descriptors or memory ran out at accept.
+    /// Times that descriptors or memory ran out during accept.
     Starved = "accept_starved",
     /// Clients accepted and closed at once because descriptors had run out.
     Shed = "accept_shed",
-    /// Times that a listener rested because clients came faster than they may be accepted.
+    /// Times that a listener paused because clients came faster than the accept rate allows.
     AcceptPaused = "accept_paused",
-    /// Refused clients that were told so.
+    /// Refused clients to which the refusal message was sent.
     RefusalsSent = "refusals_sent",
-    /// Times that a loop was passed over because it had no room.
+    /// Times that a loop was skipped because it had no room for a connection.
     LoopSkipped = "loop_skipped",
-    /// Connections that the kernel closed on their way to a loop.
+    /// Connections that the kernel closed on the way to their loop.
     LostOnTheWay = "lost_on_the_way",
     /// Connections refused because `connections_max` were open.
     RefusedFull = "refused_full",
-    /// Connections refused because as many were open from the same source as may be.
+    /// Connections refused because `per_source_max` were open from the same source.
     RefusedPerSource = "refused_per_source",
     /// Connections that the handler's `admit` refused.
     RefusedByHandler = "refused_by_handler",
-    /// Connections refused because a listener for proxies does not trust where they came from.
+    /// Connections refused because a listener for proxies does not trust their source address.
     RefusedUntrusted = "refused_untrusted",
 }
 
 const COUNTERS: usize = Counter::ALL.len();
 
-/// The counters of one thread. Only that thread writes; a plain load and store per count, no
-/// locked instruction. On cache lines of its own, so that writing disturbs no other loop.
+/// The counters of one thread. Only that thread writes them, with a plain load and store and no locked
+/// instruction. They have cache lines of their own, so that a write does not slow another loop.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Counters {
-    // Each is a count by itself: no other memory is published through it, so all is relaxed.
+    // No counter publishes other memory, so all accesses are relaxed.
     counters: [AtomicU64; COUNTERS],
     closed: [AtomicU64; Closed::KINDS],
 }
@@ -199,7 +199,7 @@ impl Counters {
     }
 }
 
-/// The counters of one thread, or a sum of several, at one moment.
+/// The counters of one thread at one moment, or the sum of several threads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     counters: [u64; COUNTERS],
@@ -213,12 +213,12 @@ impl Default for Snapshot {
 }
 
 impl Snapshot {
-    /// One counter.
+    /// The value of one counter.
     pub fn get(&self, counter: Counter) -> u64 {
         self.counters[counter as usize]
     }
 
-    /// How many connections closed, by reason: label and count.
+    /// How many connections closed for each reason, as pairs of label and count.
     pub fn closed(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         Closed::LABELS.into_iter().zip(self.closed)
     }
@@ -228,7 +228,7 @@ impl Snapshot {
         self.closed[why.kind()]
     }
 
-    /// How many connections closed, for whatever reason.
+    /// How many connections closed, for all reasons together.
     pub fn closed_in_all(&self) -> u64 {
         self.closed.iter().sum()
     }
@@ -243,9 +243,10 @@ impl Snapshot {
         }
     }
 
-    /// The books: what came in (accepted, dialled, given) is open or closed for a reason. Exact on the
-    /// sum over all threads once the server has ended; while it runs, connections on their way to
-    /// a loop are missing on the right.
+    /// Whether the books balance: accepted + dialled + given = open + closed.
+    ///
+    /// Exact for the sum over all threads after the server has ended. While the server runs, connections on
+    /// their way to a loop are missing on the right side.
     pub fn balance(&self) -> bool {
         let came = [Counter::Accepted, Counter::Dialled, Counter::Given].map(|way| self.get(way));
         came.iter().sum::<u64>() == self.get(Counter::Open) + self.closed_in_all()

@@ -1,7 +1,7 @@
-//! `LogWriter`: where a log goes that no loop must wait for.
+//! `LogWriter`: writes log lines on a thread of its own, so that no loop waits for the log.
 //!
-//! A loop that writes a line itself waits for whoever reads it: a pipe that is full, a disk, a terminal
-//! that was stopped. Then all of its connections wait, and soon those of the others.
+//! A loop that writes a line itself can be blocked by a full pipe, a disk, or a stopped terminal. Then all of
+//! its connections wait, and soon the connections of the other loops wait too.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +13,13 @@ use std::time::Duration;
 /// How long the last lines may take when the guard is dropped.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Takes lines without ever waiting: a thread of its own writes them. What comes while `lines_max` wait
-/// already is dropped, and how many were is said in the log as soon as there is room. An error of the output
-/// ends nothing: the next line is tried.
+/// Takes log lines without ever blocking. A separate thread writes them.
 ///
-/// Each call of `write` is taken for whole lines, as subscribers of `tracing` write them. Clones write to
-/// the same place. For `tracing_subscriber`, whose `MakeWriter` a closure is:
+/// A line is dropped if `lines_max` lines already wait. The number of dropped lines is written to the log as
+/// soon as there is room. After an error of the output, the next line is tried.
+///
+/// Each call of `write` must pass whole lines, as subscribers of `tracing` do. Clones write to the same
+/// output. With `tracing_subscriber`, a closure is the `MakeWriter`:
 ///
 /// ```
 /// use net_core::LogWriter;
@@ -35,14 +36,14 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct LogWriter(Weak<Lines>);
 
-/// The lines on their way.
+/// The queue of lines to the writing thread.
 #[derive(Debug)]
 struct Lines {
     queue: SyncSender<Vec<u8>>,
     dropped: Arc<AtomicU64>,
 }
 
-/// Keeps a log going. Dropped, it waits a second for the last lines; what is written after that is lost.
+/// Keeps a log running. Its drop waits at most one second for the last lines. Lines written later are lost.
 #[derive(Debug)]
 #[must_use = "the last lines are written when the guard is dropped"]
 pub struct LogGuard {
@@ -51,8 +52,9 @@ pub struct LogGuard {
 }
 
 impl LogWriter {
-    /// Starts the thread that writes to `out`, for which up to `lines_max` lines (at least one) may wait. An
-    /// error: the system has no thread left.
+    /// Starts the thread that writes to `out`. Up to `lines_max` lines (at least one) may wait.
+    ///
+    /// Fails if the system cannot start a thread.
     pub fn start(
         out: impl Write + Send + 'static,
         lines_max: usize,
@@ -62,7 +64,7 @@ impl LogWriter {
         let dropped = Arc::new(AtomicU64::new(0));
         let lines = Arc::new(Lines { queue, dropped: Arc::clone(&dropped) });
         let write = move || {
-            let _over: SyncSender<()> = over; // disconnected at the end
+            let _over: SyncSender<()> = over; // disconnects when the thread ends
             write_all(out, &waiting, &dropped);
         };
         thread::Builder::new().name("net-log".into()).spawn(write)?;
@@ -71,12 +73,12 @@ impl LogWriter {
     }
 }
 
-/// Writes each line when it comes, until nobody can send one.
+/// Writes each line when it comes, until the queue has no sender.
 fn write_all(mut out: impl Write, waiting: &Receiver<Vec<u8>>, dropped: &AtomicU64) {
-    // An error is the reader's, who is gone or full: there is nowhere to say so.
+    // An error means that the output is gone or full: there is nowhere to report it.
     while let Ok(line) = waiting.recv() {
         let _ = out.write_all(&line);
-        let lost = dropped.swap(0, Ordering::Relaxed); // a count by itself
+        let lost = dropped.swap(0, Ordering::Relaxed); // no other memory depends on it
         if lost > 0 {
             let _ = writeln!(
                 out,
@@ -88,12 +90,12 @@ fn write_all(mut out: impl Write, waiting: &Receiver<Vec<u8>>, dropped: &AtomicU
 }
 
 impl Write for LogWriter {
-    /// Never waits, and never fails.
+    /// Never blocks and never fails.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(lines) = self.0.upgrade()
             && let Err(TrySendError::Full(_)) = lines.queue.try_send(line.to_vec())
         {
-            lines.dropped.fetch_add(1, Ordering::Relaxed); // a count by itself
+            lines.dropped.fetch_add(1, Ordering::Relaxed); // no other memory depends on it
         }
         Ok(line.len())
     }
@@ -106,7 +108,7 @@ impl Write for LogWriter {
 impl Drop for LogGuard {
     fn drop(&mut self) {
         self.lines = None;
-        // Over, or not in time: it is in a write that nobody reads.
+        // The thread has ended, or it hangs in a write that nobody reads.
         let _ = self.is_over.recv_timeout(LAST_LINES);
     }
 }
@@ -118,9 +120,9 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// An output that is read line by line, when the test likes.
+    /// An output that is read line by line, at the test's pace.
     struct Pipe {
-        /// A write waits for one of these.
+        /// Each write waits for one message from this channel.
         may_write: Receiver<()>,
         written: Sender<String>,
     }
@@ -142,13 +144,13 @@ mod tests {
         (Pipe { may_write, written }, let_write, read)
     }
 
-    /// The usual subscriber on a full pipe: after some clients each loop waited in a line of its log.
+    /// With the usual subscriber on a full pipe, after some clients each loop hung while it wrote a log line.
     #[test]
     fn who_writes_never_waits_for_who_reads_and_the_rest_is_counted() {
         let (out, let_write, read) = pipe();
         let (mut writer, guard) = LogWriter::start(out, 3).unwrap();
         for n in 0..1000 {
-            // It returns, although nobody reads: this test would never end.
+            // The write returns although nobody reads. Otherwise this test would never end.
             assert_eq!(
                 writer.clone().write(format!("{n}\n").as_bytes()).unwrap(),
                 format!("{n}\n").len()

@@ -1,33 +1,36 @@
-//! What a server changes of its process, and a child would inherit: blocked signals, and RLIMIT_NOFILE.
+//! Restores, in a child process, what a server changed in its process: blocked signals and RLIMIT_NOFILE.
 
 use super::{descriptors, signals};
 use std::io;
 use std::sync::OnceLock;
 
-/// As it was before the first server of this process. Process-wide, as what it keeps is.
+/// The values before the first server of this process. Global, because the limit holds for the whole process.
 static BEFORE: OnceLock<Before> = OnceLock::new();
 
 struct Before {
-    /// Of the thread that started the server.
+    /// The signal mask of the thread that started the server.
     mask: Option<libc::sigset_t>,
     nofile: Option<libc::rlimit>,
 }
 
-/// To be called before a server changes anything; the first call counts.
+/// Call it before a server changes anything. Only the first call has an effect.
 pub(crate) fn remember() {
     BEFORE.get_or_init(|| Before { mask: signals::here().ok(), nofile: descriptors::limit().ok() });
 }
 
-/// Gives a child the signal mask and the soft RLIMIT_NOFILE that the process had before its first server
-/// started. For [`CommandExt::pre_exec`](std::os::unix::process::CommandExt::pre_exec): async-signal-safe.
+/// Gives a child process the signal mask and the soft RLIMIT_NOFILE that the process had before its first
+/// server started.
 ///
-/// A child inherits both. Started in a callback of a loop with a descriptor table of its own, it has all
-/// signals blocked, so that it cannot be ended but by SIGKILL; and from any thread it has the limit raised to
-/// the hard one, with which programs that use select(2), or close all numbers up to it, go wrong or slow.
-/// Everything else is as before: descriptors are close-on-exec, and SIGPIPE is never left blocked.
+/// It is async-signal-safe, for use in
+/// [`CommandExt::pre_exec`](std::os::unix::process::CommandExt::pre_exec). Call it in the child only: it
+/// changes the mask of the calling thread and the limit of the whole process. It does nothing if no server
+/// has started. An error comes from the kernel, and then the child does not start.
 ///
-/// To be called in the child only: it changes the calling thread, and the whole process's limit. Before any
-/// server has started it does nothing. An error is the kernel's, and then the child does not start.
+/// Without this call a child inherits both changes. A child that is started in a callback of a loop with a
+/// private descriptor table has all signals blocked, so that only SIGKILL ends it. A child that is started
+/// from any thread has the soft limit raised to the hard limit. With a high limit, programs that use
+/// select(2) fail, and programs that close all numbers up to the limit become slow. Nothing else needs to be
+/// restored: descriptors are close-on-exec, and SIGPIPE is never left blocked.
 ///
 /// ```
 /// use std::os::unix::process::CommandExt;

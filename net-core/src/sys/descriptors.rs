@@ -1,4 +1,4 @@
-//! The descriptor table: its limit, a private copy for a loop, and the spare descriptor.
+//! The descriptor table: its limit, a private table for a loop, and the spare descriptors.
 
 use super::{Errno, Socket, Waker, child};
 use crate::sys::addr::Addr;
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
-/// Raises the soft RLIMIT_NOFILE to the hard one and returns the limit that now holds: the
-/// number of descriptors that *each* table may have. A refusal leaves the limit as it was.
+/// Raises the soft RLIMIT_NOFILE to the hard limit, and returns the limit that now holds: the number of
+/// descriptors that *each* table may have. If the kernel refuses, the limit stays as it was.
 pub(crate) fn raise_limit() -> io::Result<u64> {
     child::remember();
     let limit = limit()?;
@@ -25,7 +25,7 @@ pub(crate) fn raise_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// RLIMIT_NOFILE. Where a filter refuses to say it, `/proc` does.
+/// Returns RLIMIT_NOFILE. If a seccomp filter refuses getrlimit, reads the limit from `/proc`.
 pub(super) fn limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a writable rlimit.
@@ -37,85 +37,90 @@ pub(super) fn limit() -> io::Result<libc::rlimit> {
     limit_in(&page).ok_or(refused)
 }
 
-/// The limits in such a page: `Max open files            1024                 4096      files`.
+/// Returns the limits in a page that has the line
+/// `Max open files            1024                 4096      files`.
 fn limit_in(page: &str) -> Option<libc::rlimit> {
     let line = page.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     let mut numbers = line.split_whitespace().map(|number| number.parse().ok());
     Some(libc::rlimit { rlim_cur: numbers.next()??, rlim_max: numbers.next()?? })
 }
 
-/// How many descriptors this process has open now, counted in `/proc/self/fd`.
+/// Returns how many descriptors this process has open now, counted in `/proc/self/fd`.
 pub(crate) fn open_now() -> io::Result<usize> {
-    // The directory's own descriptor is among the entries.
+    // One entry is the descriptor of the directory itself.
     let open = std::fs::read_dir("/proc/self/fd")
         .map_err(|error| io::Error::new(error.kind(), format!("/proc/self/fd: {error}")))?;
     Ok(open.count().saturating_sub(1))
 }
 
-/// The promise under which loops may have descriptor tables of their own.
+/// The promise that is required before loops may have private descriptor tables.
 ///
-/// Handlers of signals are no matter of it: on such a loop's thread every signal is blocked, but for those by
-/// which the thread's own faults are told. A handler that knows a descriptor by its number, such as the pipe
-/// to itself that a library may have, would write to a client. What a callback starts as a child inherits
-/// the blocked signals: [`restore_for_child`](crate::restore_for_child).
+/// Signal handlers need no promise: on such a loop's thread every signal is blocked, except signals that
+/// report the thread's own faults. Otherwise a signal handler that uses a descriptor by its number, such as
+/// the self-pipe of a library, would write to a client. A child process that a callback starts inherits the
+/// blocked signals; see [`restore_for_child`](crate::restore_for_child).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PrivateTables(());
 
 impl PrivateTables {
-    /// Promises it.
+    /// Makes the promise.
     ///
     /// # Safety
-    /// No value that owns or borrows a descriptor and was made on another thread may be used or
-    /// dropped on a loop's thread, nor the reverse: in the other table its number is closed, or is
-    /// a client's. So the handlers and their factory must hold no `File`, socket or pipe from
-    /// outside, must not send theirs out, and must start no thread; they must not use the `Remote`
-    /// of another server. The same holds for a subscriber of `tracing`, which the loops call: it
-    /// may write to standard output or error, or hand its lines to a thread of its own. Standard
-    /// input, output and error are the exception: 0, 1 and 2 stay what they are in every table.
+    /// A value that owns or borrows a descriptor must be used and dropped on the thread that made it. It must
+    /// not move from another thread to a loop's thread, nor from a loop's thread to another thread. In the
+    /// other table its number is closed, or belongs to a client.
+    ///
+    /// So the handlers and their factory must hold no `File`, socket or pipe from outside. They must not send
+    /// their own descriptors to other threads, must not start threads, and must not use the `Remote` of
+    /// another server. The same holds for a subscriber of `tracing`, because the loops call it: it may write
+    /// to standard output or error, or hand its lines to a thread of its own. Standard input, output and
+    /// error are the exception: 0, 1 and 2 are the same in every table.
     pub const unsafe fn promise() -> Self {
         Self(())
     }
 
-    /// Whether this system lets a thread have a table of its own, and if not, why: tried on a thread
-    /// that ends at once. Containers often refuse `unshare`. Any thread; blocks until that one has
-    /// tried. Its copy of the caller's table may outlive this for a moment.
+    /// Tests whether this system lets a thread have a private descriptor table. The error says why not.
+    ///
+    /// The test runs on a new thread that ends at once. Containers often refuse `unshare`. Any thread may
+    /// call this; it blocks until the test is done. The new thread's copy of the caller's table may stay open
+    /// for a moment after the call returns.
     pub fn probe() -> io::Result<()> {
         let tried = thread::Builder::new().name("net-probe".into()).spawn(|| {
             unshare()?;
-            // Empty, since no number is that high; but refused where the call is.
+            // Closes nothing, because no number is that high. It fails if the system refuses the call.
             close_range(u32::MAX, u32::MAX)
         })?;
         tried.join().unwrap_or_else(|_| Err(io::Error::other("the thread that tried it panicked")))
     }
 
-    /// Of tests whose handlers hold memory only.
+    /// For tests whose handlers hold no descriptors.
     #[cfg(test)]
     pub(crate) const fn kept_by_test() -> Self {
         Self(())
     }
 }
 
-/// A socket that will live in the table of another thread, made on the thread of its home table.
+/// A socket that is made in its home table and will move to the table of another thread.
 #[derive(Debug)]
 pub(crate) struct Traveller {
     socket: Socket,
     has_left: Arc<AtomicBool>,
 }
 
-/// The copy of a traveller that is still open in its home table once it has left, under a number that
-/// nothing owns.
+/// The copy of a traveller that stays open in the home table after the traveller has left. Nothing owns its
+/// number.
 #[derive(Debug)]
 #[must_use = "left open at home, the traveller's end would never be seen"]
 pub(crate) struct LeftBehind {
     number: RawFd,
     home: ThreadId,
-    /// The number is nobody's here any more. Stored (Release) as soon as its owner has another table;
-    /// pairs with the load in `close`, whose caller has heard of that thread since.
+    /// The number has no owner in the home table any more. Stored (Release) as soon as the owner's thread has
+    /// another table. Pairs with the load in `close`, whose caller has heard from that thread since.
     has_left: Arc<AtomicBool>,
 }
 
 impl Traveller {
-    /// With what it will have left behind, should it leave.
+    /// Makes a traveller, and the handle to the copy that it leaves behind if it leaves.
     pub(crate) fn new(socket: Socket) -> (Self, LeftBehind) {
         let (number, home) = (socket.number(), thread::current().id());
         let has_left = Arc::new(AtomicBool::new(false));
@@ -123,16 +128,16 @@ impl Traveller {
         (Self { socket, has_left }, left_behind)
     }
 
-    /// Gives the calling thread a descriptor table of its own, in which nothing stays open but 0,
-    /// 1, 2, every waker, and this socket. Their numbers stay the same.
+    /// Gives the calling thread a private descriptor table. Only 0, 1, 2, every waker and this socket stay
+    /// open in it, under the same numbers.
     pub(crate) fn settle<'a>(
         self,
         wakers: impl Iterator<Item = &'a Waker>,
         _: PrivateTables,
     ) -> io::Result<Socket> {
         let Self { socket, has_left } = self;
-        // The standard library asks for randomness once in a thread. Where the kernel has no getrandom it
-        // reads a file that it keeps open, and which this thread is about to close.
+        // The standard library asks for randomness once per thread. If the kernel has no getrandom, it reads
+        // a file that it keeps open, and this thread is about to close that file. So ask for it now.
         let _ = RandomState::new();
         super::signals::never_here()?;
         unshare()?;
@@ -154,11 +159,11 @@ impl Traveller {
 }
 
 impl LeftBehind {
-    /// Closes the copy in the home table. A traveller that has not left is its owner's to close. To be
-    /// called when the other thread has said that it stands, or has ended.
+    /// Closes the copy in the home table. Does nothing if the traveller has not left: then its owner closes
+    /// the socket. Call it when the other thread has reported that it is set up, or has ended.
     ///
     /// # Panics
-    /// On any other thread than the one that made the traveller.
+    /// On any thread other than the thread that made the traveller.
     pub(crate) fn close(self) {
         assert_eq!(thread::current().id(), self.home, "a copy is closed in its home table");
         if !self.has_left.load(Ordering::Acquire) {
@@ -170,42 +175,43 @@ impl LeftBehind {
     }
 }
 
-/// Makes the calling thread's table its own: a copy, in which every number means the same file as before.
+/// Gives the calling thread a private copy of its descriptor table. Every number means the same file as
+/// before.
 fn unshare() -> io::Result<()> {
-    // SAFETY: it takes no pointers, and changes what no number means.
+    // SAFETY: it takes no pointers, and does not change which file a number means.
     let done = unsafe { libc::unshare(libc::CLONE_FILES) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Closes all of these numbers that are open. For a thread whose table is its own, and on which nobody
-/// uses them any more.
+/// Closes all open descriptors from `first` to `last`. Only for a thread with a private table on which these
+/// numbers are not used any more.
 fn close_range(first: u32, last: u32) -> io::Result<()> {
-    // SAFETY: takes no pointers; nobody uses these numbers on this thread.
+    // SAFETY: it takes no pointers, and these numbers are not used on this thread.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Opens /dev/null under 0, 1 and 2 where they are closed, so that no connection can get one of
-/// these numbers and receive what somebody prints.
+/// Opens /dev/null under each of 0, 1 and 2 that is closed. Otherwise a connection could get one of these
+/// numbers, and its peer would receive what the process prints.
 pub(crate) fn fill_standard() -> io::Result<()> {
     for number in 0..3 {
         // SAFETY: F_GETFD takes no pointer and changes nothing.
         if unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0 {
             continue;
         }
-        // SAFETY: the path is a C string; the descriptor is given up to the number for good.
+        // SAFETY: the path is a C string; the descriptor stays open under this number for good.
         let raw = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
         if raw < 0 {
             return Err(io::Error::last_os_error());
         }
-        // The lowest free number is given out first, so it is `number` unless a thread raced us;
-        // then the number is taken, which is as good.
+        // The kernel gives out the lowest free number, so it is `number`. If another thread was faster, that
+        // number is taken now, which is as good.
     }
     Ok(())
 }
 
-/// One descriptor held in reserve, for the moment when the table is full: given up, it makes room
-/// to accept the client that waits and to close it, so that it learns at once.
+/// One descriptor held in reserve for a full table. When it is given up, there is room to accept a waiting
+/// client and close it, so that the client learns at once that it is not served.
 /// (The trick of Marc Lehmann, in libev's documentation.)
 #[derive(Debug)]
 pub(crate) struct Spare(Option<File>);
@@ -215,15 +221,15 @@ impl Spare {
         Self(File::open("/dev/null").ok())
     }
 
-    /// Takes it back if another thread was faster when it was given up. To be called before whatever takes
-    /// the next free descriptor, or a full table would never have one again.
+    /// Opens the spare descriptor again if another thread took its number after it was given up. Call it
+    /// before anything takes the next free descriptor. Otherwise a full table would never have a spare again.
     pub(crate) fn refill(&mut self) {
         if self.0.is_none() {
             *self = Self::new();
         }
     }
 
-    /// As it is when another thread has been faster.
+    /// A spare in the state in which another thread has taken its number.
     #[cfg(test)]
     pub(super) fn lost() -> Self {
         Self(None)
@@ -234,10 +240,10 @@ impl Spare {
         self.0.is_some()
     }
 
-    /// Accepts one client and closes it. False if there was none, or no descriptor for it.
+    /// Accepts one client and closes it. Returns false if no client waits, or if there is no descriptor.
     ///
-    /// Another thread may take the freed number first; then this fails, and the caller's pause
-    /// keeps it from trying without end.
+    /// Another thread may take the freed number first. Then this call returns false. The caller pauses, so it
+    /// does not try again without end.
     pub(crate) fn shed(&mut self, listener: &Socket) -> bool {
         self.refill();
         if self.0.take().is_none() {
@@ -249,8 +255,8 @@ impl Spare {
     }
 }
 
-/// Descriptors held for clients who are served also when the table is full: each is given up for
-/// one client, and had again when a client has gone.
+/// Descriptors held in reserve, so that some clients are served even if the table is full. Each descriptor is
+/// given up for one client, and opened again when a client has gone.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     held: Vec<File>,
@@ -264,8 +270,8 @@ impl Reserve {
         reserve
     }
 
-    /// Accepts one client in place of a held descriptor. `EMFILE` if none is left, or if another
-    /// thread was faster to take the freed number.
+    /// Gives up a held descriptor and accepts one client. `EMFILE` if no descriptor is left, or if another
+    /// thread took the freed number first.
     pub(crate) fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno> {
         drop(self.held.pop().ok_or(Errno::new(libc::EMFILE))?);
         let accepted = listener.accept();
@@ -275,7 +281,7 @@ impl Reserve {
         accepted
     }
 
-    /// Takes back what was given up, as far as there is room.
+    /// Opens descriptors again until the reserve is full or the table is.
     pub(crate) fn refill(&mut self) {
         while self.held.len() < self.most {
             let Ok(file) = File::open("/dev/null") else { return };

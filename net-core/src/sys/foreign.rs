@@ -1,4 +1,4 @@
-//! Descriptors that were made elsewhere: what they must be to become a connection here.
+//! Descriptors made elsewhere: the conditions under which one can become a connection.
 
 use super::options::set_number;
 use super::{Errno, unix};
@@ -7,21 +7,21 @@ use socket2::{Protocol, SockRef, Type};
 use std::os::fd::OwnedFd;
 use std::{fmt, io};
 
-/// Why a descriptor can be no connection.
+/// Why a descriptor cannot become a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfit {
-    /// It is a file, a pipe, or something else that is no socket.
+    /// The descriptor is a file, a pipe, or something else that is not a socket.
     NoSocket,
-    /// It is a socket for datagrams or packets.
+    /// The descriptor is a socket for datagrams or packets.
     NoStream,
-    /// It is a stream of a kind that is neither TCP nor a Unix socket: MPTCP and SCTP among them, though
-    /// their addresses look like those of TCP.
+    /// The descriptor is a stream socket that is neither TCP nor Unix. This includes MPTCP and SCTP, although
+    /// their addresses look like TCP addresses.
     OtherKind,
-    /// It listens.
+    /// The descriptor is a listener.
     Listens,
-    /// It is not connected, or no more.
+    /// The socket is not connected, or not any more.
     NotConnected,
-    /// The kernel refuses to say, or to make it non-blocking.
+    /// The kernel refuses to describe the descriptor, or to make it non-blocking.
     Kernel(Errno),
 }
 
@@ -38,9 +38,11 @@ impl fmt::Display for Unfit {
     }
 }
 
-/// Makes it what the loops count on, and tells whose connection it is: non-blocking and close-on-exec, its
-/// close does not wait (`SO_LINGER`), one byte is enough to be told of (`SO_RCVLOWAT`), and a Unix socket
-/// takes no descriptors. What is unfit is left as it was.
+/// Prepares a descriptor for a loop and returns the peer's address.
+///
+/// Afterwards the socket is non-blocking and close-on-exec, its close does not wait (`SO_LINGER`), one byte
+/// is enough to make it readable (`SO_RCVLOWAT`), and a Unix socket takes no descriptors. An unfit descriptor
+/// is not changed.
 pub(crate) fn prepare(fd: &OwnedFd) -> Result<Addr, Unfit> {
     let socket = SockRef::from(fd);
     let unfit = |error: io::Error| match error.raw_os_error() {
@@ -56,20 +58,20 @@ pub(crate) fn prepare(fd: &OwnedFd) -> Result<Addr, Unfit> {
     }
     let peer = socket.peer_addr().map_err(unfit)?;
     let peer = super::socket::addr_of(&peer).map_err(|_| Unfit::OtherKind)?;
-    // By its address an MPTCP or SCTP socket is an inet one too; but what a short receive, a half-close
-    // or the kernel's count of bytes means of TCP is not true of them.
+    // MPTCP and SCTP sockets have inet addresses too. But a short receive, a half-close and the kernel's
+    // count of bytes do not mean the same for them as for TCP.
     let protocol = socket.protocol().map_err(unfit)?;
     if peer.inet().is_some() && protocol != Some(Protocol::TCP) {
         return Err(Unfit::OtherKind);
     }
-    // close(2) would hold the whole loop for as long, also of a non-blocking socket. A time of zero, by
-    // which a close is a reset, stays: it holds nobody.
+    // With a linger time, close(2) would block the whole loop for that time, even on a non-blocking socket. A
+    // time of zero is kept: it makes a close a reset, and does not block.
     if socket.linger().map_err(unfit)?.is_some_and(|time| !time.is_zero()) {
         socket.set_linger(None).map_err(unfit)?;
     }
-    let _ = set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1); // refused, it is as it was made
+    let _ = set_number(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1); // if refused, its value stays
     if peer.unix().is_some() {
-        let _ = unix::refuse_descriptors(fd); // an older kernel cannot
+        let _ = unix::refuse_descriptors(fd); // older kernels cannot do this
     }
     socket.set_nonblocking(true).map_err(unfit)?;
     socket.set_cloexec(true).map_err(unfit)?;
@@ -111,8 +113,8 @@ mod tests {
         assert!(prepare(&one.into()).unwrap().unix().unwrap().is_unnamed());
     }
 
-    /// Adopted with SO_LINGER of ten seconds, a connection whose peer read nothing held its loop at close:
-    /// a neighbour waited for eight of them.
+    /// A connection was adopted with an SO_LINGER of ten seconds, and its peer read nothing. Its close
+    /// blocked the loop, and another connection waited for eight of these seconds.
     #[test]
     fn what_is_adopted_neither_lingers_nor_waits_for_more_than_a_byte() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -144,7 +146,7 @@ mod tests {
         assert_eq!(SockRef::from(&one).linger().unwrap(), None);
     }
 
-    /// By its address each of them is an inet stream, so it was taken for TCP.
+    /// Each of these sockets has an inet address, so it was taken for TCP.
     #[test]
     fn streams_of_other_protocols_are_named_as_such() {
         for (name, protocol) in [("MPTCP", libc::IPPROTO_MPTCP), ("SCTP", libc::IPPROTO_SCTP)] {

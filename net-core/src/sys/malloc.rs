@@ -1,26 +1,29 @@
-//! What the C library's allocator does with memory that is free again.
+//! The setting that makes the C library's allocator return large free blocks to the system.
 
-/// The largest block that bytes wait in.
+/// Blocks of this size and more get a mapping of their own. It is the largest block in which unsent bytes
+/// wait.
 const LARGE: i32 = 64 << 10;
 
-/// Of those that are mappings of their own at once: half of what a process may have by default
-/// (`vm.max_map_count`, 65,530). Beyond, they are the allocator's as before.
+/// The most such mappings at once: half of what a process may have by default (`vm.max_map_count`, 65,530).
+/// Blocks beyond that come from the allocator's heap as before.
 const MAPPINGS_MAX: i32 = 32 << 10;
 
-/// Has blocks of 64 KiB and more, in which unsent bytes wait for slow readers, go back to the system as soon
-/// as they are free, for the whole process and for good. Call it before the first server starts, on any
-/// thread. False: the C library has no such setting, which is glibc's (`M_MMAP_THRESHOLD`, mallopt(3)).
+/// Makes the allocator return blocks of 64 KiB and more to the system as soon as they are free.
 ///
-/// Left alone, glibc keeps them for the next ones: a server of 4 MiB that has had 1,500 readers who did
-/// not read stays at 188 MiB when they have gone, and at 7 MiB with this. It costs a system call or two for
-/// each such block that comes from no pool.
+/// Unsent bytes wait in such blocks for slow readers. The setting holds for the whole process and cannot be
+/// undone. Call it before the first server starts, on any thread. Returns false if the C library does not
+/// have the setting: only glibc has it (`M_MMAP_THRESHOLD`, mallopt(3)).
+///
+/// Without the setting, glibc keeps free blocks for later use. A server of 4 MiB that has had 1,500 clients
+/// that did not read stays at 188 MiB after these clients have gone; with the setting it falls to 7 MiB. The
+/// cost is a system call or two for each such block that does not come from a pool.
 pub fn return_large_blocks() -> bool {
     set()
 }
 
 #[cfg(target_env = "gnu")]
 fn set() -> bool {
-    // SAFETY: takes no pointers; the allocator locks itself, and both are within its bounds.
+    // SAFETY: it takes no pointers; the allocator locks itself, and both values are within its bounds.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) == 1
             && libc::mallopt(libc::M_MMAP_MAX, MAPPINGS_MAX) == 1

@@ -1,7 +1,7 @@
-//! Options of listeners and of the connections that they accept.
+//! Socket options of listeners and of the connections that they accept.
 //!
-//! All are set once, on the listener: an accepted TCP socket is a copy of it (`sk_clone_lock` in the
-//! kernel), options included. So accepting stays one call, whatever is asked for here.
+//! All options are set once, on the listener. An accepted TCP socket is a copy of the listener with its
+//! options (`sk_clone_lock` in the kernel). So accepting a client stays one system call.
 
 use socket2::{SockRef, Socket};
 use std::net::SocketAddr;
@@ -9,45 +9,47 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 use std::{io, mem};
 
-/// What a server asks of its TCP sockets; [`Server::sockets`](crate::Server::sockets) takes it. It
-/// holds for every listener, and every accepted connection inherits it. Of a server's sockets for
-/// datagrams, the buffers, the device and `only_v6` hold too. Unix sockets, which know
-/// none of it, are left as they are. What the kernel refuses is an error at start, which names the
-/// option and the address.
+/// The options of a server's TCP sockets, for [`Server::sockets`](crate::Server::sockets).
+///
+/// The options are set on every listener, and every accepted connection inherits them. The buffers, the
+/// device and `only_v6` are also set on the server's UDP sockets. Unix sockets are not changed. If the kernel
+/// refuses an option, the start fails with an error that names the option and the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Small writes leave at once (`TCP_NODELAY`). On, since a loop gathers what it sends itself.
+    /// Small writes are sent at once (`TCP_NODELAY`). On by default, because the loop gathers output itself.
     pub nodelay: bool,
-    /// Probes peers that have fallen silent (`SO_KEEPALIVE`). `None`: does not. An idle timeout is
-    /// cheaper and surer where clients are expected to speak.
+    /// Probes silent peers (`SO_KEEPALIVE`). `None`: no probes. An idle timeout is cheaper and more reliable
+    /// if clients are expected to send regularly.
     pub keepalive: Option<Keepalive>,
-    /// Bytes of the kernel's receive buffer (`SO_RCVBUF`), up to `net.core.rmem_max`; the kernel
-    /// takes as much again for its own bookkeeping. `None`: it grows as needed, by
-    /// `net.ipv4.tcp_rmem`, which is better but for very many or very distant peers. One for datagrams
-    /// does not grow: `None` is `net.core.rmem_default`.
+    /// Size of the kernel's receive buffer in bytes (`SO_RCVBUF`), up to `net.core.rmem_max`. The kernel
+    /// takes as much again for its own bookkeeping. `None`: a TCP buffer grows as needed, as
+    /// `net.ipv4.tcp_rmem` says. That is better except for very many or very distant peers. A UDP buffer does
+    /// not grow: `None` means `net.core.rmem_default`.
     pub receive_buffer: Option<usize>,
-    /// Bytes of the kernel's send buffer (`SO_SNDBUF`), up to `net.core.wmem_max`. `None`: it grows
-    /// as needed, by `net.ipv4.tcp_wmem`.
+    /// Size of the kernel's send buffer in bytes (`SO_SNDBUF`), up to `net.core.wmem_max`. `None`: the buffer
+    /// grows as needed, as `net.ipv4.tcp_wmem` says.
     pub send_buffer: Option<usize>,
-    /// Bytes that the kernel takes ahead of what it may send (`TCP_NOTSENT_LOWAT`), beside those under
-    /// way: more wait in this process, where the marks and the budget see them. Unlike a fixed send
-    /// buffer it costs a fast reader nothing measurable. `None`: 64 KiB where a server has a
-    /// [`memory_budget`](crate::Limits::memory_budget), else as `net.ipv4.tcp_notsent_lowat` says,
-    /// which by default has no bound.
+    /// The most unsent bytes that the kernel queues, in addition to bytes in flight (`TCP_NOTSENT_LOWAT`).
+    ///
+    /// Further bytes wait in this process, where the watermarks and the memory budget count them. Unlike a
+    /// fixed send buffer, it costs a fast reader nothing measurable. `None`: 64 KiB if the server has a
+    /// [`memory_budget`](crate::Limits::memory_budget), else `net.ipv4.tcp_notsent_lowat`, which by default
+    /// is unlimited.
     pub notsent_lowat: Option<usize>,
-    /// `Some(ZERO)`: whatever is closed is reset (`SO_LINGER`), which leaves no TIME_WAIT, and
-    /// destroys what the peer has not received yet. No other time is taken: close(2) would hold the
-    /// whole loop for as long. The last bytes arrive without it, see
+    /// `Some(ZERO)`: each close resets the connection (`SO_LINGER`). A reset leaves no TIME_WAIT, and
+    /// destroys bytes that the peer has not received yet. Any other time is an error, because close(2) would
+    /// block the whole loop for that time. The last bytes arrive without this option, see
     /// [`linger_timeout`](crate::Limits::linger_timeout).
     pub linger: Option<Duration>,
-    /// Only what comes by this network device (`SO_BINDTODEVICE`), such as `eth0`.
+    /// Accepts only traffic on this network device (`SO_BINDTODEVICE`), such as `eth0`.
     pub device: Option<String>,
-    /// The kernel keeps a client to itself until its first byte comes, for so long at least
-    /// (`TCP_DEFER_ACCEPT`), rounded up to seconds and then to its retries. For protocols in which
-    /// the client speaks first. Who never speaks is handed over late, and only then counted.
+    /// The kernel holds a client back until its first byte comes, for at least this time
+    /// (`TCP_DEFER_ACCEPT`). The time is rounded up to seconds and then to the kernel's retries. For
+    /// protocols in which the client speaks first. A client that sends nothing is handed over late, and
+    /// counted only then.
     pub defer_accept: Option<Duration>,
-    /// Whether a listener on `[::]` leaves IPv4 alone (`IPV6_V6ONLY`). `None`: as
-    /// `net.ipv6.bindv6only` says, which by default serves both.
+    /// Whether a listener on `[::]` serves IPv6 only (`IPV6_V6ONLY`). `None`: as `net.ipv6.bindv6only` says,
+    /// which by default serves both.
     pub only_v6: Option<bool>,
 }
 
@@ -67,19 +69,19 @@ impl Default for SocketOptions {
     }
 }
 
-/// When a silent peer is probed, and when it is given up. Whole seconds; a fraction is rounded up.
+/// When a silent peer is probed, and when it is given up. In whole seconds; a fraction is rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Silence before the first probe (`TCP_KEEPIDLE`).
+    /// How long a peer is silent before the first probe (`TCP_KEEPIDLE`).
     pub idle: Duration,
-    /// Between probes (`TCP_KEEPINTVL`).
+    /// The time between probes (`TCP_KEEPINTVL`).
     pub interval: Duration,
-    /// Probes without an answer after which the connection has failed (`TCP_KEEPCNT`), 1 to 127.
+    /// How many unanswered probes fail the connection (`TCP_KEEPCNT`), 1 to 127.
     pub probes: u8,
 }
 
 impl SocketOptions {
-    /// Says in one sentence what cannot be, if anything.
+    /// Checks the options. An error says in one sentence which option is not possible.
     pub fn check(&self) -> Result<(), String> {
         if let Some(linger) = self.linger.filter(|linger| !linger.is_zero()) {
             return Err(format!(
@@ -90,7 +92,7 @@ impl SocketOptions {
         Ok(())
     }
 
-    /// Those that are numbers and not TCP's, with their names.
+    /// The numeric options that are not TCP options, with their names.
     fn numbers_of_all(&self, at: SocketAddr) -> Vec<(&'static str, i32, i32, i32)> {
         use libc::{IPPROTO_IPV6, SOL_SOCKET};
         let mut all = Vec::new();
@@ -106,7 +108,7 @@ impl SocketOptions {
         all
     }
 
-    /// The options that are numbers, with their names.
+    /// All numeric options, with their names.
     fn numbers(&self, at: SocketAddr) -> Vec<(&'static str, i32, i32, i32)> {
         use libc::{IPPROTO_TCP, SOL_SOCKET};
         let mut all =
@@ -129,7 +131,7 @@ impl SocketOptions {
         all
     }
 
-    /// Sets them on a socket that is to connect to `to`, but for those of listeners alone.
+    /// Sets the options on a socket that is to connect to `to`, except options of listeners.
     pub(super) fn set_to_dial(&self, socket: &Socket, to: SocketAddr) -> io::Result<()> {
         if self.check().is_err() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
@@ -137,7 +139,7 @@ impl SocketOptions {
         Self { defer_accept: None, only_v6: None, ..self.clone() }.set(socket, to)
     }
 
-    /// Sets those that are not TCP's, on a socket for datagrams that is to be bound to `at`.
+    /// Sets the options that are not TCP options on a UDP socket that is to be bound to `at`.
     pub(super) fn set_for_datagrams(&self, socket: &Socket, at: SocketAddr) -> io::Result<()> {
         for (name, level, option, value) in self.numbers_of_all(at) {
             set_number(socket, level, option, value).map_err(|error| named(name, error))?;
@@ -145,7 +147,7 @@ impl SocketOptions {
         self.bind_device(socket)
     }
 
-    /// Sets them on a socket that is to be bound to `at`, or to connect to it.
+    /// Sets the options on a socket that is to be bound to `at`, or to connect to `at`.
     fn set(&self, socket: &Socket, at: SocketAddr) -> io::Result<()> {
         for (name, level, option, value) in self.numbers(at) {
             set_number(socket, level, option, value).map_err(|error| named(name, error))?;
@@ -170,24 +172,26 @@ impl SocketOptions {
 /// How a listener is made.
 #[derive(Clone, Debug)]
 pub(crate) struct ListenOptions {
-    /// Connections which the kernel completes ahead of accept. Cut to `net.core.somaxconn`.
+    /// The size of the accept queue: connections that the kernel completes before they are accepted. Limited
+    /// to `net.core.somaxconn`.
     pub(crate) backlog: i32,
-    /// Several listeners on one address, among which the kernel spreads connections.
+    /// Several listeners share one address, and the kernel spreads connections among them.
     pub(crate) reuse_port: bool,
-    /// Of those, this one gets what comes in by this core (`SO_INCOMING_CPU`).
+    /// This listener, among those on one address, gets connections that arrive on this core
+    /// (`SO_INCOMING_CPU`).
     pub(crate) core: Option<usize>,
-    /// Clients that can be served although the process has no descriptor left. 0: one can be
-    /// accepted at a time, and is closed at once.
+    /// How many clients can be served although the process has no descriptor left. 0: one client at a time
+    /// can be accepted, and is closed at once.
     pub(crate) spares: usize,
     pub(crate) sockets: SocketOptions,
 }
 
-/// How a socket for datagrams is made.
+/// How a UDP socket is made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DatagramOptions {
     pub(crate) sockets: SocketOptions,
-    /// It hears the group whose address it has, if it has one. Of several sockets one does: to a group, the
-    /// kernel gives each a copy.
+    /// The socket joins the multicast group whose address it has, if any. Only one of several sockets joins,
+    /// because the kernel gives each member a copy.
     pub(crate) hears_group: bool,
 }
 
@@ -208,7 +212,7 @@ pub(super) fn stream_socket(at: SocketAddr) -> io::Result<socket2::Socket> {
     socket2::Socket::new(socket2::Domain::for_address(at), kind, Some(socket2::Protocol::TCP))
 }
 
-/// A TCP socket, bound and not listening yet.
+/// Makes a TCP socket that is bound and does not listen yet.
 pub(super) fn bound(at: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     let socket = stream_socket(at)?;
     socket.set_reuse_address(true)?;
@@ -244,7 +248,7 @@ pub(super) fn set_number(
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Rounded up, so that less than a second is not the 0 that means something else.
+/// Rounded up, so that less than a second does not become 0, which has another meaning.
 fn seconds(time: Duration) -> i32 {
     let up = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
     i32::try_from(up).unwrap_or(i32::MAX)
@@ -328,7 +332,7 @@ mod tests {
             keepalive: Some(Keepalive { idle, interval, probes: 3 }),
             send_buffer: Some(30_000),
             linger: Some(Duration::ZERO),
-            defer_accept: Some(idle), // of a listener, so left out
+            defer_accept: Some(idle), // an option of listeners, so it is ignored
             ..SocketOptions::default()
         }));
         let socket = socket.unwrap();
