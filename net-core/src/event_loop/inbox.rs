@@ -180,8 +180,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// A new connection: through the one door in, or first to the wait for its PROXY header, if a proxy is to say
-    /// whose it is.
+    /// A new connection enters the table. If a proxy is to say whose it is, it waits for its PROXY header
+    /// first.
     fn adopt(&mut self, arrival: Arrival) {
         if self.phase >= Phase::ForceClose {
             let why = if self.phase == Phase::ForceClose {

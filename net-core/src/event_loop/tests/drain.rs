@@ -238,8 +238,8 @@ fn who_asks_when_answered_is_let_go_with_an_answer<D: Rig>(seed: u64) {
     }
 }
 
-/// Its answers come from a timer, 300 ms after the question. The client asked again as soon as it had its answer,
-/// before the loop looked whether anything was under way: so it was reset at the drain's deadline.
+/// Its answers come from a timer, 300 ms after the question. The client asked again as soon as it had its
+/// answer, before the loop looked whether anything was under way: so it was reset at the drain's deadline.
 fn who_asks_when_answered_later_is_let_go_with_an_answer<D: Rig>(seed: u64) {
     for pauses in [false, true] {
         let mut stage = Stage::<D>::new(seed);
