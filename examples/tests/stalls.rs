@@ -209,7 +209,7 @@ fn each_callback_is_blamed_for_itself() {
                 let (at, admin) = addrs(&server);
                 let mut client = connect(at);
                 ping(&mut client, b"hello\n");
-                server.remote().post(0, ()).unwrap();
+                server.handle().post(0, ()).unwrap();
                 // Its deadline comes only while it lives.
                 if callback != Callback::Deadline {
                     client.shutdown(std::net::Shutdown::Write).unwrap();

@@ -5,7 +5,7 @@
 //! one instance on each loop, and a session for each connection. A callback takes received bytes and queues
 //! bytes to send. The loop's turn receives and sends them.
 //!
-//! - [`Server`] starts the loops. [`Limits`] sets every bound. [`Remote`] reaches the loops from other
+//! - [`Server`] starts the loops. [`Limits`] sets every bound. [`ServerHandle`] reaches the loops from other
 //!   threads.
 //! - [`Conn`] is a connection as a callback sees it. [`Loop`] is the loop that the callback runs on.
 //! - `docs/ARCHITECTURE.md` has the picture. `docs/LIFE.md` has the state table of a connection's life.
@@ -52,8 +52,8 @@ pub use api::conn::{Conn, Sender};
 pub use api::handler::{Handler, Keep, Peer};
 pub use api::here::Loop;
 pub use api::pool::{JobPanicked, Pool, PoolCounts, PoolFull};
-pub use api::remote::Remote;
 pub use api::runner::{Runner, Work};
+pub use api::server_handle::ServerHandle;
 pub use api::slices::{JobsFull, Slice};
 pub use base::closed::{BadHeader, Callback, Closed, Which, Why};
 pub use base::error::{AdoptError, StartError, Unadopted};

@@ -49,7 +49,7 @@ impl Handler for Dials {
     }
 }
 
-/// A server that listens nowhere: N loops, and a `Remote` to post to them.
+/// A server that listens nowhere: N loops, and a `ServerHandle` to post to them.
 fn client() -> (net_core::Running<Dial>, Receiver<Outcome>) {
     let (say, said) = channel();
     let client = Server::new().loops(Loops::Count(1)).pin(false);
@@ -67,13 +67,13 @@ fn a_closed_port_and_a_foreign_source_are_named() {
     let _bound = bound::bound();
     let (running, said) = client();
     let machine = |errno| Outcome::Over(Closed::Machine(Errno::new(errno)));
-    running.remote().post(0, Dial::from(closed_port())).unwrap();
+    running.handle().post(0, Dial::from(closed_port())).unwrap();
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), machine(libc::ECONNREFUSED));
     // 192.0.2.0/24 is for documentation: no machine has it.
     let foreign = Dial::from(closed_port()).source("192.0.2.7:0".parse().unwrap());
-    running.remote().post(0, foreign).unwrap();
+    running.handle().post(0, foreign).unwrap();
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), machine(libc::EADDRNOTAVAIL));
-    running.remote().drain();
+    running.handle().drain();
     let counts = running.wait().unwrap().counts;
     assert!(counts.balance(), "{counts}");
 }
@@ -85,7 +85,7 @@ fn a_dial_comes_from_the_address_it_is_given_and_speaks() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let source: SocketAddr = "127.0.0.77:0".parse().unwrap();
-    running.remote().post(0, Dial::from(to).source(source)).unwrap();
+    running.handle().post(0, Dial::from(to).source(source)).unwrap();
     let (mut accepted, from) = listener.accept().unwrap();
     assert_eq!(from.ip(), source.ip());
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Outcome::Up { local_side_of: to });
@@ -106,7 +106,7 @@ fn a_dial_is_tried_again_until_somebody_listens() {
     let pause = Duration::from_millis(20);
     let retry =
         Retry { attempts: u32::MAX, first_pause: pause, pause_max: pause, within: PATIENCE };
-    running.remote().post(0, Dial::from(to).retry(retry)).unwrap();
+    running.handle().post(0, Dial::from(to).retry(retry)).unwrap();
     assert!(said.recv_timeout(Duration::from_millis(100)).is_err(), "no answer before the last");
     let _listener = TcpListener::bind(to).unwrap();
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Outcome::Up { local_side_of: to });
@@ -118,12 +118,12 @@ fn a_dial_is_tried_again_until_somebody_listens() {
 fn a_dial_into_the_own_port_range_never_meets_itself() {
     let _bound = bound::bound();
     let (running, said) = client();
-    let remote = running.remote();
+    let handle = running.handle();
     const AT_ONCE: usize = 200;
     for _ in 0..30 {
         let to = closed_port();
         for _ in 0..AT_ONCE {
-            remote.post(0, Dial::from(to).source("127.0.0.1:0".parse().unwrap())).unwrap();
+            handle.post(0, Dial::from(to).source("127.0.0.1:0".parse().unwrap())).unwrap();
         }
         for _ in 0..AT_ONCE {
             let outcome = said.recv_timeout(PATIENCE).unwrap();
@@ -132,7 +132,7 @@ fn a_dial_into_the_own_port_range_never_meets_itself() {
     }
     // And certainly: from the port that it dials.
     let to = closed_port();
-    remote.post(0, Dial::from(to).source(to)).unwrap();
+    handle.post(0, Dial::from(to).source(to)).unwrap();
     let refused = Outcome::Over(Closed::Machine(Errno::new(libc::ECONNREFUSED)));
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), refused);
 }
@@ -151,7 +151,7 @@ fn a_full_unix_listener_is_dialled_again_until_it_takes_all() {
     let to = format!("unix:{}", path.display());
     for _ in 0..12 {
         let dial = Dial::to(to.parse().unwrap()).timeout(PATIENCE);
-        running.remote().post(0, dial).unwrap();
+        running.handle().post(0, dial).unwrap();
     }
     let (mut outcomes, mut accepted) = (Vec::new(), Vec::new());
     while outcomes.len() < 2 {
@@ -166,14 +166,14 @@ fn a_full_unix_listener_is_dialled_again_until_it_takes_all() {
     assert!(outcomes.iter().all(|o| matches!(o, Outcome::Up { .. })), "{outcomes:?}");
     let late = Dial::to(to.parse().unwrap()).timeout(Duration::from_millis(50));
     for _ in 0..20 {
-        running.remote().post(0, late.clone()).unwrap();
+        running.handle().post(0, late.clone()).unwrap();
     }
     let full = Outcome::Over(Closed::Machine(Errno::new(libc::EAGAIN)));
     let mut refused = false;
     while !refused {
         refused = said.recv_timeout(PATIENCE).unwrap() == full;
     }
-    running.remote().stop();
+    running.handle().stop();
     let counts = running.wait().unwrap().counts;
     assert!(counts.balance(), "{counts}");
 }
@@ -204,7 +204,7 @@ impl Handler for Stuck {
                 for port in 1..=count {
                     here.dial(name(port), 0).unwrap();
                 }
-                while here.remote().post(0, Asked::Stick).is_ok() {}
+                while here.handle().post(0, Asked::Stick).is_ok() {}
             }
             Asked::Name(port) => _ = here.dial(name(port), port).unwrap(),
             Asked::Stick => _ = self.1.lock().recv_timeout(3 * PATIENCE),
@@ -229,24 +229,24 @@ fn with_one_loop_stuck_for_ever_the_other_resolves_and_dials() {
         Limits { mail_queue: 2, mail_per_turn: 1, dials_per_turn: 64, ..Limits::default() };
     let server = Server::new().loops(Loops::Count(2)).pin(false).limits(limits);
     let running = server.start(move |_| Stuck(say.clone(), released.clone())).unwrap();
-    let remote = running.remote();
-    assert!(remote.post(0, Asked::Names(64)).is_ok());
+    let handle = running.handle();
+    assert!(handle.post(0, Asked::Names(64)).is_ok());
     // Once its mailbox stays full, it is stuck: it takes one mail in each turn, and no more.
     let until = Instant::now() + PATIENCE;
     let mut full_for = 0;
     while full_for < 100 {
         assert!(Instant::now() < until, "it is never stuck");
-        full_for = if remote.post(0, Asked::Stick).is_ok() { 0 } else { full_for + 1 };
+        full_for = if handle.post(0, Asked::Stick).is_ok() { 0 } else { full_for + 1 };
         std::thread::sleep(Duration::from_millis(1));
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     for _ in 0..3 {
-        assert!(remote.post(1, Asked::Name(port)).is_ok());
+        assert!(handle.post(1, Asked::Name(port)).is_ok());
         assert_eq!(said.recv_timeout(PATIENCE).unwrap(), port);
     }
     drop(release); // now it turns again, and finds what it was owed
-    remote.stop();
+    handle.stop();
     let counts = running.wait().unwrap().counts;
     assert!(counts.balance(), "{counts}");
 }

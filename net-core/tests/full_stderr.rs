@@ -54,7 +54,7 @@ fn server_with_a_full_standard_error() {
     let running = server.start(move |_place| Fragile(pool.clone())).unwrap();
     println!("READY {}", running.addrs()[0]);
     let _ = io::stdin().read(&mut [0]); // until the other test has ended, however it does
-    running.remote().drain();
+    running.handle().drain();
     assert!(running.wait().unwrap().counts.balance());
 }
 

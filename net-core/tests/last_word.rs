@@ -91,7 +91,7 @@ fn a_restart_loses_no_question_of_a_thousand_who_ask() {
     let clients: Vec<Vec<Client>> =
         (0..THREADS).map(|_| (0..CLIENTS).map(|_| connect()).collect()).collect();
     let (asked, have_asked) = std::sync::mpsc::channel();
-    let remote = running.remote();
+    let handle = running.handle();
     thread::scope(|scope| {
         for mut clients in clients {
             let asked = asked.clone();
@@ -110,7 +110,7 @@ fn a_restart_loses_no_question_of_a_thousand_who_ask() {
             });
         }
         (0..THREADS).for_each(|_| have_asked.recv_timeout(PATIENCE).expect("all ask"));
-        remote.drain();
+        handle.drain();
     });
     let ended = running.wait().unwrap();
     assert!(ended.counts.balance(), "{}", ended.counts);

@@ -31,7 +31,7 @@ impl Handler for Chains {
         match chain {
             b'p' => _ = conn.echo(input),
             b's' | b'm' => conn.notify_sent(0),
-            b'w' => drop(conn.here().remote().post(0, ())),
+            b'w' => drop(conn.here().handle().post(0, ())),
             b'j' => {
                 let links = Arc::clone(&self.0);
                 let endless = move |_: &mut Self, _: &mut Conn<'_, Self>| {
@@ -61,7 +61,7 @@ impl Handler for Chains {
 
     fn on_message(&mut self, here: &mut Loop<'_, Self>, (): ()) {
         self.0.fetch_add(1, Ordering::Relaxed);
-        let _ = here.remote().post(0, ());
+        let _ = here.handle().post(0, ());
     }
 }
 
@@ -106,14 +106,14 @@ fn a_stream_by_on_sent_to_a_fast_reader_leaves_its_neighbour_served() {
         is_served(&mut neighbour);
     }
     let told = links.load(Ordering::Relaxed);
-    let snapshot = server.remote().snapshot();
+    let snapshot = server.handle().snapshot();
     // The turn under way is not among them.
     let (sent, turns) = (snapshot.get(Counter::BytesOut), snapshot.get(Counter::Turns) + 1);
     let budget = Limits::default().send_bytes_per_turn as u64;
     // When there is room again, and at the turn's end.
     assert!(sent <= turns * 2 * budget, "{sent} bytes in {turns} turns");
     assert!(told <= turns, "told {told} times in {turns} turns");
-    server.remote().stop();
+    server.handle().stop();
     server.wait().unwrap();
     assert!(reading.join().unwrap() > 0);
 }
@@ -133,7 +133,7 @@ fn whatever_is_chained_on_a_loop_others_are_served_and_it_stops() {
         for _ in 0..50 {
             is_served(&mut neighbour);
         }
-        server.remote().stop();
+        server.handle().stop();
         server.wait().unwrap();
         let mut rest = [0; 1];
         assert!(!matches!(neighbour.read(&mut rest), Ok(1..)), "it is not over");

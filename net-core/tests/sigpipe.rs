@@ -62,7 +62,7 @@ fn a_deadly_sigpipe_is_never_raised() {
     client.read_exact(&mut said).unwrap();
     assert_eq!(&said, b"to nobody");
     drop(client);
-    server.remote().stop();
+    server.handle().stop();
     server.wait().unwrap();
 }
 
@@ -83,14 +83,14 @@ fn a_file_to_nobody_leaves_the_callers_signals_as_they_were() {
     let ended = server.run_here_alone(
         move |_place| Late { file },
         |running| {
-            let (at, remote) = (running.addrs()[0].inet().unwrap(), running.remote());
+            let (at, handle) = (running.addrs()[0].inet().unwrap(), running.handle());
             std::thread::spawn(move || {
                 say_and_go(at, b'f');
                 let mut client = TcpStream::connect(at).unwrap();
                 client.write_all(b"f").unwrap();
                 client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
                 let read = client.read_exact(&mut [0; 4096]);
-                remote.drain();
+                handle.drain();
                 read.unwrap();
             });
         },

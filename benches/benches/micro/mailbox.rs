@@ -25,11 +25,11 @@ fn through(n: u64, producers: u64) -> Duration {
     let start = Instant::now();
     thread::scope(|scope| {
         for producer in 0..producers {
-            let remote = inbox.remote();
+            let handle = inbox.handle();
             let own = n / producers + u64::from(producer < n % producers);
             scope.spawn(move || {
                 for message in 0..own {
-                    while let Err(error) = remote.post(0, message) {
+                    while let Err(error) = handle.post(0, message) {
                         assert!(matches!(error, PostError::Full(_)), "it has not ended");
                         thread::yield_now();
                     }

@@ -2,7 +2,7 @@
 //! sleeps?
 
 use criterion::Criterion;
-use net_core::{Conn, Handler, Input, Loop, Loops, Peer, Remote, Running, Server};
+use net_core::{Conn, Handler, Input, Loop, Loops, Peer, Running, Server, ServerHandle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ impl Handler for Listener {
         match note {
             Note::Plain => _ = self.0.taken.fetch_add(1, Ordering::Relaxed),
             Note::Spin if self.0.is_busy.load(Ordering::Relaxed) => {
-                assert!(here.remote().post(here.number(), Note::Spin).is_ok(), "a burst fits");
+                assert!(here.handle().post(here.number(), Note::Spin).is_ok(), "a burst fits");
             }
             Note::Spin => {}
         }
@@ -53,7 +53,7 @@ impl Handler for Listener {
 
 struct Stage {
     shared: Arc<Shared>,
-    remote: Remote<Note>,
+    handle: ServerHandle<Note>,
     /// Stops when it is dropped.
     _server: Running<Note>,
 }
@@ -67,13 +67,13 @@ impl Stage {
             .loops(Loops::Count(1))
             .start(move |_place| Listener(Arc::clone(&seen)))
             .expect("a server of one loop starts");
-        Self { shared, remote: server.remote(), _server: server }
+        Self { shared, handle: server.handle(), _server: server }
     }
 
     fn set_busy(&self, is_busy: bool) {
         self.shared.is_busy.store(is_busy, Ordering::Relaxed);
         if is_busy {
-            assert!(self.remote.post(0, Note::Spin).is_ok(), "the mailbox is empty");
+            assert!(self.handle.post(0, Note::Spin).is_ok(), "the mailbox is empty");
         }
     }
 
@@ -87,7 +87,7 @@ impl Stage {
             let wanted = self.shared.taken.load(Ordering::Relaxed) + burst;
             let start = Instant::now();
             for _ in 0..burst {
-                assert!(self.remote.post(0, Note::Plain).is_ok(), "a burst fits the mailbox");
+                assert!(self.handle.post(0, Note::Plain).is_ok(), "a burst fits the mailbox");
             }
             spent += start.elapsed();
             while self.shared.taken.load(Ordering::Relaxed) < wanted {

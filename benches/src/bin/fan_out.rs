@@ -5,7 +5,7 @@ use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
 use net_core::{
     Broadcast, Bytes, Conn, FdTable, Handler, Input, Limits, Loop, Loops, Peer, Place,
-    PrivateTables, Remote, Server,
+    PrivateTables, Server, ServerHandle,
 };
 use std::error::Error;
 
@@ -27,7 +27,7 @@ struct Flags {
 
 struct FanOut {
     own: usize,
-    all: Remote<()>,
+    all: ServerHandle<()>,
 }
 
 impl Handler for FanOut {
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         server = server.fd_table(FdTable::PerLoop(unsafe { PrivateTables::promise() }));
     }
     let running =
-        server.start(|place: &Place<()>| FanOut { own: place.number(), all: place.remote() })?;
+        server.start(|place: &Place<()>| FanOut { own: place.number(), all: place.handle() })?;
     say_ready(running.addrs()[0].to_string().parse()?)?;
     running.wait()?;
     Ok(())

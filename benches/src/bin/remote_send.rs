@@ -4,7 +4,7 @@ use benches::bursts::{MESSAGE, REQUEST_BYTES};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
 use net_core::{
-    Bytes, Conn, ConnId, Handler, Input, Loops, Peer, Place, PostError, Remote, Server,
+    Bytes, Conn, ConnId, Handler, Input, Loops, Peer, Place, PostError, Server, ServerHandle,
 };
 use std::convert::Infallible;
 use std::error::Error;
@@ -45,11 +45,11 @@ impl Handler for Asker {
     }
 }
 
-fn answer(requests: &Receiver<Request>, remote: &Remote<Infallible>) {
+fn answer(requests: &Receiver<Request>, handle: &ServerHandle<Infallible>) {
     for (id, count) in requests {
         thread::sleep(ASLEEP_AFTER);
         for _ in 0..count {
-            while let Err(error) = remote.send(id, Bytes::from_static(&MESSAGE)) {
+            while let Err(error) = handle.send(id, Bytes::from_static(&MESSAGE)) {
                 match error {
                     PostError::Full(_) => thread::yield_now(), // the loop is to catch up
                     PostError::Ended(_) => return,
@@ -65,8 +65,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Without pinning, so that the other thread may have a core of its own.
     let server = Server::new().listen(&listen.to_string()).loops(Loops::Count(loops)).pin(false);
     let running = server.start(move |_place: &Place<Infallible>| Asker(asker.clone()))?;
-    let remote = running.remote();
-    let sender = thread::spawn(move || answer(&requests, &remote));
+    let handle = running.handle();
+    let sender = thread::spawn(move || answer(&requests, &handle));
     say_ready(running.addrs()[0].to_string().parse()?)?;
     running.wait()?;
     sender.join().map_err(|_| "the sending thread panicked")?;

@@ -41,7 +41,7 @@ pub(super) fn sends(sends: &[Sends], text: &mut String) {
     }
     text.push_str(
         "\n### From another thread\n\n\
-         A thread that is no loop sends messages of 64 B on one connection by `Remote::send`, in \
+         A thread that is no loop sends messages of 64 B on one connection by `ServerHandle::send`, in \
          bursts; before each of them the loop sleeps. The request is included.\n\n\
          | messages in a burst | instructions a message | eventfd writes a message \
          | CPU ns a message |\n|--:|--:|--:|--:|\n",

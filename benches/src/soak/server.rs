@@ -9,7 +9,7 @@ use clap::Args;
 use net_core::{
     Accept, Addr, AtLimit, Broadcast, Bytes, Closed, Conn, ConnId, Counter, Datagram, Dial, Ended,
     FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, Loops, Peer, Place,
-    Pool, PrivateTables, Queued, Rate, Remote, Report, Running, Searched, Server, Slice,
+    Pool, PrivateTables, Queued, Rate, Report, Running, Searched, Server, ServerHandle, Slice,
     StartError, TimerId, WhenFull,
 };
 use std::collections::HashMap;
@@ -181,7 +181,7 @@ enum Message {
 
 struct Soak {
     number: usize,
-    all: Remote<Message>,
+    all: ServerHandle<Message>,
     shared: Arc<Shared>,
     /// Opened on this loop, whose descriptor table may be its own.
     file: Option<Arc<File>>,
@@ -234,7 +234,7 @@ impl Soak {
     fn new(place: &Place<Message>, shared: &Arc<Shared>) -> Self {
         Self {
             number: place.number(),
-            all: place.remote(),
+            all: place.handle(),
             shared: Arc::clone(shared),
             file: None,
             timers: HashMap::new(),
@@ -615,7 +615,7 @@ impl Handler for Soak {
         match message {
             Message::Hop { asker, number } => {
                 let answer = format!("answer {}\n", number + 1);
-                let _ = here.remote().send(asker, answer); // full: the asker is told nothing
+                let _ = here.handle().send(asker, answer); // full: the asker is told nothing
             }
             Message::Published { publisher, report } => {
                 let Report { delivered, queued, dropped, loops_missed, .. } = report;

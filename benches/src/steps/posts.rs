@@ -45,9 +45,9 @@ fn inbox() -> Inbox {
 }
 
 fn post(inbox: &Inbox, burst: u64) {
-    let remote = inbox.remote();
+    let handle = inbox.handle();
     for message in 0..burst {
-        assert!(remote.post(0, black_box(message)).is_ok(), "a burst fits the mailbox");
+        assert!(handle.post(0, black_box(message)).is_ok(), "a burst fits the mailbox");
     }
 }
 
@@ -61,10 +61,10 @@ fn take(inbox: &Inbox, burst: u64) {
 fn posts() -> Rounds {
     const ROOM: u64 = 1 << 16;
     let inbox = Inbox::new(ROOM as usize).expect("an eventfd can be made");
-    let remote = inbox.remote();
+    let handle = inbox.handle();
     Box::new(move |rounds| {
         for round in 0..rounds {
-            if remote.post(0, round).is_err() {
+            if handle.post(0, round).is_err() {
                 take(&inbox, ROOM);
             }
         }
@@ -73,10 +73,10 @@ fn posts() -> Rounds {
 
 fn busy() -> Rounds {
     let inbox = inbox();
-    let remote = inbox.remote();
+    let handle = inbox.handle();
     Box::new(move |rounds| {
         for round in 0..rounds {
-            assert!(remote.post(0, round).is_ok(), "the mailbox is empty");
+            assert!(handle.post(0, round).is_ok(), "the mailbox is empty");
             assert!(black_box(inbox.take()).is_some(), "what was posted is there");
         }
     })

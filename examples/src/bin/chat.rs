@@ -5,7 +5,7 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, Remote};
+use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, ServerHandle};
 use std::process::ExitCode;
 
 /// Sends every line to everyone else.
@@ -21,7 +21,7 @@ const LINE_MAX: usize = 4096;
 
 struct Chat {
     own: usize,
-    all: Remote<Bytes>,
+    all: ServerHandle<Bytes>,
 }
 
 impl Handler for Chat {
@@ -56,6 +56,6 @@ impl Handler for Chat {
 }
 
 fn main() -> ExitCode {
-    let chat = |place: &net_core::Place<Bytes>| Chat { own: place.number(), all: place.remote() };
+    let chat = |place: &net_core::Place<Bytes>| Chat { own: place.number(), all: place.handle() };
     flags::run(&Flags::parse().server, chat)
 }

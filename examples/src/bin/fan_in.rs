@@ -7,7 +7,7 @@
 //! again for the next question. A question that fails is asked again, up to `--attempts` times.
 //!
 //! It is also an example of a program without a server: a `Server` that listens nowhere has loops, a
-//! `Remote` to post to them, and a drain that ends it.
+//! `ServerHandle` to post to them, and a drain that ends it.
 
 use clap::Parser;
 use examples::fan_in::{Ask, FanIn, Outcome, Plan};
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     // One loop asks them all, on this thread, and ends the server when the last answer is in.
     let client = Server::new().pin(false).run_here_alone(
         |_place| FanIn::new(plan, say),
-        |running| _ = running.remote().post(0, jobs), // a mailbox that is new has room
+        |running| _ = running.handle().post(0, jobs), // a mailbox that is new has room
     );
     if let Err(error) = client {
         return flags::fail(1, &error.to_string());

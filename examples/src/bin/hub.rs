@@ -18,7 +18,8 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Broadcast, Bytes, Closed, Conn, Delivery, Handler, Input, Loop, Peer, Place, Remote, Which,
+    Broadcast, Bytes, Closed, Conn, Delivery, Handler, Input, Loop, Peer, Place, ServerHandle,
+    Which,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -50,7 +51,7 @@ const UNDER_WAY_IN_ALL: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 struct Hub {
-    all: Remote<Infallible>,
+    all: ServerHandle<Infallible>,
     /// Messages of this loop's publishers.
     under_way: Vec<Delivery>,
 }
@@ -180,7 +181,7 @@ fn main() -> ExitCode {
     let mut flags = Flags::parse();
     flags.server.heartbeat_interval = Some(flags.heartbeat).filter(|time| !time.is_zero());
     flags::run(&flags.server, |place: &Place<Infallible>| Hub {
-        all: place.remote(),
+        all: place.handle(),
         under_way: Vec::new(),
     })
 }

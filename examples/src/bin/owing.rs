@@ -11,8 +11,8 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    AtLimit, Broadcast, Bytes, Conn, FileRange, Handler, Input, LengthPrefix, Loop, Peer, Remote,
-    SocketOptions,
+    AtLimit, Broadcast, Bytes, Conn, FileRange, Handler, Input, LengthPrefix, Loop, Peer,
+    ServerHandle, SocketOptions,
 };
 use std::convert::Infallible;
 use std::fs::File;
@@ -89,7 +89,7 @@ impl FromStr for Kind {
 }
 
 struct Owing {
-    remote: Remote<Infallible>,
+    handle: ServerHandle<Infallible>,
     file: Arc<File>,
     is_begun: bool,
     /// Counts messages, so that each may have a key of its own.
@@ -171,11 +171,11 @@ impl Owing {
             Kind::Conflated => conn.send_or(copy(), AtLimit::Conflate(self.number % 2000)),
             Kind::Lossy => conn.send_or(payload, AtLimit::DropOldest),
             Kind::Mailed => {
-                let _ = self.remote.send_or(conn.id(), copy(), AtLimit::DropOldest);
+                let _ = self.handle.send_or(conn.id(), copy(), AtLimit::DropOldest);
                 return;
             }
             Kind::Broadcast => {
-                self.remote.broadcast(Broadcast::new(copy()).at_limit(AtLimit::DropOldest));
+                self.handle.broadcast(Broadcast::new(copy()).at_limit(AtLimit::DropOldest));
                 return;
             }
         };
@@ -197,7 +197,7 @@ fn main() -> ExitCode {
         Err(error) => return flags::fail(1, &format!("this program's own file: {error}")),
     };
     let make = move |place: &net_core::Place<Infallible>| Owing {
-        remote: place.remote(),
+        handle: place.handle(),
         file: Arc::clone(&file),
         is_begun: false,
         number: 0,

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use net_core::{Counter, Ended, Limits, Loops, Remote, Running, Server};
+use net_core::{Counter, Ended, Limits, Loops, Running, Server, ServerHandle};
 
 use super::asked::Accept;
 use super::engine;
@@ -51,9 +51,9 @@ pub fn led() -> ExitCode {
         return failed("it listens nowhere".to_owned());
     };
     talk::tell(&ServerNews::Listening(at));
-    let is_draining = obey(&orders, &running.remote(), &board);
+    let is_draining = obey(&orders, &running.handle(), &board);
     if !is_draining {
-        running.remote().stop();
+        running.handle().stop();
     }
     let ended = match while_watched(&orders, running, &board) {
         Ok(ended) => ended,
@@ -70,7 +70,7 @@ fn while_watched(
     running: Running<Announcement>,
     board: &Board,
 ) -> Result<Ended, String> {
-    let remote = running.remote();
+    let handle = running.handle();
     let waiting = thread::Builder::new()
         .name("wait-for-end".into())
         .spawn(move || running.wait())
@@ -78,10 +78,10 @@ fn while_watched(
     while !waiting.is_finished() {
         match orders.recv_timeout(STATE_EVERY) {
             Err(RecvTimeoutError::Timeout) => {
-                talk::tell(&ServerNews::State(state(&remote, board)));
+                talk::tell(&ServerNews::State(state(&handle, board)));
             }
             _ => {
-                remote.stop();
+                handle.stop();
                 break;
             }
         }
@@ -162,7 +162,11 @@ fn server(setup: &ServerSetup) -> Result<Server, String> {
 }
 
 /// Obeys until it is told to end. True: by draining.
-fn obey(orders: &Receiver<ServerOrder>, remote: &Remote<Announcement>, board: &Arc<Board>) -> bool {
+fn obey(
+    orders: &Receiver<ServerOrder>,
+    handle: &ServerHandle<Announcement>,
+    board: &Arc<Board>,
+) -> bool {
     let mut brake = None;
     let mut told = Instant::now();
     loop {
@@ -170,13 +174,13 @@ fn obey(orders: &Receiver<ServerOrder>, remote: &Remote<Announcement>, board: &A
             Ok(ServerOrder::Broadcast { payload, per_second, unread_messages_max }) => {
                 brake = Brake::new(unread_messages_max);
                 let announcement = Announcement { payload: payload.into(), per_second };
-                for number in remote.post_all(announcement) {
+                for number in handle.post_all(announcement) {
                     tracing::error!(in_loop = number, "a loop does not take the announcement");
                 }
             }
             Ok(ServerOrder::Drain { per_second }) => {
                 board.set_closes_per_second(per_second);
-                remote.drain();
+                handle.drain();
                 return true;
             }
             Ok(ServerOrder::Begin(_) | ServerOrder::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -189,13 +193,13 @@ fn obey(orders: &Receiver<ServerOrder>, remote: &Remote<Announcement>, board: &A
         }
         if told.elapsed() >= STATE_EVERY {
             told = Instant::now();
-            talk::tell(&ServerNews::State(state(remote, board)));
+            talk::tell(&ServerNews::State(state(handle, board)));
         }
     }
 }
 
-fn state(remote: &Remote<Announcement>, board: &Board) -> ServerState {
-    let counts = remote.snapshot();
+fn state(handle: &ServerHandle<Announcement>, board: &Board) -> ServerState {
+    let counts = handle.snapshot();
     ServerState {
         open: counts.get(Counter::Open),
         accepted: counts.get(Counter::Accepted),

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use net_core::{Limits, Loops, PostError, Remote, Running, Server};
+use net_core::{Limits, Loops, PostError, Running, Server, ServerHandle};
 
 use super::engine;
 use super::talk::{self, SwarmNews, SwarmOrder, SwarmSetup};
@@ -48,15 +48,15 @@ fn lead() -> Result<ExitCode, String> {
     let board = Arc::new(Board::new(asked));
     let before = engine::descriptors_open();
     let running = start(setup, &board)?;
-    let remote = running.remote();
+    let handle = running.handle();
     talk::tell(&SwarmNews::Done);
-    if !obey(&orders, &remote, &board) {
-        running.remote().stop();
+    if !obey(&orders, &handle, &board) {
+        running.handle().stop();
         let _ = running.wait(); // it was to end at once, and has
         return Ok(ExitCode::FAILURE);
     }
-    remote.drain();
-    drop(remote); // it holds the loops' wakers, which would count as left
+    handle.drain();
+    drop(handle); // it holds the loops' wakers, which would count as left
     let ended = running.wait().map_err(|error| error.to_string())?;
     talk::tell(&SwarmNews::State(board.state(None)));
     talk::tell(&SwarmNews::Ended(engine::books(&ended.counts, before)));
@@ -84,7 +84,7 @@ fn start(setup: SwarmSetup, board: &Arc<Board>) -> Result<Running<Task>, String>
 }
 
 /// Obeys until it is told to end. True: in order.
-fn obey(orders: &Receiver<SwarmOrder>, remote: &Remote<Task>, board: &Board) -> bool {
+fn obey(orders: &Receiver<SwarmOrder>, handle: &ServerHandle<Task>, board: &Board) -> bool {
     let (mut p99_us, mut looked) = (None, Instant::now());
     let mut told = Instant::now();
     loop {
@@ -101,7 +101,7 @@ fn obey(orders: &Receiver<SwarmOrder>, remote: &Remote<Task>, board: &Board) -> 
             p99_us = board.recent_p99_us();
         }
         if let Some(order) = task {
-            carry_out(order, remote, board);
+            carry_out(order, handle, board);
         } else if told.elapsed() < STATE_EVERY {
             continue;
         }
@@ -111,23 +111,23 @@ fn obey(orders: &Receiver<SwarmOrder>, remote: &Remote<Task>, board: &Board) -> 
 }
 
 /// Gives the order to all loops, and answers once each has taken it.
-fn carry_out(order: SwarmOrder, remote: &Remote<Task>, board: &Board) {
+fn carry_out(order: SwarmOrder, handle: &ServerHandle<Task>, board: &Board) {
     let wants_figures = order == SwarmOrder::Figures;
     match order {
         SwarmOrder::Connect => {
             board.begin();
-            give(&Task::Connect, remote, board);
+            give(&Task::Connect, handle, board);
         }
-        SwarmOrder::Verify => give(&Task::Verify, remote, board),
+        SwarmOrder::Verify => give(&Task::Verify, handle, board),
         SwarmOrder::Hold { active, period_ms } => {
             let period = Duration::from_millis(period_ms.max(1));
-            give(&Task::Hold { active, period }, remote, board);
+            give(&Task::Hold { active, period }, handle, board);
         }
-        SwarmOrder::Rest => give(&Task::Rest, remote, board),
-        SwarmOrder::Figures => give(&Task::Figures, remote, board),
-        SwarmOrder::Expect { payload } => give(&Task::Expect(payload.into()), remote, board),
+        SwarmOrder::Rest => give(&Task::Rest, handle, board),
+        SwarmOrder::Figures => give(&Task::Figures, handle, board),
+        SwarmOrder::Expect { payload } => give(&Task::Expect(payload.into()), handle, board),
         SwarmOrder::Close { per_second, half } => {
-            give(&Task::Close { per_second, half }, remote, board);
+            give(&Task::Close { per_second, half }, handle, board);
         }
         SwarmOrder::ServerEnds => board.let_server_end(),
         SwarmOrder::Begin(_) | SwarmOrder::Leave | SwarmOrder::Stop => {}
@@ -140,12 +140,12 @@ fn carry_out(order: SwarmOrder, remote: &Remote<Task>, board: &Board) {
 }
 
 /// Posts the task to every loop and waits until each has taken it, or has ended.
-fn give(task: &Task, remote: &Remote<Task>, board: &Board) {
+fn give(task: &Task, handle: &ServerHandle<Task>, board: &Board) {
     let mut wanted = board.taken.get();
-    for number in 0..remote.loops() {
+    for number in 0..handle.loops() {
         let mut task = task.clone();
         loop {
-            match remote.post(number, task) {
+            match handle.post(number, task) {
                 Ok(()) => {
                     wanted += 1;
                     break;

@@ -22,11 +22,11 @@ use net_buffer::Input;
 /// payload, to each other loop.
 ///
 /// ```no_run
-/// use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, Place, Remote, Server};
+/// use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, Place, ServerHandle, Server};
 ///
 /// struct Chat {
 ///     own: usize,
-///     all: Remote<Bytes>,
+///     all: ServerHandle<Bytes>,
 /// }
 ///
 /// impl Handler for Chat {
@@ -53,7 +53,7 @@ use net_buffer::Input;
 /// }
 ///
 /// fn main() -> Result<net_core::Ended, net_core::StartError> {
-///     let chat = |place: &Place<Bytes>| Chat { own: place.number(), all: place.remote() };
+///     let chat = |place: &Place<Bytes>| Chat { own: place.number(), all: place.handle() };
 ///     Server::new().listen("127.0.0.1:9000").run(chat)
 /// }
 /// ```

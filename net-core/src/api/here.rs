@@ -2,8 +2,8 @@
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
-use crate::api::remote::Remote;
 use crate::api::runner::Runner;
+use crate::api::server_handle::ServerHandle;
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
 use crate::connection::life::State;
@@ -52,14 +52,14 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.table.len()
     }
 
-    /// A [`Remote`]: it reaches the other loops from this loop, and this loop from other threads.
-    pub fn remote(&self) -> Remote<H::Message> {
-        Remote(Arc::clone(&self.state.shared))
+    /// A [`ServerHandle`]: it reaches the other loops from this loop, and this loop from other threads.
+    pub fn handle(&self) -> ServerHandle<H::Message> {
+        ServerHandle(Arc::clone(&self.state.shared))
     }
 
     /// A [`Runner`]: it runs a piece of work once, on this loop or another loop, from any thread.
     pub fn runner(&self) -> Runner<H> {
-        Runner::new(self.remote())
+        Runner::new(self.handle())
     }
 
     /// A connection of this loop. `None` if it is over, or is not on this loop.
@@ -155,7 +155,7 @@ impl<'a, H: Handler> Loop<'a, H> {
         self.state.datagrams[at].borrow_mut().push(Ends { peer, own: None }, bytes)
     }
 
-    /// Gives this loop a connection that was made elsewhere. As [`Remote::adopt`], but the connection stays
+    /// Gives this loop a connection that was made elsewhere. As [`ServerHandle::adopt`], but the connection stays
     /// on this loop, and is admitted in one of the next turns. With private tables, use this for a
     /// descriptor that was made on this loop's thread. When the mailbox is full
     /// ([`mail_queue`](crate::Limits::mail_queue)), the descriptor comes back in the error.

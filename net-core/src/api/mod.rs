@@ -4,6 +4,6 @@ pub(crate) mod conn;
 pub(crate) mod handler;
 pub(crate) mod here;
 pub(crate) mod pool;
-pub(crate) mod remote;
 pub(crate) mod runner;
+pub(crate) mod server_handle;
 pub(crate) mod slices;

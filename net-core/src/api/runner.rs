@@ -3,7 +3,7 @@
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
 use crate::api::here::Loop;
-use crate::api::remote::Remote;
+use crate::api::server_handle::ServerHandle;
 use crate::base::id::ConnId;
 use crate::threads::mail::Mail;
 use crate::threads::mailbox::PostError;
@@ -29,14 +29,14 @@ pub(crate) enum Task<H: Handler> {
 ///
 /// Each piece of work is boxed. For work that comes often, a message costs less.
 pub struct Runner<H: Handler> {
-    remote: Remote<H::Message>,
+    handle: ServerHandle<H::Message>,
     /// Only a loop of that server makes a runner, so the handlers of the server's loops are of this type.
     handler: PhantomData<fn() -> H>,
 }
 
 impl<H: Handler> Runner<H> {
-    pub(crate) fn new(remote: Remote<H::Message>) -> Self {
-        Self { remote, handler: PhantomData }
+    pub(crate) fn new(handle: ServerHandle<H::Message>) -> Self {
+        Self { handle, handler: PhantomData }
     }
 
     /// Runs `work` once on loop number `to`, in one of its next turns. Any thread may call it, including
@@ -72,11 +72,11 @@ impl<H: Handler> Runner<H> {
 
     /// Posts a task that must reach its loop, also to a full mailbox. A loop that has ended drops it.
     pub(crate) fn deliver(&self, to: usize, task: Task<H>) {
-        drop(self.remote.0.deliver(to, Mail::Task(Box::new(task))));
+        drop(self.handle.0.deliver(to, Mail::Task(Box::new(task))));
     }
 
     fn post(&self, to: usize, task: Task<H>) -> Result<(), PostError<Task<H>>> {
-        self.remote.mail(to, Mail::Task(Box::new(task))).map_err(|error| {
+        self.handle.mail(to, Mail::Task(Box::new(task))).map_err(|error| {
             error.map(|mail| match mail {
                 Mail::Task(task) => *task.downcast().expect("what was posted comes back"),
                 _ => unreachable!("what was posted comes back"),
@@ -87,12 +87,12 @@ impl<H: Handler> Runner<H> {
 
 impl<H: Handler> Clone for Runner<H> {
     fn clone(&self) -> Self {
-        Self::new(self.remote.clone())
+        Self::new(self.handle.clone())
     }
 }
 
 impl<H: Handler> fmt::Debug for Runner<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runner").field("loops", &self.remote.loops()).finish()
+        f.debug_struct("Runner").field("loops", &self.handle.loops()).finish()
     }
 }

@@ -298,7 +298,7 @@ pub struct Limits {
     /// If the queue is full, the acceptor passes the loop over, so a bound below one batch makes accepting
     /// slow. The acceptor also passes over a loop that has stood still for 0.2 s while connections wait for
     /// it, and gives the connections in its queue to other loops. Connections given by
-    /// [`Remote::adopt`](crate::Remote::adopt) wait in a queue of the same size until the acceptor takes
+    /// [`ServerHandle::adopt`](crate::ServerHandle::adopt) wait in a queue of the same size until the acceptor takes
     /// them.
     ///
     /// Default: 1,024.
@@ -331,7 +331,7 @@ pub struct Limits {
     ///
     /// Default: 4,096.
     pub mail_queue: usize,
-    /// Bytes that may wait in the mailbox of a loop. Messages of [`Remote::send`](crate::Remote::send) and
+    /// Bytes that may wait in the mailbox of a loop. Messages of [`ServerHandle::send`](crate::ServerHandle::send) and
     /// `send_or` count, and broadcasts count until the loop has sent them to all their receivers. If the
     /// mailbox is full, the bytes are given back as at `mail_queue`, and a broadcast misses that loop. A
     /// message of any length is taken if no such bytes wait.

@@ -5,7 +5,7 @@
 use crate::accept::admission::{Admission, Arrival};
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Peer};
-use crate::api::remote::Remote;
+use crate::api::server_handle::ServerHandle;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
@@ -95,8 +95,8 @@ impl Inbox {
     }
 
     /// The way in, from any thread.
-    pub fn remote(&self) -> Remote<u64> {
-        Remote(Arc::clone(&self.shared))
+    pub fn handle(&self) -> ServerHandle<u64> {
+        ServerHandle(Arc::clone(&self.shared))
     }
 
     /// The oldest message.

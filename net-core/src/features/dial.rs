@@ -47,7 +47,7 @@ use std::time::Duration;
 /// }
 ///
 /// fn main() -> Result<net_core::Ended, net_core::StartError> {
-///     Server::new().run_with(|_loop| Asks, |running| _ = running.remote().post(0, ()))
+///     Server::new().run_with(|_loop| Asks, |running| _ = running.handle().post(0, ()))
 /// }
 /// ```
 #[derive(Clone, Debug)]

@@ -68,7 +68,7 @@ impl Server {
     ///     |running| {
     ///         let at = running.addrs()[0].inet().unwrap();
     ///         TcpStream::connect(at).unwrap().write_all(b"hello").unwrap();
-    ///         running.remote().drain();
+    ///         running.handle().drain();
     ///     },
     /// );
     /// assert!(ended.is_ok_and(|ended| ended.counts.balance()));

@@ -5,7 +5,7 @@ use super::{FdTable, Place, Server, processors};
 use crate::accept::fd_channel::{self, FdReceiver};
 use crate::accept::listener::Listener;
 use crate::api::handler::Handler;
-use crate::api::remote::Remote;
+use crate::api::server_handle::ServerHandle;
 use crate::base::closed::Closed;
 use crate::base::error::StartError;
 use crate::base::panics::{Quiet, take_message, take_said};
@@ -340,7 +340,7 @@ where
         }
     };
     let loops = shared.loops.len();
-    let place = Place { number, remote: Remote(Arc::clone(&shared)) };
+    let place = Place { number, handle: ServerHandle(Arc::clone(&shared)) };
     let handler = guard(|| factory(&place)).ok_or_else(|| {
         let said = take_message();
         StartError::plain(format!("loop {number}: the handler's factory panicked: {said}"))

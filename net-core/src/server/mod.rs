@@ -17,7 +17,7 @@ pub(crate) mod stuck_loop;
 
 use crate::accept::trusted_proxies::TrustedProxies;
 use crate::api::handler::Handler;
-use crate::api::remote::Remote;
+use crate::api::server_handle::ServerHandle;
 use crate::base::error::StartError;
 use crate::config::limits::Limits;
 use crate::driver::Epoll;
@@ -103,7 +103,7 @@ pub enum FdTable {
 /// The loop for which a handler's factory is to make a handler.
 pub struct Place<M> {
     number: usize,
-    remote: Remote<M>,
+    handle: ServerHandle<M>,
 }
 
 impl<M: Send> Place<M> {
@@ -114,12 +114,12 @@ impl<M: Send> Place<M> {
 
     /// How many loops there are.
     pub fn loops(&self) -> usize {
-        self.remote.loops()
+        self.handle.loops()
     }
 
     /// A handle that reaches all loops.
-    pub fn remote(&self) -> Remote<M> {
-        self.remote.clone()
+    pub fn handle(&self) -> ServerHandle<M> {
+        self.handle.clone()
     }
 }
 
@@ -202,7 +202,7 @@ impl Default for Server {
 
 impl Server {
     /// A server with the default limits and no listener. A server that never gets a listener is a client:
-    /// its loops dial when a message posted to them asks for it ([`Running::remote`]), until the server
+    /// its loops dial when a message posted to them asks for it ([`Running::handle`]), until the server
     /// is drained.
     pub fn new() -> Self {
         Self::default()
@@ -436,7 +436,7 @@ impl Server {
     }
 
     /// As [`run`](Self::run), and calls `ready` once the server listens: for example to report that, or
-    /// to keep the [`Remote`].
+    /// to keep the [`ServerHandle`].
     pub fn run_with<H, F>(
         self,
         factory: F,
@@ -528,7 +528,7 @@ fn processors() -> usize {
 /// A running server. Dropping it stops the server at once and waits for its threads, as
 /// [`wait`](Self::wait) does.
 pub struct Running<M> {
-    remote: Remote<M>,
+    handle: ServerHandle<M>,
     addrs: Vec<Addr>,
     admin: Option<Addr>,
     datagrams: Vec<Addr>,
@@ -549,13 +549,13 @@ impl<M: Send> Running<M> {
     }
 
     /// A handle that reaches the server's loops.
-    pub fn remote(&self) -> Remote<M> {
-        self.remote.clone()
+    pub fn handle(&self) -> ServerHandle<M> {
+        self.handle.clone()
     }
 
     /// Waits until the server has ended.
     ///
-    /// [`Remote::drain`] and [`Remote::stop`] end it. A signal ends it too, if the server was run or
+    /// [`ServerHandle::drain`] and [`ServerHandle::stop`] end it. A signal ends it too, if the server was run or
     /// [told to catch signals](Server::signals); a server that was only started leaves signals alone.
     ///
     /// An error names any other cause. A loop died, which stops the server. Or the last listener failed,
@@ -584,7 +584,7 @@ impl<M> Drop for Running<M> {
         if self.acceptor.is_none() {
             return;
         }
-        self.remote.0.ask(Phase::Stop);
+        self.handle.0.ask(Phase::Stop);
         // A callback that drops its own server must not wait for itself. The threads end by themselves in
         // any case.
         if !self.threads.contains(&thread::current().id()) {

@@ -8,7 +8,7 @@ use super::loop_threads::{LoopThreads, OwnLoop, StartedLoops, close_arrivals, st
 use super::{Accept, Ended, Listens, Place, Running, Server};
 use crate::accept::admission::Admission;
 use crate::api::handler::Handler;
-use crate::api::remote::Remote;
+use crate::api::server_handle::ServerHandle;
 use crate::base::error::StartError;
 use crate::base::panics::Quiet;
 use crate::driver::Driver;
@@ -141,7 +141,7 @@ where
     let acceptor = Some(acceptor);
     let datagrams = endpoints.into_iter().map(Addr::from).collect();
     let running = Running {
-        remote: Remote(shared),
+        handle: ServerHandle(shared),
         addrs,
         datagrams,
         admin: admin_at,

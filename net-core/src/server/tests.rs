@@ -69,7 +69,7 @@ fn bytes_with_descriptors_come_back_like_any_others() {
             rights::send(&sender, b"with", [&passed].into_iter()).unwrap();
             client.write_all(b"after").unwrap();
         }
-        server.remote().adopt(theirs).unwrap();
+        server.handle().adopt(theirs).unwrap();
         let mut back = [0; 30];
         client.read_exact(&mut back).unwrap();
         assert_eq!(&back, b"beforewithafterbeforewithafter", "round {round}");
@@ -110,7 +110,7 @@ fn whoever_sends_descriptors_learns_that_they_are_not_taken() {
             }
             is_refused(&dial(server.admin_addr().unwrap()), "the admin endpoint");
             let (mut client, theirs) = pair();
-            server.remote().adopt(theirs).unwrap();
+            server.handle().adopt(theirs).unwrap();
             is_refused(&client, "an adopted connection");
             is_served(&mut client);
         }
@@ -120,7 +120,7 @@ fn whoever_sends_descriptors_learns_that_they_are_not_taken() {
     let (report, reports) = mpsc::channel();
     let dialler = Server::new().loops(Loops::Count(1));
     let dialler = dialler.start(move |_| Dialler(report.clone())).unwrap();
-    dialler.remote().post(0, name("refused").parse().unwrap()).unwrap();
+    dialler.handle().post(0, name("refused").parse().unwrap()).unwrap();
     listener.set_nonblocking(true).unwrap();
     let end = Instant::now() + PATIENCE;
     let mut dialled = loop {
@@ -142,11 +142,11 @@ fn a_copy_that_is_made_blocking_again_holds_up_nobody() {
     let server = Server::new().loops(Loops::Count(1)).start(|_| Echo).unwrap();
     let (mut first, theirs) = pair();
     let copy = UnixStream::from(theirs.try_clone().unwrap());
-    server.remote().adopt(theirs).unwrap();
+    server.handle().adopt(theirs).unwrap();
     is_served(&mut first);
     copy.set_nonblocking(false).unwrap();
     let (mut second, theirs) = pair();
-    server.remote().adopt(theirs).unwrap();
+    server.handle().adopt(theirs).unwrap();
     for _ in 0..3 {
         is_served(&mut first);
         is_served(&mut second);
@@ -194,10 +194,10 @@ fn a_unix_socket_is_dialled_like_any_other() {
     let (report, reports) = mpsc::channel();
     let dialler = Server::new().loops(Loops::Count(1));
     let dialler = dialler.start(move |_| Dialler(report.clone())).unwrap();
-    dialler.remote().post(0, server.addrs()[0].clone()).unwrap();
+    dialler.handle().post(0, server.addrs()[0].clone()).unwrap();
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(Closed::Local));
-    dialler.remote().post(0, name("nobody").parse().unwrap()).unwrap();
+    dialler.handle().post(0, name("nobody").parse().unwrap()).unwrap();
     let refused = Closed::Machine(crate::sys::Errno::CONNREFUSED);
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(refused));
 }
@@ -247,12 +247,12 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
     ] {
         let server = Server::new().loops(Loops::Count(2)).accept(accept).fd_table(fd_table);
         let server = server.start(|_| Echo).unwrap();
-        let remote = server.remote();
+        let handle = server.handle();
         let mut clients: Vec<_> = (0..40)
             .map(|_| {
                 let (mut near, far) = pair();
                 near.write_all(b"early").unwrap(); // written before the socket is adopted
-                remote.adopt(far).unwrap();
+                handle.adopt(far).unwrap();
                 near
             })
             .collect();
@@ -261,13 +261,13 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
             client.read_exact(&mut early).unwrap();
             is_served(client);
         }
-        assert_eq!((remote.open_in(0), remote.open_in(1)), (20, 20), "{accept:?} {fd_table:?}");
-        remote.drain();
+        assert_eq!((handle.open_in(0), handle.open_in(1)), (20, 20), "{accept:?} {fd_table:?}");
+        handle.drain();
         let ended = server.wait().unwrap();
         clients.iter_mut().for_each(|client| assert_eq!(client.read(&mut [0]).unwrap(), 0));
         assert_eq!(ended.counts.get(Counter::Given), 40);
         assert!(ended.counts.balance(), "{}", ended.counts);
-        let late = remote.adopt(pair().1).unwrap_err();
+        let late = handle.adopt(pair().1).unwrap_err();
         assert_eq!(late.why(), Unadopted::Ended);
     }
 }
@@ -276,17 +276,17 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
 fn a_loop_adopts_for_itself() {
     let _bound = bound();
     let server = Server::new().loops(Loops::Count(2)).start(|_| Adopter).unwrap();
-    let remote = server.remote();
+    let handle = server.handle();
     let mut clients: Vec<_> = (0..10)
         .map(|_| {
             let (near, far) = pair();
-            remote.post(1, far).unwrap();
+            handle.post(1, far).unwrap();
             near
         })
         .collect();
     clients.iter_mut().for_each(is_served);
-    assert_eq!((remote.open_in(0), remote.open_in(1)), (0, 10));
-    remote.stop();
+    assert_eq!((handle.open_in(0), handle.open_in(1)), (0, 10));
+    handle.stop();
     let ended = server.wait().unwrap();
     assert_eq!(ended.counts.get(Counter::Given), 10);
     assert!(ended.counts.balance(), "{}", ended.counts);
@@ -318,14 +318,14 @@ fn what_is_posted_to_all_comes_to_every_loop() {
     let (told, each) = mpsc::channel();
     let server = Server::new().loops(Loops::Count(3));
     let server = server.start(move |place| Told(place.number(), told.clone())).unwrap();
-    let remote = server.remote();
-    assert_eq!(remote.post_all(7), []);
+    let handle = server.handle();
+    assert_eq!(handle.post_all(7), []);
     let mut got: Vec<_> = (0..3).map(|_| each.recv_timeout(PATIENCE).unwrap()).collect();
     got.sort_unstable();
     assert_eq!(got, [(0, 7), (1, 7), (2, 7)]);
-    remote.stop();
+    handle.stop();
     server.wait().unwrap();
-    assert_eq!(remote.post_all(8), [0, 1, 2], "they have ended");
+    assert_eq!(handle.post_all(8), [0, 1, 2], "they have ended");
 }
 
 #[test]
@@ -333,20 +333,20 @@ fn what_is_not_adopted_comes_back_with_the_reason() {
     let _bound = bound();
     let limits = Limits { connections_max: Some(2), ..Limits::default() };
     let server = Server::new().loops(Loops::Count(1)).limits(limits).start(|_| Echo).unwrap();
-    let remote = server.remote();
+    let handle = server.handle();
     let file = std::fs::File::open("/dev/null").unwrap();
-    let error = remote.adopt(file.into()).unwrap_err();
+    let error = handle.adopt(file.into()).unwrap_err();
     assert_eq!(error.why(), Unadopted::Unfit(Unfit::NoSocket));
     assert!(error.to_string().contains("it is no socket"), "{error}");
     let mut inside: Vec<_> = (0..2)
         .map(|_| {
             let (near, far) = pair();
-            remote.adopt(far).unwrap();
+            handle.adopt(far).unwrap();
             near
         })
         .collect();
     let (mut near, far) = pair();
-    let error = remote.adopt(far).unwrap_err();
+    let error = handle.adopt(far).unwrap_err();
     assert_eq!(error.why(), Unadopted::ConnectionsMax);
     let mut far = UnixStream::from(error.into_fd());
     far.write_all(b"mine").unwrap();
@@ -365,7 +365,7 @@ fn a_steered_connection_is_on_the_loop_of_its_core() {
     }
     let server = Server::new().listen("127.0.0.1:0").accept(Accept::ReusePort).steer(true);
     let server = server.loops(Loops::Count(cores.len())).start(|_| Echo).unwrap();
-    let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+    let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
     for (k, core) in cores.into_iter().enumerate() {
         let connect = move || {
             assert!(core_affinity::set_for_current(core));
@@ -374,12 +374,12 @@ fn a_steered_connection_is_on_the_loop_of_its_core() {
         };
         let clients = thread::spawn(connect).join().unwrap();
         let end = Instant::now() + PATIENCE;
-        while remote.open_in(k) < 40 && Instant::now() < end {
+        while handle.open_in(k) < 40 && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!((remote.open_in(k), remote.connections()), (40, 40), "loop {k}");
+        assert_eq!((handle.open_in(k), handle.connections()), (40, 40), "loop {k}");
         drop(clients);
-        while remote.connections() > 0 && Instant::now() < end {
+        while handle.connections() > 0 && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -479,15 +479,15 @@ fn a_name_is_dialled_and_one_that_is_none_is_named() {
         let dialler = dialler.start(move |_| ByName(report.clone())).unwrap();
         for in_loop in [0, 1] {
             let name = format!("localhost:{port}");
-            dialler.remote().post(in_loop, name.clone()).unwrap();
+            dialler.handle().post(in_loop, name.clone()).unwrap();
             assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
             assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Local, name)));
         }
         // A label of this name is too long for any name server.
         let name = format!("{}.invalid:80", "x".repeat(64));
-        dialler.remote().post(0, name.clone()).unwrap();
+        dialler.handle().post(0, name.clone()).unwrap();
         assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Unresolved, name)));
-        dialler.remote().drain();
+        dialler.handle().drain();
         dialler.wait().unwrap();
     }
 }

@@ -71,7 +71,7 @@ impl PrivateTables {
     /// other table its number is closed, or belongs to a client.
     ///
     /// So the handlers and their factory must hold no `File`, socket or pipe from outside. They must not send
-    /// their own descriptors to other threads, must not start threads, and must not use the `Remote` of
+    /// their own descriptors to other threads, must not start threads, and must not use the `ServerHandle` of
     /// another server. The same holds for a subscriber of `tracing`, because the loops call it: it may write
     /// to standard output or error, or hand its lines to a thread of its own. Standard input, output and
     /// error are the exception: 0, 1 and 2 are the same in every table.

@@ -99,7 +99,7 @@ fn a_server_starts_again_at_its_unix_path() {
             assert!(error.contains(&format!("listen on {at}: ")), "{error}");
             assert_eq!(&ask(&mut UnixStream::connect(&path).unwrap(), b"ho"), b"ho");
             if round % 2 == 0 {
-                running.remote().drain();
+                running.handle().drain();
                 assert!(running.wait().unwrap().counts.balance());
             } else {
                 drop(running);

@@ -87,7 +87,7 @@ fn a_loop_on_the_callers_thread_serves_and_the_thread_is_as_before() {
                 move |_place| Notes::new(&notes),
                 |running| {
                     let at = running.addrs()[0].inet().unwrap();
-                    let remote = running.remote();
+                    let handle = running.handle();
                     assert_eq!(
                         own(),
                         own_before,
@@ -101,9 +101,9 @@ fn a_loop_on_the_callers_thread_serves_and_the_thread_is_as_before() {
                         assert!(matches!(clients[0].read(&mut [0]), Ok(0) | Err(_)));
                         assert_eq!(&ask(&mut clients[1], b"ho"), b"ho", "a panic costs one");
                         if is_drained {
-                            remote.drain()
+                            handle.drain()
                         } else {
-                            remote.stop()
+                            handle.stop()
                         }
                         for client in &mut clients {
                             assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
@@ -194,7 +194,7 @@ fn a_handler_that_panics_at_its_drop_here_costs_nothing_else() {
         let server = Server::new().listen(OWN_ADDRESS);
         let ended = server.run_here_alone(
             |_place| Gone(Rc::clone(&gone), is_bad),
-            |running| running.remote().drain(),
+            |running| running.handle().drain(),
         );
         assert!(gone.get());
         assert_eq!(ended.unwrap().counts.get(Counter::Panics), u64::from(is_bad));

@@ -171,7 +171,7 @@ fn a_server_starts_again_at_its_address_and_nothing_of_the_former_is_left() {
             // A thread names itself, and the acceptor's may not have run yet; loops that serve have.
             assert!(left().1.len() >= 2, "whoever counts sees the loops: {:?}", left());
             if round % 2 == 0 {
-                running.remote().drain();
+                running.handle().drain();
                 let ended = running.wait().unwrap();
                 assert!(ended.counts.balance(), "{}", ended.counts);
             } else {
@@ -205,7 +205,7 @@ fn servers_and_clients_of_one_process_keep_apart() {
     stay.iter_mut().for_each(|client| assert_eq!(ask(client, b"ab"), [1, 2]));
     let all: Vec<_> = echo_at.iter().chain(&count_at).cloned().collect();
     for in_loop in [0, 1] {
-        all.iter().for_each(|at| asks.remote().post(in_loop, at.clone()).unwrap());
+        all.iter().for_each(|at| asks.handle().post(in_loop, at.clone()).unwrap());
     }
     for _ in 0..2 * all.len() {
         let (at, back, why) = told.recv_timeout(PATIENCE).unwrap();
@@ -216,18 +216,18 @@ fn servers_and_clients_of_one_process_keep_apart() {
     // That half of them end, also by force, is nothing to the others.
     for (n, running) in echoes.into_iter().enumerate() {
         if n % 2 == 0 {
-            running.remote().drain();
+            running.handle().drain();
             let ended = running.wait().unwrap();
             assert!(ended.counts.balance(), "{}", ended.counts);
         }
     }
     stay.iter_mut().for_each(|client| assert_eq!(ask(client, b"cd"), [3, 4]));
     for running in counts {
-        running.remote().drain();
+        running.handle().drain();
         let ended = running.wait().unwrap();
         assert!(ended.counts.balance(), "{}", ended.counts);
     }
-    asks.remote().drain();
+    asks.handle().drain();
     asks.wait().unwrap();
     drop((stay, told));
     nothing_else_is_left(&before, "eight servers and a client");

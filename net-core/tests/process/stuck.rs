@@ -49,10 +49,10 @@ const WAIT: usize = PLACES / 4;
 
 /// One client on each loop, by the loops' numbers.
 fn one_on_each(server: &Running<Infallible>) -> [TcpStream; 2] {
-    let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+    let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
     let mut found: [Option<TcpStream>; 2] = [None, None];
     while found.iter().any(Option::is_none) {
-        let open = |k: usize| remote.open_in(k) as usize;
+        let open = |k: usize| handle.open_in(k) as usize;
         let kept = [0, 1].map(|k: usize| usize::from(found[k].is_some()));
         eventually("the others are gone", || [0, 1].map(open) == kept);
         let mut client = connect(at);
@@ -122,7 +122,7 @@ fn beside_one(stuck: usize, accept: Accept, fd_table: FdTable) {
     let server = server.drain_timeout(Duration::from_millis(500));
     let of_loops = Arc::clone(&shared);
     let server = server.start(move |_| Sticks(Arc::clone(&of_loops))).unwrap();
-    let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+    let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
     let admin = server.admin_addr().unwrap().inet().unwrap();
     let mut clients = one_on_each(&server);
     clients[stuck].write_all(b"?").unwrap();
@@ -144,15 +144,15 @@ fn beside_one(stuck: usize, accept: Accept, fd_table: FdTable) {
         let count = answered(&mut newcomers, want);
         assert!(count >= want, "{mode}: {count} of {coming} in wave {wave}");
         drop(newcomers);
-        eventually("their places are free", || remote.connections() <= 2 + WAIT);
+        eventually("their places are free", || handle.connections() <= 2 + WAIT);
     }
     let (mut given, theirs): (Vec<_>, Vec<_>) = (0..4).map(|_| UnixStream::pair().unwrap()).unzip();
-    theirs.into_iter().for_each(|end| remote.adopt(end.into()).unwrap());
+    theirs.into_iter().for_each(|end| handle.adopt(end.into()).unwrap());
     given.iter().for_each(|client| client.set_nonblocking(true).unwrap());
     let want = if is_shared { 4 } else { 2 };
     assert!(answered(&mut given, want) >= want, "{mode}: adopted ones are served");
 
-    remote.broadcast(&b"news"[..]);
+    handle.broadcast(&b"news"[..]);
     let mut news = [0; 4];
     other.read_exact(&mut news).unwrap();
     assert_eq!(&news, b"news", "{mode}");
@@ -160,7 +160,7 @@ fn beside_one(stuck: usize, accept: Accept, fd_table: FdTable) {
     assert!(get(admin, "/metrics").contains("net_core_turns_total"), "{mode}");
     is_served(other);
 
-    remote.drain();
+    handle.drain();
     assert_eq!(other.read(&mut news).unwrap(), 0, "{mode}: it is let go");
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || drop(tell.send(server.wait())));

@@ -130,7 +130,7 @@ fn the_handler_may_pause_before_the_first_byte<D: Rig>(seed: u64) {
     peer.send(&[&header_of(&peer, false)[..], b"early"].concat());
     stage.settle();
     assert_eq!(peer.got(), b"");
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert_eq!(peer.got(), b"early");
     stage.stop();

@@ -41,7 +41,7 @@ fn everybody_gets_it_once_and_whole<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
     let peers: Vec<_> = (0..100).map(|_| stage.open()).collect();
     let len = stage.rng.within(1, 3000);
-    let delivery = stage.remote().broadcast(pattern(0, len));
+    let delivery = stage.handle().broadcast(pattern(0, len));
     stage.settle();
     for peer in &peers {
         assert!(peer.got() == pattern(0, len));
@@ -59,7 +59,7 @@ fn a_turn_gives_to_no_more_than_its_share<D: Rig>(seed: u64) {
         limits.send_bytes_per_turn = 8192;
     });
     let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
-    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let delivery = stage.handle().broadcast(&b"!"[..]);
     let mut before = 0;
     while !delivery.is_over() {
         stage.turn();
@@ -82,7 +82,7 @@ fn a_turn_gives_no_more_bytes_than_its_share<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.send_bytes_per_turn = 1024);
     let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
     let len = stage.rng.pick(&[100, 512, 1024, 1025, 3000]);
-    let delivery = stage.remote().broadcast(pattern(0, len));
+    let delivery = stage.handle().broadcast(pattern(0, len));
     let most = (1024 / len).max(1);
     let mut before = 0;
     while !delivery.is_over() {
@@ -100,7 +100,7 @@ fn others_are_served_between_two_slices<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 1);
     let pinger = stage.open();
     let _peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
-    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let delivery = stage.handle().broadcast(&b"!"[..]);
     let mut answers = 0;
     while !delivery.is_over() {
         pinger.send(b"?");
@@ -118,7 +118,7 @@ fn who_is_above_the_mark_is_passed_over<D: Rig>(seed: u64) {
     let payload = pattern(0, 3000);
     let mut reports = Report::default();
     for _ in 0..40 {
-        let delivery = stage.remote().broadcast(payload.clone());
+        let delivery = stage.handle().broadcast(payload.clone());
         stage.settle();
         let report = delivery.report();
         reports.queued += report.queued;
@@ -143,7 +143,7 @@ fn who_insists_closes_the_slow_at_their_limit<D: Rig>(seed: u64) {
     slow.reads(false);
     for _ in 0..40 {
         let insistent = Broadcast::new(pattern(0, 3000)).also_to_the_slow();
-        stage.remote().broadcast(insistent);
+        stage.handle().broadcast(insistent);
         stage.settle();
     }
     assert_eq!(stage.count(Counter::Open), 0, "it was closed");
@@ -154,7 +154,7 @@ fn broadcasts_come_in_their_order<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 7);
     let peers: Vec<_> = (0..30).map(|_| stage.open()).collect();
     for n in 0..20_u8 {
-        stage.remote().broadcast(vec![n; 10]);
+        stage.handle().broadcast(vec![n; 10]);
         if stage.rng.below(2) == 0 {
             stage.turn();
         }
@@ -168,7 +168,7 @@ fn broadcasts_come_in_their_order<D: Rig>(seed: u64) {
 fn who_ends_meanwhile_is_counted<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 5);
     let mut peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
-    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let delivery = stage.handle().broadcast(&b"!"[..]);
     while !delivery.is_over() {
         stage.turn();
         if !peers.is_empty() {
@@ -215,8 +215,8 @@ fn each_subscriber_is_in_one_figure_whatever_it_does_meanwhile<D: Rig>(seed: u64
     subscribers.iter().for_each(|peer| peer.send(b"s"));
     stage.settle();
     let mut left = subscribers;
-    let to_topic = stage.remote().broadcast(Broadcast::new("!").to_topic("t"));
-    let to_all = stage.remote().broadcast(&b"?"[..]);
+    let to_topic = stage.handle().broadcast(Broadcast::new("!").to_topic("t"));
+    let to_all = stage.handle().broadcast(&b"?"[..]);
     stage.turn();
     while !to_all.is_over() {
         if !left.is_empty() {
@@ -248,7 +248,7 @@ fn a_drain_right_behind_a_broadcast_lets_everybody_have_it<D: Rig>(seed: u64) {
     });
     let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
     let some = stage.rng.below(3);
-    let deliveries: Vec<_> = (0..3).map(|_| stage.remote().broadcast(&b"!"[..])).collect();
+    let deliveries: Vec<_> = (0..3).map(|_| stage.handle().broadcast(&b"!"[..])).collect();
     for _ in 0..some {
         stage.turn();
     }
@@ -268,7 +268,7 @@ fn a_drain_right_behind_a_broadcast_lets_everybody_have_it<D: Rig>(seed: u64) {
 fn a_drain_waits_for_no_broadcast_that_comes_behind_it<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 2);
     let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
-    let before = stage.remote().broadcast(&b"!"[..]);
+    let before = stage.handle().broadcast(&b"!"[..]);
     stage.turn();
     drain(&mut stage);
     stage.turn();
@@ -280,7 +280,7 @@ fn a_drain_waits_for_no_broadcast_that_comes_behind_it<D: Rig>(seed: u64) {
         if is_told(&stage) {
             break;
         }
-        let _ = stage.remote().broadcast(&b"?"[..]);
+        let _ = stage.handle().broadcast(&b"?"[..]);
         stage.turn();
     }
     assert!(is_told(&stage), "it waits for those behind it too");
@@ -296,7 +296,7 @@ fn a_drain_cut_short_leaves_no_receiver_uncounted<D: Rig>(seed: u64) {
         (limits.broadcast_per_turn, limits.drained_per_turn) = (2, 4);
     });
     let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
-    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let delivery = stage.handle().broadcast(&b"!"[..]);
     drain(&mut stage);
     for _ in 0..stage.rng.within(1, 20) {
         stage.turn();
@@ -333,8 +333,8 @@ fn only_subscribers_get_a_topic<D: Rig>(seed: u64) {
     stage.settle();
     peers[3].send(b"N");
     stage.settle();
-    let delivery = stage.remote().broadcast(Broadcast::new("!").to_topic("n"));
-    let nobody = stage.remote().broadcast(Broadcast::new("?").to_topic("none"));
+    let delivery = stage.handle().broadcast(Broadcast::new("!").to_topic("n"));
+    let nobody = stage.handle().broadcast(Broadcast::new("?").to_topic("none"));
     stage.settle();
     for (n, peer) in peers.iter().enumerate() {
         let expected: &[u8] = if n % 3 == 0 && n != 3 { b"!" } else { b"" };
@@ -364,7 +364,7 @@ fn a_slots_next_connection_inherits_no_topic<D: Rig>(seed: u64) {
     let second = stage.open();
     assert_eq!(stage.id(&second).slot(), slot);
     for topic in ["n", "late"] {
-        let delivery = stage.remote().broadcast(Broadcast::new("!").to_topic(topic));
+        let delivery = stage.handle().broadcast(Broadcast::new("!").to_topic(topic));
         stage.settle();
         assert_eq!(delivery.report(), Report::default());
     }
@@ -388,7 +388,7 @@ fn a_subscription_over_the_limit_is_refused<D: Rig>(seed: u64) {
 fn a_cancelled_one_stops<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.broadcast_per_turn = 1);
     let _peers: Vec<_> = (0..30).map(|_| stage.open()).collect();
-    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let delivery = stage.handle().broadcast(&b"!"[..]);
     for _ in 0..5 {
         stage.turn();
     }
@@ -406,7 +406,7 @@ fn one_too_many_is_missed<D: Rig>(seed: u64) {
         limits.broadcast_per_turn = 1;
     });
     let _peers: Vec<_> = (0..5).map(|_| stage.open()).collect();
-    let deliveries: Vec<_> = (0..3).map(|_| stage.remote().broadcast(&b"!"[..])).collect();
+    let deliveries: Vec<_> = (0..3).map(|_| stage.handle().broadcast(&b"!"[..])).collect();
     stage.settle();
     let missed: Vec<_> = deliveries.iter().map(|one| one.report().loops_missed).collect();
     assert_eq!(missed, [0, 0, 1]);
@@ -419,15 +419,15 @@ fn a_loop_that_stops_closes_the_account<D: Rig>(seed: u64) {
     let told = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&told);
     let then = move |_| _ = count.fetch_add(1, Ordering::Relaxed);
-    let begun = stage.remote().broadcast(Broadcast::new("!").then(then));
+    let begun = stage.handle().broadcast(Broadcast::new("!").then(then));
     for _ in 0..3 {
         stage.turn();
     }
     stage.shared.raise(Phase::Stop);
-    let late = stage.remote().broadcast(&b"?"[..]);
-    let remote = stage.remote();
+    let late = stage.handle().broadcast(&b"?"[..]);
+    let handle = stage.handle();
     stage.stop();
-    let never = remote.broadcast(&b"?"[..]);
+    let never = handle.broadcast(&b"?"[..]);
     assert!(begun.is_over() && late.is_over() && never.is_over());
     assert_eq!(never.report().loops_missed, 1);
     assert_eq!(told.load(Ordering::Relaxed), 1);

@@ -5,8 +5,8 @@ use super::actor::{Actor, Session};
 use super::{At, Outcome, Peer, Rig, Stage, fail, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
-use crate::api::remote::Remote;
 use crate::api::runner::Runner;
+use crate::api::server_handle::ServerHandle;
 use crate::api::slices::Slice;
 use crate::base::closed::Callback;
 use crate::base::id::ConnId;
@@ -124,13 +124,13 @@ fn job_again(here: &mut Loop<'_, Actor>, links: &Links) {
     assert!(here.in_slices(job).is_ok());
 }
 
-fn broadcast_again(remote: &Remote<u64>, links: &Links) {
-    let (next, links) = (remote.clone(), Arc::clone(links));
+fn broadcast_again(handle: &ServerHandle<u64>, links: &Links) {
+    let (next, links) = (handle.clone(), Arc::clone(links));
     let then = move |_| {
         link(&links);
         broadcast_again(&next, &links);
     };
-    remote.broadcast(Broadcast::new("!").to_topic("nobody").then(then));
+    handle.broadcast(Broadcast::new("!").to_topic("nobody").then(then));
 }
 
 fn dial_again(conn: &mut Conn<'_, Actor>) {
@@ -143,7 +143,7 @@ fn begin(chain: Chain, conn: &mut Conn<'_, Actor>, chainers: &[ConnId], links: &
     match chain {
         Chain::Stream | Chain::Mark | Chain::MarkOther | Chain::Panic => conn.notify_sent(0),
         Chain::Room | Chain::RoomOfOthers => _ = conn.send(&[1; 200]),
-        Chain::Message | Chain::Everybody => drop(conn.here().remote().post(0, 0)),
+        Chain::Message | Chain::Everybody => drop(conn.here().handle().post(0, 0)),
         Chain::Work => work_again(&conn.here().runner(), links),
         Chain::Timer => _ = conn.here().after(Duration::ZERO, 0),
         Chain::Deadline => conn.set_deadline(Some(Duration::ZERO)),
@@ -156,7 +156,7 @@ fn begin(chain: Chain, conn: &mut Conn<'_, Actor>, chainers: &[ConnId], links: &
             assert!(conn.in_slices(endless).is_ok());
         }
         Chain::Jobs => job_again(&mut conn.here(), links),
-        Chain::Broadcast => broadcast_again(&conn.here().remote(), links),
+        Chain::Broadcast => broadcast_again(&conn.here().handle(), links),
         Chain::Resume => {
             conn.pause();
             conn.resume();
@@ -207,7 +207,7 @@ fn play(chain: Chain, at: At<'_, '_, '_>, chainers: &[ConnId], links: &Links) {
         (Chain::Message, At::Message(here, _)) => {
             link(links);
             for _ in 0..2 {
-                let _ = here.remote().post(0, 0); // full after a while
+                let _ = here.handle().post(0, 0); // full after a while
             }
         }
         (Chain::Timer, At::Timer(here, _)) => {
@@ -230,7 +230,7 @@ fn play(chain: Chain, at: At<'_, '_, '_>, chainers: &[ConnId], links: &Links) {
                     conn.notify_sent(0);
                 }
             });
-            let _ = here.remote().post(0, 0);
+            let _ = here.handle().post(0, 0);
         }
         (Chain::Everybody, At::Sent(..)) => link(links),
         (Chain::Panic, At::Sent(conn, _)) => {
@@ -471,7 +471,7 @@ fn what_one_callback_asks_of_a_crowd_is_done_over_turns<D: Rig>(seed: u64) {
             }),
             other => usual(other),
         });
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         let is_done = |peer: &Peer| if closes { peer.saw_fin() } else { peer.got().len() == 20 };
         let mut before = 0;
         while crowd.iter().any(|peer| !is_done(peer)) {
@@ -549,10 +549,10 @@ fn the_dead_on_the_list_of_the_ready_keep_nobody_waiting<D: Rig>(seed: u64) {
     guest.send(b"left");
     stage.settle();
     let before = heard.get();
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.turn();
     assert_eq!(stage.event_loop.state.ready.len(), CROWD + 1);
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.turn(); // the guest, and some of the crowd; then the rest is over
     assert!(stage.event_loop.state.ready.len() > CROWD / 2);
     assert_eq!(heard.get(), before + 1);

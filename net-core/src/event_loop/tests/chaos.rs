@@ -1,4 +1,4 @@
-//! Chaos: a handler that asks anything of `Conn`, `Loop` and `Remote` in any callback, under limits by
+//! Chaos: a handler that asks anything of `Conn`, `Loop` and `ServerHandle` in any callback, under limits by
 //! chance. Then the end, by a drain, a cut or a stop, in whatever state everything is.
 //!
 //! The swarm compares every byte, and so it asks for little. Chaos asks for everything, and compares what
@@ -422,7 +422,7 @@ impl Chaos {
             }
             12 => self.run(here),
             13 => {
-                let posted = here.remote().post_all(self.rng.next());
+                let posted = here.handle().post_all(self.rng.next());
                 assert!(posted.len() <= here.loops());
             }
             14 if self.begun.borrow().may_end && self.rng.one_in(4) => {
@@ -437,11 +437,11 @@ impl Chaos {
     }
 
     fn ask_here(&mut self, here: &mut Loop<'_, Actor>) {
-        let (mut open, remote) = (0, here.remote());
+        let (mut open, handle) = (0, here.handle());
         here.each(|_| open += 1);
         assert!(open <= here.connections());
-        assert!(here.number() < here.loops() && here.loops() == remote.loops());
-        let _ = (here.now(), remote.connections(), remote.open_in(0), remote.snapshot_of(0));
+        assert!(here.number() < here.loops() && here.loops() == handle.loops());
+        let _ = (here.now(), handle.connections(), handle.open_in(0), handle.snapshot_of(0));
     }
 
     fn broadcast(&mut self, here: &mut Loop<'_, Actor>) {
@@ -454,7 +454,7 @@ impl Chaos {
             1 => what.at_limit(self.policy()),
             _ => what,
         };
-        let delivery = here.remote().broadcast(what);
+        let delivery = here.handle().broadcast(what);
         if self.rng.one_in(6) {
             delivery.cancel();
         }
@@ -480,11 +480,11 @@ impl Chaos {
     /// What any thread may ask of a connection.
     fn send_from_afar(&mut self, here: &mut Loop<'_, Actor>) {
         let Some(id) = self.any_id() else { return };
-        let remote = here.remote();
+        let handle = here.handle();
         let _ = match self.rng.below(4) {
-            0 => remote.send(id, vec![3; 300]).map_err(drop),
-            1 | 2 => remote.send_or(id, vec![3; 3000], self.policy()).map_err(drop),
-            _ => remote.close(id).map_err(drop),
+            0 => handle.send(id, vec![3; 300]).map_err(drop),
+            1 | 2 => handle.send_or(id, vec![3; 3000], self.policy()).map_err(drop),
+            _ => handle.close(id).map_err(drop),
         };
     }
 
@@ -720,7 +720,7 @@ impl<D: Rig> Run<D> {
                 let ms = stage.rng.below(20) as u64;
                 stage.advance(ms);
             }
-            9 => _ = stage.remote().post(0, 1),
+            9 => _ = stage.handle().post(0, 1),
             10 => {
                 let outcomes = [
                     Outcome::Up,

@@ -102,7 +102,7 @@ fn a_crowd_that_has_nothing_more_to_say_is_heard_over_turns<D: Rig>(seed: u64) {
     let (mut stage, crowd, _guest) = with_crowd::<D>(seed);
     for peer in &crowd {
         let id = stage.id(peer);
-        stage.remote().close(id).unwrap();
+        stage.handle().close(id).unwrap();
     }
     // A turn takes no more mail than this, and grants at its end what was wished.
     stage.turn();

@@ -59,7 +59,7 @@ fn bytes_either_way_put_the_idle_deadline_off<D: Rig>(seed: u64) {
     for _ in 0..20 {
         stage.advance(90);
         sends.send(b"x");
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.settle();
     }
     assert_eq!((stage.state(&sends), stage.state(&reads)), (State::Open, State::Open));
@@ -229,7 +229,7 @@ fn a_dial_that_is_not_answered_meets_its_deadline<D: Rig>(seed: u64) {
         other => usual(other),
     });
     stage.world.get().dials.push_back(Outcome::Silence);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(300);
     assert_eq!(stage.event_loop.state.table.len(), 1);
     stage.advance(3);
@@ -269,7 +269,7 @@ fn timers_come_once_in_time_and_not_after_a_cancel<D: Rig>(seed: u64) {
         At::Timer(here, tag) => notes.borrow_mut().push((tag, here.now().as_millis() - 1000)),
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(10_000);
     let came = came.borrow();
     let tags: Vec<_> = came.iter().map(|(tag, _)| *tag).collect();
@@ -287,7 +287,7 @@ fn a_timer_that_rearms_itself_lets_the_loop_go_on<D: Rig>(seed: u64) {
         other => usual(other),
     });
     let peer = stage.open();
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     for _ in 0..20 {
         peer.send(b"x");
         stage.advance(10);
@@ -302,7 +302,7 @@ fn a_message_that_posts_itself_lets_timers_come<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.mail_per_turn = 4);
     let (goes_on, goes) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(0)));
     let (on, count) = (Rc::clone(&goes_on), Rc::clone(&goes));
-    let remote = stage.remote();
+    let handle = stage.handle();
     stage.play(move |at| match at {
         At::Message(here, n) => {
             if n == 0 {
@@ -310,14 +310,14 @@ fn a_message_that_posts_itself_lets_timers_come<D: Rig>(seed: u64) {
             }
             count.set(count.get() + 1);
             if on.get() {
-                remote.post(0, 1).unwrap();
+                handle.post(0, 1).unwrap();
             }
         }
         At::Timer(..) => on.set(false),
         other => usual(other),
     });
     let peer = stage.open();
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     peer.send(b"x");
     // Time passes although the loop never sleeps.
     for _ in 0..30 {
@@ -356,7 +356,7 @@ fn a_timer_may_cancel_any_timer<D: Rig>(seed: u64) {
         }
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(100);
     assert_eq!(stage.log.get().timers.len(), 1);
     assert_eq!(stage.event_loop.state.timers.len(), 0);
@@ -374,7 +374,7 @@ fn a_burst_of_timers_is_spread_over_turns<D: Rig>(seed: u64) {
         other => usual(other),
     });
     let peer = stage.open();
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(20);
     let now = stage.world.get().now + 2;
     stage.world.get().now = now;
@@ -406,7 +406,7 @@ fn the_longest_delays_do_not_wrap<D: Rig>(seed: u64) {
         other => usual(other),
     });
     let peer = stage.open();
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance((1 << 31) - 1);
     assert_eq!(stage.log.get().timers, []);
     stage.advance(10);

@@ -55,7 +55,7 @@ fn dialling<D: Rig>(seed: u64) -> Stage<D> {
 
 fn dial<D: Rig>(stage: &mut Stage<D>, outcome: Outcome) -> super::actor::Record {
     stage.world.get().dials.push_back(outcome);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     stage.log.get().records.last().unwrap().clone()
 }
@@ -130,7 +130,7 @@ fn a_greeting_and_the_end_at_once_are_all_heard<D: Rig>(seed: u64) {
 fn a_greeting_and_a_reset_at_once_give_one_answer<D: Rig>(seed: u64) {
     let mut stage = dialling::<D>(seed);
     stage.world.get().dials.push_back(Outcome::Greeted(b"hello".to_vec(), false));
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.turn();
     stage.world.get().flow();
     stage.world.peer(0).reset();
@@ -165,7 +165,7 @@ fn many_dials_give_one_answer_each<D: Rig>(seed: u64) {
     for _ in 0..100 {
         let outcome = outcomes[stage.rng.below(4)].clone();
         stage.world.get().dials.push_back(outcome);
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         if stage.rng.one_in(5) {
             stage.turn();
         }
@@ -212,7 +212,7 @@ fn a_dial_that_cannot_be_taken_comes_back_with_its_reason<D: Rig>(seed: u64) {
             other => usual(other),
         });
         stage.event_loop.state.table.is_full = order.is_none();
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.settle();
         assert!(stage.log.get().records[0].calls.is_empty());
         assert_eq!((stage.count(Counter::Dialled), stage.shared.admission.inside()), (0, 0));
@@ -230,7 +230,7 @@ fn a_dial_that_waits_for_its_turn_is_met_by_the_drain<D: Rig>(seed: u64) {
         other => usual(other),
     });
     stage.world.get().dials.extend([Outcome::Silence, Outcome::Silence, Outcome::Silence]);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     while stage.log.get().messages.is_empty() {
         stage.turn();
     }
@@ -256,7 +256,7 @@ fn no_turn_begins_more_dials_than_it_may<D: Rig>(seed: u64) {
         }
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     let mut begun = 0;
     while begun < 20 {
         stage.turn();
@@ -372,7 +372,7 @@ fn a_connecting_connection_that_is_ended_leaves_nothing<D: Rig>(seed: u64) {
         let record = dial(&mut stage, Outcome::Silence);
         assert_eq!(record.closed.is_some(), is_at_once);
         if !is_at_once {
-            stage.remote().post(0, 1).unwrap();
+            stage.handle().post(0, 1).unwrap();
             stage.settle();
         }
         let record = stage.log.get().records[0].clone();
@@ -416,7 +416,7 @@ fn a_timeout_and_an_answer_at_once_give_one_outcome<D: Rig>(seed: u64) {
     for _ in 0..30 {
         let at = stage.world.get().now + stage.rng.within(98, 104) as u64;
         stage.world.get().dials.push_back(Outcome::UpAt(at));
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         let passes = stage.rng.below(3) as u64;
         stage.advance(passes);
     }
@@ -448,7 +448,7 @@ fn each_dial_has_a_timeout_of_its_own<D: Rig>(seed: u64) {
     });
     for ms in [50, 200] {
         stage.world.get().dials.push_back(Outcome::Silence);
-        stage.remote().post(0, ms).unwrap();
+        stage.handle().post(0, ms).unwrap();
     }
     stage.settle();
     for (passes, closed) in [(49, 0), (4, 1), (145, 1), (5, 2)] {

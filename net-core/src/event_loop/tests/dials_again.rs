@@ -74,7 +74,7 @@ fn a_session_survives_every_failure_but_the_last<D: Rig>(seed: u64) {
         stage.world.get().dials.push_back(failure);
     }
     stage.world.get().dials.push_back(Outcome::Greeted(b"welcome".to_vec(), false));
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(3000);
     let record = only_record(&stage);
     assert_eq!((record.calls.first(), record.data_bytes), (Some(&Callback::Open), 7));
@@ -98,7 +98,7 @@ fn the_last_failure_is_the_reason<D: Rig>(seed: u64) {
             stage.world.get().dials.push_back(failure);
         }
         stage.world.get().dials.push_back(outcome);
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.advance(3000);
         let record = only_record(&stage);
         assert_eq!((&record.calls[..], record.closed), (&[Callback::Close][..], Some(reason)));
@@ -111,7 +111,7 @@ fn the_last_failure_is_the_reason<D: Rig>(seed: u64) {
 fn an_attempt_that_is_not_answered_is_followed_by_another<D: Rig>(seed: u64) {
     let mut stage = retrying::<D>(seed, RETRY, |_| {});
     stage.world.get().dials.push_back(Outcome::Silence);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     let begun = stage.world.get().now;
     stage.advance(500);
@@ -133,7 +133,7 @@ fn time_bounds_all_attempts_together<D: Rig>(seed: u64) {
         let failure = failures()[stage.rng.below(5)].clone();
         stage.world.get().dials.push_back(failure);
     }
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     stage.advance(2003);
     assert!(only_record(&stage).closed.is_some(), "given up after two seconds");
@@ -144,7 +144,7 @@ fn time_bounds_all_attempts_together<D: Rig>(seed: u64) {
 fn a_dial_may_be_ended_between_attempts<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
     let (log, dialled) = (stage.log.clone(), Rc::new(RefCell::new(None)));
-    let remote = stage.remote();
+    let handle = stage.handle();
     let by_remote = stage.rng.one_in(2);
     stage.play(move |at| match at {
         At::Message(here, 0) => {
@@ -155,14 +155,14 @@ fn a_dial_may_be_ended_between_attempts<D: Rig>(seed: u64) {
             let id = dialled.borrow().unwrap();
             let mut conn = here.connection(id).unwrap();
             assert_eq!(conn.peer(), None, "there is nobody");
-            if by_remote { remote.close(id).unwrap() } else { conn.close() }
+            if by_remote { handle.close(id).unwrap() } else { conn.close() }
         }
         other => usual(other),
     });
     stage.world.get().dials.push_back(Outcome::Refused);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(20);
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert_eq!(only_record(&stage).closed, Some(Closed::Local));
     stage.advance(10_000);
@@ -174,7 +174,7 @@ fn a_drain_ends_dials_between_attempts<D: Rig>(seed: u64) {
     let mut stage = retrying::<D>(seed, RETRY, |_| {});
     for _ in 0..20 {
         stage.world.get().dials.push_back(Outcome::Refused);
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
     }
     stage.advance(20);
     stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
@@ -204,7 +204,7 @@ fn an_own_deadline_waits_until_it_is_up<D: Rig>(seed: u64) {
         other => usual(other),
     });
     stage.world.get().dials.push_back(Outcome::Refused);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     stage.advance(150);
     assert_eq!(only_record(&stage).calls, [Callback::Open]);
@@ -221,7 +221,7 @@ fn when_a_server_dies_its_clients_come_back_spread<D: Rig>(seed: u64) {
         stage.world.get().dials.push_back(Outcome::Refused);
     }
     for _ in 0..DIALLERS {
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
     }
     stage.settle();
     let died = stage.world.get().now;

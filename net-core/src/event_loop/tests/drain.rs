@@ -124,7 +124,7 @@ fn a_spread_drain_behind_a_broadcast_needs_nobody_to_begin<D: Rig>(seed: u64) {
     let spread = |limits: &mut Limits| limits.drain_spread = Duration::from_secs(10);
     let mut stage = Stage::<D>::with(seed, spread);
     let peers: Vec<_> = (0..50).map(|_| stage.open()).collect();
-    let delivery = stage.remote().broadcast(&b"!"[..]);
+    let delivery = stage.handle().broadcast(&b"!"[..]);
     drain(&mut stage);
     stage.advance(12_000);
     assert!(stage.is_over && delivery.is_over());
@@ -385,7 +385,7 @@ fn a_held_answer_of_a_busy_connection_waits_for_no_end<D: Rig>(seed: u64) {
     stage.advance(1000);
     assert!(peer.got() == pattern(0, 5_000) && !peer.saw_fin());
     assert!(!peer.wire().is_corked);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(2000);
     assert!(stage.is_over && peer.saw_fin());
     stage.stop();
@@ -410,7 +410,7 @@ fn a_busy_connection_stays_until_it_is_not<D: Rig>(seed: u64) {
     drain(&mut stage);
     stage.advance(5000);
     assert!(!stage.is_over);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(2000);
     assert_eq!(peer.got(), b"done");
     assert!(stage.is_over);
@@ -429,7 +429,7 @@ fn a_connection_paused_at_the_drain_closes_after_the_resume<D: Rig>(seed: u64) {
     drain(&mut stage);
     stage.advance(2000);
     assert!(!stage.is_over);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(2000);
     assert_eq!(peer.got(), b"question");
     assert!(stage.is_over);
@@ -470,10 +470,10 @@ fn dials_during_the_drain_end<D: Rig>(seed: u64) {
         other => usual(other),
     });
     stage.world.get().dials.extend([Outcome::Silence, Outcome::Silence]);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     drain(&mut stage);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert!(stage.is_over, "nothing was promised to a peer that was never reached");
     stage.stop();
@@ -534,14 +534,14 @@ fn arrivals_after_a_stop_are_refused_and_counted<D: Rig>(seed: u64) {
 fn mail_left_at_the_end_is_counted<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.mail_per_turn = 2);
     for n in 0..10 {
-        stage.remote().post(0, n).unwrap();
+        stage.handle().post(0, n).unwrap();
     }
     stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
     stage.shared.raise(Phase::Stop);
     stage.settle();
     let taken = stage.log.get().messages.len() as u64;
     assert_eq!(stage.count(Counter::MailLost) + taken, 10);
-    assert!(stage.remote().post(0, 1).is_err());
+    assert!(stage.handle().post(0, 1).is_err());
     stage.stop();
 }
 
@@ -573,10 +573,10 @@ fn what_was_posted_before_a_drain_is_read_before_anybody_is_told<D: Rig>(seed: u
         other => usual(other),
     });
     for n in 0..10 {
-        stage.remote().post(0, n).unwrap();
+        stage.handle().post(0, n).unwrap();
     }
     for peer in &peers {
-        stage.remote().send(stage.id(peer), "last").unwrap();
+        stage.handle().send(stage.id(peer), "last").unwrap();
     }
     drain(&mut stage);
     stage.advance(2000);

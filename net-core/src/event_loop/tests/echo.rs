@@ -161,13 +161,13 @@ fn what_a_message_leaves_is_sent_without_another_event<D: Rig>(seed: u64) {
         }
         other => usual(other),
     });
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert_eq!(peers[0].got(), b"copied");
     assert_eq!(peers[1].got().len(), 3000);
     assert!(peers[2].saw_fin(), "a FIN that waits for the next event");
-    stage.remote().send(ids[0], &b" and mailed"[..]).unwrap();
-    stage.remote().close(ids[1]).unwrap();
+    stage.handle().send(ids[0], &b" and mailed"[..]).unwrap();
+    stage.handle().close(ids[1]).unwrap();
     stage.settle();
     assert_eq!(peers[0].got(), b"copied and mailed");
     assert!(peers[1].saw_fin());
@@ -192,7 +192,7 @@ fn many_small_sends_to_a_blocked_peer_come_in_order<D: Rig>(seed: u64) {
         other => usual(other),
     });
     for n in 0..10 {
-        stage.remote().post(0, n).unwrap();
+        stage.handle().post(0, n).unwrap();
         stage.settle();
     }
     peer.reads(true);

@@ -60,12 +60,12 @@ fn serves<D: Rig>(seed: u64, edge: Edge) {
     stage.world.get().dials.push_back(Outcome::Refused);
     let peer = stage.arrive();
     stage.advance(1);
-    let _ = stage.remote().post(0, 1);
+    let _ = stage.handle().post(0, 1);
     stage.world.say(([10, 0, 0, 1], 9).into(), b"one");
     stage.world.say(([10, 0, 0, 1], 9).into(), b"two");
     peer.send(b"x");
     stage.advance(1);
-    let _ = stage.remote().broadcast(Broadcast::new("all").to_topic(Bytes::from("a topic")));
+    let _ = stage.handle().broadcast(Broadcast::new("all").to_topic(Bytes::from("a topic")));
     // A rate of a byte a second lets the rest out in time.
     stage.advance(5_000);
     let is_answered = peer.got().starts_with(b"x") || peer.got().ends_with(b"x");
@@ -137,7 +137,7 @@ fn times_at_their_edges_are_times<D: Rig>(seed: u64) {
         other => usual(other),
     });
     for n in 0..3 {
-        stage.remote().post(0, n).unwrap();
+        stage.handle().post(0, n).unwrap();
     }
     stage.advance(50);
     let fired = stage.log.get().timers.clone();

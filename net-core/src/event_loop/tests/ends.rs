@@ -144,10 +144,10 @@ fn a_half_closed_peer_is_still_answered<D: Rig>(seed: u64) {
     peer.finish();
     stage.settle();
     assert_eq!(stage.state(&peer), State::PeerEnded);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert!(peer.got() == pattern(0, 10_000) && !peer.saw_fin());
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert!(peer.saw_fin());
     assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
@@ -309,7 +309,7 @@ fn who_ends_first_is_closed_first<D: Rig>(seed: u64) {
         At::Close(conn) => notes.borrow_mut().push(conn.id()),
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert_eq!(*closed.borrow(), ids);
     stage.stop();
@@ -328,7 +328,7 @@ fn a_peer_that_has_left_resets_what_is_sent_to_it<D: Rig>(seed: u64) {
     peer.leave();
     stage.settle();
     assert_eq!(stage.state(&peer), State::PeerEnded);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     let closed = stage.record(&peer).closed;
     assert!(matches!(closed, Some(Closed::PeerReset | Closed::PeerEnded)), "{closed:?}");

@@ -87,7 +87,7 @@ fn data_that_we_send_puts_it_off_too<D: Rig>(seed: u64) {
         other => usual(other),
     });
     for _ in 0..20 {
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.advance(49);
     }
     assert_eq!(beats(&stage), 0);
@@ -173,7 +173,7 @@ fn a_heartbeat_that_cannot_leave_is_not_repeated<D: Rig>(seed: u64) {
         At::Heartbeat(conn) => drop(conn.send(b"ping").is_taken()),
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(1000);
     assert_eq!(beats(&stage), 0, "what waits says as much");
     peer.reads(true);

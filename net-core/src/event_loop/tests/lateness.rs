@@ -134,7 +134,7 @@ fn a_marked_message_that_nobody_reads_is_not_late<D: Rig>(seed: u64) {
     peer.send(b"<");
     stage.advance(1000);
     assert!(!is_told(&stage, &peer));
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     for _ in 0..10 {
         peer.send(b"x");
@@ -198,7 +198,7 @@ fn a_message_that_the_handler_keeps_waiting_is_not_late<D: Rig>(seed: u64) {
     stage.advance(1000);
     assert!(!is_told(&stage, &peer), "nobody reads, so it cannot end");
     peer.send(b"line\n");
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(500);
     assert_eq!(peer.got(), b"half a line");
     assert!(!is_told(&stage, &peer));
@@ -272,7 +272,7 @@ fn a_life_ends_when_it_is_as_long_as_it_may_be<D: Rig>(seed: u64) {
     let peer = stage.open();
     let soon = stage.world.get().now + 100;
     stage.world.get().dials.push_back(Outcome::UpAt(soon));
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     for _ in 0..99 {
         peer.send(b"busy\n");
         stage.advance(10);

@@ -333,15 +333,15 @@ fn who_never_reads_long_messages_meets_the_hard_cap<D: Rig>(seed: u64) {
         At::Message(here, len) => here.each(|conn| _ = conn.send(&vec![1; len as usize])),
         other => usual(other),
     });
-    stage.remote().post(0, 60_000).unwrap();
+    stage.handle().post(0, 60_000).unwrap();
     stage.settle();
     assert_eq!(stage.state(&peer), State::Open, "the first is taken");
     for _ in 0..3 {
-        stage.remote().post(0, 3000).unwrap();
+        stage.handle().post(0, 3000).unwrap();
         stage.settle();
     }
     assert!(stage.pending(&peer) <= 70_000 && stage.state(&peer) == State::Open);
-    stage.remote().post(0, 60_000).unwrap();
+    stage.handle().post(0, 60_000).unwrap();
     stage.settle();
     assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
     stage.stop();
@@ -406,7 +406,7 @@ fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
         _ => client,
     };
     peer.reads(false);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     peer
 }
@@ -527,13 +527,13 @@ pub(super) fn a_pause_leaves_bytes_and_a_resume_needs_no_edge<D: Rig>(seed: u64)
         other => usual(other),
     });
     for round in 1..4 {
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.settle();
         peer.send(&pattern(0, 1 << 20));
         stage.settle();
         stage.advance(1000);
         assert_eq!(peer.got().len(), (round - 1) << 20);
-        stage.remote().post(0, 1).unwrap();
+        stage.handle().post(0, 1).unwrap();
         stage.settle();
         assert_eq!(peer.got().len(), round << 20);
     }
@@ -574,7 +574,7 @@ fn a_paused_connection_meets_a_reset<D: Rig>(seed: u64) {
             peer.send(&pattern(0, unread));
             stage.settle();
         }
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.settle();
         if after_pause > 0 {
             peer.send(&pattern(0, after_pause));
@@ -609,13 +609,13 @@ fn a_paused_connection_meets_its_peers_end_after_the_resume<D: Rig>(seed: u64) {
         At::Message(here, _) => here.connection(id).unwrap().resume(),
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     peer.send(b"the last words");
     peer.finish();
     stage.settle();
     assert!(!stage.record(&peer).calls.contains(&Callback::End));
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert_eq!(peer.got(), b"the last words");
     assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
@@ -671,7 +671,7 @@ fn a_full_kernel_is_not_asked_again_before_its_edge() {
         });
         let before = stage.world.get().counts.sends;
         for _ in 0..20 {
-            stage.remote().post(0, 0).unwrap();
+            stage.handle().post(0, 0).unwrap();
             stage.settle();
         }
         assert_eq!(stage.world.get().counts.sends, before);

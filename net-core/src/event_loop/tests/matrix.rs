@@ -259,7 +259,7 @@ fn bring_about<D: Rig>(stage: &mut Stage<D>, peer: &super::Peer, callback: Callb
         Callback::Heartbeat => stage.advance(23),
         Callback::Draining => stage.shared.raise(Phase::Drain),
         Callback::Close => peer.reset(),
-        Callback::Message | Callback::Timer => stage.remote().post(0, 0).unwrap(),
+        Callback::Message | Callback::Timer => stage.handle().post(0, 0).unwrap(),
         _ => {}
     }
 }

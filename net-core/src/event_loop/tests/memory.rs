@@ -459,7 +459,7 @@ fn a_payload_owed_to_many_counts_once<D: Rig>(seed: u64) {
     peers.iter().for_each(|peer| peer.reads(false));
     for n in 0..60 {
         let broadcast = Broadcast::new(pattern(n, 2000)).at_limit(AtLimit::DropOldest);
-        stage.remote().broadcast(broadcast);
+        stage.handle().broadcast(broadcast);
         stage.settle();
         assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
     }
@@ -507,7 +507,7 @@ fn a_policy_comes_before_a_reset<D: Rig>(seed: u64) {
                 other => usual(other),
             });
             for n in 0..40 {
-                stage.remote().post(0, n).unwrap();
+                stage.handle().post(0, n).unwrap();
                 stage.settle();
                 assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
             }
@@ -530,14 +530,14 @@ fn a_policy_comes_before_a_reset<D: Rig>(seed: u64) {
 fn what_waits_for_a_loop_by_mail_is_bounded_in_bytes_too<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.mail_bytes = 10_000);
     let peer = stage.open();
-    let (id, remote) = (stage.id(&peer), stage.remote());
+    let (id, handle) = (stage.id(&peer), stage.handle());
     for round in 0..3 {
         let mut posted = 0;
         let full = loop {
             let message = pattern(posted, 900);
             let sent = match posted % 1800 {
-                0 => remote.send(id, message),
-                _ => remote.send_or(id, message, AtLimit::DropNewest),
+                0 => handle.send(id, message),
+                _ => handle.send_or(id, message, AtLimit::DropNewest),
             };
             match sent {
                 Ok(()) => posted += 900,
@@ -547,18 +547,18 @@ fn what_waits_for_a_loop_by_mail_is_bounded_in_bytes_too<D: Rig>(seed: u64) {
         };
         assert!(matches!(full, PostError::Full(bytes) if bytes == pattern(posted, 900)));
         assert_eq!(posted, 9900, "round {round}");
-        let missed = remote.broadcast(vec![1; 200]);
+        let missed = handle.broadcast(vec![1; 200]);
         assert_eq!(missed.report().loops_missed, 1);
-        remote.post(0, 1).unwrap(); // of the handler's own, nobody knows how long they are
+        handle.post(0, 1).unwrap(); // of the handler's own, nobody knows how long they are
         stage.settle();
         assert!(peer.got().len() >= 9900 * (round + 1));
         // Of any length where none waits, and then no other; a broadcast until it is through.
-        let long = remote.broadcast(vec![2; 50_000]);
-        assert!(remote.send(id, vec![3; 1]).is_err());
+        let long = handle.broadcast(vec![2; 50_000]);
+        assert!(handle.send(id, vec![3; 1]).is_err());
         stage.settle();
         assert!(long.is_over() && long.report().loops_missed == 0);
-        remote.send(id, vec![4; 20_000]).unwrap();
-        assert!(remote.send(id, vec![5; 1]).is_err());
+        handle.send(id, vec![4; 20_000]).unwrap();
+        assert!(handle.send(id, vec![5; 1]).is_err());
         stage.settle();
     }
     stage.stop();

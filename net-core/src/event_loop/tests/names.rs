@@ -67,7 +67,7 @@ fn named<D: Rig>(seed: u64, names_queue: usize, retry: Option<Retry>) -> (Stage<
 }
 
 fn dial<D: Rig>(stage: &mut Stage<D>) -> Lookup {
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     stage.shared.resolver.take().expect("the loop has asked")
 }
@@ -187,7 +187,7 @@ fn however_a_race_goes_it_has_one_outcome_and_leaves_no_socket<D: Rig>(seed: u64
     let retry = Retry { attempts: 2, first_pause: MS(10), ..Retry::default() };
     let (mut stage, _) = named::<D>(seed, 9, Some(retry));
     for _ in 0..10 {
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         for _ in 0..8 {
             let at = stage.world.get().now + stage.rng.below(900) as u64;
             let outcome = match stage.rng.below(7) {
@@ -211,7 +211,7 @@ fn however_a_race_goes_it_has_one_outcome_and_leaves_no_socket<D: Rig>(seed: u64
             stage.advance(passes);
             if stage.rng.one_in(30) {
                 let id = stage.event_loop.state.table.next_live(0);
-                let _ = id.map(|id| stage.remote().close(id));
+                let _ = id.map(|id| stage.handle().close(id));
             }
         }
     }
@@ -232,7 +232,7 @@ fn a_dial_that_ends_takes_its_sockets_and_its_question_along<D: Rig>(seed: u64) 
         for ends in 0..3 {
             let (mut stage, _) = named::<D>(seed, 9, None);
             stage.world.get().dials.extend(vec![Outcome::Silence; 3]);
-            stage.remote().post(0, 0).unwrap();
+            stage.handle().post(0, 0).unwrap();
             stage.settle();
             if !is_asking {
                 let question = stage.shared.resolver.take().unwrap();
@@ -242,7 +242,7 @@ fn a_dial_that_ends_takes_its_sockets_and_its_question_along<D: Rig>(seed: u64) 
             }
             let id = stage.event_loop.state.table.next_live(0).unwrap();
             match ends {
-                0 => stage.remote().close(id).unwrap(),
+                0 => stage.handle().close(id).unwrap(),
                 1 => stage.shared.raise(Phase::Drain),
                 _ => stage.shared.raise(Phase::Stop),
             }
@@ -268,7 +268,7 @@ fn who_waited_for_one_name_dials_in_turns<D: Rig>(seed: u64) {
         }
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     while let Some(Lookup { id, attempt, .. }) = stage.shared.resolver.take() {
         stage.shared.answer(LookupResult { id, attempt, found: addresses(1) });
@@ -301,11 +301,11 @@ fn an_answer_waits_beside_a_full_mailbox_and_its_thread_does_not<D: Rig>(seed: u
         }
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     let questions: Vec<_> = std::iter::from_fn(|| stage.shared.resolver.take()).collect();
     assert_eq!(questions.len(), 5);
-    while stage.remote().post(0, 1).is_ok() {}
+    while stage.handle().post(0, 1).is_ok() {}
     for Lookup { id, attempt, .. } in questions {
         stage.shared.answer(LookupResult { id, attempt, found: addresses(1) }); // returns
     }
@@ -333,7 +333,7 @@ fn a_connect_that_meets_a_full_queue_is_tried_again_until_its_time_is_over<D: Ri
                     }
                     other => usual(other),
                 });
-                stage.remote().post(0, 0).unwrap();
+                stage.handle().post(0, 0).unwrap();
                 stage.settle();
             }
             assert_eq!(outcome(&stage), (false, None));
@@ -444,7 +444,7 @@ fn one_name_too_many_is_told_at_once<D: Rig>(seed: u64) {
         other => usual(other),
     });
     for n in [1, 2, 2, 3] {
-        stage.remote().post(0, n).unwrap();
+        stage.handle().post(0, n).unwrap();
         stage.settle();
     }
     assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));

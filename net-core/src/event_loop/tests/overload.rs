@@ -57,7 +57,7 @@ fn a_place_of_a_source_is_free_again_however_its_connection_ends<D: Rig>(seed: u
             // After this the kernel does not say any more who it was.
             0 => leaves.reset(),
             1 => leaves.finish(),
-            _ => stage.remote().close(stage.id(&leaves)).unwrap(),
+            _ => stage.handle().close(stage.id(&leaves)).unwrap(),
         }
         stage.advance(2000);
         // Refused by the handler, it takes no place of the source either.

@@ -161,7 +161,7 @@ fn who_sends_no_more_is_finished_when_its_handler_is_not_busy<D: Rig>(seed: u64)
     peer.finish();
     stage.settle();
     assert!(!peer.saw_fin());
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert_eq!(peer.got(), b"answer");
     assert!(peer.saw_fin() && !peer.saw_reset());
@@ -249,7 +249,7 @@ fn what_a_handler_says_ends_no_job<D: Rig>(seed: u64) {
     assert_eq!(peer.got(), b"a");
     assert_eq!(peer.saw_fin(), !says, "what was said meanwhile holds when the job is done");
     if says {
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.settle();
     }
     assert!(peer.saw_fin());
@@ -296,7 +296,7 @@ fn what_ends_a_connection_ends_it_although_an_answer_is_owed<D: Rig>(seed: u64) 
         peer.finish();
     }
     stage.settle();
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert!(closed.saw_fin() && reset.saw_reset() && !idle.saw_fin());
     stage.advance(20_000);

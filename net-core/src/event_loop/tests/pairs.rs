@@ -250,7 +250,7 @@ fn one_that_is_held_meets_its_partners_end<D: Rig>(seed: u64) {
         } else {
             // Ended from inside: what is owed is given up when the write timeout comes.
             let id = others.borrow()[&stage.id(&client)];
-            stage.remote().close(id).unwrap();
+            stage.handle().close(id).unwrap();
             stage.settle();
             stage.advance(61_000);
             // (Where the kernel's buffer took all of it, nothing was owed.)
@@ -396,7 +396,7 @@ fn paired_anew_the_former_partner_is_free<D: Rig>(seed: u64) {
         At::Data(_, input) => drop(input.take_all()),
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert_eq!(stage.event_loop.state.input_room(held), usize::MAX);
     assert_eq!(stage.event_loop.state.partner_of(other), Some(upstream_id));

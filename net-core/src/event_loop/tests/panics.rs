@@ -226,7 +226,7 @@ fn a_panic_in_on_message_loses_the_message<D: Rig>(seed: u64) {
         other => usual(other),
     });
     for message in [1, 13, 2] {
-        stage.remote().post(0, message).unwrap();
+        stage.handle().post(0, message).unwrap();
     }
     stage.panics = 1;
     stage.settle();
@@ -244,7 +244,7 @@ fn a_panic_in_on_timer_loses_that_firing<D: Rig>(seed: u64) {
         At::Timer(here, _) if here.now().as_millis() < 1_015 => fail(),
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     stage.panics = 1;
     stage.advance(35);
@@ -270,7 +270,7 @@ fn a_panic_in_on_open_of_a_dialled_connection_closes_it<D: Rig>(seed: u64) {
         other => usual(other),
     });
     stage.world.get().dials.push_back(Outcome::Greeted(b"welcome".to_vec(), true));
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.advance(2000);
     let record = stage.log.get().records[0].clone();
     assert_eq!(record.closed, Some(Closed::Panicked(Callback::Open)));
@@ -285,7 +285,7 @@ fn on_panic_can_stop_the_server<D: Rig>(seed: u64) {
         At::Message(..) => fail(),
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.panics = 1;
     stage.settle();
     assert_eq!(stage.shared.asked.phase(), crate::threads::control::Phase::Stop);
@@ -493,27 +493,27 @@ fn drops<D: Rig>(seed: u64, place: Place) {
     let id = stage.id(&peer);
     peer.reads(!(never_leaves || [Place::Newest, Place::Undone, Place::Closed].contains(&place)));
     match place {
-        Place::Mail => stage.remote().send(id, others_bomb(1_000)).unwrap(),
+        Place::Mail => stage.handle().send(id, others_bomb(1_000)).unwrap(),
         Place::MailToNobody | Place::MailOrToNobody => {
             let gone = stage.open();
             let id = stage.id(&gone);
             gone.finish();
             stage.advance(2_000);
             match place {
-                Place::MailToNobody => stage.remote().send(id, others_bomb(1_000)).unwrap(),
+                Place::MailToNobody => stage.handle().send(id, others_bomb(1_000)).unwrap(),
                 _ => {
                     let at_limit = AtLimit::DropOldest;
-                    stage.remote().send_or(id, others_bomb(1_000), at_limit).unwrap();
+                    stage.handle().send_or(id, others_bomb(1_000), at_limit).unwrap();
                 }
             }
         }
         Place::Broadcast => {
             let broadcast = Broadcast::new(others_bomb(100)).to_topic("of the first");
-            drop(stage.remote().broadcast(broadcast));
+            drop(stage.handle().broadcast(broadcast));
         }
         Place::BroadcastTooMany => {
-            drop(stage.remote().broadcast(Broadcast::new("the one")));
-            drop(stage.remote().broadcast(Broadcast::new(others_bomb(100))));
+            drop(stage.handle().broadcast(Broadcast::new("the one")));
+            drop(stage.handle().broadcast(Broadcast::new(others_bomb(100))));
         }
         Place::MailLeft => {}
         _ => peer.send(b"!"),
@@ -524,7 +524,7 @@ fn drops<D: Rig>(seed: u64, place: Place) {
     }
     match place {
         Place::Reset | Place::JobOfClosed => peer.reset(),
-        Place::Closed => stage.remote().close(id).unwrap(),
+        Place::Closed => stage.handle().close(id).unwrap(),
         _ => {}
     }
     if place == Place::Closed {
@@ -555,7 +555,7 @@ fn drops<D: Rig>(seed: u64, place: Place) {
         assert_eq!(closed, Some(Closed::Panicked(Callback::Drop)), "{place:?}");
     }
     if place == Place::MailLeft {
-        (0..3).for_each(|_| stage.remote().send(id, others_bomb(100)).unwrap());
+        (0..3).for_each(|_| stage.handle().send(id, others_bomb(100)).unwrap());
     }
     stage.stop();
     assert!(dropped.load(Ordering::Relaxed) > 0, "{place:?}: nothing was dropped");

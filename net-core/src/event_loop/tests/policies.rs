@@ -135,7 +135,7 @@ fn what_the_peer_gets_is_whole_messages_in_order_the_newest_for_each_key<D: Rig>
             }
             _ => {
                 let count = stage.rng.below(12) as u64;
-                stage.remote().post(0, count).unwrap();
+                stage.handle().post(0, count).unwrap();
             }
         }
         stage.settle();
@@ -190,7 +190,7 @@ fn a_panic_takes_its_own_messages_back_and_cuts_none<D: Rig>(seed: u64) {
     peer.reads(false);
     // Below the mark, or its input would wait.
     while stage.pending(&peer) < 500 {
-        stage.remote().post(0, 1).unwrap();
+        stage.handle().post(0, 1).unwrap();
         stage.settle();
     }
     peer.send(b"x");
@@ -229,17 +229,17 @@ fn room_that_a_drop_has_made_is_told<D: Rig>(seed: u64) {
     });
     // The kernel is full, and of the next no byte leaves.
     while stage.pending(&peer) == 0 {
-        stage.remote().post(0, 500).unwrap();
+        stage.handle().post(0, 500).unwrap();
         stage.settle();
     }
     let fits = (LIMIT - stage.pending(&peer)) as u64;
-    stage.remote().post(0, fits).unwrap();
+    stage.handle().post(0, fits).unwrap();
     stage.settle();
     let rooms = |stage: &Stage<D>| {
         stage.record(&peer).calls.iter().filter(|call| **call == Callback::Room).count()
     };
     let before = rooms(&stage);
-    stage.remote().post(0, 10).unwrap();
+    stage.handle().post(0, 10).unwrap();
     stage.settle();
     assert!(stage.pending(&peer) <= 1000, "the long one is gone");
     assert_eq!(rooms(&stage), before + 1);
@@ -300,7 +300,7 @@ fn a_broadcast_drops_by_its_policy_and_reports_it<D: Rig>(seed: u64) {
     while stage.count(Counter::MessagesDropped) < 10 {
         last += 1;
         let broadcast = Broadcast::new(message(2, last, 200)).at_limit(AtLimit::DropOldest);
-        let delivery = stage.remote().broadcast(broadcast);
+        let delivery = stage.handle().broadcast(broadcast);
         stage.settle();
         all.push(delivery.report());
     }
@@ -321,16 +321,16 @@ fn from_another_thread_a_message_meets_the_same_policy<D: Rig>(seed: u64) {
     let peer = stage.open();
     peer.reads(false);
     let id = stage.id(&peer);
-    let remote = stage.remote();
+    let handle = stage.handle();
     let mut sent = 0;
     while stage.count(Counter::MessagesDropped) < 10 {
         sent += 1;
-        remote.send_or(id, message(1, sent, 200), policy(1)).unwrap();
-        remote.send_or(id, message(3, sent, 20), policy(3)).unwrap();
+        handle.send_or(id, message(1, sent, 200), policy(1)).unwrap();
+        handle.send_or(id, message(3, sent, 20), policy(3)).unwrap();
         stage.settle();
     }
     let dropped = stage.count(Counter::BytesDropped);
-    remote.send_or(id, vec![0; LIMIT + 1], AtLimit::DropNewest).unwrap();
+    handle.send_or(id, vec![0; LIMIT + 1], AtLimit::DropNewest).unwrap();
     stage.settle();
     assert_eq!(stage.count(Counter::BytesDropped) - dropped, LIMIT as u64 + 1);
     peer.reads(true);
@@ -342,7 +342,7 @@ fn from_another_thread_a_message_meets_the_same_policy<D: Rig>(seed: u64) {
     peer.reset();
     stage.settle();
     let dropped = stage.count(Counter::BytesDropped);
-    remote.send_or(id, "too late", AtLimit::DropOldest).unwrap();
+    handle.send_or(id, "too late", AtLimit::DropOldest).unwrap();
     stage.settle();
     assert_eq!(stage.count(Counter::BytesDropped) - dropped, 8, "and is counted");
     stage.stop();
@@ -391,7 +391,7 @@ fn what_waits_before_a_message_that_is_dropped_leaves<D: Rig>(seed: u64) {
             }
             other => usual(other),
         });
-        stage.remote().post(0, 1).unwrap();
+        stage.handle().post(0, 1).unwrap();
         stage.settle();
         assert_eq!(peer.got(), [b'.'; 1001]);
         stage.stop();

@@ -147,7 +147,7 @@ fn a_neighbour_without_a_limit_is_not_held<D: Rig>(seed: u64) {
         }
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     held.send(&[1; 50_000]);
     free.send(&[2; 50_000]);
@@ -192,10 +192,10 @@ fn a_limit_that_is_lifted_holds_no_more<D: Rig>(seed: u64) {
     stage.settle();
     assert!(peer.got().len() as u64 <= BURST);
     // A lower one brings nothing; none lets all pass, with no edge and no time.
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert!(peer.got().len() as u64 <= BURST + 1);
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     assert_eq!(peer.got(), sent);
     assert!(stage.event_loop.state.rates.is_empty());
@@ -260,7 +260,7 @@ fn a_rest_whose_limit_is_set_anew_is_not_given_up<D: Rig>(seed: u64) {
     stage.settle();
     for _ in 0..40 {
         let rate = stage.rng.within(200, 900);
-        stage.remote().post(0, rate as _).unwrap();
+        stage.handle().post(0, rate as _).unwrap();
         let ms = stage.rng.within(1, 30);
         stage.advance(ms as u64);
         assert!(!peer.saw_reset(), "given up after {} B", peer.got().len());

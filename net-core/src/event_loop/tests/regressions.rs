@@ -29,7 +29,7 @@ fn senders_over_their_budget_take_turns<D: Rig>(seed: u64) {
         }),
         other => usual(other),
     });
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     for _ in 0..60 {
         stage.turn();
     }
@@ -63,7 +63,7 @@ fn answers_to_room_are_sent_though_the_cork_was_just_emptied<D: Rig>(seed: u64) 
         }
         other => usual(other),
     });
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert_eq!(peer.got().len(), 51 * 101);
     stage.stop();

@@ -57,7 +57,7 @@ fn told_when_the_kernel_has_it_and_not_before<D: Rig>(seed: u64) {
     });
     peer.reads(false);
     for _ in 0..20 {
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.settle();
         let n = stage.rng.below(6000);
         peer.read(n);
@@ -196,7 +196,7 @@ fn what_was_dropped_is_not_waited_for<D: Rig>(seed: u64) {
     });
     peer.reads(false);
     for tag in 0..100 {
-        stage.remote().post(0, tag).unwrap();
+        stage.handle().post(0, tag).unwrap();
         stage.settle();
     }
     // Of one that has begun the rest waits, and so do all marks behind it.
@@ -258,7 +258,7 @@ fn a_mark_that_is_set_while_it_connects_is_told_once_it_is_up<D: Rig>(seed: u64)
         });
         let up_at = stage.world.get().now + 20;
         stage.world.get().dials.push_back(Outcome::UpAt(up_at));
-        stage.remote().post(0, 0).unwrap();
+        stage.handle().post(0, 0).unwrap();
         stage.settle();
         assert_eq!(stage.log.get().records[0].calls, [], "it is not up");
         stage.advance(25);

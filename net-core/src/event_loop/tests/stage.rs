@@ -5,7 +5,7 @@ use super::actor::{Actor, At, Log, Record, usual};
 use super::{MUTATION, Mutation, Peer, Rig, Rng};
 use crate::accept::admission::{Admission, Arrival};
 use crate::accept::listener::Listener;
-use crate::api::remote::Remote;
+use crate::api::server_handle::ServerHandle;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
@@ -212,7 +212,7 @@ impl<D: Rig> Stage<D> {
             }
         };
         let arrival = Box::new(Arrival { socket, peer, permit, is_announced: false });
-        match self.remote().mail(0, Mail::Arrival(arrival)) {
+        match self.handle().mail(0, Mail::Arrival(arrival)) {
             Ok(()) => Some(self.world.peer(wire)),
             Err(error) => {
                 let Mail::Arrival(arrival) = error.into_inner() else { unreachable!() };
@@ -229,8 +229,8 @@ impl<D: Rig> Stage<D> {
         peer
     }
 
-    pub(super) fn remote(&self) -> Remote<u64> {
-        Remote(Arc::clone(&self.shared))
+    pub(super) fn handle(&self) -> ServerHandle<u64> {
+        ServerHandle(Arc::clone(&self.shared))
     }
 
     // --- going on ----------------------------------------------------------------------------

@@ -21,14 +21,14 @@ fn strangers(id: ConnId) -> [ConnId; 2] {
 fn an_id_of_another_server_finds_nothing_from_any_thread<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
     let peer = stage.open();
-    let (remote, id) = (stage.remote(), stage.id(&peer));
+    let (handle, id) = (stage.handle(), stage.id(&peer));
     for stranger in strangers(id) {
-        assert_eq!(remote.send(stranger, "bytes"), Err(PostError::Ended("bytes".into())));
-        let sent = remote.send_or(stranger, "bytes", AtLimit::DropNewest);
+        assert_eq!(handle.send(stranger, "bytes"), Err(PostError::Ended("bytes".into())));
+        let sent = handle.send_or(stranger, "bytes", AtLimit::DropNewest);
         assert_eq!(sent, Err(PostError::Ended("bytes".into())));
-        assert_eq!(remote.close(stranger), Err(PostError::Ended(stranger)));
+        assert_eq!(handle.close(stranger), Err(PostError::Ended(stranger)));
     }
-    assert_eq!(remote.send(id, "for me"), Ok(()));
+    assert_eq!(handle.send(id, "for me"), Ok(()));
     stage.settle();
     assert_eq!((peer.got(), peer.saw_fin()), (b"for me".to_vec(), false));
     assert_eq!((stage.count(Counter::Mail), stage.count(Counter::BytesDropped)), (1, 0));
@@ -51,7 +51,7 @@ fn an_id_of_another_loop_finds_nothing_in_a_callback<D: Rig>(seed: u64) {
         }
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     stage.stop();
 }

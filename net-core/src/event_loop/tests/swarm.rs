@@ -8,7 +8,7 @@ use super::actor::{Actor, At, usual};
 use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern, somewhere};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
-use crate::api::remote::Remote;
+use crate::api::server_handle::ServerHandle;
 use crate::api::slices::Slice;
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
@@ -56,11 +56,11 @@ fn burn(fuel: &Fuel) -> bool {
     fuel.fetch_update(order, order, |left| left.checked_sub(1)).is_ok()
 }
 
-fn broadcast_again(remote: Remote<u64>, fuel: Fuel) {
+fn broadcast_again(handle: ServerHandle<u64>, fuel: Fuel) {
     if burn(&fuel) {
-        let next = remote.clone();
+        let next = handle.clone();
         let then = move |_| broadcast_again(next, fuel);
-        remote.broadcast(Broadcast::new("!").to_topic("nobody").then(then));
+        handle.broadcast(Broadcast::new("!").to_topic("nobody").then(then));
     }
 }
 
@@ -115,13 +115,13 @@ impl Chaos {
             }
         });
         here.after(Duration::ZERO, 1);
-        broadcast_again(here.remote(), Arc::clone(&self.fuel));
+        broadcast_again(here.handle(), Arc::clone(&self.fuel));
         let fuel = Arc::clone(&self.fuel);
         let job = move |_: &mut Actor, _: &mut Loop<'_, Actor>| {
             if burn(&fuel) { Slice::More } else { Slice::Done }
         };
         let _ = here.in_slices(job);
-        let _ = here.remote().post(0, 1);
+        let _ = here.handle().post(0, 1);
     }
 
     /// The next link of a chain, if this callback is one.
@@ -140,7 +140,7 @@ impl Chaos {
             At::Message(here, 1) => {
                 for _ in 0..2 {
                     if burn(&self.fuel) {
-                        let _ = here.remote().post(0, 1);
+                        let _ = here.handle().post(0, 1);
                     }
                 }
             }
@@ -390,7 +390,7 @@ fn resolve<D: Rig>(stage: &mut Stage<D>) {
 
 fn begin_storm<D: Rig>(stage: &mut Stage<D>, fuel: &Fuel) {
     fuel.store(FUEL, Ordering::Relaxed);
-    let _ = stage.remote().post(0, STORM);
+    let _ = stage.handle().post(0, STORM);
     for _ in 0..5 {
         next_turn(stage);
     }
@@ -498,7 +498,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
                 stage.advance(ms);
             }
             8 => {
-                let _ = stage.remote().post(0, 1);
+                let _ = stage.handle().post(0, 1);
             }
             9 => {
                 let outcomes = [Outcome::Up, Outcome::Refused, Outcome::Silence, Outcome::ToItself];
@@ -509,7 +509,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
                 let ids: Vec<_> = cpu_accounting.borrow().owed.keys().copied().collect();
                 if !ids.is_empty() {
                     let id = stage.rng.pick(&ids);
-                    let _ = stage.remote().close(id);
+                    let _ = stage.handle().close(id);
                 }
             }
             10 if stage.rng.one_in(4) => {
@@ -536,7 +536,7 @@ fn in_a_swarm_everything_adds_up<D: Rig>(seed: u64) {
         At::End(_) | At::Deadline(_) => {}
         other => usual(other),
     });
-    stage.remote().post(0, PEACE).unwrap();
+    stage.handle().post(0, PEACE).unwrap();
     let wires = stage.world.get().wires.len();
     let peers: Vec<Peer> = (0..wires).map(|wire| stage.world.peer(wire)).collect();
     peers.iter().for_each(|peer| peer.reads(true));

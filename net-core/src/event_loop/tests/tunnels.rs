@@ -424,7 +424,7 @@ fn given_back_to_the_handler_it_is_a_pair<D: Rig>(seed: u64) {
         At::End(_) | At::Close(_) | At::Room(_) => {}
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     let before = spliced(&stage);
     upstream.reads(true);
@@ -442,7 +442,7 @@ fn a_close_by_the_handler_passes<D: Rig>(seed: u64) {
     let id = stage.id(&client);
     client.send(&pattern(0, 5000));
     stage.settle();
-    stage.remote().close(id).unwrap();
+    stage.handle().close(id).unwrap();
     stage.settle();
     client.finish();
     stage.settle();
@@ -495,7 +495,7 @@ fn whatever_comes_and_ends_the_books_balance<D: Rig>(seed: u64) {
             }
             27 if stage.rng.one_in(8) => {
                 let id = stage.id(a);
-                let _ = stage.remote().close(id);
+                let _ = stage.handle().close(id);
             }
             28 => {
                 let ms = stage.rng.below(20) as u64;

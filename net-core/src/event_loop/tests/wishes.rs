@@ -82,7 +82,7 @@ enum Way {
     Other,
     /// First the loop's, then the connection's, in one turn.
     Both,
-    /// A thread, for what a `Remote` can; and each wish by a mail of its own.
+    /// A thread, for what a `ServerHandle` can; and each wish by a mail of its own.
     Mail,
 }
 
@@ -121,8 +121,8 @@ fn by_another(id: ConnId, wishes: Vec<Wish>) -> Mail<u64> {
 }
 
 fn mail<D: Rig>(stage: &Stage<D>, id: ConnId, way: Way, wishes: [Wish; 2]) {
-    let remote = stage.remote();
-    let post = |mail| assert!(remote.mail(0, mail).is_ok());
+    let handle = stage.handle();
+    let post = |mail| assert!(handle.mail(0, mail).is_ok());
     match way {
         Way::Own => post(by_itself(id, wishes.to_vec())),
         Way::Other => post(by_another(id, wishes.to_vec())),
@@ -131,8 +131,8 @@ fn mail<D: Rig>(stage: &Stage<D>, id: ConnId, way: Way, wishes: [Wish; 2]) {
             post(by_itself(id, vec![wishes[1]]));
         }
         Way::Mail => wishes.into_iter().for_each(|wish| match wish {
-            Wish::Close => remote.close(id).unwrap(),
-            Wish::Send => remote.send(id, b"sent".to_vec()).unwrap(),
+            Wish::Close => handle.close(id).unwrap(),
+            Wish::Send => handle.send(id, b"sent".to_vec()).unwrap(),
             other => post(by_another(id, vec![other])),
         }),
     }
@@ -328,7 +328,7 @@ fn what_was_left_in_input_comes_again_after_finish_and_resume<D: Rig>(seed: u64)
     stage.settle();
     peer.finish();
     stage.settle();
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.advance(60_000);
     assert_eq!(*heard.borrow(), b"question");
     assert_eq!(peer.got(), b"bye");
@@ -351,12 +351,12 @@ fn a_limit_that_is_taken_away_beside_a_finish_lets_it_read_on<D: Rig>(seed: u64)
         }
         other => usual(other),
     });
-    stage.remote().post(0, 0).unwrap();
+    stage.handle().post(0, 0).unwrap();
     stage.settle();
     peer.send(&pattern(0, 3000));
     stage.settle();
     assert!(stage.record(&peer).data_bytes < 10);
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert_eq!(stage.record(&peer).data_bytes, 3000);
     stage.stop();
@@ -388,7 +388,7 @@ fn a_pair_that_is_made_beside_a_finish_reads_on<D: Rig>(seed: u64) {
     stage.settle();
     let before = stage.record(&peer).data_bytes;
     assert!(before < 501, "it is held back");
-    stage.remote().post(0, 1).unwrap();
+    stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert_eq!(stage.record(&peer).data_bytes, 501);
     stage.stop();

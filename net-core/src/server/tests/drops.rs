@@ -77,7 +77,7 @@ fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
         };
         let talk = |running: &Running<Bomb>| {
             let at = running.addrs()[0].inet().unwrap();
-            let remote = running.remote();
+            let handle = running.handle();
             move || {
                 let say = |word: &[u8]| {
                     let mut client = TcpStream::connect(at).unwrap();
@@ -91,10 +91,10 @@ fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
                 assert_eq!(say(b"work"), b"panic.");
                 assert_eq!(say(b"payload"), b"panic.");
                 assert_eq!(say(b"callback"), b"");
-                assert!(remote.post(0, Bomb).is_ok());
+                assert!(handle.post(0, Bomb).is_ok());
                 assert_eq!(say(b"work"), b"panic.", "the pool's thread goes on");
                 assert_eq!(say(b"hello"), b"answer");
-                remote.drain();
+                handle.drain();
             }
         };
         let before = DROPPED.load(Ordering::Relaxed);

@@ -109,7 +109,7 @@ fn a_loop_that_dies_is_named_and_ends_the_server() {
             (b"break", "ended: its wait: Bad file descriptor (os error 9)"),
         ] {
             let server = server(mode).loops(Loops::Count(loops)).start(|_| mortal()).unwrap();
-            let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+            let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
             let mut clients: Vec<_> = (0..3 * loops).map(|_| connect(at)).collect();
             clients.iter_mut().for_each(is_served);
             let end = end_of(server);
@@ -123,7 +123,7 @@ fn a_loop_that_dies_is_named_and_ends_the_server() {
             clients.iter_mut().for_each(meets_the_end);
             coming.join().unwrap();
             assert!(TcpStream::connect(at).is_err(), "nobody listens");
-            let late = remote.adopt(pair().1).unwrap_err();
+            let late = handle.adopt(pair().1).unwrap_err();
             assert_eq!(late.why(), Unadopted::Ended);
         }
     }
@@ -137,14 +137,14 @@ fn a_loop_that_dies_in_a_drain_holds_it_up_no_longer() {
         let server = server(mode).loops(Loops::Count(3));
         let made = |place: &Place<_>| Mortal { dies_in_drain: place.number() == 1 };
         let server = server.start(made).unwrap();
-        let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+        let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
         let mut clients = Vec::new();
-        while (0..3).any(|k| remote.open_in(k) == 0) {
+        while (0..3).any(|k| handle.open_in(k) == 0) {
             clients.push(connect(at));
             is_served(clients.last_mut().unwrap());
         }
         let end = end_of(server);
-        remote.drain();
+        handle.drain();
         let ended = end.recv_timeout(PATIENCE).expect("it ends").unwrap_err().to_string();
         assert_eq!(ended, "loop 1 died of a panic: struck", "{mode:?}");
         clients.iter_mut().for_each(meets_the_end);
@@ -161,13 +161,13 @@ fn a_death_beside_the_callers_loop_is_told_as_its_own_is() {
         thread::spawn(move || {
             let server = server(modes()[0]).loops(Loops::Count(2));
             let ready = |running: &Running<_>| {
-                started.send((running.addrs()[0].inet().unwrap(), running.remote())).unwrap();
+                started.send((running.addrs()[0].inet().unwrap(), running.handle())).unwrap();
             };
             tell.send(server.run_here(|_| mortal(), ready)).ok()
         });
-        let (at, remote) = has_started.recv_timeout(PATIENCE).unwrap();
+        let (at, handle) = has_started.recv_timeout(PATIENCE).unwrap();
         let mut clients = Vec::new();
-        while remote.open_in(dying) == 0 {
+        while handle.open_in(dying) == 0 {
             clients.push(connect(at));
             is_served(clients.last_mut().unwrap());
         }
@@ -188,7 +188,7 @@ impl Drop for Explosive {
 }
 
 /// A handler with mail waiting when its loop dies.
-struct Hoards(Remote<Explosive>);
+struct Hoards(ServerHandle<Explosive>);
 
 impl Handler for Hoards {
     type Session = ();
@@ -212,13 +212,13 @@ impl Handler for Hoards {
 fn mail_of_a_dead_loop_is_counted_and_cannot_end_the_process() {
     let limits = Limits { mail_per_turn: 1, ..Limits::default() };
     let server = Server::new().listen("127.0.0.1:0").loops(Loops::Count(1)).limits(limits);
-    let server = server.start(|place| Hoards(place.remote())).unwrap();
-    let (at, remote) = (server.addrs()[0].inet().unwrap(), server.remote());
+    let server = server.start(|place| Hoards(place.handle())).unwrap();
+    let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
     let mut client = connect(at);
     let end = end_of(server);
     client.write_all(b"hoard, and die").unwrap();
     let ended = end.recv_timeout(PATIENCE).expect("it ends").unwrap_err().to_string();
     assert_eq!(ended, "loop 0 died of a panic: struck");
-    assert_eq!(remote.snapshot().get(Counter::MailLost), 2);
+    assert_eq!(handle.snapshot().get(Counter::MailLost), 2);
     meets_the_end(&mut client);
 }

@@ -43,7 +43,7 @@ fn each_limit_at_its_edges_is_named_or_a_server_serves() {
             Err(error) => panic!("{what}: {error}"),
         }
         drop(client);
-        running.remote().drain();
+        running.handle().drain();
         let ended = running.wait().unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(ended.counts.balance(), "{what}: {}", ended.counts);
         served += 1;
@@ -60,7 +60,7 @@ fn numbers_of_a_server_and_a_pool_are_named_at_their_edges() {
     for (backlog, drain) in [(0, Duration::ZERO), (u16::MAX, Duration::MAX)] {
         let server = Server::new().listen("127.0.0.1:0").backlog(backlog).drain_timeout(drain);
         let running = server.loops(Loops::Count(1)).pin(false).start(|_| Echo).unwrap();
-        running.remote().drain();
+        running.handle().drain();
         assert!(running.wait().unwrap().counts.balance());
     }
     let said = Pool::new(usize::MAX, 1).unwrap_err();

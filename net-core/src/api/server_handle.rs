@@ -1,4 +1,4 @@
-//! `Remote`: a handle to a server's loops, for any thread.
+//! `ServerHandle`: a handle to a server's loops, for any thread.
 
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
@@ -15,15 +15,15 @@ use std::sync::Arc;
 
 /// A handle to a server's loops, for any thread. It is cheap to clone. It may outlive the server: the loops
 /// then take nothing more.
-pub struct Remote<M>(pub(crate) Arc<Shared<M>>);
+pub struct ServerHandle<M>(pub(crate) Arc<Shared<M>>);
 
-impl<M> Clone for Remote<M> {
+impl<M> Clone for ServerHandle<M> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<M: Send> Remote<M> {
+impl<M: Send> ServerHandle<M> {
     /// How many loops the server has.
     pub fn loops(&self) -> usize {
         self.0.loops.len()
