@@ -1,8 +1,8 @@
 //! The loop of `fan_in`: a bounded number of questions under way, over pooled connections.
 
 use net_core::{
-    Addr, Asked, Closed, Conn, ConnId, Dial, Freed, Handler, Input, Loop, Peer, UpstreamLimits,
-    Upstreams,
+    Addr, Asked, CloseReason, Conn, ConnId, Dial, Freed, Handler, Input, Loop, Peer,
+    UpstreamLimits, Upstreams,
 };
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -200,7 +200,7 @@ impl Handler for FanIn {
         conn.close(); // a server that has ended does not answer any more
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
         let id = conn.id();
         let Session { upstream, ask } = conn.session();
         let (upstream, ask) = (*upstream, ask.take());

@@ -6,7 +6,7 @@ mod common;
 use common::admin::{get, metrics, sum};
 use common::{PATIENCE, connect, eventually, ping, read_to_end};
 use net_core::{
-    Callback, Closed, Conn, Handler, Input, Limits, Loop, Loops, Peer, Running, Server,
+    Callback, CloseReason, Conn, Handler, Input, Limits, Loop, Loops, Peer, Running, Server,
 };
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -72,7 +72,7 @@ impl Handler for Sleeper {
         self.runs(Callback::Deadline);
     }
 
-    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &Closed) {
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &CloseReason) {
         self.runs(Callback::Close);
     }
 

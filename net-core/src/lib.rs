@@ -55,7 +55,7 @@ pub use api::pool::{JobPanicked, Pool, PoolCounts, PoolFull};
 pub use api::runner::{Runner, Work};
 pub use api::server_handle::ServerHandle;
 pub use api::slices::{JobsFull, Slice};
-pub use base::closed::{BadHeader, Callback, Closed, Which, Why};
+pub use base::close_reason::{BadHeader, Callback, CloseReason, DeadlineKind, RefuseReason};
 pub use base::error::{AdoptError, StartError, Unadopted};
 pub use base::id::{ConnId, LOOPS_MAX, NoConnId, SLOTS_MAX};
 pub use config::limits::Limits;

@@ -5,7 +5,7 @@
 mod bound;
 
 use net_core::{
-    Closed, Conn, Dial, Errno, Handler, Input, Limits, Loop, Loops, Peer, Retry, Server,
+    CloseReason, Conn, Dial, Errno, Handler, Input, Limits, Loop, Loops, Peer, Retry, Server,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -19,7 +19,7 @@ struct Dials(Sender<Outcome>);
 #[derive(Debug, PartialEq)]
 enum Outcome {
     Up { local_side_of: SocketAddr },
-    Over(Closed),
+    Over(CloseReason),
 }
 
 impl Handler for Dials {
@@ -44,7 +44,7 @@ impl Handler for Dials {
         let _ = conn.echo(input);
     }
 
-    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &CloseReason) {
         let _ = self.0.send(Outcome::Over(*why)); // the test may have seen enough
     }
 }
@@ -66,7 +66,7 @@ fn closed_port() -> SocketAddr {
 fn a_closed_port_and_a_foreign_source_are_named() {
     let _bound = bound::bound();
     let (running, said) = client();
-    let machine = |errno| Outcome::Over(Closed::Machine(Errno::new(errno)));
+    let machine = |errno| Outcome::Over(CloseReason::Machine(Errno::new(errno)));
     running.handle().post(0, Dial::from(closed_port())).unwrap();
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), machine(libc::ECONNREFUSED));
     // 192.0.2.0/24 is for documentation: no machine has it.
@@ -95,7 +95,7 @@ fn a_dial_comes_from_the_address_it_is_given_and_speaks() {
     accepted.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"hello");
     drop(accepted);
-    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Outcome::Over(Closed::PeerEnded));
+    assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Outcome::Over(CloseReason::PeerEnded));
 }
 
 #[test]
@@ -127,13 +127,13 @@ fn a_dial_into_the_own_port_range_never_meets_itself() {
         }
         for _ in 0..AT_ONCE {
             let outcome = said.recv_timeout(PATIENCE).unwrap();
-            assert!(matches!(outcome, Outcome::Over(Closed::Machine(_))), "{outcome:?}");
+            assert!(matches!(outcome, Outcome::Over(CloseReason::Machine(_))), "{outcome:?}");
         }
     }
     // And certainly: from the port that it dials.
     let to = closed_port();
     handle.post(0, Dial::from(to).source(to)).unwrap();
-    let refused = Outcome::Over(Closed::Machine(Errno::new(libc::ECONNREFUSED)));
+    let refused = Outcome::Over(CloseReason::Machine(Errno::new(libc::ECONNREFUSED)));
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), refused);
 }
 
@@ -168,7 +168,7 @@ fn a_full_unix_listener_is_dialled_again_until_it_takes_all() {
     for _ in 0..20 {
         running.handle().post(0, late.clone()).unwrap();
     }
-    let full = Outcome::Over(Closed::Machine(Errno::new(libc::EAGAIN)));
+    let full = Outcome::Over(CloseReason::Machine(Errno::new(libc::EAGAIN)));
     let mut refused = false;
     while !refused {
         refused = said.recv_timeout(PATIENCE).unwrap() == full;

@@ -4,7 +4,7 @@
 
 mod bound;
 
-use net_core::{Closed, Conn, Counter, FileRange, Handler, Input, Loops, Peer, Server};
+use net_core::{CloseReason, Conn, Counter, FileRange, Handler, Input, Loops, Peer, Server};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -33,7 +33,7 @@ impl Handler for Late {
         };
     }
 
-    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &Closed) {}
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &CloseReason) {}
 }
 
 /// The kernel then knows that the peer has ended, and that it is gone: the next send is EPIPE.

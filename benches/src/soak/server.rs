@@ -7,10 +7,10 @@ use super::protocol::{
 use super::random::{bytes, fill};
 use clap::Args;
 use net_core::{
-    Accept, Addr, AtLimit, Broadcast, Bytes, Closed, Conn, ConnId, Counter, Datagram, Dial, Ended,
-    FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, Loops, Peer, Place,
-    Pool, PrivateTables, Queued, Rate, Report, Running, Searched, Server, ServerHandle, Slice,
-    StartError, TimerId, WhenFull,
+    Accept, Addr, AtLimit, Broadcast, Bytes, CloseReason, Conn, ConnId, Counter, Datagram, Dial,
+    Ended, FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, Loops, Peer,
+    Place, Pool, PrivateTables, Queued, Rate, Report, Running, Searched, Server, ServerHandle,
+    Slice, StartError, TimerId, WhenFull,
 };
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -592,10 +592,10 @@ impl Handler for Soak {
         }
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
         match conn.session().mode {
             Mode::Copy(other) => {
-                let is_orderly = matches!(why, Closed::PeerEnded | Closed::Local);
+                let is_orderly = matches!(why, CloseReason::PeerEnded | CloseReason::Local);
                 match conn.other(other) {
                     Some(mut other) if is_orderly => other.close(),
                     Some(mut other) => other.reset(),

@@ -18,8 +18,8 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Broadcast, Bytes, Closed, Conn, Delivery, Handler, Input, Loop, Peer, Place, ServerHandle,
-    Which,
+    Broadcast, Bytes, CloseReason, Conn, DeadlineKind, Delivery, Handler, Input, Loop, Peer, Place,
+    ServerHandle,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -156,7 +156,7 @@ impl Handler for Hub {
     }
 
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
-        if conn.why() != Some(Closed::Deadline(Which::Own)) {
+        if conn.close_reason() != Some(CloseReason::Deadline(DeadlineKind::Own)) {
             conn.close();
         } else if self.may_publish(conn) {
             conn.resume();

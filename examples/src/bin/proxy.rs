@@ -12,7 +12,7 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Closed, Conn, ConnId, Dial, Handler, Input, Peer, Which};
+use net_core::{CloseReason, Conn, ConnId, DeadlineKind, Dial, Handler, Input, Peer};
 use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -122,10 +122,12 @@ impl Handler for Proxy {
         // What is silent may still be waited for: the conversation ends when its two ends say so.
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
         let (id, other) = (conn.id(), conn.session().other);
-        let is_orderly =
-            matches!(why, Closed::PeerEnded | Closed::Local | Closed::Deadline(Which::Idle));
+        let is_orderly = matches!(
+            why,
+            CloseReason::PeerEnded | CloseReason::Local | CloseReason::Deadline(DeadlineKind::Idle)
+        );
         if !is_orderly && let Some(other) = other {
             tracing::info!(%id, %other, %why, "one side failed: resets the other");
         }

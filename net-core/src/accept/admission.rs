@@ -5,7 +5,7 @@
 
 use crate::accept::accept_rate::AcceptRate;
 use crate::accept::per_source_limit::{PerSourceLimit, Source};
-use crate::base::closed::Why;
+use crate::base::close_reason::RefuseReason;
 use crate::config::limits::Limits;
 use crate::sys::Socket;
 use crate::sys::addr::Addr;
@@ -60,14 +60,14 @@ impl Admission {
     }
 
     /// Takes a place for a client that comes from `from`. `None`: its source is not known yet.
-    pub(crate) fn enter(self: &Arc<Self>, from: Option<&Addr>) -> Result<Permit, Why> {
+    pub(crate) fn enter(self: &Arc<Self>, from: Option<&Addr>) -> Result<Permit, RefuseReason> {
         let one_more = |n| (n < self.max.saturating_add(self.spare)).then_some(n + 1);
         let entered = self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        let before = entered.map_err(|_| Why::Full)?;
+        let before = entered.map_err(|_| RefuseReason::Full)?;
         let is_over = before >= self.max;
         let mut permit = Permit { admission: Some(Arc::clone(self)), source: None, is_over };
         match from {
-            Some(from) if !permit.comes_from(from) => Err(Why::PerSource),
+            Some(from) if !permit.comes_from(from) => Err(RefuseReason::PerSource),
             _ => Ok(permit),
         }
     }
@@ -184,7 +184,7 @@ mod tests {
         for _ in 0..1000 {
             let a = admission.enter(None).unwrap();
             let b = admission.enter(None).unwrap();
-            assert_eq!(admission.enter(None).unwrap_err(), Why::Full);
+            assert_eq!(admission.enter(None).unwrap_err(), RefuseReason::Full);
             drop(a);
             let source = b.keep();
             assert_eq!(admission.inside(), 1);
@@ -212,7 +212,7 @@ mod tests {
         let at: Addr = "10.0.0.1:1".parse().unwrap();
         for _ in 0..100 {
             let lost = admission.enter(Some(&at)).unwrap();
-            assert_eq!(admission.enter(Some(&at)).unwrap_err(), Why::PerSource);
+            assert_eq!(admission.enter(Some(&at)).unwrap_err(), RefuseReason::PerSource);
             assert_eq!(
                 (admission.inside(), admission.sources()),
                 (1, 1),

@@ -6,7 +6,7 @@ use crate::accept::accept_error::{AcceptError, judge};
 use crate::accept::admission::{Admission, Arrival};
 use crate::accept::listener_health::ListenerHealth;
 use crate::accept::trusted_proxies::TrustedProxies;
-use crate::base::closed::{Closed, Why};
+use crate::base::close_reason::{CloseReason, RefuseReason};
 use crate::base::log_limiter::LogLimiter;
 use crate::config::limits::Limits;
 use crate::driver::{Driver, Ending, Link, Received};
@@ -138,7 +138,7 @@ impl Listener {
                     let is_announced = self.proxies.is_some();
                     let entered =
                         if self.proxies.as_ref().is_some_and(|proxies| !proxies.trusts(&peer)) {
-                            Err(Why::Untrusted)
+                            Err(RefuseReason::Untrusted)
                         } else {
                             // The source of an announced client is not known before its PROXY header.
                             admission.enter(Some(&peer).filter(|_| !is_announced))
@@ -181,7 +181,7 @@ impl Listener {
         }
     }
 
-    fn say_turned_away(&mut self, now: Tick, why: Why, peer: &Addr) {
+    fn say_turned_away(&mut self, now: Tick, why: RefuseReason, peer: &Addr) {
         if let Some(held_back) = self.trouble.allow(now) {
             tracing::warn!(at = %self.at, ?why, %peer, held_back, "a client was turned away");
         }
@@ -258,10 +258,10 @@ pub(crate) fn turn_away<D: Driver>(
     socket: Socket,
     admission: &Admission,
     counters: &Counters,
-    why: Why,
+    why: RefuseReason,
 ) {
     let refusal = admission.refusal();
-    if !refusal.is_empty() && why != Why::Untrusted {
+    if !refusal.is_empty() && why != RefuseReason::Untrusted {
         let mut link = Link::default();
         let told = driver.offer(&socket, &mut link, &[IoSlice::new(refusal)]);
         if told.bytes == refusal.len() {
@@ -274,5 +274,5 @@ pub(crate) fn turn_away<D: Driver>(
         }
     }
     driver.detach(socket, Ending::Close);
-    counters.closed(Closed::Refused(why));
+    counters.closed(CloseReason::Refused(why));
 }

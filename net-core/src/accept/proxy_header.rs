@@ -2,7 +2,7 @@
 //!
 //! Source: haproxy.org/download/3.0/doc/proxy-protocol.txt. Bytes behind the header are not looked at.
 
-use crate::base::closed::BadHeader;
+use crate::base::close_reason::BadHeader;
 use crate::sys::addr::{Addr, UnixName};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;

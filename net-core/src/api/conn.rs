@@ -2,7 +2,7 @@
 
 use crate::api::handler::Handler;
 use crate::api::here::Loop;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
 use crate::config::rate::Rate;
@@ -106,7 +106,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///
     /// A handler that still sends above the high watermark reaches
     /// [`output_limit`](crate::Limits::output_limit). There the bytes are refused, and the connection
-    /// ends with `Closed::OutputLimit`. Before the first `Above`, bytes of any length are taken. Bytes are
+    /// ends with `CloseReason::OutputLimit`. Before the first `Above`, bytes of any length are taken. Bytes are
     /// also refused after `finish` and `close`.
     pub fn send(&mut self, bytes: &[u8]) -> Queued {
         self.split().1.send(bytes)
@@ -179,7 +179,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// not count for [`output_limit`](crate::Limits::output_limit). That limit bounds how many ranges may
     /// wait: ten thousand or so at 1 MiB. `stuck_timeout` counts from the last part that was taken.
     ///
-    /// Three things end the connection, with [`Closed::FileEnded`](crate::Closed):
+    /// Three things end the connection, with [`CloseReason::FileEnded`](crate::CloseReason):
     ///
     /// - A file that ends too early, because it was truncated.
     /// - A range that no file can have ([`FileRange::end`](crate::FileRange::end)).
@@ -529,7 +529,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Why the connection ends, once that is decided. In `on_deadline`: which deadline has passed.
-    pub fn why(&mut self) -> Option<Closed> {
+    pub fn close_reason(&mut self) -> Option<CloseReason> {
         self.parts().0.why
     }
 

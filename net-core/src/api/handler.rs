@@ -2,7 +2,7 @@
 
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::features::datagram::Datagram;
 use crate::sys::addr::Addr;
 use net_buffer::Input;
@@ -16,7 +16,7 @@ use net_buffer::Input;
 /// `on_close`, which is called exactly once for every connection that was opened, as the last callback.
 ///
 /// A callback that panics costs only its own connection. What it sent in that call is dropped, what was
-/// sent before is delivered, and the connection closes with `Closed::Panicked`.
+/// sent before is delivered, and the connection closes with `CloseReason::Panicked`.
 ///
 /// Example: a chat. Every line goes to every other connection of this loop, and once, as a shared
 /// payload, to each other loop.
@@ -103,7 +103,7 @@ pub trait Handler: Sized + 'static {
         conn.finish_when_done();
     }
 
-    /// A deadline of the connection has passed. [`Conn::why`] says which: first byte, idle, message, stuck,
+    /// A deadline of the connection has passed. [`Conn::close_reason`] says which: first byte, idle, message, stuck,
     /// lifetime (each is a field of [`Limits`](crate::Limits)), or the handler's own
     /// ([`set_deadline`](Conn::set_deadline)). If the callback does not end the connection, it lives on.
     /// After an idle or a first-byte deadline the idle timeout then starts again. The timeouts of dialling
@@ -137,7 +137,7 @@ pub trait Handler: Sized + 'static {
     }
 
     /// The connection is over. This is its last callback. The session is dropped after it.
-    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &Closed) {}
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &CloseReason) {}
 
     /// A message was posted to this loop. What this callback sends is bounded only by each receiver's
     /// [`output_limit`](crate::Limits::output_limit): `Above` holds back the input of the receiving

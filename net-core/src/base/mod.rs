@@ -1,6 +1,6 @@
 //! Types that all folders use: ids, close reasons, errors.
 
-pub(crate) mod closed;
+pub(crate) mod close_reason;
 pub(crate) mod error;
 pub(crate) mod id;
 pub(crate) mod log_limiter;

@@ -196,7 +196,7 @@ pub struct Limits {
     /// Default: 16 KiB.
     pub low_watermark: usize,
     /// Hard cap: maximum number of unsent bytes of one connection. A send that would exceed it is refused
-    /// and ends the connection with `Closed::OutputLimit`, unless a policy ([`AtLimit`](crate::AtLimit))
+    /// and ends the connection with `CloseReason::OutputLimit`, unless a policy ([`AtLimit`](crate::AtLimit))
     /// drops the message. The cap bounds the queue of a slow reader, and not the length of a message. A
     /// connection at or below its high watermark takes one message of any length, so at most this limit and
     /// one message wait.
@@ -212,7 +212,7 @@ pub struct Limits {
     /// Default: 1 MiB.
     pub output_limit: usize,
     /// Maximum number of unread bytes of one connection, and so the length of the longest frame. A
-    /// connection with more unread bytes ends with `Closed::InputLimit`.
+    /// connection with more unread bytes ends with `CloseReason::InputLimit`.
     ///
     /// Default: 64 KiB.
     pub input_bytes_max: usize,
@@ -270,7 +270,7 @@ pub struct Limits {
     /// - Above three quarters of its share, a loop does not read from a connection that has unsent bytes
     ///   (the watermarks are then 0), unless the connection is full duplex. The loop then keeps no free
     ///   memory.
-    /// - Above seven eighths, the loop resets connections (`Closed::MemoryBudget`), beginning with the
+    /// - Above seven eighths, the loop resets connections (`CloseReason::MemoryBudget`), beginning with the
     ///   connection that has the most bytes waiting. Messages that a policy ([`AtLimit`](crate::AtLimit))
     ///   may drop go first.
     /// - Bytes that a callback queues beyond the share are refused, and the connection to which they were
@@ -316,7 +316,7 @@ pub struct Limits {
     pub dials_per_turn: usize,
     /// Host names that may wait to be looked up, over all loops. Dials of the same name count as one. Names
     /// of one domain (the last two labels) may take half of the queue. If the queue is full, the next dial
-    /// ends with `Closed::Unresolved`.
+    /// ends with `CloseReason::Unresolved`.
     ///
     /// Default: 1,024.
     pub names_queue: usize,

@@ -14,7 +14,7 @@ pub enum WhenFull {
     /// An idle connection is evicted, and the client gets its place.
     ///
     /// The client's loop looks at 16 of its own connections. It closes the connection that has been idle for
-    /// longest, and counts it as `Closed::Reused`. Idle means that nothing has moved on the connection for
+    /// longest, and counts it as `CloseReason::Reused`. Idle means that nothing has moved on the connection for
     /// `min_idle`, and that nothing is under way on it. If the loop finds no such connection, the client is
     /// refused, even if another loop has one, because loops do not ask each other. The acceptor's rotation
     /// gives all loops similar connections. If the kernel spreads clients by a hash
@@ -57,7 +57,7 @@ impl WhenFull {
 /// bounds the sum of these bytes too, separately: at 1 MiB, some ten thousand one-byte messages can wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum AtLimit {
-    /// The connection is closed with `Closed::OutputLimit`, as by any other send.
+    /// The connection is closed with `CloseReason::OutputLimit`, as by any other send.
     #[default]
     Close,
     /// The new message is dropped.

@@ -3,7 +3,7 @@
 //! Pure. `docs/LIFE.md` shows the same table for reading; a test holds the two together. Pausing,
 //! watermarks and budgets are not here: they delay an event, but change no state.
 
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]

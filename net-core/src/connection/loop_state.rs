@@ -7,7 +7,7 @@ mod owed;
 mod rates;
 
 use crate::accept::per_source_limit::Source;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
@@ -173,8 +173,8 @@ impl<S, M> LoopState<S, M> {
         // met by it in the table.
         match self.inbox.control.phase() {
             Phase::Run => {}
-            Phase::Stop => return Err(NotDialled { why: Closed::Stopped, session }),
-            _ => return Err(NotDialled { why: Closed::Draining, session }),
+            Phase::Stop => return Err(NotDialled { why: CloseReason::Stopped, session }),
+            _ => return Err(NotDialled { why: CloseReason::Draining, session }),
         }
         let entered = self.table.insert(Socket::none(), State::Connecting, session);
         let id = entered.map_err(|(_, session, why)| NotDialled { why, session })?;
@@ -475,14 +475,14 @@ impl<S, M> LoopState<S, M> {
     // --- the end -----------------------------------------------------------------------------
 
     /// Notes why it ends, unless that is decided already.
-    pub(crate) fn because(&mut self, id: ConnId, why: Closed) {
+    pub(crate) fn because(&mut self, id: ConnId, why: CloseReason) {
         if let Some(head) = self.head(id) {
             head.because(why);
         }
     }
 
     /// Notes why it is cut short.
-    pub(crate) fn cut_short_because(&mut self, id: ConnId, why: Closed) {
+    pub(crate) fn cut_short_because(&mut self, id: ConnId, why: CloseReason) {
         if let Some(head) = self.head(id) {
             head.cut_short(why);
         }

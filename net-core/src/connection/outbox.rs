@@ -8,7 +8,7 @@ mod piped;
 mod policy;
 mod room;
 
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::cork::Cork;
@@ -209,7 +209,7 @@ impl Outbox {
         let output = &mut head.cold.get_or_insert_default().output;
         if !output.has_room_for_file(&range) {
             // No file has so many bytes, so the file would end too early.
-            head.cut_short(Closed::FileEnded);
+            head.cut_short(CloseReason::FileEnded);
             self.wish(head, id, Status::WISH_CAP);
             return Queued::Refused;
         }
@@ -330,7 +330,7 @@ impl Outbox {
     /// no other connection can be ended in the middle of a callback.
     #[cold]
     fn out_of_memory(&mut self, head: &mut Head, id: ConnId) -> Queued {
-        head.cut_short(Closed::MemoryBudget);
+        head.cut_short(CloseReason::MemoryBudget);
         self.wish(head, id, Status::WISH_CAP);
         Queued::Refused
     }

@@ -1,6 +1,6 @@
 //! What a loop remembers of one connection: 48 bytes, and a cold box while something is unfinished.
 
-use crate::base::closed::{Closed, Which};
+use crate::base::close_reason::{CloseReason, DeadlineKind};
 use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::driver::readiness::Link;
@@ -32,7 +32,7 @@ pub(crate) struct Head {
     /// Its list of waiting bytes in the loop's cork, plus one; 0: none. Valid with `CORKED`.
     pub(crate) corked: u16,
     /// Why it is ending, from the moment that is decided.
-    pub(crate) why: Option<Closed>,
+    pub(crate) why: Option<CloseReason>,
     /// There exactly while something is unfinished.
     pub(crate) cold: Option<Box<Cold>>,
 }
@@ -120,12 +120,12 @@ impl Deadlines {
     }
 
     /// Takes one that is due and ends a connection by itself, and says which it was.
-    pub(crate) fn take_due(&mut self, now: Tick) -> Option<Which> {
+    pub(crate) fn take_due(&mut self, now: Tick) -> Option<DeadlineKind> {
         let all = [
-            (&mut self.lifetime, Which::Lifetime),
-            (&mut self.own, Which::Own),
-            (&mut self.stuck, Which::Stuck),
-            (&mut self.message, Which::Message),
+            (&mut self.lifetime, DeadlineKind::Lifetime),
+            (&mut self.own, DeadlineKind::Own),
+            (&mut self.stuck, DeadlineKind::Stuck),
+            (&mut self.message, DeadlineKind::Message),
         ];
         let (deadline, which) = all.into_iter().find(|(deadline, _)| **deadline <= now)?;
         *deadline = Tick::MAX;
@@ -287,14 +287,14 @@ impl Head {
     }
 
     /// It ends, and this is why, unless that is decided already.
-    pub(crate) fn because(&mut self, why: Closed) {
+    pub(crate) fn because(&mut self, why: CloseReason) {
         self.why.get_or_insert(why);
     }
 
     /// As `because`, of one that is not left to end by itself: that its peer had ended before is then not
     /// the news.
-    pub(crate) fn cut_short(&mut self, why: Closed) {
-        if self.why.is_none_or(|before| before == Closed::PeerEnded) {
+    pub(crate) fn cut_short(&mut self, why: CloseReason) {
+        if self.why.is_none_or(|before| before == CloseReason::PeerEnded) {
             self.why = Some(why);
         }
     }

@@ -5,7 +5,7 @@
 //! back when there is another empty one: one stays, against flapping at the border. Generations
 //! outlive their chunk, so that a stale id finds nothing, for ever.
 
-use crate::base::closed::{Closed, Why};
+use crate::base::close_reason::{CloseReason, RefuseReason};
 use crate::base::id::{ConnId, SLOTS_MAX};
 use crate::connection::life::State;
 use crate::connection::slot::{Connection, Head, Heads};
@@ -94,7 +94,7 @@ impl<S> Table<S> {
         socket: Socket,
         state: State,
         session: S,
-    ) -> Result<ConnId, (Socket, S, Closed)> {
+    ) -> Result<ConnId, (Socket, S, CloseReason)> {
         let at = match self.chunk_with_room() {
             Ok(at) => at,
             Err(why) => return Err((socket, session, why)),
@@ -112,10 +112,10 @@ impl<S> Table<S> {
         Ok(ConnId::new(self.in_loop, (at * CHUNK + key) as u32, generation))
     }
 
-    fn chunk_with_room(&mut self) -> Result<usize, Closed> {
+    fn chunk_with_room(&mut self) -> Result<usize, CloseReason> {
         #[cfg(test)]
         if self.is_full {
-            return Err(Closed::Refused(Why::Full));
+            return Err(CloseReason::Refused(RefuseReason::Full));
         }
         while let Some(chunk) = self.chunks.get(self.lowest) {
             if chunk.places.len() < CHUNK {
@@ -125,12 +125,14 @@ impl<S> Table<S> {
         }
         let at = self.lowest;
         let added = match self.chunks.get_mut(at) {
-            None if at * CHUNK == SLOTS_MAX => return Err(Closed::Refused(Why::Full)),
+            None if at * CHUNK == SLOTS_MAX => {
+                return Err(CloseReason::Refused(RefuseReason::Full));
+            }
             None => self.add_chunk(),
             Some(chunk) if chunk.places.capacity() == 0 => places().map(|new| chunk.places = new),
             Some(_) => Ok(()),
         };
-        added.map_err(|_| Closed::Machine(Errno::NOMEM))?;
+        added.map_err(|_| CloseReason::Machine(Errno::NOMEM))?;
         Ok(at)
     }
 
@@ -263,7 +265,7 @@ mod tests {
         // More than there are addresses.
         let mut table = Table::<[u8; 1 << 50]>::new(0, 0);
         assert!(table.begin().is_err());
-        let enomem = Closed::Machine(Errno::NOMEM);
+        let enomem = CloseReason::Machine(Errno::NOMEM);
         assert_eq!(table.chunk_with_room(), Err(enomem));
         assert_eq!((table.len(), table.slots()), (0, 0));
     }

@@ -3,7 +3,7 @@
 
 use super::{EventLoop, guard};
 use crate::api::handler::Handler;
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::connection::loop_state::LoopState;

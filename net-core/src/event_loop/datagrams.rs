@@ -4,7 +4,7 @@ use super::{EventLoop, guard};
 use crate::accept::accept_error::{AcceptError, judge};
 use crate::api::handler::Handler;
 use crate::api::here::Loop;
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::driver::{Driver, Ending, endpoint_token};
 use crate::features::datagram::{Datagram, Outgoing};
 use crate::observe::counters::Counter;

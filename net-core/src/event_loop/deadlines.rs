@@ -5,7 +5,7 @@
 
 use super::EventLoop;
 use crate::api::handler::Handler;
-use crate::base::closed::Which;
+use crate::base::close_reason::DeadlineKind;
 use crate::base::id::ConnId;
 use crate::connection::slot::{Deadlines, Status};
 use crate::driver::Driver;
@@ -75,12 +75,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     /// Which of them is due. A message that comes slowly because nobody reads it is not late.
-    pub(super) fn take_due(&mut self, id: ConnId) -> Option<Which> {
+    pub(super) fn take_due(&mut self, id: ConnId) -> Option<DeadlineKind> {
         let now = self.state.now;
         let cold = self.state.head(id)?.cold.as_deref_mut()?;
         let is_marked = cold.deadlines.message_is_marked;
         let which = cold.deadlines.take_due(now)?;
-        if which == Which::Message && self.state.input_room(id) == 0 {
+        if which == DeadlineKind::Message && self.state.input_room(id) == 0 {
             self.state.message_begins(id, is_marked);
             return self.take_due(id);
         }

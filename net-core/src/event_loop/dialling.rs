@@ -7,7 +7,7 @@
 
 use super::EventLoop;
 use crate::api::handler::Handler;
-use crate::base::closed::{Closed, Which};
+use crate::base::close_reason::{CloseReason, DeadlineKind};
 use crate::base::id::ConnId;
 use crate::connection::life::{Event, State};
 use crate::connection::loop_state::LoopState;
@@ -62,7 +62,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     if let Some(held_back) = self.trouble.allow(self.state.now) {
                         tracing::warn!(%id, %name, held_back, "too many names wait to be looked up");
                     }
-                    self.attempt_failed(id, Closed::Unresolved);
+                    self.attempt_failed(id, CloseReason::Unresolved);
                 }
             }
         }
@@ -90,7 +90,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     let name = self.state.names.get(&id).map_or("", |name| name);
                     tracing::info!(%id, name, %error, held_back, "a name was not resolved");
                 }
-                self.attempt_failed(id, Closed::Unresolved);
+                self.attempt_failed(id, CloseReason::Unresolved);
             }
         }
     }
@@ -102,7 +102,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         loop {
             let Some(dialling) = self.state.head(id).and_then(Head::dialling) else { return };
             if dialling.is_overdue(now) {
-                return self.attempt_failed(id, Closed::Deadline(Which::Connect));
+                return self.attempt_failed(id, CloseReason::Deadline(DeadlineKind::Connect));
             }
             let Some(to) = dialling.found.pop_front() else { break };
             let begun = self.connect(id, &to);
@@ -125,7 +125,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             // Those that are undecided have the rest of the attempt's time.
             self.state.file(id, overdue);
         } else if let Some(errno) = last {
-            self.attempt_failed(id, Closed::Machine(errno));
+            self.attempt_failed(id, CloseReason::Machine(errno));
         }
     }
 
@@ -237,14 +237,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.try_next_address(id, None);
         } else {
             let put_off = dialling.put_off.filter(|_| !is_connecting);
-            let why = put_off.map_or(Closed::Deadline(Which::Connect), Closed::Machine);
+            let why =
+                put_off.map_or(CloseReason::Deadline(DeadlineKind::Connect), CloseReason::Machine);
             self.attempt_failed(id, why);
         }
     }
 
     /// Hangs up, and tries again later, or gives up.
     #[cold]
-    fn attempt_failed(&mut self, id: ConnId, why: Closed) {
+    fn attempt_failed(&mut self, id: ConnId, why: CloseReason) {
         self.hang_up(id);
         let Some(head) = self.state.head(id) else { return };
         debug_assert!(head.status.state() == State::Connecting);
@@ -257,7 +258,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match next {
             Some(next) => self.state.file(id, next),
             None => {
-                let is_overdue = matches!(why, Closed::Deadline(_));
+                let is_overdue = matches!(why, CloseReason::Deadline(_));
                 self.state.because(id, why);
                 self.step(id, if is_overdue { Event::Overdue } else { Event::Failed });
             }

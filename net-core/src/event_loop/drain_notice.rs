@@ -11,7 +11,7 @@
 
 use super::EventLoop;
 use crate::api::handler::Handler;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
 use crate::connection::life::{Event, State};
 use crate::connection::slot::Status;
@@ -149,17 +149,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Phase::Drain => {
                 head.status.set(Status::TOLD);
                 if head.status.state() == State::Connecting {
-                    self.state.because(id, Closed::Draining);
+                    self.state.because(id, CloseReason::Draining);
                 }
                 self.flows_if_just_used(id);
                 self.step(id, Event::Draining);
             }
             Phase::ForceClose => {
-                self.state.cut_short_because(id, Closed::DrainDeadline);
+                self.state.cut_short_because(id, CloseReason::DrainDeadline);
                 self.step(id, Event::Stop);
             }
             Phase::Stop => {
-                self.state.cut_short_because(id, Closed::Stopped);
+                self.state.cut_short_because(id, CloseReason::Stopped);
                 self.step(id, Event::Stop);
             }
         }

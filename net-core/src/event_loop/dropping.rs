@@ -2,7 +2,7 @@
 
 use super::{EventLoop, guard};
 use crate::api::handler::Handler;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
 use crate::connection::life::{Event, State};
@@ -21,7 +21,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.count_panic(Callback::Drop, None);
             let Some(head) = self.state.head(id) else { continue };
             if head.status.state() != State::Dead {
-                head.why = Some(Closed::Panicked(Callback::Drop));
+                head.why = Some(CloseReason::Panicked(Callback::Drop));
                 self.step(id, Event::Panicked);
             }
         }

@@ -4,7 +4,7 @@ use super::{EventLoop, guard};
 use crate::accept::listener::turn_away;
 use crate::api::conn::SaysLast;
 use crate::api::handler::Handler;
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
 use crate::connection::life::{Event, State, Tell, step};
@@ -30,7 +30,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             // Our own mistake. Its price is one connection, in production.
             debug_assert!(false, "{event:?} cannot come to {id} in {from:?}");
             tracing::error!(%id, ?from, ?event, "a connection met an event that cannot come");
-            self.state.because(id, Closed::Machine(Errno::IO));
+            self.state.because(id, CloseReason::Machine(Errno::IO));
             return self.bury(id, Ending::Reset);
         };
         if let Some(head) = self.state.head(id) {
@@ -164,7 +164,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 return;
             }
         }
-        self.state.because(id, Closed::PeerEnded);
+        self.state.because(id, CloseReason::PeerEnded);
         self.step(id, Event::End);
         self.fail_if_gone(id);
     }
@@ -183,7 +183,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// The kernel reported an error for this connection.
     #[cold]
     pub(super) fn failed(&mut self, id: ConnId, errno: Errno) {
-        self.cut_off(id, Closed::by_error(errno), Event::Failed);
+        self.cut_off(id, CloseReason::by_error(errno), Event::Failed);
     }
 
     /// A connection is about to be reset at a limit: says at which. Once in a while, since of many it is one
@@ -195,9 +195,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let budget = limits.memory_budget.unwrap_or_default();
         let told = self.state.with(id, |outbox, head| {
             let (limit, bytes) = match head.why {
-                Some(Closed::OutputLimit) => ("output_limit", output_limit),
-                Some(Closed::InputLimit) => ("input_bytes_max", input_max),
-                Some(Closed::MemoryBudget) => ("memory_budget", budget),
+                Some(CloseReason::OutputLimit) => ("output_limit", output_limit),
+                Some(CloseReason::InputLimit) => ("input_bytes_max", input_max),
+                Some(CloseReason::MemoryBudget) => ("memory_budget", budget),
                 _ => return None,
             };
             Some((limit, bytes, outbox.pending(head), head.kept()))
@@ -212,11 +212,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     /// A file that was being sent has ended too early. A FIN would say that it was whole.
     #[cold]
     pub(super) fn file_ended(&mut self, id: ConnId) {
-        self.cut_off(id, Closed::FileEnded, Event::Reset);
+        self.cut_off(id, CloseReason::FileEnded, Event::Reset);
     }
 
     /// If anything is owed it cannot be sent any more, which is the news even if the peer has ended before.
-    fn cut_off(&mut self, id: ConnId, why: Closed, event: Event) {
+    fn cut_off(&mut self, id: ConnId, why: CloseReason, event: Event) {
         let Some((state, owed)) =
             self.state.with(id, |outbox, head| (head.status.state(), outbox.pending(head) > 0))
         else {
@@ -244,7 +244,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.count_panic(callback, Some(id));
         if callback != Callback::Close {
             if let Some(head) = self.state.head(id) {
-                head.why = Some(Closed::Panicked(callback));
+                head.why = Some(CloseReason::Panicked(callback));
             }
             self.step(id, Event::Panicked);
         }
@@ -285,10 +285,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         }
         if wished.has(Status::WISH_RESET) {
-            self.state.because(id, Closed::Local);
+            self.state.because(id, CloseReason::Local);
             self.step(id, Event::Reset);
         } else if wished.has(Status::WISH_CAP) {
-            self.state.cut_short_because(id, Closed::OutputLimit);
+            self.state.cut_short_because(id, CloseReason::OutputLimit);
             self.tell_of_limit(id);
             self.step(id, Event::OutputFull);
         } else if wished.has(Status::WISH_CLOSE) {
@@ -310,7 +310,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             head.status.set(Status::WISH_FINISH);
             return;
         }
-        self.state.because(id, Closed::Local);
+        self.state.because(id, CloseReason::Local);
         self.step(id, Event::Finish);
     }
 
@@ -325,7 +325,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         self.state.finishes_no_more(id);
         if state.takes_output() {
-            self.state.because(id, Closed::Local);
+            self.state.because(id, CloseReason::Local);
             self.step(id, Event::Finish);
         }
     }
@@ -337,9 +337,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         };
         // The peer took nothing, or too little, for the whole timeout. It will not take the rest.
-        let is_slow = matches!(why, Some(Closed::Deadline(Which::Idle | Which::Stuck)));
+        let is_slow =
+            matches!(why, Some(CloseReason::Deadline(DeadlineKind::Idle | DeadlineKind::Stuck)));
         let is_stuck = owed && is_slow;
-        self.state.because(id, Closed::Local);
+        self.state.because(id, CloseReason::Local);
         self.step(id, if is_stuck { Event::Reset } else { Event::Close });
     }
 
@@ -388,7 +389,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 Received::Failed(errno) => return self.failed(id, errno),
             }
         }
-        let why = if self.phase == Phase::Run { Closed::Local } else { Closed::Draining };
+        let why = if self.phase == Phase::Run { CloseReason::Local } else { CloseReason::Draining };
         self.state.because(id, why);
         if self.says_last_word(id) {
             return;
@@ -456,7 +457,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if state != State::Lingering {
                 // Whatever ended it: that the rest was lost is the more important news.
                 let due = head.cold.as_deref_mut().and_then(|cold| cold.deadlines.take_due(now));
-                head.why = Some(Closed::Deadline(due.unwrap_or(Which::Write)));
+                head.why = Some(CloseReason::Deadline(due.unwrap_or(DeadlineKind::Write)));
             }
             return self.step(id, Event::Overdue);
         }
@@ -480,7 +481,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if !self.is_given_up(id, idle) {
                 return;
             }
-            Which::Idle
+            DeadlineKind::Idle
         } else if idle > now {
             // Bytes have moved the idle one, just now or since the nearest of several was filed.
             return self.state.refile(id, idle);
@@ -488,20 +489,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if let Some(head) = self.state.head(id) {
                 head.status.clear(Status::FIRST_BYTE);
             }
-            Which::FirstByte
+            DeadlineKind::FirstByte
         } else if self.may_be_read(id, idle) || self.waits_for_partner(id) {
             return;
         } else {
-            Which::Idle
+            DeadlineKind::Idle
         };
         // The next one is filed before the callback, which may set its own.
         let idle = match which {
-            Which::Idle | Which::FirstByte => self.state.idle_deadline,
+            DeadlineKind::Idle | DeadlineKind::FirstByte => self.state.idle_deadline,
             _ => idle,
         };
         self.state.refile(id, idle);
         self.state.tally.fired += 1;
-        let before = self.state.head(id).and_then(|head| head.why.replace(Closed::Deadline(which)));
+        let before =
+            self.state.head(id).and_then(|head| head.why.replace(CloseReason::Deadline(which)));
         self.step(id, Event::Deadline);
         // It lives on as before, so this was no reason to end.
         if let Some(head) = self.state.head(id)
@@ -545,7 +547,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             && let Some(id) = self.state.dead.pop_front()
         {
             *left -= 1;
-            let why = self.state.head(id).and_then(|head| head.why).unwrap_or(Closed::Local);
+            let why = self.state.head(id).and_then(|head| head.why).unwrap_or(CloseReason::Local);
             self.call(id, Callback::Close, |handler, conn| handler.on_close(conn, &why));
             if !self.state.topics.is_empty() || self.state.topics.notes_leaves {
                 self.state.topics.leave_all(id.slot());
@@ -566,8 +568,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     /// Closes a connection that no session was made for.
-    pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: Closed) {
-        if let Closed::Refused(why) = why {
+    pub(super) fn refuse(&mut self, socket: crate::sys::Socket, why: CloseReason) {
+        if let CloseReason::Refused(why) = why {
             let (admission, counters) = (&self.shared.admission, &self.state.inbox.counters);
             return turn_away(&mut self.driver, socket, admission, counters, why);
         }
@@ -581,7 +583,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         inbox.mail.close_and_drain(|mail| {
             if let Mail::Arrival(_) = mail {
                 inbox.counters.add(Counter::Given, 1);
-                inbox.counters.closed(Closed::Stopped);
+                inbox.counters.closed(CloseReason::Stopped);
                 return;
             }
             if let Mail::Resolved(_) | Mail::Beyond = mail {

@@ -7,7 +7,7 @@
 
 use super::EventLoop;
 use crate::api::handler::Handler;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
 use crate::config::policy::WhenFull;
 use crate::connection::life::{Event, State};
@@ -30,7 +30,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let WhenFull::ReuseIdle { min_idle } = self.state.limits.when_full else { return false };
         let Some(id) = self.longest_idle(Tick::millis_of(min_idle)) else { return false };
-        self.state.cut_short_because(id, Closed::Reused);
+        self.state.cut_short_because(id, CloseReason::Reused);
         self.step(id, Event::Idle);
         true
     }

@@ -6,7 +6,7 @@ use crate::accept::listener::BACKLOG_MAX;
 use crate::api::handler::{Handler, Peer};
 use crate::api::here::Loop;
 use crate::api::runner::Task;
-use crate::base::closed::{Callback, Closed, Why};
+use crate::base::close_reason::{Callback, CloseReason, RefuseReason};
 use crate::base::id::ConnId;
 use crate::config::policy::AtLimit;
 use crate::connection::life::State;
@@ -105,7 +105,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if brought.lost > 0 {
                 counters.add(Counter::LostOnTheWay, brought.lost);
                 for _ in 0..brought.lost {
-                    counters.closed(Closed::Machine(Errno::MFILE));
+                    counters.closed(CloseReason::Machine(Errno::MFILE));
                 }
                 if let Some(held_back) = self.trouble.allow(self.state.now) {
                     tracing::error!(
@@ -185,9 +185,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn adopt(&mut self, arrival: Arrival) {
         if self.phase >= Phase::ForceClose {
             let why = if self.phase == Phase::ForceClose {
-                Closed::DrainDeadline
+                CloseReason::DrainDeadline
             } else {
-                Closed::Stopped
+                CloseReason::Stopped
             };
             return self.refuse(arrival.socket, why);
         }
@@ -207,13 +207,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let admitted = guard(|| self.handler.admit(&Peer { addr }));
         let Some(session) = admitted else {
             self.count_panic(Callback::Admit, None);
-            return self.refuse(socket, Closed::Panicked(Callback::Admit));
+            return self.refuse(socket, CloseReason::Panicked(Callback::Admit));
         };
         let Some(session) = session else {
-            return self.refuse(socket, Closed::Refused(Why::Handler));
+            return self.refuse(socket, CloseReason::Refused(RefuseReason::Handler));
         };
         if permit.is_over() && !self.evict_idle() {
-            return self.refuse_with(socket, session, Closed::Refused(Why::Full));
+            return self.refuse_with(socket, session, CloseReason::Refused(RefuseReason::Full));
         }
         let Some(id) = self.enter(socket, State::Open, session) else { return };
         if let Some(source) = permit.keep() {
@@ -250,7 +250,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         match self.state.table.insert(socket, state, session) {
             Ok(id) => Some(id),
             Err((socket, session, why)) => {
-                if let Closed::Machine(errno) = why
+                if let CloseReason::Machine(errno) = why
                     && let Some(held_back) = self.trouble.allow(self.state.now)
                 {
                     tracing::warn!(%errno, held_back, "no memory for a new connection's entry");
@@ -262,7 +262,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     /// There is no place for it after all.
-    fn refuse_with(&mut self, socket: Socket, session: H::Session, why: Closed) {
+    fn refuse_with(&mut self, socket: Socket, session: H::Session, why: CloseReason) {
         self.refuse(socket, why);
         self.drop_of_user(session);
     }

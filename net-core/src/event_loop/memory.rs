@@ -8,7 +8,7 @@
 
 use super::EventLoop;
 use crate::api::handler::Handler;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::{Event, State};
@@ -112,7 +112,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if self.sheds_messages(id, most) {
                 continue;
             }
-            self.state.cut_short_because(id, Closed::MemoryBudget);
+            self.state.cut_short_because(id, CloseReason::MemoryBudget);
             self.tell_of_limit(id);
             self.step(id, Event::OutputFull);
             self.state.outbox.pool.trim(0);

@@ -31,7 +31,7 @@ use crate::accept::fd_channel::FdReceiver;
 use crate::accept::listener::Listener;
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Keep};
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::base::log_limiter::LogLimiter;
 pub(crate) use crate::base::panics::{forget, guard};

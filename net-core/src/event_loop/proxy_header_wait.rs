@@ -9,7 +9,7 @@ use super::EventLoop;
 use crate::accept::admission::Arrival;
 use crate::accept::proxy_header::{self, HEADER_MAX, ProxyHeader};
 use crate::api::handler::Handler;
-use crate::base::closed::{BadHeader, Closed, Which, Why};
+use crate::base::close_reason::{BadHeader, CloseReason, DeadlineKind, RefuseReason};
 use crate::driver::{Driver, Link, Received, waiting_token};
 use crate::threads::control::Phase;
 use net_timer::{Entries, Links, Slot, Tick, Wheel};
@@ -27,7 +27,7 @@ struct Waiting {
     /// What has come: the beginning of a header, and never more than the longest.
     heard: Vec<u8>,
     /// Until when it must be whole, and what it is called if it is not.
-    until: (Tick, Closed),
+    until: (Tick, CloseReason),
     /// Its place in the wheel.
     links: Links,
     slot: Slot,
@@ -61,7 +61,7 @@ impl ProxyHeaderWait {
     }
 
     /// One whose time is over, and what that is called.
-    fn pop_due(&mut self, now: Tick) -> Option<(u32, Closed)> {
+    fn pop_due(&mut self, now: Tick) -> Option<(u32, CloseReason)> {
         loop {
             let n = self.wheel.pop_due(&mut Filed(&mut self.waiting), now)?;
             let (until, why) = self.waiting[n as usize].until;
@@ -81,7 +81,7 @@ enum Heard {
     /// The rest is to come.
     Part,
     /// It will never be whole.
-    Never(Closed),
+    Never(CloseReason),
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -109,21 +109,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if let Some(held_back) = self.trouble.allow(now) {
                 tracing::warn!(%errno, held_back, "a connection from a proxy is not watched");
             }
-            return self.leave(n, Heard::Never(Closed::Machine(errno)));
+            return self.leave(n, Heard::Never(CloseReason::Machine(errno)));
         }
         self.set_next_due();
     }
 
     /// Until when the header of a connection that comes now must be whole, and what it is called if it
     /// is not: by the soonest deadline that the connection has.
-    fn header_timeout(&self) -> (Tick, Closed) {
+    fn header_timeout(&self) -> (Tick, CloseReason) {
         let limits = &self.state.limits;
         let deadlines = [
-            (limits.lifetime_max, Closed::Deadline(Which::Lifetime)),
-            (limits.idle_timeout, Closed::Deadline(Which::Idle)),
-            (limits.first_byte_timeout, Closed::Deadline(Which::FirstByte)),
+            (limits.lifetime_max, CloseReason::Deadline(DeadlineKind::Lifetime)),
+            (limits.idle_timeout, CloseReason::Deadline(DeadlineKind::Idle)),
+            (limits.first_byte_timeout, CloseReason::Deadline(DeadlineKind::FirstByte)),
         ];
-        let mut soonest = (limits.proxy_header_timeout, Closed::ProxyHeader(BadHeader::Late));
+        let mut soonest = (limits.proxy_header_timeout, CloseReason::ProxyHeader(BadHeader::Late));
         for (timeout, why) in deadlines {
             // Of equal ones the last, which says most.
             if let Some(timeout) = timeout.filter(|timeout| *timeout <= soonest.0) {
@@ -168,14 +168,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 if let Some(client) = &client
                     && !arrival.permit.comes_from(client)
                 {
-                    return self.refuse(arrival.socket, Closed::Refused(Why::PerSource));
+                    return self
+                        .refuse(arrival.socket, CloseReason::Refused(RefuseReason::PerSource));
                 }
                 return self.let_in(arrival, client, &bytes[len..]);
             }
             Heard::Never(why) => why,
-            Heard::Part => Closed::Draining,
+            Heard::Part => CloseReason::Draining,
         };
-        if let Closed::ProxyHeader(what) = why
+        if let CloseReason::ProxyHeader(what) = why
             && let Some(held_back) = self.trouble.allow(self.state.now)
         {
             tracing::info!(proxy = %arrival.peer, ?what, held_back, "a PROXY header is none");
@@ -191,8 +192,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let lease = match self.driver.receive(&arrival.socket, link, HEADER_MAX) {
                 Received::Bytes(lease) => lease,
                 Received::Drained => return Heard::Part,
-                Received::End => return Heard::Never(Closed::PeerEnded),
-                Received::Failed(errno) => return Heard::Never(Closed::by_error(errno)),
+                Received::End => return Heard::Never(CloseReason::PeerEnded),
+                Received::Failed(errno) => return Heard::Never(CloseReason::by_error(errno)),
             };
             self.state.tally.receives += 1;
             self.state.tally.received_bytes += u64::from(lease.len);
@@ -200,7 +201,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.driver.settle(lease);
             match proxy_header::parse(heard) {
                 Ok(Some(header)) => return Heard::All(header),
-                Err(what) => return Heard::Never(Closed::ProxyHeader(what)),
+                Err(what) => return Heard::Never(CloseReason::ProxyHeader(what)),
                 Ok(None) => {}
             }
         }
@@ -221,8 +222,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let some: Vec<u32> = waiting.take(self.state.limits.drained_per_turn).collect();
         for n in some {
             let heard = match self.phase {
-                Phase::ForceClose => Heard::Never(Closed::DrainDeadline),
-                Phase::Stop => Heard::Never(Closed::Stopped),
+                Phase::ForceClose => Heard::Never(CloseReason::DrainDeadline),
+                Phase::Stop => Heard::Never(CloseReason::Stopped),
                 Phase::Run | Phase::Drain => self.hear_again(n).unwrap_or(Heard::Part),
             };
             self.leave(n, heard);

@@ -2,7 +2,7 @@
 
 use super::{EventLoop, run};
 use crate::api::handler::Handler;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::connection::life::{Event, State, step};
 use crate::connection::loop_state::Way;
@@ -405,7 +405,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 head.status.set(Status::UNREAD);
                 head.cold().unread = Some(unread);
                 if is_over {
-                    self.state.because(id, Closed::InputLimit);
+                    self.state.because(id, CloseReason::InputLimit);
                     self.tell_of_limit(id);
                     self.step(id, Event::InputFull);
                 }

@@ -2,7 +2,7 @@
 
 use super::EventLoop;
 use crate::api::handler::Handler;
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::connection::life::{Event, State};
 use crate::connection::loop_state::Way;

@@ -4,7 +4,7 @@ use super::{EventLoop, guard};
 use crate::api::handler::Handler;
 use crate::api::here::Loop;
 use crate::api::slices::{Job, Slice};
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::driver::Driver;

@@ -2,7 +2,7 @@
 //!
 //! This module decides when a failed attempt is tried again. The loop carries the attempt out.
 
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::splitmix;
 use crate::sys::addr::{Addr, AddrError};
 use crate::sys::{DialOptions, Errno, Socket, SocketOptions};
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// A connection that a callback asks for: [`Loop::dial`](crate::Loop::dial).
 ///
 /// ```no_run
-/// use net_core::{Closed, Conn, Dial, Handler, Input, Loop, Peer, Retry, Server};
+/// use net_core::{CloseReason, Conn, Dial, Handler, Input, Loop, Peer, Retry, Server};
 ///
 /// /// Asks another server what the time is there, for each message posted.
 /// struct Asks;
@@ -41,7 +41,7 @@ use std::time::Duration;
 ///         println!("{}", String::from_utf8_lossy(input.take_all()));
 ///     }
 ///
-///     fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &Closed) {
+///     fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &CloseReason) {
 ///         println!("that was all: {why}"); // or it never came up, and this says why
 ///     }
 /// }
@@ -80,7 +80,7 @@ impl Dial {
     /// connect has failed, or at most 250 ms after the last connect began. Connects that are undecided go on.
     /// The first connect that succeeds becomes the connection, and the others are closed (RFC 8305).
     ///
-    /// The attempt ends with [`Closed::Unresolved`] if the name has no address, or if
+    /// The attempt ends with [`CloseReason::Unresolved`] if the name has no address, or if
     /// [`names_queue`](crate::Limits::names_queue) is full. An error in the text itself is returned here.
     pub fn to_host(text: &str) -> Result<Self, AddrError> {
         let address = Addr::unless_name(text)?;
@@ -180,7 +180,7 @@ impl Retry {
 pub struct NotDialled<S> {
     /// `Draining` or `Stopped`: the server is ending and does not dial any more. `Refused(Full)`: every slot
     /// of this loop's table is taken. `Machine(ENOMEM)`: there is no memory for more connections.
-    pub why: Closed,
+    pub why: CloseReason,
     /// The session that was given to the dial.
     pub session: S,
 }

@@ -1,6 +1,6 @@
 //! The counters of a loop or an acceptor. Any thread may read them while the loop runs.
 
-use crate::base::closed::{Closed, Why};
+use crate::base::close_reason::{CloseReason, RefuseReason};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -150,14 +150,14 @@ const COUNTERS: usize = Counter::ALL.len();
 pub(crate) struct Counters {
     // No counter publishes other memory, so all accesses are relaxed.
     counters: [AtomicU64; COUNTERS],
-    closed: [AtomicU64; Closed::KINDS],
+    closed: [AtomicU64; CloseReason::KINDS],
 }
 
 impl Default for Counters {
     fn default() -> Self {
         Self {
             counters: [const { AtomicU64::new(0) }; COUNTERS],
-            closed: [const { AtomicU64::new(0) }; Closed::KINDS],
+            closed: [const { AtomicU64::new(0) }; CloseReason::KINDS],
         }
     }
 }
@@ -178,14 +178,14 @@ impl Counters {
         self.counters[counter as usize].load(Ordering::Relaxed)
     }
 
-    pub(crate) fn closed(&self, why: Closed) {
+    pub(crate) fn closed(&self, why: CloseReason) {
         let place = &self.closed[why.kind()];
         place.store(place.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         match why {
-            Closed::Refused(Why::Full) => self.add(Counter::RefusedFull, 1),
-            Closed::Refused(Why::PerSource) => self.add(Counter::RefusedPerSource, 1),
-            Closed::Refused(Why::Handler) => self.add(Counter::RefusedByHandler, 1),
-            Closed::Refused(Why::Untrusted) => self.add(Counter::RefusedUntrusted, 1),
+            CloseReason::Refused(RefuseReason::Full) => self.add(Counter::RefusedFull, 1),
+            CloseReason::Refused(RefuseReason::PerSource) => self.add(Counter::RefusedPerSource, 1),
+            CloseReason::Refused(RefuseReason::Handler) => self.add(Counter::RefusedByHandler, 1),
+            CloseReason::Refused(RefuseReason::Untrusted) => self.add(Counter::RefusedUntrusted, 1),
             _ => {}
         }
     }
@@ -203,12 +203,12 @@ impl Counters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     counters: [u64; COUNTERS],
-    closed: [u64; Closed::KINDS],
+    closed: [u64; CloseReason::KINDS],
 }
 
 impl Default for Snapshot {
     fn default() -> Self {
-        Self { counters: [0; COUNTERS], closed: [0; Closed::KINDS] }
+        Self { counters: [0; COUNTERS], closed: [0; CloseReason::KINDS] }
     }
 }
 
@@ -220,11 +220,11 @@ impl Snapshot {
 
     /// How many connections closed for each reason, as pairs of label and count.
     pub fn closed(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Closed::LABELS.into_iter().zip(self.closed)
+        CloseReason::LABELS.into_iter().zip(self.closed)
     }
 
     /// How many connections closed for the reason `why`.
-    pub fn closed_by(&self, why: Closed) -> u64 {
+    pub fn closed_by(&self, why: CloseReason) -> u64 {
         self.closed[why.kind()]
     }
 
@@ -277,9 +277,9 @@ mod tests {
         let counters = Counters::default();
         counters.add(Counter::Accepted, 3);
         counters.set(Counter::Open, 1);
-        counters.closed(Closed::Local);
+        counters.closed(CloseReason::Local);
         assert!(!counters.snapshot().balance());
-        counters.closed(Closed::PeerEnded);
+        counters.closed(CloseReason::PeerEnded);
         assert!(counters.snapshot().balance());
         let mut sum = counters.snapshot();
         sum.add(&counters.snapshot());

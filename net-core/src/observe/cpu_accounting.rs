@@ -1,6 +1,6 @@
 //! `CpuAccounting`: what of a loop's time each connection and each callback took.
 
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 
 /// Callbacks, and at last the loop's own work before the first of a turn.

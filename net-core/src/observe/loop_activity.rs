@@ -1,6 +1,6 @@
 //! `LoopActivity`: what a loop does at this moment, readable by another thread, also if it never ends.
 
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::observe::cpu_accounting::KINDS;
 use net_timer::Tick;

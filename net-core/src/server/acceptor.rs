@@ -4,7 +4,7 @@
 
 use crate::accept::admission::Arrival;
 use crate::accept::listener::{BACKLOG_MAX, Listener};
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::panics::Quiet;
 use crate::config::limits::Limits;
 use crate::driver::{Driver, WAKER, listener_number};
@@ -300,7 +300,11 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
             self.arrivals_ended = true;
             (self.retry_at, self.look_at) = (None, None);
             let is_late = self.phase == Phase::ForceClose;
-            self.dispatcher.end(if is_late { Closed::DrainDeadline } else { Closed::Stopped });
+            self.dispatcher.end(if is_late {
+                CloseReason::DrainDeadline
+            } else {
+                CloseReason::Stopped
+            });
         }
     }
 

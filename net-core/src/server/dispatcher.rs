@@ -2,7 +2,7 @@
 
 use crate::accept::admission::Arrival;
 use crate::accept::fd_channel;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::log_limiter::LogLimiter;
 use crate::observe::counters::Counter;
 use crate::server::load_balancer::{Balance, LoadBalancer};
@@ -207,7 +207,7 @@ impl<M> Dispatcher<M> {
     }
 
     /// Ends the hand-over: closes the connections that could not be handed over, and tells the loops.
-    pub(crate) fn end(&mut self, why: Closed) {
+    pub(crate) fn end(&mut self, why: CloseReason) {
         let left =
             self.waiting.drain(..).chain(self.lanes.iter_mut().flat_map(|l| l.batch.drain(..)));
         for arrival in left {
@@ -296,7 +296,7 @@ impl Lane {
                             tracing::error!(to_loop = k, %errno, "the fd channel is broken");
                             for arrival in self.batch.drain(..) {
                                 drop(arrival);
-                                shared.acceptor.closed(Closed::Machine(errno));
+                                shared.acceptor.closed(CloseReason::Machine(errno));
                             }
                         }
                     }

@@ -6,7 +6,7 @@ use crate::accept::fd_channel::{self, FdReceiver};
 use crate::accept::listener::Listener;
 use crate::api::handler::Handler;
 use crate::api::server_handle::ServerHandle;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::error::StartError;
 use crate::base::panics::{Quiet, take_message, take_said};
 use crate::config::limits::Limits;
@@ -293,7 +293,7 @@ impl<M> Drop for ExitNotice<M> {
 pub(super) fn close_arrivals<M>(inbox: &Inbox<M>, counters: &Counters) {
     while let Some(arrival) = inbox.arrivals.pop() {
         drop(arrival);
-        counters.closed(Closed::Stopped);
+        counters.closed(CloseReason::Stopped);
     }
 }
 

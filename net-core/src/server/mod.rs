@@ -239,11 +239,11 @@ impl Server {
     /// [`proxy_header_timeout`](crate::Limits::proxy_header_timeout) (5 s). The first-byte timeout, the
     /// idle timeout and the longest lifetime apply during this time too, and start again after the
     /// header. The handler hears nothing of the connection before the header is complete. With no header
-    /// or a bad one, the connection is closed and counted as [`Closed::ProxyHeader`]. There is no
+    /// or a bad one, the connection is closed and counted as [`CloseReason::ProxyHeader`]. There is no
     /// `on_close` for it, because no session was made.
     ///
     /// [`Conn::peer`]: crate::Conn::peer
-    /// [`Closed::ProxyHeader`]: crate::Closed::ProxyHeader
+    /// [`CloseReason::ProxyHeader`]: crate::CloseReason::ProxyHeader
     pub fn listen_proxied(mut self, at: Addr, proxies: TrustedProxies) -> Self {
         self.listen.push(Wanted { at: Ok(at), proxies: Some(Arc::new(proxies)) });
         self

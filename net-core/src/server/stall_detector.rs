@@ -187,7 +187,7 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::closed::Callback;
+    use crate::base::close_reason::Callback;
 
     const THRESHOLD_MS: u64 = 100;
 

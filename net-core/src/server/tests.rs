@@ -8,7 +8,7 @@ use super::*;
 use crate::api::conn::Conn;
 use crate::api::handler::Peer;
 use crate::api::here::Loop;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::base::error::Unadopted;
 use crate::bound::bound;
 use crate::features::dial::Dial;
@@ -158,7 +158,7 @@ fn a_copy_that_is_made_blocking_again_holds_up_nobody() {
 }
 
 /// Dials the address that it is told, says hello, and reports the result.
-struct Dialler(mpsc::Sender<Result<Vec<u8>, Closed>>);
+struct Dialler(mpsc::Sender<Result<Vec<u8>, CloseReason>>);
 
 impl Handler for Dialler {
     type Session = ();
@@ -181,7 +181,7 @@ impl Handler for Dialler {
         conn.close();
     }
 
-    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, _conn: &mut Conn<'_, Self>, why: &CloseReason) {
         self.0.send(Err(*why)).unwrap();
     }
 }
@@ -196,9 +196,9 @@ fn a_unix_socket_is_dialled_like_any_other() {
     let dialler = dialler.start(move |_| Dialler(report.clone())).unwrap();
     dialler.handle().post(0, server.addrs()[0].clone()).unwrap();
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
-    assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(Closed::Local));
+    assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(CloseReason::Local));
     dialler.handle().post(0, name("nobody").parse().unwrap()).unwrap();
-    let refused = Closed::Machine(crate::sys::Errno::CONNREFUSED);
+    let refused = CloseReason::Machine(crate::sys::Errno::CONNREFUSED);
     assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err(refused));
 }
 
@@ -268,7 +268,7 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
         assert_eq!(ended.counts.get(Counter::Given), 40);
         assert!(ended.counts.balance(), "{}", ended.counts);
         let late = handle.adopt(pair().1).unwrap_err();
-        assert_eq!(late.why(), Unadopted::Ended);
+        assert_eq!(late.close_reason(), Unadopted::Ended);
     }
 }
 
@@ -336,7 +336,7 @@ fn what_is_not_adopted_comes_back_with_the_reason() {
     let handle = server.handle();
     let file = std::fs::File::open("/dev/null").unwrap();
     let error = handle.adopt(file.into()).unwrap_err();
-    assert_eq!(error.why(), Unadopted::Unfit(Unfit::NoSocket));
+    assert_eq!(error.close_reason(), Unadopted::Unfit(Unfit::NoSocket));
     assert!(error.to_string().contains("it is no socket"), "{error}");
     let mut inside: Vec<_> = (0..2)
         .map(|_| {
@@ -347,7 +347,7 @@ fn what_is_not_adopted_comes_back_with_the_reason() {
         .collect();
     let (mut near, far) = pair();
     let error = handle.adopt(far).unwrap_err();
-    assert_eq!(error.why(), Unadopted::ConnectionsMax);
+    assert_eq!(error.close_reason(), Unadopted::ConnectionsMax);
     let mut far = UnixStream::from(error.into_fd());
     far.write_all(b"mine").unwrap();
     near.read_exact(&mut [0; 4]).unwrap();
@@ -436,7 +436,7 @@ fn settings_that_contradict_each_other_are_named() {
 
 /// Dials the names that are posted to it. Reports the received bytes, and for each end the reason and the
 /// name.
-struct ByName(mpsc::Sender<Result<Vec<u8>, (Closed, String)>>);
+struct ByName(mpsc::Sender<Result<Vec<u8>, (CloseReason, String)>>);
 
 impl Handler for ByName {
     type Session = ();
@@ -459,7 +459,7 @@ impl Handler for ByName {
         conn.close();
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
         let name = conn.dialled_name().unwrap_or_default().to_owned();
         self.0.send(Err((*why, name))).unwrap();
     }
@@ -481,12 +481,12 @@ fn a_name_is_dialled_and_one_that_is_none_is_named() {
             let name = format!("localhost:{port}");
             dialler.handle().post(in_loop, name.clone()).unwrap();
             assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Ok(b"hello".to_vec()));
-            assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Local, name)));
+            assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((CloseReason::Local, name)));
         }
         // A label of this name is too long for any name server.
         let name = format!("{}.invalid:80", "x".repeat(64));
         dialler.handle().post(0, name.clone()).unwrap();
-        assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((Closed::Unresolved, name)));
+        assert_eq!(reports.recv_timeout(PATIENCE).unwrap(), Err((CloseReason::Unresolved, name)));
         dialler.handle().drain();
         dialler.wait().unwrap();
     }

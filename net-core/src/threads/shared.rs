@@ -2,7 +2,7 @@
 
 use crate::accept::admission::{Admission, Arrival};
 use crate::accept::listener_health::ListenerHealth;
-use crate::base::closed::Why;
+use crate::base::close_reason::RefuseReason;
 use crate::base::error::{AdoptError, Unadopted};
 use crate::config::limits::Limits;
 use crate::observe::counters::{Counters, Snapshot};
@@ -97,7 +97,7 @@ impl<M> Shared<M> {
             Ok(permit) if !permit.is_over() => {
                 Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
             }
-            Err(Why::PerSource) => Err(AdoptError::new(fd, Unadopted::PerSourceMax)),
+            Err(RefuseReason::PerSource) => Err(AdoptError::new(fd, Unadopted::PerSourceMax)),
             _ => Err(AdoptError::new(fd, Unadopted::ConnectionsMax)),
         }
     }

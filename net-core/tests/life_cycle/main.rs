@@ -10,7 +10,8 @@ mod here;
 
 use bound::{Bound, bound};
 use net_core::{
-    Accept, Addr, Closed, Conn, FdTable, Handler, Input, Loop, Loops, Peer, PrivateTables, Server,
+    Accept, Addr, CloseReason, Conn, FdTable, Handler, Input, Loop, Loops, Peer, PrivateTables,
+    Server,
 };
 use std::convert::Infallible;
 use std::fs;
@@ -71,7 +72,7 @@ impl Handler for Counts {
 }
 
 /// A client: dials what is posted, says two bytes, and tells what came back and how it ended.
-struct Asks(Sender<(Addr, Vec<u8>, Closed)>);
+struct Asks(Sender<(Addr, Vec<u8>, CloseReason)>);
 
 impl Handler for Asks {
     type Session = (Option<Addr>, Vec<u8>);
@@ -97,7 +98,7 @@ impl Handler for Asks {
         }
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
         let (to, back) = conn.session().clone();
         self.0.send((to.unwrap(), back, *why)).unwrap();
     }
@@ -210,7 +211,7 @@ fn servers_and_clients_of_one_process_keep_apart() {
     for _ in 0..2 * all.len() {
         let (at, back, why) = told.recv_timeout(PATIENCE).unwrap();
         let answer: &[u8] = if echo_at.contains(&at) { b"hi" } else { &[1, 2] };
-        assert_eq!((&*back, why), (answer, Closed::Local), "{at}");
+        assert_eq!((&*back, why), (answer, CloseReason::Local), "{at}");
     }
 
     // That half of them end, also by force, is nothing to the others.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
-use net_core::Closed;
+use net_core::CloseReason;
 
 use super::super::report::RttUs;
 use super::super::talk::SwarmState;
@@ -100,12 +100,12 @@ impl Board {
     }
 
     /// A dial failed.
-    pub(super) fn dial_failed(&self, why: &Closed) {
+    pub(super) fn dial_failed(&self, why: &CloseReason) {
         locked(&self.dial_failure).get_or_insert_with(|| why.to_string());
     }
 
     /// A connection ended and nobody had been told to end it.
-    pub(super) fn lose(&self, why: &Closed) {
+    pub(super) fn lose(&self, why: &CloseReason) {
         self.lost.one_more();
         *locked(&self.lost_by).entry(why.label().to_owned()).or_default() += 1;
     }
@@ -190,7 +190,7 @@ mod tests {
         board.begin();
         board.is_up();
         board.is_up();
-        board.lose(&Closed::PeerReset);
+        board.lose(&CloseReason::PeerReset);
         let state = board.state(None);
         assert_eq!((state.connected, state.open, state.lost), (2, 1, 1));
         assert_eq!(state.lost_by, BTreeMap::from([("peer_reset".to_owned(), 1)]));

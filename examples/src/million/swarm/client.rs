@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use net_core::{Bytes, Closed, Conn, ConnId, Handler, Input, Loop, Peer, TimerId};
+use net_core::{Bytes, CloseReason, Conn, ConnId, Handler, Input, Loop, Peer, TimerId};
 
 use super::super::pacer::Pacer;
 use super::super::phrase::GREETING;
@@ -194,7 +194,7 @@ impl Handler for Clients {
         }
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
         let session = conn.session();
         let dialled = (session.nth, session.attempts);
         match session.awaits {
@@ -202,7 +202,7 @@ impl Handler for Clients {
             Awaits::End => {
                 self.board.closed.one_more();
             }
-            _ if *why == Closed::PeerEnded && self.board.server_may_end() => {
+            _ if *why == CloseReason::PeerEnded && self.board.server_may_end() => {
                 self.board.ended.one_more();
             }
             awaits => {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use net_core::{Closed, Conn, Dial, Input, Loop};
+use net_core::{CloseReason, Conn, Dial, Input, Loop};
 
 use super::super::phrase::GREETING;
 use super::client::{Awaits, Clients, RETRY, Session};
@@ -50,7 +50,7 @@ impl Clients {
     pub(super) fn dial_failed(
         &mut self,
         session: (u32, u8),
-        why: &Closed,
+        why: &CloseReason,
         here: &mut Loop<'_, Self>,
     ) {
         self.dialling -= 1;

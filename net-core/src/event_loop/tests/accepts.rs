@@ -1,7 +1,7 @@
 //! A loop's own listeners: every error of accept, floods, full houses and the end.
 
 use super::{Rig, Stage, on_both_rigs};
-use crate::base::closed::{Closed, Why};
+use crate::base::close_reason::{CloseReason, RefuseReason};
 use crate::observe::counters::Counter;
 use std::sync::atomic::Ordering;
 
@@ -215,7 +215,7 @@ fn over_the_limit_clients_learn_at_once<D: Rig>(seed: u64) {
     let peers: Vec<_> = (0..5).map(|_| stage.knock()).collect();
     stage.settle();
     assert_eq!(peers.iter().filter(|peer| peer.saw_fin()).count(), 2);
-    assert_eq!(stage.snapshot().closed_by(Closed::Refused(Why::Full)), 2);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Refused(RefuseReason::Full)), 2);
     peers[0].reset();
     stage.settle();
     let next = stage.knock();

@@ -3,7 +3,7 @@
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Keep, Peer};
 use crate::api::here::Loop;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::features::datagram::Datagram;
 use net_buffer::Input;
@@ -51,7 +51,7 @@ pub(super) struct Record {
     pub(super) wire: Option<usize>,
     pub(super) id: Option<ConnId>,
     pub(super) calls: Vec<Callback>,
-    pub(super) closed: Option<Closed>,
+    pub(super) closed: Option<CloseReason>,
     pub(super) drops: u32,
     pub(super) data_bytes: usize,
 }
@@ -241,7 +241,7 @@ impl Handler for Actor {
         (self.play)(At::Heartbeat(conn));
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &Closed) {
+    fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
         let _running = self.log.enter_for(conn, Callback::Close);
         let number = conn.session().number;
         self.log.get().records[number].closed = Some(*why);

@@ -1,7 +1,7 @@
 //! Connections that a proxy announces: by a header that comes in any pieces, late, wrong or never.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::base::closed::{BadHeader, Callback, Closed, Which};
+use crate::base::close_reason::{BadHeader, Callback, CloseReason, DeadlineKind};
 use crate::config::limits::Limits;
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
@@ -82,7 +82,7 @@ fn a_header_cut_anywhere_names_the_client<D: Rig>(seed: u64) {
         assert_eq!(peer.got(), b"hello");
         peer.finish();
         stage.settle();
-        assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     }
     assert!(stage.event_loop.state.clients.is_empty(), "who is gone is not remembered");
     stage.stop();
@@ -168,7 +168,7 @@ fn a_bad_header_ends_that_connection_alone<D: Rig>(seed: u64) {
         }
         stage.settle();
         assert!(peer.saw_fin() || peer.saw_reset());
-        let counted = stage.snapshot().closed_by(Closed::ProxyHeader(what));
+        let counted = stage.snapshot().closed_by(CloseReason::ProxyHeader(what));
         assert_eq!(counted, n as u64 + 1, "counted under one name, whatever it is");
     }
     good.send(&header_of(&good, true));
@@ -193,8 +193,8 @@ fn who_ends_before_the_header_does_is_counted<D: Rig>(seed: u64) {
         resets.reset();
         stage.settle();
         let snapshot = stage.snapshot();
-        assert_eq!(snapshot.closed_by(Closed::PeerEnded), n);
-        assert_eq!(snapshot.closed_by(Closed::PeerReset), n);
+        assert_eq!(snapshot.closed_by(CloseReason::PeerEnded), n);
+        assert_eq!(snapshot.closed_by(CloseReason::PeerReset), n);
     }
     assert_eq!(stage.log.get().records.len(), 0);
     stage.stop();
@@ -203,13 +203,16 @@ fn who_ends_before_the_header_does_is_counted<D: Rig>(seed: u64) {
 fn a_header_that_trickles_is_ended_in_time<D: Rig>(seed: u64) {
     let soon = Some(MS(100));
     type Bound = fn(&mut Limits, Option<Duration>);
-    let bounds: [(Bound, Closed); 4] = [
-        (|limits, soon| limits.first_byte_timeout = soon, Closed::Deadline(Which::FirstByte)),
-        (|limits, soon| limits.idle_timeout = soon, Closed::Deadline(Which::Idle)),
-        (|limits, soon| limits.lifetime_max = soon, Closed::Deadline(Which::Lifetime)),
+    let bounds: [(Bound, CloseReason); 4] = [
+        (
+            |limits, soon| limits.first_byte_timeout = soon,
+            CloseReason::Deadline(DeadlineKind::FirstByte),
+        ),
+        (|limits, soon| limits.idle_timeout = soon, CloseReason::Deadline(DeadlineKind::Idle)),
+        (|limits, soon| limits.lifetime_max = soon, CloseReason::Deadline(DeadlineKind::Lifetime)),
         (
             |limits, soon| limits.proxy_header_timeout = soon.unwrap(),
-            Closed::ProxyHeader(BadHeader::Late),
+            CloseReason::ProxyHeader(BadHeader::Late),
         ),
     ];
     for (bound, why) in bounds {
@@ -253,7 +256,7 @@ fn of_limits_that_come_together_the_one_that_says_most_is_named<D: Rig>(seed: u6
     stage.are_announced = true;
     stage.arrive();
     stage.advance(104);
-    assert_eq!(stage.snapshot().closed_by(Closed::Deadline(Which::FirstByte)), 1);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Deadline(DeadlineKind::FirstByte)), 1);
     stage.stop();
 }
 
@@ -272,7 +275,7 @@ fn at_the_drain_who_is_not_announced_goes_and_who_is_gets_in<D: Rig>(seed: u64) 
     assert!(stage.is_over);
     assert_eq!((whole.got(), last.got()), (b"hello".to_vec(), b"too".to_vec()));
     assert!(half.saw_fin() && late.saw_fin());
-    assert_eq!(stage.snapshot().closed_by(Closed::Draining), 4);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Draining), 4);
     stage.stop();
 }
 
@@ -288,7 +291,7 @@ fn at_the_drain_those_who_wait_go_some_in_each_turn<D: Rig>(seed: u64) {
         stage.turn();
         assert!(stage.count(Counter::Open) + 3 >= before, "too many at once");
     }
-    assert_eq!(stage.snapshot().closed_by(Closed::Draining), 20);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Draining), 20);
     stage.stop();
 }
 

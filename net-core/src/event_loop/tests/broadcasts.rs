@@ -5,7 +5,7 @@ use super::actor::Actor;
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::api::here::Loop;
 use crate::api::runner::Runner;
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::features::broadcast::{Broadcast, Delivery, Report};
 use crate::features::topics::TopicError;
 use crate::observe::counters::Counter;

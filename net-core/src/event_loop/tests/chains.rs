@@ -8,7 +8,7 @@ use crate::api::here::Loop;
 use crate::api::runner::Runner;
 use crate::api::server_handle::ServerHandle;
 use crate::api::slices::Slice;
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::features::broadcast::Broadcast;

@@ -303,7 +303,12 @@ impl Chaos {
             assert_eq!(conn.send(b"x"), Queued::Refused);
         }
         let id = conn.id();
-        let _ = (conn.why(), conn.peer(), conn.messages_dropped(), conn.dialled_name().is_some());
+        let _ = (
+            conn.close_reason(),
+            conn.peer(),
+            conn.messages_dropped(),
+            conn.dialled_name().is_some(),
+        );
         assert_eq!(conn.unsent(), conn.split().1.unsent());
         assert!(conn.other(id).is_none_or(|other| other.id() == id));
     }

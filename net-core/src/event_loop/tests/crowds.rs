@@ -1,7 +1,7 @@
 //! Many come to their end at once: each turn ends some of them, and who speaks is served meanwhile.
 
 use super::{Rig, Stage, on_both_rigs};
-use crate::base::closed::{Closed, Which};
+use crate::base::close_reason::{CloseReason, DeadlineKind};
 use crate::connection::life::State;
 use crate::driver::sim::Peer;
 use std::time::Duration;
@@ -69,7 +69,7 @@ fn deadlines_of_a_crowd_are_met_over_turns<D: Rig>(seed: u64) {
     all_are_late(&mut stage);
     turns(&mut stage, &guest, A_TURN, |stage| met(stage, &crowd));
     stage.advance(5_000);
-    let why = Closed::Deadline(Which::FirstByte);
+    let why = CloseReason::Deadline(DeadlineKind::FirstByte);
     assert_eq!(stage.snapshot().closed_by(why), CROWD as u64);
     stage.stop();
 }
@@ -93,7 +93,7 @@ fn a_crowd_that_is_reset_is_closed_over_turns<D: Rig>(seed: u64) {
     crowd.iter().for_each(Peer::reset);
     turns(&mut stage, &guest, A_TURN + CROWD / 8, |stage| stage.world.get().counts.closes as usize);
     stage.settle();
-    assert_eq!(stage.snapshot().closed_by(Closed::PeerReset), CROWD as u64);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::PeerReset), CROWD as u64);
     stage.stop();
 }
 

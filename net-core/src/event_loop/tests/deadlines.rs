@@ -1,7 +1,7 @@
 //! Deadlines and timers, on virtual time: never early, at most two milliseconds late.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::connection::life::State;
 use crate::features::timers::TimerId;
 use std::cell::{Cell, RefCell};
@@ -43,7 +43,7 @@ fn an_idle_connection_meets_its_deadline<D: Rig>(seed: u64) {
     assert!(peer.saw_fin());
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::Idle)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::Idle)));
     stage.stop();
 }
 
@@ -94,7 +94,7 @@ fn no_first_byte_in_time_closes<D: Rig>(seed: u64) {
     stage.advance(53);
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::FirstByte)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::FirstByte)));
     stage.stop();
 }
 
@@ -111,7 +111,7 @@ fn after_the_first_byte_it_is_idle_like_any_other<D: Rig>(seed: u64) {
     stage.advance(10);
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::Idle)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::Idle)));
     stage.stop();
 }
 
@@ -132,13 +132,13 @@ fn the_own_deadline_comes_whatever_moves<D: Rig>(seed: u64) {
         stage.advance(4);
         peer.finish();
         stage.settle();
-        assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::Own)));
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::Own)));
         stage.stop();
     }
 }
 
 fn the_nearest_of_several_comes_first<D: Rig>(seed: u64) {
-    for (own, expected) in [(50, Which::Own), (150, Which::Idle)] {
+    for (own, expected) in [(50, DeadlineKind::Own), (150, DeadlineKind::Idle)] {
         let mut stage = Stage::<D>::with(seed, at_idle);
         stage.play(move |at| match at {
             At::Data(conn, input) => {
@@ -155,7 +155,7 @@ fn the_nearest_of_several_comes_first<D: Rig>(seed: u64) {
         stage.advance(4);
         peer.finish();
         stage.settle();
-        assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(expected)));
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(expected)));
         stage.stop();
     }
 }
@@ -183,7 +183,7 @@ fn a_handler_may_go_on_after_a_deadline<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, at_idle);
     stage.play(|at| match at {
         At::Deadline(conn) => {
-            assert_eq!(conn.why(), Some(Closed::Deadline(Which::Idle)));
+            assert_eq!(conn.close_reason(), Some(CloseReason::Deadline(DeadlineKind::Idle)));
             let _ = conn.send(b"ping ");
         }
         other => usual(other),
@@ -193,7 +193,7 @@ fn a_handler_may_go_on_after_a_deadline<D: Rig>(seed: u64) {
     assert!(matches!(peer.got().len(), 45..=50), "{}", peer.got().len());
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded), "not the deadline");
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded), "not the deadline");
     stage.stop();
 }
 
@@ -234,7 +234,7 @@ fn a_dial_that_is_not_answered_meets_its_deadline<D: Rig>(seed: u64) {
     assert_eq!(stage.event_loop.state.table.len(), 1);
     stage.advance(3);
     let record = stage.log.get().records[0].clone();
-    assert_eq!(record.closed, Some(Closed::Deadline(Which::Connect)));
+    assert_eq!(record.closed, Some(CloseReason::Deadline(DeadlineKind::Connect)));
     assert_eq!(record.calls, [Callback::Close]);
     stage.stop();
 }
@@ -249,7 +249,7 @@ fn a_stuck_connection_is_reset_by_its_idle_deadline<D: Rig>(seed: u64) {
     stage.advance(105);
     assert_eq!(stage.record(&peer).closed, None);
     stage.advance(205);
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::Idle)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::Idle)));
     assert!(peer.saw_reset());
     stage.stop();
 }

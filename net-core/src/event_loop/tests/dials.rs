@@ -1,7 +1,7 @@
 //! Dialling: exactly one answer, whatever comes.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::base::closed::{Callback, Closed, Which, Why};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind, RefuseReason};
 use crate::driver::{Signal, What};
 use crate::features::dial::Dial;
 use crate::observe::counters::Counter;
@@ -70,7 +70,7 @@ fn a_dial_comes_up_and_speaks<D: Rig>(seed: u64) {
     peer.finish();
     stage.settle();
     let record = stage.log.get().records[0].clone();
-    assert_eq!((record.data_bytes, record.closed), (6, Some(Closed::PeerEnded)));
+    assert_eq!((record.data_bytes, record.closed), (6, Some(CloseReason::PeerEnded)));
     stage.stop();
 }
 
@@ -90,7 +90,7 @@ fn a_refused_dial_closes<D: Rig>(seed: u64) {
     let mut stage = dialling::<D>(seed);
     let record = dial(&mut stage, Outcome::Refused);
     assert_eq!(record.calls, [Callback::Close]);
-    assert_eq!(record.closed, Some(Closed::Machine(Errno::CONNREFUSED)));
+    assert_eq!(record.closed, Some(CloseReason::Machine(Errno::CONNREFUSED)));
     stage.stop();
 }
 
@@ -99,7 +99,7 @@ fn a_dial_that_fails_at_once_closes<D: Rig>(seed: u64) {
     for errno in [libc::ENETUNREACH, libc::EADDRNOTAVAIL, libc::EMFILE] {
         let record = dial(&mut stage, Outcome::Fails(errno));
         assert_eq!(record.calls, [Callback::Close]);
-        assert_eq!(record.closed, Some(Closed::Machine(Errno::new(errno))));
+        assert_eq!(record.closed, Some(CloseReason::Machine(Errno::new(errno))));
     }
     stage.stop();
 }
@@ -108,7 +108,7 @@ fn a_dial_to_itself_is_refused<D: Rig>(seed: u64) {
     let mut stage = dialling::<D>(seed);
     let record = dial(&mut stage, Outcome::ToItself);
     assert_eq!(record.calls, [Callback::Close]);
-    assert_eq!(record.closed, Some(Closed::Machine(Errno::CONNREFUSED)));
+    assert_eq!(record.closed, Some(CloseReason::Machine(Errno::CONNREFUSED)));
     stage.stop();
 }
 
@@ -117,7 +117,7 @@ fn a_greeting_and_the_end_at_once_are_all_heard<D: Rig>(seed: u64) {
         let mut stage = dialling::<D>(seed);
         let record = dial(&mut stage, Outcome::Greeted(pattern(0, len), true));
         assert_eq!(record.data_bytes, len);
-        assert_eq!(record.closed, Some(Closed::PeerEnded));
+        assert_eq!(record.closed, Some(CloseReason::PeerEnded));
         // `on_room` may come behind the end: the peer still reads what it is owed.
         let calls: Vec<_> = record.calls.into_iter().filter(|it| *it != Callback::Room).collect();
         assert_eq!(calls.first(), Some(&Callback::Open));
@@ -184,7 +184,7 @@ fn a_refused_watch_of_a_dial_closes<D: Rig>(seed: u64) {
     stage.world.get().faults.attach.push_back(libc::ENOSPC);
     let record = dial(&mut stage, Outcome::Up);
     assert_eq!(record.calls, [Callback::Close]);
-    assert_eq!(record.closed, Some(Closed::Machine(Errno::NOSPC)));
+    assert_eq!(record.closed, Some(CloseReason::Machine(Errno::NOSPC)));
     assert_eq!(stage.event_loop.state.table.len(), 0);
     stage.stop();
 }
@@ -193,10 +193,10 @@ fn a_refused_watch_of_a_dial_closes<D: Rig>(seed: u64) {
 /// comes, and the session is there again.
 fn a_dial_that_cannot_be_taken_comes_back_with_its_reason<D: Rig>(seed: u64) {
     for (order, expected) in [
-        (None, Closed::Refused(Why::Full)),
-        (Some(Phase::Drain), Closed::Draining),
-        (Some(Phase::ForceClose), Closed::Draining),
-        (Some(Phase::Stop), Closed::Stopped),
+        (None, CloseReason::Refused(RefuseReason::Full)),
+        (Some(Phase::Drain), CloseReason::Draining),
+        (Some(Phase::ForceClose), CloseReason::Draining),
+        (Some(Phase::Stop), CloseReason::Stopped),
     ] {
         let mut stage = Stage::<D>::new(seed);
         let log = stage.log.clone();
@@ -241,7 +241,7 @@ fn a_dial_that_waits_for_its_turn_is_met_by_the_drain<D: Rig>(seed: u64) {
     for record in &stage.log.get().records {
         assert_eq!(
             (&record.calls[..], record.closed),
-            (&[Callback::Close][..], Some(Closed::Draining))
+            (&[Callback::Close][..], Some(CloseReason::Draining))
         );
     }
     stage.stop();
@@ -334,7 +334,7 @@ fn what_is_sent_and_finished_while_it_connects_arrives_whole<D: Rig>(seed: u64) 
     stage.settle();
     let record = stage.log.get().records[0].clone();
     assert_eq!((record.calls.first(), record.data_bytes), (Some(&Callback::Open), 22));
-    assert_eq!(record.closed, Some(Closed::Local));
+    assert_eq!(record.closed, Some(CloseReason::Local));
     stage.stop();
 }
 
@@ -342,7 +342,7 @@ fn a_dial_that_fails_is_told_so_although_it_was_finished<D: Rig>(seed: u64) {
     let mut stage = hasty::<D>(seed);
     let record = dial(&mut stage, Outcome::Refused);
     assert_eq!(record.calls, [Callback::Close]);
-    assert!(matches!(record.closed, Some(Closed::Machine(_))), "{:?}", record.closed);
+    assert!(matches!(record.closed, Some(CloseReason::Machine(_))), "{:?}", record.closed);
     assert_eq!(stage.count(Counter::BytesDropped), 6000);
     stage.stop();
 }
@@ -378,7 +378,7 @@ fn a_connecting_connection_that_is_ended_leaves_nothing<D: Rig>(seed: u64) {
         let record = stage.log.get().records[0].clone();
         assert_eq!(
             (&record.calls[..], record.closed),
-            (&[Callback::Close][..], Some(Closed::Local))
+            (&[Callback::Close][..], Some(CloseReason::Local))
         );
         assert_eq!(stage.world.get().sockets.len(), 0);
         stage.stop();
@@ -426,7 +426,7 @@ fn a_timeout_and_an_answer_at_once_give_one_outcome<D: Rig>(seed: u64) {
         match record.closed {
             None => assert_eq!(record.calls, [Callback::Open]),
             Some(why) => {
-                assert_eq!(why, Closed::Deadline(Which::Connect));
+                assert_eq!(why, CloseReason::Deadline(DeadlineKind::Connect));
                 assert_eq!(record.calls, [Callback::Close]);
             }
         }

@@ -2,7 +2,7 @@
 
 use super::actor::Record;
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::config::limits::Limits;
 use crate::features::dial::{Dial, Retry};
 use crate::observe::counters::Counter;
@@ -88,9 +88,9 @@ fn a_session_survives_every_failure_but_the_last<D: Rig>(seed: u64) {
 
 fn the_last_failure_is_the_reason<D: Rig>(seed: u64) {
     for (outcome, reason) in [
-        (Outcome::Fails(libc::ENETUNREACH), Closed::Machine(Errno::NETUNREACH)),
-        (Outcome::Refused, Closed::Machine(Errno::CONNREFUSED)),
-        (Outcome::Silence, Closed::Deadline(Which::Connect)),
+        (Outcome::Fails(libc::ENETUNREACH), CloseReason::Machine(Errno::NETUNREACH)),
+        (Outcome::Refused, CloseReason::Machine(Errno::CONNREFUSED)),
+        (Outcome::Silence, CloseReason::Deadline(DeadlineKind::Connect)),
     ] {
         let mut stage = retrying::<D>(seed, RETRY, |_| {});
         for _ in 0..3 {
@@ -164,7 +164,7 @@ fn a_dial_may_be_ended_between_attempts<D: Rig>(seed: u64) {
     stage.advance(20);
     stage.handle().post(0, 1).unwrap();
     stage.settle();
-    assert_eq!(only_record(&stage).closed, Some(Closed::Local));
+    assert_eq!(only_record(&stage).closed, Some(CloseReason::Local));
     stage.advance(10_000);
     assert_eq!(stage.world.get().dialled_at.len(), 1, "and is not tried again");
     stage.stop();
@@ -183,9 +183,9 @@ fn a_drain_ends_dials_between_attempts<D: Rig>(seed: u64) {
     stage.settle();
     assert!(stage.is_over);
     let expected = match order {
-        Phase::Drain => Closed::Draining,
-        Phase::ForceClose => Closed::DrainDeadline,
-        _ => Closed::Stopped,
+        Phase::Drain => CloseReason::Draining,
+        Phase::ForceClose => CloseReason::DrainDeadline,
+        _ => CloseReason::Stopped,
     };
     assert!(stage.log.get().records.iter().all(|record| record.closed == Some(expected)));
     stage.stop();

@@ -1,7 +1,7 @@
 //! Draining and stopping: what is under way is finished, and the loop ends.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::config::limits::Limits;
 use crate::connection::life::State;
 use crate::connection::outbox::Queued;
@@ -64,7 +64,7 @@ fn idle_connections_close_at_once_and_the_loop_ends<D: Rig>(seed: u64) {
     for peer in &peers {
         assert_eq!(peer.got().len(), 100);
         assert!(peer.saw_fin() && !peer.saw_reset());
-        assert_eq!(stage.record(peer).closed, Some(Closed::Draining));
+        assert_eq!(stage.record(peer).closed, Some(CloseReason::Draining));
     }
     stage.stop();
 }
@@ -495,7 +495,7 @@ fn at_its_deadline_the_rest_is_reset<D: Rig>(seed: u64) {
     assert!(stage.is_over);
     for peer in &peers {
         assert!(peer.saw_reset());
-        assert_eq!(stage.record(peer).closed, Some(Closed::DrainDeadline));
+        assert_eq!(stage.record(peer).closed, Some(CloseReason::DrainDeadline));
     }
     stage.stop();
 }
@@ -512,7 +512,7 @@ fn a_stop_resets_all<D: Rig>(seed: u64) {
     assert!(stage.is_over);
     for peer in &peers {
         assert!(peer.saw_reset());
-        assert_eq!(stage.record(peer).closed, Some(Closed::Stopped));
+        assert_eq!(stage.record(peer).closed, Some(CloseReason::Stopped));
     }
     stage.stop();
 }
@@ -526,7 +526,7 @@ fn arrivals_after_a_stop_are_refused_and_counted<D: Rig>(seed: u64) {
     stage.shared.loops[0].arrivals_ended.store(true, Ordering::Release);
     stage.settle();
     assert!(stage.is_over);
-    assert_eq!(stage.snapshot().closed_by(Closed::Stopped), 2);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Stopped), 2);
     assert!(stage.log.get().records.is_empty());
     stage.stop();
 }
@@ -583,7 +583,7 @@ fn what_was_posted_before_a_drain_is_read_before_anybody_is_told<D: Rig>(seed: u
     assert!(stage.is_over);
     for peer in &peers {
         assert_eq!(peer.got(), b"\0\x01\x02\x03\x04\x05\x06\x07\x08\x09last");
-        assert_eq!(stage.record(peer).closed, Some(Closed::Draining));
+        assert_eq!(stage.record(peer).closed, Some(CloseReason::Draining));
     }
     assert_eq!(stage.count(Counter::MailLost), 0);
     stage.stop();
@@ -694,7 +694,7 @@ fn a_panic_in_a_last_word_costs_its_connection<D: Rig>(seed: u64) {
     stage.settle();
     assert!(stage.is_over);
     let closed = stage.record(&peer).closed;
-    assert_eq!(closed, Some(Closed::Panicked(Callback::Draining)));
+    assert_eq!(closed, Some(CloseReason::Panicked(Callback::Draining)));
     stage.stop();
 }
 

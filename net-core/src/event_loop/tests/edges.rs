@@ -3,7 +3,7 @@
 use super::{At, Outcome, Rig, Stage, on_both_rigs, somewhere, usual};
 use crate::api::here::Loop;
 use crate::api::slices::Slice;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::config::limits::edges::{self, Edge};
 use crate::features::broadcast::Broadcast;
 use crate::threads::control::Phase;
@@ -73,7 +73,10 @@ fn serves<D: Rig>(seed: u64, edge: Edge) {
     peer.finish();
     stage.advance(5_000);
     let closed = stage.record(&peer).closed;
-    assert!(matches!(closed, Some(Closed::PeerEnded | Closed::Deadline(_))), "{closed:?}");
+    assert!(
+        matches!(closed, Some(CloseReason::PeerEnded | CloseReason::Deadline(_))),
+        "{closed:?}"
+    );
     let other = stage.arrive();
     stage.advance(1);
     stage.shared.raise(Phase::Drain);

@@ -1,7 +1,7 @@
 //! How connections end: FIN and RST in every place, half closes, urgent bytes, lingering.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::connection::life::State;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -40,7 +40,7 @@ pub(super) fn bytes_and_fin_in_one_burst_are_all_echoed_then_fin<D: Rig>(seed: u
         assert!(peer.got() == pattern(0, k), "{} of {k} B", peer.got().len());
         assert!(peer.saw_fin() && !peer.saw_reset());
         let record = stage.record(&peer);
-        assert_eq!(record.closed, Some(Closed::PeerEnded));
+        assert_eq!(record.closed, Some(CloseReason::PeerEnded));
         assert_eq!(record.calls.iter().filter(|call| **call == Callback::End).count(), 1);
         stage.stop();
     }
@@ -59,7 +59,10 @@ fn bytes_and_reset_in_one_burst_close_once<D: Rig>(seed: u64) {
             peer.reset();
             stage.settle();
             let closed = stage.record(&peer).closed;
-            assert!(matches!(closed, Some(Closed::PeerReset | Closed::PeerEnded)), "{closed:?}");
+            assert!(
+                matches!(closed, Some(CloseReason::PeerReset | CloseReason::PeerEnded)),
+                "{closed:?}"
+            );
             stage.stop();
         }
     }
@@ -86,7 +89,7 @@ fn a_long_stream_read_with_pauses_is_whole<D: Rig>(seed: u64) {
     peer.finish();
     stage.advance(1_000_000);
     assert!(peer.got() == pattern(0, 100_000));
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     stage.stop();
 }
 
@@ -150,7 +153,7 @@ fn a_half_closed_peer_is_still_answered<D: Rig>(seed: u64) {
     stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert!(peer.saw_fin());
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     stage.stop();
 }
 
@@ -177,7 +180,7 @@ fn a_half_closed_connection_still_reads<D: Rig>(seed: u64) {
     stage.settle();
     let record = stage.record(&peer);
     assert!(record.calls.contains(&Callback::End));
-    assert_eq!(record.closed, Some(Closed::Local));
+    assert_eq!(record.closed, Some(CloseReason::Local));
     assert!(!peer.saw_reset());
     stage.stop();
 }
@@ -204,7 +207,7 @@ fn a_reply_before_close_arrives_whole_though_the_peer_talks_on<D: Rig>(seed: u64
     assert_eq!(stage.record(&peer).closed, None, "it waits for the peer's FIN");
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
     assert!(!peer.saw_reset());
     stage.stop();
 }
@@ -221,7 +224,7 @@ fn a_peer_that_never_ends_lingers_no_longer_than_its_bound<D: Rig>(seed: u64) {
     assert_eq!(stage.state(&peer), State::Lingering);
     peer.send(b"still here"); // does not prolong it
     stage.advance(3);
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
     stage.stop();
 }
 
@@ -237,7 +240,7 @@ fn a_peer_that_floods_a_closed_connection_is_cut_off<D: Rig>(seed: u64) {
     assert_eq!(stage.state(&peer), State::Lingering);
     peer.send(&pattern(0, 20_000));
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
     stage.stop();
 }
 
@@ -265,7 +268,7 @@ fn a_peer_that_reads_nothing_of_the_rest_is_reset<D: Rig>(seed: u64) {
     assert_eq!(stage.state(&peer), State::Closing);
     stage.advance(10_003);
     let closed = stage.record(&peer).closed;
-    assert_eq!(closed, Some(Closed::Deadline(crate::base::closed::Which::Write)));
+    assert_eq!(closed, Some(CloseReason::Deadline(crate::base::close_reason::DeadlineKind::Write)));
     assert!(peer.saw_reset());
     stage.stop();
 }
@@ -289,7 +292,7 @@ fn while_bytes_are_owed_the_peer_may_say_what_it_likes<D: Rig>(seed: u64) {
     assert!(peer.got() == pattern(0, 100_000) && peer.saw_fin() && !peer.saw_reset());
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
     stage.stop();
 }
 
@@ -331,7 +334,7 @@ fn a_peer_that_has_left_resets_what_is_sent_to_it<D: Rig>(seed: u64) {
     stage.handle().post(0, 0).unwrap();
     stage.settle();
     let closed = stage.record(&peer).closed;
-    assert!(matches!(closed, Some(Closed::PeerReset | Closed::PeerEnded)), "{closed:?}");
+    assert!(matches!(closed, Some(CloseReason::PeerReset | CloseReason::PeerEnded)), "{closed:?}");
     stage.stop();
 }
 
@@ -343,8 +346,8 @@ fn a_failed_send_closes_once<D: Rig>(seed: u64) {
         peer.send(&pattern(0, 5000));
         stage.settle();
         let expected = match errno {
-            libc::ENOBUFS => Closed::Machine(crate::sys::Errno::new(errno)),
-            _ => Closed::PeerReset,
+            libc::ENOBUFS => CloseReason::Machine(crate::sys::Errno::new(errno)),
+            _ => CloseReason::PeerReset,
         };
         assert_eq!(stage.record(&peer).closed, Some(expected));
         stage.stop();
@@ -358,7 +361,7 @@ fn a_refused_watch_closes_once_and_was_never_open<D: Rig>(seed: u64) {
     stage.settle();
     let record = stage.record(&peer);
     assert_eq!(record.calls, [Callback::Close]);
-    assert_eq!(record.closed, Some(Closed::Machine(crate::sys::Errno::NOSPC)));
+    assert_eq!(record.closed, Some(CloseReason::Machine(crate::sys::Errno::NOSPC)));
     next.send(b"alive");
     stage.settle();
     assert_eq!(next.got(), b"alive");

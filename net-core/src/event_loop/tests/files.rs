@@ -1,7 +1,7 @@
 //! Files sent from where they lie: order, shares, marks, and files that end too early.
 
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::base::closed::{Closed, Which};
+use crate::base::close_reason::{CloseReason, DeadlineKind};
 use crate::connection::outbox::Queued;
 use net_buffer::FileRange;
 use std::fs::File;
@@ -94,7 +94,7 @@ fn a_close_behind_a_file_delivers_it_whole<D: Rig>(seed: u64) {
     assert!(peer.saw_fin() && !peer.saw_reset());
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
     stage.stop();
 }
 
@@ -115,7 +115,7 @@ fn a_file_that_ends_too_early_resets_its_connection_alone<D: Rig>(seed: u64) {
     peer.send(b"file");
     other.send(b"echo");
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::FileEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::FileEnded));
     assert!(bytes.starts_with(&peer.got()), "something else came");
     assert!(peer.saw_reset(), "a FIN would make it look whole");
     assert_eq!(other.got(), b"echo");
@@ -154,7 +154,7 @@ fn a_stretch_that_no_file_has_costs_its_connection_alone<D: Rig>(seed: u64) {
         peer.send(b"f");
         stage.settle();
         assert!(peer.saw_reset(), "{stretches:?}");
-        assert_eq!(stage.record(&peer).closed, Some(Closed::FileEnded), "{stretches:?}");
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::FileEnded), "{stretches:?}");
         other.send(b"x");
         stage.settle();
         assert_eq!(other.got(), b"x");
@@ -225,7 +225,7 @@ fn a_file_costs_nothing_of_the_hard_cap<D: Rig>(seed: u64) {
     peer.reads(false);
     peer.send(b"x");
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::OutputLimit));
     stage.stop();
 }
 
@@ -247,8 +247,12 @@ fn a_slow_download_is_not_stuck_and_one_that_stands_is<D: Rig>(seed: u64) {
     // It is asked, and then closed, and then nothing of the rest is taken.
     stage.advance(300_000);
     let closed = stage.record(&peer).closed;
-    assert_eq!(closed, Some(Closed::Deadline(Which::Stuck)), "or that the rest was lost");
-    let deadline = crate::base::closed::Callback::Deadline;
+    assert_eq!(
+        closed,
+        Some(CloseReason::Deadline(DeadlineKind::Stuck)),
+        "or that the rest was lost"
+    );
+    let deadline = crate::base::close_reason::Callback::Deadline;
     assert!(stage.record(&peer).calls.contains(&deadline), "nobody was told that it stands");
     stage.stop();
 }

@@ -1,7 +1,7 @@
 //! Heartbeats, on virtual time: after quiet, spread, never where data was seen, and no answer is idle.
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::config::limits::Limits;
 use crate::connection::life::State;
 use crate::observe::counters::Counter;
@@ -158,7 +158,7 @@ fn a_peer_that_answers_none_is_idle<D: Rig>(seed: u64) {
         }
         peer.finish();
         stage.settle();
-        assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::Idle)));
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::Idle)));
         stage.stop();
     }
 }
@@ -189,7 +189,7 @@ fn before_the_first_byte_only_its_deadline_runs<D: Rig>(seed: u64) {
     stage.advance(303);
     late.finish();
     stage.settle();
-    assert_eq!(stage.record(&late).closed, Some(Closed::Deadline(Which::FirstByte)));
+    assert_eq!(stage.record(&late).closed, Some(CloseReason::Deadline(DeadlineKind::FirstByte)));
     assert!(!stage.record(&late).calls.contains(&Callback::Heartbeat));
     assert!(stage.record(&speaks).calls.contains(&Callback::Heartbeat));
     stage.stop();
@@ -207,7 +207,7 @@ fn it_comes_beside_other_deadlines<D: Rig>(seed: u64) {
     stage.advance(5);
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::Lifetime)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::Lifetime)));
     stage.stop();
 }
 

@@ -2,7 +2,7 @@
 //! that is too long. On virtual time: never early, at most two milliseconds late.
 
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, somewhere, usual};
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::config::limits::Limits;
 use net_buffer::FileRange;
 use std::time::Duration;
@@ -51,12 +51,12 @@ fn message_in_100(limits: &mut Limits) {
 }
 
 /// It is told of that deadline, and ends for it once the peer ends too.
-fn ended_for<D: Rig>(stage: &mut Stage<D>, peer: &Peer, which: Which) {
+fn ended_for<D: Rig>(stage: &mut Stage<D>, peer: &Peer, which: DeadlineKind) {
     assert!(stage.record(peer).calls.contains(&Callback::Deadline), "not told of {which:?}");
     peer.reads(true);
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(peer).closed, Some(Closed::Deadline(which)));
+    assert_eq!(stage.record(peer).closed, Some(CloseReason::Deadline(which)));
 }
 
 fn is_told<D: Rig>(stage: &Stage<D>, peer: &Peer) -> bool {
@@ -73,7 +73,7 @@ fn a_message_that_trickles_is_ended_in_time<D: Rig>(seed: u64) {
     }
     assert!(!is_told(&stage, &peer));
     stage.advance(4);
-    ended_for(&mut stage, &peer, Which::Message);
+    ended_for(&mut stage, &peer, DeadlineKind::Message);
     stage.stop();
 }
 
@@ -112,7 +112,7 @@ fn a_message_taken_in_parts_is_late_where_it_is_marked<D: Rig>(seed: u64) {
     stage.advance(4);
     assert_eq!(is_told(&stage, &peer), is_marked);
     if is_marked {
-        ended_for(&mut stage, &peer, Which::Message);
+        ended_for(&mut stage, &peer, DeadlineKind::Message);
     }
     stage.stop();
 }
@@ -161,7 +161,7 @@ fn each_message_has_its_own_time<D: Rig>(seed: u64) {
     stage.advance(99);
     assert!(!is_told(&stage, &peer));
     stage.advance(4);
-    ended_for(&mut stage, &peer, Which::Message);
+    ended_for(&mut stage, &peer, DeadlineKind::Message);
     stage.stop();
 }
 
@@ -237,7 +237,7 @@ fn a_reader_too_slow_is_ended_though_it_is_never_idle<D: Rig>(seed: u64) {
         stage.advance(10);
     }
     let record = stage.record(&peer);
-    assert_eq!(record.closed, Some(Closed::Deadline(Which::Stuck)), "{record:?}");
+    assert_eq!(record.closed, Some(CloseReason::Deadline(DeadlineKind::Stuck)), "{record:?}");
     assert!(peer.saw_reset(), "it would not take the rest");
     stage.stop();
 }
@@ -279,7 +279,7 @@ fn a_life_ends_when_it_is_as_long_as_it_may_be<D: Rig>(seed: u64) {
     }
     assert!(!is_told(&stage, &peer));
     stage.advance(13);
-    ended_for(&mut stage, &peer, Which::Lifetime);
+    ended_for(&mut stage, &peer, DeadlineKind::Lifetime);
     let dialled = |stage: &Stage<D>| stage.log.get().records[1].calls.clone();
     assert!(!dialled(&stage).contains(&Callback::Deadline), "it came up later");
     stage.advance(110);
@@ -293,7 +293,9 @@ fn a_handler_may_let_it_live_on<D: Rig>(seed: u64) {
         limits.idle_timeout = None;
     });
     stage.play(|at| match at {
-        At::Deadline(conn) => assert_eq!(conn.why(), Some(Closed::Deadline(Which::Lifetime))),
+        At::Deadline(conn) => {
+            assert_eq!(conn.close_reason(), Some(CloseReason::Deadline(DeadlineKind::Lifetime)))
+        }
         other => usual(other),
     });
     let peer = stage.open();
@@ -306,10 +308,10 @@ fn a_handler_may_let_it_live_on<D: Rig>(seed: u64) {
 
 fn the_nearest_of_all_comes_first<D: Rig>(seed: u64) {
     for (which, nearest) in [
-        (Which::Idle, [50, 90, 90, 90]),
-        (Which::Message, [90, 50, 90, 90]),
-        (Which::Lifetime, [90, 90, 50, 90]),
-        (Which::Own, [90, 90, 90, 50]),
+        (DeadlineKind::Idle, [50, 90, 90, 90]),
+        (DeadlineKind::Message, [90, 50, 90, 90]),
+        (DeadlineKind::Lifetime, [90, 90, 50, 90]),
+        (DeadlineKind::Own, [90, 90, 90, 50]),
     ] {
         let mut stage = Stage::<D>::with(seed, |limits| {
             limits.idle_timeout = Some(MS(nearest[0]));
@@ -400,7 +402,7 @@ fn closing<D: Rig>(
 }
 
 /// The peer takes a little of the rest each 90 ms. After how many milliseconds it is over, and why.
-fn trickled<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> (u64, Option<Closed>) {
+fn trickled<D: Rig>(stage: &mut Stage<D>, peer: &Peer) -> (u64, Option<CloseReason>) {
     let began = stage.world.get().now;
     for _ in 0..100 {
         if stage.record(peer).closed.is_some() {
@@ -422,7 +424,7 @@ fn however_it_closes_it_is_no_older_than_it_may_be<D: Rig>(seed: u64) {
                 limits.send_rate = rate;
             });
             let (ms, closed) = trickled(&mut stage, &peer);
-            assert_eq!(closed, Some(Closed::Deadline(Which::Lifetime)));
+            assert_eq!(closed, Some(CloseReason::Deadline(DeadlineKind::Lifetime)));
             assert!(peer.saw_reset(), "it would not take the rest");
             // One that only finishes is told first, and closes.
             let most = if closes == Closes::ByFinish { 2100 } else { 1100 };
@@ -444,7 +446,7 @@ fn a_life_that_is_over_leaves_the_rest_one_write_timeout<D: Rig>(seed: u64) {
     stage.advance(205);
     assert!(is_told(&stage, &peer), "and it closes");
     let (ms, closed) = trickled(&mut stage, &peer);
-    assert_eq!(closed, Some(Closed::Deadline(Which::Lifetime)));
+    assert_eq!(closed, Some(CloseReason::Deadline(DeadlineKind::Lifetime)));
     assert!((900..=1100).contains(&ms), "after {ms} ms");
     stage.stop();
 }
@@ -454,7 +456,7 @@ fn a_closing_connection_is_stuck_as_an_open_one_is<D: Rig>(seed: u64) {
         let (mut stage, peer) =
             closing::<D>(seed, closes, |limits| limits.stuck_timeout = Some(MS(500)));
         let (ms, closed) = trickled(&mut stage, &peer);
-        assert_eq!(closed, Some(Closed::Deadline(Which::Stuck)));
+        assert_eq!(closed, Some(CloseReason::Deadline(DeadlineKind::Stuck)));
         assert!(peer.saw_reset(), "it would not take the rest");
         assert!((400..=600).contains(&ms), "after {ms} ms");
         stage.stop();
@@ -490,8 +492,8 @@ fn a_file_behind_a_close_is_stuck_only_if_nothing_of_it_is_taken<D: Rig>(seed: u
         peer.reads(is_taken);
         peer.finish();
         stage.settle();
-        let stuck = Closed::Deadline(Which::Stuck);
-        let expected = if is_taken { Closed::Local } else { stuck };
+        let stuck = CloseReason::Deadline(DeadlineKind::Stuck);
+        let expected = if is_taken { CloseReason::Local } else { stuck };
         assert_eq!(stage.record(&peer).closed, Some(expected));
         assert!(!is_taken || peer.got().len() == 300_000);
         stage.stop();
@@ -519,7 +521,7 @@ fn who_closes_and_is_read_in_time_is_not_cut_short<D: Rig>(seed: u64) {
         peer.finish();
         stage.settle();
         let after = closes == Closes::AfterThePeer;
-        let expected = if after { Closed::PeerEnded } else { Closed::Local };
+        let expected = if after { CloseReason::PeerEnded } else { CloseReason::Local };
         assert_eq!(stage.record(&peer).closed, Some(expected));
         assert_eq!(peer.got().len(), 500_000);
         stage.stop();

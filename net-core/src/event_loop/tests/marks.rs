@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
 use crate::api::conn::Conn;
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::config::policy::AtLimit;
 use crate::connection::life::State;
 use crate::connection::outbox::Queued;
@@ -136,7 +136,7 @@ fn at_the_hard_cap_who_never_reads_is_ended_in_time<D: Rig>(seed: u64) {
         // With equal marks each byte that the kernel still takes begins its time anew.
         stage.advance(1000);
         let closed = stage.record(&peer).closed;
-        assert_eq!(closed, Some(Closed::Deadline(Which::Stuck)), "{low} {high}");
+        assert_eq!(closed, Some(CloseReason::Deadline(DeadlineKind::Stuck)), "{low} {high}");
         stage.stop();
     }
 }
@@ -256,7 +256,7 @@ fn output_at_the_hard_cap_closes_and_nothing_is_skipped<D: Rig>(seed: u64) {
     });
     peer.send(b"x");
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::OutputLimit));
     assert!(peer.saw_reset());
     let dropped = stage.count(crate::observe::counters::Counter::BytesDropped);
     let sent = stage.count(crate::observe::counters::Counter::BytesOut);
@@ -343,7 +343,7 @@ fn who_never_reads_long_messages_meets_the_hard_cap<D: Rig>(seed: u64) {
     assert!(stage.pending(&peer) <= 70_000 && stage.state(&peer) == State::Open);
     stage.handle().post(0, 60_000).unwrap();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::OutputLimit));
     stage.stop();
 }
 
@@ -510,7 +510,7 @@ fn input_at_its_limit_is_kept_and_above_it_closes<D: Rig>(seed: u64) {
         } else {
             peer.finish();
             stage.settle();
-            assert_eq!(stage.record(&peer).closed, Some(Closed::InputLimit));
+            assert_eq!(stage.record(&peer).closed, Some(CloseReason::InputLimit));
         }
         stage.stop();
     }
@@ -582,7 +582,7 @@ fn a_paused_connection_meets_a_reset<D: Rig>(seed: u64) {
         }
         peer.reset();
         stage.settle();
-        assert_eq!(stage.record(&peer).closed, Some(Closed::PeerReset));
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerReset));
         stage.stop();
     }
 }
@@ -596,7 +596,7 @@ fn a_held_connection_meets_a_reset<D: Rig>(seed: u64) {
     assert!(stage.pending(&peer) > 0);
     peer.reset();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerReset));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerReset));
     stage.stop();
 }
 
@@ -618,7 +618,7 @@ fn a_paused_connection_meets_its_peers_end_after_the_resume<D: Rig>(seed: u64) {
     stage.handle().post(0, 1).unwrap();
     stage.settle();
     assert_eq!(peer.got(), b"the last words");
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     assert!(peer.saw_fin());
     stage.stop();
 }
@@ -706,7 +706,7 @@ fn who_pipelines_and_reads_is_answered_in_full<D: Rig>(seed: u64) {
     let peer = stage.open();
     peer.send(&vec![1; QUESTIONS]);
     stage.settle();
-    assert_eq!(stage.snapshot().closed_by(Closed::InputLimit), 0);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::InputLimit), 0);
     assert_eq!(peer.got().len(), 100 * QUESTIONS);
     stage.stop();
 }
@@ -778,6 +778,6 @@ fn when_a_long_message_has_left_the_cap_holds_again<D: Rig>(seed: u64) {
     peer.send(b"many");
     stage.settle();
     assert_eq!(*most.borrow(), CAP);
-    assert_eq!(stage.record(&peer).closed, Some(Closed::OutputLimit));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::OutputLimit));
     stage.stop();
 }

@@ -5,7 +5,7 @@ use super::actor::{Actor, Session};
 use super::{At, Rig, Stage, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::threads::control::Phase;
 use bytes::Bytes;

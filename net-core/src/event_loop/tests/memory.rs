@@ -1,7 +1,7 @@
 //! The memory budget: below its marks, at them, and above; and who pays for it.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::config::limits::Limits;
 use crate::config::policy::AtLimit;
 use crate::connection::outbox::Queued;
@@ -77,10 +77,10 @@ fn below_and_at_the_marks_nobody_is_held_back_or_shed<D: Rig>(seed: u64) {
     peers.push(owed_a_block(&mut stage));
     assert_eq!((memory(&stage), is_tight(&stage)), (13 * BLOCK, true), "above it");
     peers.push(owed_a_block(&mut stage));
-    assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), 0, "at the hard mark");
+    assert_eq!(stage.snapshot().closed_by(CloseReason::MemoryBudget), 0, "at the hard mark");
     assert_eq!(memory(&stage), 14 * BLOCK);
     peers.push(owed_a_block(&mut stage));
-    assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), 1, "above it");
+    assert_eq!(stage.snapshot().closed_by(CloseReason::MemoryBudget), 1, "above it");
     assert_eq!(memory(&stage), 14 * BLOCK);
     assert_eq!(peers.iter().filter(|peer| peer.saw_reset()).count(), 1);
     // Somebody reads, and it is as before.
@@ -113,7 +113,7 @@ fn the_most_expensive_goes_first<D: Rig>(seed: u64) {
     let more = [owed(4), owed(4)];
     assert!(large.saw_reset());
     assert!(![&small, &middle, &more[0], &more[1]].iter().any(|peer| peer.saw_reset()));
-    assert_eq!(stage.record(&large).closed, Some(Closed::MemoryBudget));
+    assert_eq!(stage.record(&large).closed, Some(CloseReason::MemoryBudget));
     stage.stop();
 }
 
@@ -142,7 +142,7 @@ fn never_readers_stay_within_the_share_in_every_turn<D: Rig>(seed: u64) {
     stage.settle();
     assert!(honest.got() == said, "the honest one is served all the time");
     let snapshot = stage.snapshot();
-    assert!(snapshot.closed_by(Closed::MemoryBudget) > 0, "{snapshot}");
+    assert!(snapshot.closed_by(CloseReason::MemoryBudget) > 0, "{snapshot}");
     assert!(snapshot.balance(), "{snapshot}");
     stage.stop();
 }
@@ -159,7 +159,7 @@ fn messages_that_never_end_stay_within_the_share<D: Rig>(seed: u64) {
         stage.settle();
         assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
     }
-    let shed = stage.snapshot().closed_by(Closed::MemoryBudget);
+    let shed = stage.snapshot().closed_by(CloseReason::MemoryBudget);
     assert!(shed > 0 && shed < 50, "{shed} were shed");
     stage.stop();
 }
@@ -226,7 +226,7 @@ fn one_callback_cannot_queue_more_than_the_share<D: Rig>(seed: u64) {
     peer.send(b"x");
     stage.settle();
     assert!((100_000..blocks * BLOCK).contains(&most.get()), "{} were queued", most.get());
-    assert_eq!(stage.record(&peer).closed, Some(Closed::MemoryBudget));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::MemoryBudget));
     assert_eq!(memory(&stage), 0);
     stage.stop();
 }
@@ -241,7 +241,7 @@ fn counted_payloads_count_and_are_shed<D: Rig>(seed: u64) {
     });
     for n in 0..10 {
         owed_a_block(&mut stage);
-        let shed = stage.snapshot().closed_by(Closed::MemoryBudget);
+        let shed = stage.snapshot().closed_by(CloseReason::MemoryBudget);
         assert!(memory(&stage) <= 14 * BLOCK, "{} bytes", memory(&stage));
         assert_eq!(shed > 0, n >= 4, "of 12 KiB each, four are below 56 KiB");
     }
@@ -266,7 +266,7 @@ fn who_is_sent_a_file_is_not_the_most_expensive<D: Rig>(seed: u64) {
     download.send(b"f");
     stage.settle();
     (0..20).for_each(|_| _ = owed_a_block(&mut stage));
-    assert!(stage.snapshot().closed_by(Closed::MemoryBudget) >= 6);
+    assert!(stage.snapshot().closed_by(CloseReason::MemoryBudget) >= 6);
     assert!(!download.saw_reset(), "it owes nothing to memory");
     stage.stop();
 }
@@ -291,7 +291,7 @@ fn a_half_closed_one_that_is_shed_is_told_so<D: Rig>(seed: u64) {
     }
     let shed = peers.iter().filter(|peer| peer.saw_reset()).count() as u64;
     assert!(shed > 10, "{shed}");
-    assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), shed);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::MemoryBudget), shed);
     stage.stop();
 }
 
@@ -349,7 +349,7 @@ fn counted_payloads_of_one_callback_stay_within_the_share<D: Rig>(seed: u64) {
     peers[0].send(b"x");
     stage.settle();
     assert!((8 * BLOCK..=16 * BLOCK).contains(&most.get()), "{}", most.get());
-    assert!(stage.snapshot().closed_by(Closed::MemoryBudget) > 0);
+    assert!(stage.snapshot().closed_by(CloseReason::MemoryBudget) > 0);
     stage.stop();
 }
 
@@ -435,8 +435,8 @@ fn what_a_message_takes_beside_its_bytes_counts<D: Rig>(seed: u64) {
             0..3 => assert_eq!(closed, None, "{kind}: a policy comes before a reset"),
             4 => assert_eq!((closed, taken), (None, 20_000), "one byte each, and no more"),
             // 64 bytes for each would be more than the share.
-            3 | 5 | 6 => assert!(closed == Some(Closed::MemoryBudget) && taken * 64 < share),
-            _ => assert!(closed == Some(Closed::MemoryBudget) && taken * 32 <= share),
+            3 | 5 | 6 => assert!(closed == Some(CloseReason::MemoryBudget) && taken * 64 < share),
+            _ => assert!(closed == Some(CloseReason::MemoryBudget) && taken * 32 <= share),
         }
         let pending = stage.pending(&peer);
         match kind {
@@ -463,7 +463,7 @@ fn a_payload_owed_to_many_counts_once<D: Rig>(seed: u64) {
         stage.settle();
         assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
     }
-    assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), 0);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::MemoryBudget), 0);
     for peer in &peers {
         assert!(stage.pending(peer) > 36_000, "only {} wait", stage.pending(peer));
     }
@@ -511,7 +511,11 @@ fn a_policy_comes_before_a_reset<D: Rig>(seed: u64) {
                 stage.settle();
                 assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
             }
-            assert_eq!(stage.snapshot().closed_by(Closed::MemoryBudget), 0, "{policy:?} {shared}");
+            assert_eq!(
+                stage.snapshot().closed_by(CloseReason::MemoryBudget),
+                0,
+                "{policy:?} {shared}"
+            );
             // Others bring the loop above its mark: messages go, and the connections stay.
             let lossy = stage.count(Counter::MessagesDropped);
             let others: Vec<_> = (0..20).map(|_| owed_a_block(&mut stage)).collect();

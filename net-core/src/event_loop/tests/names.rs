@@ -1,7 +1,7 @@
 //! Dials to names: the resolver's answers, early, late or never, and one outcome for each dial.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, usual};
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::features::dial::{Dial, Retry};
 use crate::observe::counters::Counter;
 use crate::sys::Errno;
@@ -87,7 +87,7 @@ fn not_known() -> Found {
 }
 
 /// How the only dial has ended, and whether it was up.
-fn outcome<D: Rig>(stage: &Stage<D>) -> (bool, Option<Closed>) {
+fn outcome<D: Rig>(stage: &Stage<D>) -> (bool, Option<CloseReason>) {
     let notes = stage.log.get();
     let record = notes.records.last().expect("a dial was taken");
     (record.calls.contains(&Callback::Open), record.closed)
@@ -343,7 +343,7 @@ fn a_connect_that_meets_a_full_queue_is_tried_again_until_its_time_is_over<D: Ri
                 assert!((12..40).contains(&tries), "{tries} in a second");
                 assert_eq!(outcome(&stage), (false, None), "its time is not over");
                 stage.advance(13);
-                let why = Closed::Machine(Errno::new(errno));
+                let why = CloseReason::Machine(Errno::new(errno));
                 assert_eq!(outcome(&stage), (false, Some(why)));
                 assert_eq!(stage.world.get().sockets.len(), 0);
             } else {
@@ -356,13 +356,13 @@ fn a_connect_that_meets_a_full_queue_is_tried_again_until_its_time_is_over<D: Ri
 }
 
 fn when_none_is_up_the_last_error_is_the_reason<D: Rig>(seed: u64) {
-    let refused = Closed::Machine(Errno::CONNREFUSED);
+    let refused = CloseReason::Machine(Errno::CONNREFUSED);
     for (outcomes, after, why) in [
         ([Outcome::Fails(libc::ENETUNREACH), Outcome::Refused], 0, refused),
         ([Outcome::Refused, Outcome::Refused], 0, refused),
         // One that is silent may still answer, for as long as the attempt has time.
-        ([Outcome::Silence, Outcome::Refused], 1001, Closed::Deadline(Which::Connect)),
-        ([Outcome::Refused, Outcome::Silence], 1001, Closed::Deadline(Which::Connect)),
+        ([Outcome::Silence, Outcome::Refused], 1001, CloseReason::Deadline(DeadlineKind::Connect)),
+        ([Outcome::Refused, Outcome::Silence], 1001, CloseReason::Deadline(DeadlineKind::Connect)),
     ] {
         let (mut stage, _) = named::<D>(seed, 9, None);
         let question = dial(&mut stage);
@@ -383,10 +383,10 @@ fn an_unknown_name_ends_the_dial_and_can_be_asked<D: Rig>(seed: u64) {
     let (mut stage, names) = named::<D>(seed, 9, None);
     let question = dial(&mut stage);
     answer(&mut stage, &question, not_known());
-    assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
+    assert_eq!(outcome(&stage), (false, Some(CloseReason::Unresolved)));
     assert_eq!(*names.borrow(), [Some(NAME.to_owned())]);
     assert!(stage.event_loop.state.names.is_empty(), "who is gone is not remembered");
-    assert_eq!(stage.snapshot().closed_by(Closed::Unresolved), 1);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Unresolved), 1);
     stage.stop();
 }
 
@@ -396,7 +396,7 @@ fn a_resolver_that_never_answers_is_not_waited_for<D: Rig>(seed: u64) {
     stage.advance(997);
     assert_eq!(outcome(&stage), (false, None));
     stage.advance(10);
-    assert_eq!(outcome(&stage), (false, Some(Closed::Deadline(Which::Connect))));
+    assert_eq!(outcome(&stage), (false, Some(CloseReason::Deadline(DeadlineKind::Connect))));
     answer(&mut stage, &question, addresses(1));
     assert!(tried(&stage).is_empty(), "nobody waits for this any more");
     stage.stop();
@@ -429,7 +429,7 @@ fn each_attempt_asks_anew<D: Rig>(seed: u64) {
     let question =
         stage.shared.resolver.take().expect("and again: the addresses may be others now");
     answer(&mut stage, &question, not_known());
-    assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
+    assert_eq!(outcome(&stage), (false, Some(CloseReason::Unresolved)));
     stage.stop();
 }
 
@@ -447,7 +447,7 @@ fn one_name_too_many_is_told_at_once<D: Rig>(seed: u64) {
         stage.handle().post(0, n).unwrap();
         stage.settle();
     }
-    assert_eq!(outcome(&stage), (false, Some(Closed::Unresolved)));
+    assert_eq!(outcome(&stage), (false, Some(CloseReason::Unresolved)));
     assert_eq!(stage.count(Counter::Open), 3, "the others wait for their answers");
     stage.stop();
 }

@@ -5,7 +5,7 @@ use super::{Rig, Stage, on_both_rigs};
 use crate::api::here::Loop;
 use crate::api::pool::{JobPanicked, Pool, PoolCounts};
 use crate::api::runner::Work;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::observe::counters::Counter;
 use std::sync::mpsc;
 use std::thread;
@@ -155,7 +155,7 @@ fn a_panic_with_the_answer_closes_its_connection<D: Rig>(seed: u64) {
     peer.finish();
     stage.settle();
     assert!(peer.got().is_empty());
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Panicked(Callback::Answer)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Panicked(Callback::Answer)));
     neighbour.send(b"on");
     stage.settle();
     assert_eq!(neighbour.got(), b"on");

@@ -1,7 +1,7 @@
 //! Too much at once: from one source, in one second, or in all. Below each limit, at it, above it.
 
 use super::{Rig, Stage, on_both_rigs};
-use crate::base::closed::{Closed, Why};
+use crate::base::close_reason::{CloseReason, RefuseReason};
 use crate::config::policy::WhenFull;
 use crate::observe::counters::Counter;
 use bytes::Bytes;
@@ -32,7 +32,10 @@ fn a_source_has_as_many_as_it_may_and_others_are_let_in<D: Rig>(seed: u64) {
         stage.settle();
         assert_eq!(peers.iter().filter(|peer| peer.saw_fin()).count(), refused, "{max}");
         let snapshot = stage.snapshot();
-        assert_eq!(snapshot.closed_by(Closed::Refused(Why::PerSource)), refused as u64);
+        assert_eq!(
+            snapshot.closed_by(CloseReason::Refused(RefuseReason::PerSource)),
+            refused as u64
+        );
         assert_eq!(snapshot.get(Counter::RefusedPerSource), refused as u64);
         assert_eq!(snapshot.get(Counter::RefusedFull), 0);
         assert_eq!(stage.shared.admission.sources(), 3);
@@ -92,7 +95,7 @@ fn a_client_that_a_proxy_announces_counts_where_it_comes_from<D: Rig>(seed: u64)
     assert!(come("192.0.2.1").saw_fin());
     inside[0].reset();
     assert_eq!(come("192.0.2.1").got(), b"hello");
-    assert_eq!(stage.snapshot().closed_by(Closed::Refused(Why::PerSource)), 1);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Refused(RefuseReason::PerSource)), 1);
     stage.stop();
 }
 
@@ -207,12 +210,12 @@ fn when_full_the_longest_idle_makes_room_for_who_comes<D: Rig>(seed: u64) {
         stage.advance(5);
         assert_eq!(next.got(), b"x", "who came was let in");
         assert!(peers[oldest].saw_fin() && !peers[oldest].saw_reset(), "the longest idle has gone");
-        assert_eq!(stage.record(&peers[oldest]).closed, Some(Closed::Reused));
+        assert_eq!(stage.record(&peers[oldest]).closed, Some(CloseReason::Reused));
     }
     assert!(!peers[0].saw_fin() && !peers[3].saw_fin());
     assert_eq!((stage.event_loop.state.table.len(), stage.shared.admission.inside()), (4, 4));
     let snapshot = stage.snapshot();
-    assert_eq!(snapshot.closed_by(Closed::Reused), 2);
+    assert_eq!(snapshot.closed_by(CloseReason::Reused), 2);
     assert_eq!(snapshot.get(Counter::RefusedFull), 0);
     stage.stop();
 }
@@ -263,8 +266,8 @@ fn a_flood_over_the_limit_balances_to_the_unit<D: Rig>(seed: u64) {
         assert!(stage.shared.admission.inside() <= 20 && snapshot.get(Counter::Open) <= 20);
     }
     let snapshot = stage.snapshot();
-    assert!(snapshot.closed_by(Closed::Reused) > 0, "{snapshot}");
-    let refused = snapshot.closed_by(Closed::Refused(Why::Full));
+    assert!(snapshot.closed_by(CloseReason::Reused) > 0, "{snapshot}");
+    let refused = snapshot.closed_by(CloseReason::Refused(RefuseReason::Full));
     assert_eq!(refused, snapshot.get(Counter::RefusedFull));
     stage.stop();
 }

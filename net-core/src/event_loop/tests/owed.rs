@@ -3,7 +3,7 @@
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::api::pool::Pool;
 use crate::api::slices::Slice;
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::connection::outbox::Queued;
 use crate::threads::control::Phase;
 use std::cell::Cell;
@@ -55,7 +55,7 @@ fn who_sends_no_more_gets_the_answer_of_a_job_in_slices<D: Rig>(seed: u64) {
     stage.settle();
     assert_eq!(peer.got(), b"abc");
     assert!(peer.saw_fin() && !peer.saw_reset());
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     assert!(stage.event_loop.state.owed.is_empty());
     stage.stop();
 }
@@ -105,7 +105,7 @@ fn who_sends_no_more_gets_the_answers_of_a_pool<D: Rig>(seed: u64) {
         assert_eq!(peer.saw_fin(), answers == 3);
     }
     assert_eq!(peer.got(), b"abc");
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     stage.stop();
 }
 

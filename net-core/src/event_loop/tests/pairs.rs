@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::api::conn::Conn;
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::life::State;
@@ -61,10 +61,10 @@ fn proxy<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> (Stage<D>, Othe
             None => conn.close(),
         },
         At::Close(conn) => {
-            let why = conn.why();
+            let why = conn.close_reason();
             if let Some(mut other) = other(conn, &known) {
                 match why {
-                    Some(Closed::PeerReset | Closed::Machine(_)) => other.reset(),
+                    Some(CloseReason::PeerReset | CloseReason::Machine(_)) => other.reset(),
                     _ => other.close(),
                 }
             }
@@ -221,7 +221,7 @@ fn bytes_wait_in_bounds_while_the_other_side_connects<D: Rig>(seed: u64) {
     assert!(upstream.got() == sent && upstream.saw_fin());
     upstream.finish();
     stage.settle();
-    assert_eq!(stage.record(&client).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&client).closed, Some(CloseReason::PeerEnded));
     stage.stop();
 }
 
@@ -255,7 +255,7 @@ fn one_that_is_held_meets_its_partners_end<D: Rig>(seed: u64) {
             stage.advance(61_000);
             // (Where the kernel's buffer took all of it, nothing was owed.)
             let why = stage.log_of(id).unwrap().closed;
-            let ends = [Some(Closed::Deadline(Which::Write)), Some(Closed::Local)];
+            let ends = [Some(CloseReason::Deadline(DeadlineKind::Write)), Some(CloseReason::Local)];
             assert!(ends.contains(&why), "{why:?}");
             client.finish();
             stage.settle();

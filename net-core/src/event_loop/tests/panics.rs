@@ -5,7 +5,7 @@ use super::{At, Outcome, Rig, Stage, fail, on_both_rigs, pattern, usual};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
 use crate::api::slices::Slice;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::config::policy::AtLimit;
 use crate::features::broadcast::Broadcast;
 use crate::observe::counters::Counter;
@@ -64,7 +64,7 @@ fn what_a_panicking_on_data_sent_is_dropped_and_what_came_before_is_flushed<D: R
         assert!(peer.saw_fin());
         peer.finish();
         stage.settle();
-        assert_eq!(stage.record(&peer).closed, Some(Closed::Panicked(Callback::Data)));
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::Panicked(Callback::Data)));
         stage.stop();
     }
 }
@@ -165,7 +165,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
         other.finish();
         stage.advance(2000);
         let record = stage.record(&peer);
-        assert_eq!(record.closed, Some(Closed::Panicked(callback)), "{record:?}");
+        assert_eq!(record.closed, Some(CloseReason::Panicked(callback)), "{record:?}");
         assert!(!peer.got().ends_with(b"lost"), "{callback:?}");
         assert_eq!(stage.log.get().panics.first(), Some(&callback));
         stage.stop();
@@ -179,7 +179,7 @@ fn a_panic_in_admit_refuses<D: Rig>(seed: u64) {
     let peer = stage.arrive();
     stage.settle();
     assert!(peer.saw_fin());
-    assert_eq!(stage.snapshot().closed_by(Closed::Panicked(Callback::Admit)), 1);
+    assert_eq!(stage.snapshot().closed_by(CloseReason::Panicked(Callback::Admit)), 1);
     let next = stage.open();
     next.send(b"x");
     stage.settle();
@@ -199,7 +199,7 @@ fn a_panic_in_on_close_is_counted_and_no_more<D: Rig>(seed: u64) {
     while stage.record(&peer).drops == 0 {
         stage.event_loop.turn().unwrap();
     }
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     stage.stop();
 }
 
@@ -273,7 +273,7 @@ fn a_panic_in_on_open_of_a_dialled_connection_closes_it<D: Rig>(seed: u64) {
     stage.handle().post(0, 0).unwrap();
     stage.advance(2000);
     let record = stage.log.get().records[0].clone();
-    assert_eq!(record.closed, Some(Closed::Panicked(Callback::Open)));
+    assert_eq!(record.closed, Some(CloseReason::Panicked(Callback::Open)));
     assert_eq!(record.calls, [Callback::Open, Callback::Close]);
     stage.stop();
 }
@@ -552,7 +552,7 @@ fn drops<D: Rig>(seed: u64, place: Place) {
     if closes.contains(&place) {
         stage.advance(100_000);
         let closed = stage.record(&peer).closed;
-        assert_eq!(closed, Some(Closed::Panicked(Callback::Drop)), "{place:?}");
+        assert_eq!(closed, Some(CloseReason::Panicked(Callback::Drop)), "{place:?}");
     }
     if place == Place::MailLeft {
         (0..3).for_each(|_| stage.handle().send(id, others_bomb(100)).unwrap());

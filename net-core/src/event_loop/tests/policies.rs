@@ -2,7 +2,7 @@
 
 use super::{At, Peer, Rig, Rng, Stage, fail, on_both_rigs, usual};
 use crate::api::conn::Conn;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::config::limits::Limits;
 use crate::config::policy::AtLimit;
 use crate::connection::outbox::Queued;
@@ -206,7 +206,7 @@ fn a_panic_takes_its_own_messages_back_and_cuts_none<D: Rig>(seed: u64) {
     // What it has put in the place of an older message stays there.
     let is_old = |m: &(Class, u32)| m.1 <= before.get() || m.0 > 2;
     assert!(got.iter().all(is_old), "{got:?} after {}", before.get());
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Panicked(Callback::Data)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Panicked(Callback::Data)));
     stage.stop();
 }
 

@@ -2,7 +2,7 @@
 //! else is held.
 
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::base::closed::{Callback, Closed, Which};
+use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::config::limits::Limits;
 use crate::config::rate::Rate;
 use crate::connection::life::State;
@@ -111,7 +111,7 @@ fn an_echo_is_held_both_ways_and_loses_nothing<D: Rig>(seed: u64) {
     assert!(peer.got().len() < 12_000, "{} too soon", peer.got().len());
     stage.advance(3000);
     assert_eq!(peer.got(), sent);
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerEnded));
     stage.stop();
 }
 
@@ -229,7 +229,7 @@ fn a_rest_goes_out_at_the_rate_after_close<D: Rig>(seed: u64) {
         assert!(peer.saw_fin());
         peer.finish();
         stage.settle();
-        assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+        assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
         stage.stop();
     }
 }
@@ -269,7 +269,7 @@ fn a_rest_whose_limit_is_set_anew_is_not_given_up<D: Rig>(seed: u64) {
     assert_eq!(peer.got(), pattern(0, 300));
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
     stage.stop();
 }
 
@@ -291,7 +291,7 @@ fn a_peer_that_reads_nothing_of_a_rated_rest_is_given_up<D: Rig>(seed: u64) {
     peer.reads(false);
     peer.send(b"x");
     stage.advance(1000);
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Deadline(Which::Write)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Deadline(DeadlineKind::Write)));
     stage.stop();
 }
 
@@ -305,10 +305,10 @@ fn what_is_held_meets_a_reset_and_an_end<D: Rig>(seed: u64) {
     resets.reset();
     ends.finish();
     stage.settle();
-    assert_eq!(stage.record(&resets).closed, Some(Closed::PeerReset));
+    assert_eq!(stage.record(&resets).closed, Some(CloseReason::PeerReset));
     assert_eq!(stage.state(&ends), State::Open, "its end is behind what is held");
     stage.advance(1000);
-    assert_eq!(stage.record(&ends).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&ends).closed, Some(CloseReason::PeerEnded));
     assert_eq!(stage.record(&ends).calls.iter().filter(|c| **c == Callback::End).count(), 1);
     stage.stop();
 }

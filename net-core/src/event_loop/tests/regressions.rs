@@ -1,7 +1,7 @@
 //! Faults that were found here, one test each.
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
-use crate::base::closed::Closed;
+use crate::base::close_reason::CloseReason;
 use crate::connection::life::State;
 
 on_both_rigs! {
@@ -110,7 +110,7 @@ fn a_reset_announced_together_with_the_end_closes_a_half_closed_connection<D: Ri
     stage.settle();
     assert_eq!(stage.state(&peer), State::Dead);
     let closed = stage.record(&peer).closed;
-    assert!(matches!(closed, Some(Closed::PeerEnded | Closed::PeerReset)), "{closed:?}");
+    assert!(matches!(closed, Some(CloseReason::PeerEnded | CloseReason::PeerReset)), "{closed:?}");
     stage.stop();
 }
 
@@ -134,7 +134,7 @@ fn finishing_and_closing_when_idle_closes<D: Rig>(seed: u64) {
     peer.reads(true);
     stage.advance(2000); // the last bytes may be unacknowledged: then it lingers
     assert_eq!(peer.got().len(), 3000);
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local), "{:?}", stage.state(&peer));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local), "{:?}", stage.state(&peer));
     stage.stop();
 }
 
@@ -149,6 +149,6 @@ fn a_reset_announced_beside_the_bytes_at_which_a_handler_pauses_closes<D: Rig>(s
     peer.send(&[1; 70]);
     peer.reset();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::PeerReset));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::PeerReset));
     stage.stop();
 }

@@ -1,7 +1,7 @@
 //! `on_sent`: told once, in order, and exactly when the kernel has taken all before the mark.
 
 use super::{At, Outcome, Rig, Rng, Stage, on_both_rigs, pattern, somewhere, usual};
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::config::policy::AtLimit;
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -327,6 +327,6 @@ fn all_marks_are_told_before_an_idle_connection_closes<D: Rig>(seed: u64) {
     stage.advance(100);
     let record = stage.record(&peer);
     let told = record.calls.iter().filter(|call| **call == Callback::Sent).count();
-    assert_eq!((told, record.closed), (5, Some(crate::base::closed::Closed::Local)));
+    assert_eq!((told, record.closed), (5, Some(crate::base::close_reason::CloseReason::Local)));
     stage.stop();
 }

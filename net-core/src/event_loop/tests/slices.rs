@@ -5,7 +5,7 @@ use super::{At, Outcome, Rig, Stage, fail, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
 use crate::api::slices::{JobsFull, Slice};
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
@@ -173,7 +173,7 @@ fn a_panic_costs_the_connection_or_the_job<D: Rig>(seed: u64) {
     assert!(peer.got().is_empty() && stage.count(Counter::Panics) == 2);
     peer.finish();
     stage.settle();
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Panicked(Callback::Job)));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Panicked(Callback::Job)));
     other.send(b"goes on");
     stage.settle();
     assert_eq!(other.got(), b"goes on");
@@ -189,7 +189,7 @@ fn a_panic_for_a_dial_gives_it_up<D: Rig>(seed: u64) {
     stage.panics_are_counted_by(move || log.get().panics.len() as u64);
     stage.settle();
     let record = stage.log.get().records[0].clone();
-    assert_eq!(record.closed, Some(Closed::Panicked(Callback::Job)));
+    assert_eq!(record.closed, Some(CloseReason::Panicked(Callback::Job)));
     assert_eq!((stage.event_loop.state.table.len(), stage.count(Counter::Panics)), (0, 1));
     stage.stop();
 }

@@ -1,7 +1,7 @@
 //! Timed callbacks: whose time it was, by connection and by callback. On virtual time.
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
-use crate::base::closed::Callback;
+use crate::base::close_reason::Callback;
 use crate::observe::connection_query::{By, PendingQuery, Query, QueryResult, Row};
 use crate::threads::mail::Mail;
 use std::sync::Arc;

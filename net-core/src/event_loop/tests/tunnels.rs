@@ -4,7 +4,7 @@ use super::actor::Actor;
 use super::pairs::{Others, dial, equal_marks_never_stall, open_pair, waiting};
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::api::conn::Conn;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::driver::sim::World;
@@ -235,7 +235,7 @@ fn a_word_and_the_end_before_the_other_side_is_up_arrive<D: Rig>(seed: u64) {
     upstream.finish();
     stage.settle();
     assert_eq!((client.got(), client.saw_fin()), (b"an answer".to_vec(), true));
-    assert_eq!(stage.record(&client).closed, Some(Closed::PeerEnded));
+    assert_eq!(stage.record(&client).closed, Some(CloseReason::PeerEnded));
     stage.stop();
 }
 
@@ -361,7 +361,7 @@ fn a_failed_dial_resets_the_client<D: Rig>(seed: u64) {
     client.send(&pattern(0, 3000));
     stage.advance(1000);
     assert!(client.saw_reset());
-    assert_eq!(stage.record(&client).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&client).closed, Some(CloseReason::Local));
     stage.stop();
 }
 

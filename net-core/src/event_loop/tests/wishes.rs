@@ -6,7 +6,7 @@ use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, somewhere};
 use crate::api::conn::Conn;
 use crate::api::here::Loop;
 use crate::api::runner::Task;
-use crate::base::closed::{Callback, Closed};
+use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::config::rate::Rate;
 use crate::features::dial::Dial;
@@ -141,7 +141,7 @@ fn mail<D: Rig>(stage: &Stage<D>, id: ConnId, way: Way, wishes: [Wish; 2]) {
 /// What must have come of it when all is done.
 struct Expected {
     /// Why it is over. `None`: it lives.
-    closed: Option<Closed>,
+    closed: Option<CloseReason>,
     /// What the handler has got of the peer.
     heard: &'static str,
     /// What the peer has got.
@@ -168,7 +168,7 @@ fn expected(start: Start, wishes: [Wish; 2]) -> Expected {
         // Nothing is left to read, and every end is the last.
         let is_over = is_cut || has(Wish::Finish) || (has(Wish::CloseWhenIdle) && !is_busy);
         return Expected {
-            closed: is_over.then_some(Closed::PeerEnded),
+            closed: is_over.then_some(CloseReason::PeerEnded),
             heard: "question",
             said: sent,
             fin: is_over,
@@ -192,11 +192,11 @@ fn expected(start: Start, wishes: [Wish; 2]) -> Expected {
         _ => "questionmore",
     };
     let closed = match () {
-        () if is_cut || is_let_go => Some(Closed::Local),
+        () if is_cut || is_let_go => Some(CloseReason::Local),
         () if is_paused => None,
-        () if is_finished => Some(Closed::Local),
+        () if is_finished => Some(CloseReason::Local),
         () if is_busy => None, // the end waits for what is owed
-        () => Some(Closed::PeerEnded),
+        () => Some(CloseReason::PeerEnded),
     };
     let fin = is_finished || closed.is_some();
     let lives = !is_cut && !is_let_go;
@@ -332,7 +332,7 @@ fn what_was_left_in_input_comes_again_after_finish_and_resume<D: Rig>(seed: u64)
     stage.advance(60_000);
     assert_eq!(*heard.borrow(), b"question");
     assert_eq!(peer.got(), b"bye");
-    assert_eq!(stage.record(&peer).closed, Some(Closed::Local));
+    assert_eq!(stage.record(&peer).closed, Some(CloseReason::Local));
     stage.stop();
 }
 

@@ -231,7 +231,11 @@ impl Handler for AdminHandler {
         conn.close();
     }
 
-    fn on_close(&mut self, conn: &mut Conn<'_, Self>, _why: &crate::base::closed::Closed) {
+    fn on_close(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        _why: &crate::base::close_reason::CloseReason,
+    ) {
         let id = conn.id();
         self.queries.forget(id);
         self.clients.retain(|client| *client != id);

@@ -212,7 +212,7 @@ impl Page {
 mod tests {
     use super::super::watched::Waiting;
     use super::*;
-    use crate::base::closed::{Callback, Closed};
+    use crate::base::close_reason::{Callback, CloseReason};
     use crate::observe::connection_query::PendingQuery;
     use crate::observe::counters::Counters;
     use crate::observe::loop_activity::{Beat, LoopActivity};
@@ -230,7 +230,7 @@ mod tests {
         fn of_loop(&self, number: usize) -> (Snapshot, Waiting) {
             let counters = Counters::default();
             Counter::ALL.iter().for_each(|&counter| counters.add(counter, 100 + number as u64));
-            counters.closed(Closed::Local);
+            counters.closed(CloseReason::Local);
             (counters.snapshot(), Waiting { mail: 7, arrivals: 8 + number })
         }
 
@@ -317,7 +317,7 @@ mod tests {
                 assert_eq!(found.get(&series), Some(&wanted), "{series}");
             }
         }
-        for reason in Closed::LABELS {
+        for reason in CloseReason::LABELS {
             let series =
                 format!("net_core_connections_closed_total{{loop=\"1\",reason=\"{reason}\"}}");
             assert_eq!(found[&series], f64::from(u8::from(reason == "local")), "{series}");

@@ -3,10 +3,10 @@
 use crate::sys::Errno;
 use std::fmt;
 
-/// Why a connection ended. The reason is given to `on_close`, and counted under [`Closed::label`].
+/// Why a connection ended. The reason is given to `on_close`, and counted under [`CloseReason::label`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
-pub enum Closed {
+pub enum CloseReason {
     /// The peer ended the connection first, and all output for the peer was sent.
     PeerEnded,
     /// The peer reset the connection, or vanished while output for the peer was unsent.
@@ -14,13 +14,13 @@ pub enum Closed {
     /// The handler ended the connection by `finish`, `close` or `reset`.
     Local,
     /// A deadline passed.
-    Deadline(Which),
+    Deadline(DeadlineKind),
     /// Unsent bytes reached [`output_limit`](crate::Limits::output_limit).
     OutputLimit,
     /// Unread bytes reached [`input_bytes_max`](crate::Limits::input_bytes_max).
     InputLimit,
     /// The connection was accepted and closed at once.
-    Refused(Why),
+    Refused(RefuseReason),
     /// The listener requires a PROXY header, and the header of this connection was not valid.
     ProxyHeader(BadHeader),
     /// The dialled name has no address, or the resolver could not look it up. The log has the resolver's
@@ -49,7 +49,7 @@ pub enum Closed {
 
 /// The deadlines of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Which {
+pub enum DeadlineKind {
     /// No byte was received or sent for the idle timeout.
     Idle,
     /// The first byte did not come in time.
@@ -70,7 +70,7 @@ pub enum Which {
 
 /// Why an accepted connection was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Why {
+pub enum RefuseReason {
     /// `connections_max` connections are open.
     Full,
     /// `per_source_max` connections from the same source are open.
@@ -119,16 +119,16 @@ pub enum Callback {
     Drop,
 }
 
-impl Closed {
+impl CloseReason {
     /// Whether the connection ended by a decision and not by a failure.
     pub(crate) fn is_orderly(self) -> bool {
         matches!(
             self,
-            Closed::PeerEnded
-                | Closed::Local
-                | Closed::Draining
-                | Closed::Reused
-                | Closed::Deadline(Which::Idle)
+            CloseReason::PeerEnded
+                | CloseReason::Local
+                | CloseReason::Draining
+                | CloseReason::Reused
+                | CloseReason::Deadline(DeadlineKind::Idle)
         )
     }
 }
@@ -177,37 +177,37 @@ impl Callback {
     }
 }
 
-impl Closed {
+impl CloseReason {
     /// The number of different labels.
     pub const KINDS: usize = 24;
 
-    /// The index of the label in [`Closed::LABELS`], below [`Closed::KINDS`].
+    /// The index of the label in [`CloseReason::LABELS`], below [`CloseReason::KINDS`].
     pub fn kind(self) -> usize {
         match self {
-            Closed::PeerEnded => 0,
-            Closed::PeerReset => 1,
-            Closed::Local => 2,
-            Closed::Deadline(Which::Idle) => 3,
-            Closed::Deadline(Which::FirstByte) => 4,
-            Closed::Deadline(Which::Own) => 5,
-            Closed::Deadline(Which::Connect) => 6,
-            Closed::Deadline(Which::Write) => 7,
-            Closed::OutputLimit => 8,
-            Closed::InputLimit => 9,
-            Closed::Refused(_) => 10,
-            Closed::Draining => 11,
-            Closed::DrainDeadline => 12,
-            Closed::Stopped => 13,
-            Closed::Panicked(_) => 14,
-            Closed::Machine(_) => 15,
-            Closed::Deadline(Which::Message) => 16,
-            Closed::Deadline(Which::Stuck) => 17,
-            Closed::Deadline(Which::Lifetime) => 18,
-            Closed::ProxyHeader(_) => 19,
-            Closed::Unresolved => 20,
-            Closed::Reused => 21,
-            Closed::MemoryBudget => 22,
-            Closed::FileEnded => 23,
+            CloseReason::PeerEnded => 0,
+            CloseReason::PeerReset => 1,
+            CloseReason::Local => 2,
+            CloseReason::Deadline(DeadlineKind::Idle) => 3,
+            CloseReason::Deadline(DeadlineKind::FirstByte) => 4,
+            CloseReason::Deadline(DeadlineKind::Own) => 5,
+            CloseReason::Deadline(DeadlineKind::Connect) => 6,
+            CloseReason::Deadline(DeadlineKind::Write) => 7,
+            CloseReason::OutputLimit => 8,
+            CloseReason::InputLimit => 9,
+            CloseReason::Refused(_) => 10,
+            CloseReason::Draining => 11,
+            CloseReason::DrainDeadline => 12,
+            CloseReason::Stopped => 13,
+            CloseReason::Panicked(_) => 14,
+            CloseReason::Machine(_) => 15,
+            CloseReason::Deadline(DeadlineKind::Message) => 16,
+            CloseReason::Deadline(DeadlineKind::Stuck) => 17,
+            CloseReason::Deadline(DeadlineKind::Lifetime) => 18,
+            CloseReason::ProxyHeader(_) => 19,
+            CloseReason::Unresolved => 20,
+            CloseReason::Reused => 21,
+            CloseReason::MemoryBudget => 22,
+            CloseReason::FileEnded => 23,
         }
     }
 
@@ -248,20 +248,20 @@ impl Closed {
     pub(crate) fn by_error(errno: Errno) -> Self {
         match errno {
             Errno::CONNRESET | Errno::PIPE | Errno::CONNABORTED | Errno::TIMEDOUT => {
-                Closed::PeerReset
+                CloseReason::PeerReset
             }
-            _ => Closed::Machine(errno),
+            _ => CloseReason::Machine(errno),
         }
     }
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Closed::Machine(errno) => write!(f, "machine: {errno}"),
-            Closed::Panicked(callback) => write!(f, "panicked in {callback:?}"),
-            Closed::Refused(why) => write!(f, "refused: {why:?}"),
-            Closed::ProxyHeader(what) => write!(f, "proxy header: {what:?}"),
+            CloseReason::Machine(errno) => write!(f, "machine: {errno}"),
+            CloseReason::Panicked(callback) => write!(f, "panicked in {callback:?}"),
+            CloseReason::Refused(why) => write!(f, "refused: {why:?}"),
+            CloseReason::ProxyHeader(what) => write!(f, "proxy header: {what:?}"),
             other => f.write_str(other.label()),
         }
     }
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_reason_fits_beside_the_entry() {
-        assert_eq!(size_of::<Option<Closed>>(), 4);
+        assert_eq!(size_of::<Option<CloseReason>>(), 4);
     }
 
     #[test]
@@ -288,10 +288,10 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_own_label() {
-        let mut labels = Closed::LABELS.to_vec();
+        let mut labels = CloseReason::LABELS.to_vec();
         labels.sort_unstable();
         labels.dedup();
-        assert_eq!(labels.len(), Closed::KINDS);
-        assert_eq!(Closed::Machine(Errno::NOSPC).label(), "machine");
+        assert_eq!(labels.len(), CloseReason::KINDS);
+        assert_eq!(CloseReason::Machine(Errno::NOSPC).label(), "machine");
     }
 }
