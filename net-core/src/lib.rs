@@ -59,9 +59,9 @@ pub use base::close_reason::{BadHeader, Callback, CloseReason, DeadlineKind, Ref
 pub use base::error::{AdoptError, StartError, Unadopted};
 pub use base::id::{ConnId, LOOPS_MAX, NoConnId, SLOTS_MAX};
 pub use config::limits::Limits;
-pub use config::policy::{AtLimit, WhenFull};
+pub use config::policy::{OverflowPolicy, WhenFull};
 pub use config::rate::Rate;
-pub use connection::outbox::Queued;
+pub use connection::outbox::SendOutcome;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use event_loop::bench;

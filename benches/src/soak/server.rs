@@ -7,10 +7,10 @@ use super::protocol::{
 use super::random::{bytes, fill};
 use clap::Args;
 use net_core::{
-    Accept, Addr, AtLimit, Broadcast, Bytes, CloseReason, Conn, ConnId, Counter, Datagram, Dial,
-    Ended, FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, Loops, Peer,
-    Place, Pool, PrivateTables, Queued, Rate, Report, Running, Searched, Server, ServerHandle,
-    Slice, StartError, TimerId, WhenFull,
+    Accept, Addr, Broadcast, Bytes, CloseReason, Conn, ConnId, Counter, Datagram, Dial, Ended,
+    FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, Loops, OverflowPolicy,
+    Peer, Place, Pool, PrivateTables, Rate, Report, Running, Searched, SendOutcome, Server,
+    ServerHandle, Slice, StartError, TimerId, WhenFull,
 };
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -424,7 +424,7 @@ fn pour(conn: &mut Conn<'_, Soak>) {
             return; // it is ending
         }
         *from += n as u64;
-        if queued == Queued::Above {
+        if queued == SendOutcome::AboveHighWatermark {
             return; // on_room goes on
         }
     }
@@ -437,13 +437,13 @@ fn flood(conn: &mut Conn<'_, Soak>, policy: &str, count: usize) -> Option<()> {
     }
     for number in 0..count as u64 {
         let at_limit = match policy {
-            "close" => AtLimit::Close,
-            "newest" => AtLimit::DropNewest,
-            "oldest" => AtLimit::DropOldest,
-            "conflate" => AtLimit::Conflate(number % 8),
+            "close" => OverflowPolicy::Close,
+            "newest" => OverflowPolicy::DropNewest,
+            "oldest" => OverflowPolicy::DropOldest,
+            "conflate" => OverflowPolicy::Conflate(number % 8),
             _ => return None,
         };
-        if conn.send_or(message(number), at_limit) == Queued::Refused {
+        if conn.send_with(message(number), at_limit) == SendOutcome::Refused {
             return Some(()); // at its limit, and so it ends
         }
     }

@@ -15,7 +15,7 @@ use examples::flags::{self, ServerFlags};
 use examples::http::answer::{Head, Heads, Length, Status};
 use examples::http::body::{Body, Part};
 use examples::http::files::Folder;
-use net_core::{Conn, Delimiter, Handler, Input, Peer, Place, Queued, Searched};
+use net_core::{Conn, Delimiter, Handler, Input, Peer, Place, Searched, SendOutcome};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -165,18 +165,23 @@ impl Http {
     }
 
     /// A part of the body has come.
-    fn part(&mut self, conn: &mut Conn<'_, Self>, request: &mut Request, bytes: &[u8]) -> Queued {
+    fn part(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        request: &mut Request,
+        bytes: &[u8],
+    ) -> SendOutcome {
         request.came += bytes.len() as u64;
         if matches!(request.what, What::Back) {
             let _ = conn.send(format!("{:x}\r\n", bytes.len()).as_bytes()); // as the last of them
             let _ = conn.send(bytes);
             return conn.send(b"\r\n");
         }
-        Queued::Queued
+        SendOutcome::SendOutcome
     }
 
     /// All of the request has come.
-    fn answer(&mut self, conn: &mut Conn<'_, Self>, request: &Request) -> Queued {
+    fn answer(&mut self, conn: &mut Conn<'_, Self>, request: &Request) -> SendOutcome {
         let plain = "text/plain; charset=utf-8";
         let mut send = |status, kind, body: &[u8], with_body: bool| {
             let head = request.head(status, kind, Length::Bytes(body.len()));
@@ -206,7 +211,7 @@ impl Http {
                         conn.session().files += 1;
                         if conn.session().files == FILES_MAX {
                             conn.pause(); // until one of them was sent
-                            return Queued::Above;
+                            return SendOutcome::AboveHighWatermark;
                         }
                         queued
                     }
@@ -266,7 +271,7 @@ impl Handler for Http {
                     let is_over = request.body == Body::Over;
                     conn.session().request = Some(request);
                     // The answer's end waits for no more input, of which none may come.
-                    if is_over { Queued::Queued } else { queued }
+                    if is_over { SendOutcome::SendOutcome } else { queued }
                 }
                 Part::NotYet => {
                     conn.session().request = Some(request);
@@ -282,7 +287,7 @@ impl Handler for Http {
                 }
             };
             // Above its mark the rest of the input waits, and comes again when there is room.
-            if queued != Queued::Queued {
+            if queued != SendOutcome::SendOutcome {
                 return;
             }
         }

@@ -15,7 +15,7 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Conn, Handler, Input, Lines, Peer, Queued, Searched};
+use net_core::{Conn, Handler, Input, Lines, Peer, Searched, SendOutcome};
 use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,7 +41,7 @@ const STALL: Duration = Duration::from_millis(50);
 struct Toy;
 
 impl Toy {
-    fn line(conn: &mut Conn<'_, Self>, line: &[u8]) -> Queued {
+    fn line(conn: &mut Conn<'_, Self>, line: &[u8]) -> SendOutcome {
         let text = String::from_utf8_lossy(line);
         let (command, number) = text.split_once(' ').unwrap_or((&text, ""));
         let answer = match (command, number.trim().parse::<u64>()) {
@@ -75,7 +75,7 @@ impl Handler for Toy {
         loop {
             match input.take_frame(LINES.after(conn.session())) {
                 // Above its mark the rest of the input waits, and comes again when there is room.
-                Ok(Some(line)) if Self::line(conn, line) != Queued::Queued => return,
+                Ok(Some(line)) if Self::line(conn, line) != SendOutcome::SendOutcome => return,
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(error) => {

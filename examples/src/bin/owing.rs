@@ -11,7 +11,7 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    AtLimit, Broadcast, Bytes, Conn, FileRange, Handler, Input, LengthPrefix, Loop, Peer,
+    Broadcast, Bytes, Conn, FileRange, Handler, Input, LengthPrefix, Loop, OverflowPolicy, Peer,
     ServerHandle, SocketOptions,
 };
 use std::convert::Infallible;
@@ -53,7 +53,7 @@ enum Kind {
     Mixed,
     /// A copy, and a mark behind it.
     Marked,
-    /// By `send_or`, with each policy.
+    /// By `send_with`, with each policy.
     Newest,
     Oldest,
     Conflated,
@@ -165,17 +165,17 @@ impl Owing {
                 conn.notify_sent(self.number);
                 conn.send(&payload)
             }
-            Kind::Newest => conn.send_or(copy(), AtLimit::DropNewest),
-            Kind::Oldest => conn.send_or(copy(), AtLimit::DropOldest),
+            Kind::Newest => conn.send_with(copy(), OverflowPolicy::DropNewest),
+            Kind::Oldest => conn.send_with(copy(), OverflowPolicy::DropOldest),
             // (Among so many that a search for each does not take the whole of a core.)
-            Kind::Conflated => conn.send_or(copy(), AtLimit::Conflate(self.number % 2000)),
-            Kind::Lossy => conn.send_or(payload, AtLimit::DropOldest),
+            Kind::Conflated => conn.send_with(copy(), OverflowPolicy::Conflate(self.number % 2000)),
+            Kind::Lossy => conn.send_with(payload, OverflowPolicy::DropOldest),
             Kind::Mailed => {
-                let _ = self.handle.send_or(conn.id(), copy(), AtLimit::DropOldest);
+                let _ = self.handle.send_with(conn.id(), copy(), OverflowPolicy::DropOldest);
                 return;
             }
             Kind::Broadcast => {
-                self.handle.broadcast(Broadcast::new(copy()).at_limit(AtLimit::DropOldest));
+                self.handle.broadcast(Broadcast::new(copy()).at_limit(OverflowPolicy::DropOldest));
                 return;
             }
         };

@@ -4,11 +4,11 @@ use crate::api::handler::Handler;
 use crate::api::here::Loop;
 use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::config::rate::Rate;
 use crate::connection::life::State;
 use crate::connection::loop_state::{LastWord, LoopState, Way};
-use crate::connection::outbox::{Outbox, Queued};
+use crate::connection::outbox::{Outbox, SendOutcome};
 use crate::connection::slot::{Head, Status};
 use crate::features::topics::TopicError;
 use crate::sys::addr::Addr;
@@ -99,36 +99,40 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// Queues a copy of `bytes`. Either all bytes are taken or none. An empty slice is taken, and nothing is
     /// sent for it.
     ///
-    /// The answer is `Above` when the unsent bytes are above the
+    /// The answer is `AboveHighWatermark` when the unsent bytes are above the
     /// [`high_watermark`](crate::Limits::high_watermark). If they were sent in `on_data`, the connection's
     /// own input is then held back until `on_room`, including the bytes that `on_data` leaves in `input`,
     /// which come again. ([`full_duplex`](Self::full_duplex) says what else holds it back.)
     ///
     /// A handler that still sends above the high watermark reaches
     /// [`output_limit`](crate::Limits::output_limit). There the bytes are refused, and the connection
-    /// ends with `CloseReason::OutputLimit`. Before the first `Above`, bytes of any length are taken. Bytes are
+    /// ends with `CloseReason::OutputLimit`. Before the first `AboveHighWatermark`, bytes of any length are taken. Bytes are
     /// also refused after `finish` and `close`.
-    pub fn send(&mut self, bytes: &[u8]) -> Queued {
+    pub fn send(&mut self, bytes: &[u8]) -> SendOutcome {
         self.split().1.send(bytes)
     }
 
     /// Queues a reference-counted payload without copying it: for one message to many connections.
     /// Otherwise as `send`.
-    pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
+    pub fn send_shared(&mut self, bytes: Bytes) -> SendOutcome {
         self.split().1.send_shared(bytes)
     }
 
     /// Queues a whole message without a copy, and with a policy for a connection that is at its
-    /// [`output_limit`](crate::Limits::output_limit). Unless the policy is [`AtLimit::Close`], the message
+    /// [`output_limit`](crate::Limits::output_limit). Unless the policy is [`OverflowPolicy::Close`], the message
     /// does not close the connection there: the policy says whether this message or a waiting one is
     /// dropped. Dropped and replaced messages are counted ([`messages_dropped`](Self::messages_dropped),
     /// `Counter::MessagesDropped`, `Counter::MessagesReplaced`). Otherwise as `send_shared`. The order of
     /// what was queued in other ways is kept.
-    pub fn send_or(&mut self, message: impl Into<Bytes>, at_limit: AtLimit) -> Queued {
-        self.split().1.send_or(message, at_limit)
+    pub fn send_with(
+        &mut self,
+        message: impl Into<Bytes>,
+        at_limit: OverflowPolicy,
+    ) -> SendOutcome {
+        self.split().1.send_with(message, at_limit)
     }
 
-    /// How many messages of this connection a policy ([`AtLimit`]) has dropped or replaced so far, including
+    /// How many messages of this connection a policy ([`OverflowPolicy`]) has dropped or replaced so far, including
     /// those of broadcasts.
     pub fn messages_dropped(&self) -> u64 {
         self.state.outbox.drops.of(self.id)
@@ -144,17 +148,17 @@ impl<'a, H: Handler> Conn<'a, H> {
         &mut self,
         shape: &LengthPrefix,
         payload: Bytes,
-    ) -> Result<Queued, FrameError> {
+    ) -> Result<SendOutcome, FrameError> {
         self.split().1.send_frame(shape, payload)
     }
 
     /// Sends all of `input` back by the shortest path: directly from the memory where it was received, if
     /// nothing waits in front of it. Otherwise as `send`, but refused input counts as taken all the same.
     #[inline]
-    pub fn echo(&mut self, input: &mut Input<'_>) -> Queued {
+    pub fn echo(&mut self, input: &mut Input<'_>) -> SendOutcome {
         let bytes = input.take_all();
         if self.state.outbox.echo(self.id, bytes) {
-            return Queued::Queued;
+            return SendOutcome::SendOutcome;
         }
         self.echo_copy(bytes)
     }
@@ -162,7 +166,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// Out of line, so that the usual echo is small enough to be inlined into the turn.
     #[cold]
     #[inline(never)]
-    fn echo_copy(&mut self, bytes: &[u8]) -> Queued {
+    fn echo_copy(&mut self, bytes: &[u8]) -> SendOutcome {
         self.send(bytes)
     }
 
@@ -188,7 +192,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///
     /// With [`FdTable::PerLoop`](crate::FdTable) only its own loop knows a descriptor. Open the file in a
     /// callback of the loop whose connections it is sent to.
-    pub fn send_file(&mut self, range: FileRange) -> Queued {
+    pub fn send_file(&mut self, range: FileRange) -> SendOutcome {
         let id = self.id;
         let (head, _, outbox) = self.parts();
         outbox.send_file(head, id, range)
@@ -236,7 +240,7 @@ impl<'a, H: Handler> Conn<'a, H> {
         !self.is_open() && self.unsent() == 0 && self.parts().0.socket.unacknowledged() == 0
     }
 
-    /// Ends sending (half-close). Queued bytes are sent, then FIN. Reading goes on until the peer ends too.
+    /// Ends sending (half-close). SendOutcome bytes are sent, then FIN. Reading goes on until the peer ends too.
     /// While the connection is still dialled, the FIN waits until the connection is up. After `finish`
     /// nothing more can be sent on it.
     pub fn finish(&mut self) {
@@ -246,7 +250,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// As [`finish`](Self::finish), as soon as no answer is owed to the peer: at once if none is. An answer
     /// is owed during a job [in slices](Self::in_slices) or of a [`Pool`](crate::Pool) for this connection,
     /// while the connection is [`busy`](Self::busy), while an `on_room` is due because a `send` returned
-    /// `Above`, and while an `on_sent` is due that was asked for. Until then the handler can send as before,
+    /// `AboveHighWatermark`, and while an `on_sent` is due that was asked for. Until then the handler can send as before,
     /// and the connection may come to owe more. Its deadlines still run. `close` and `reset` end it sooner.
     ///
     /// It does not wait for an answer that the library cannot know of: by a timer, by a message, or by
@@ -364,7 +368,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///   waits for the peer, until `idle_timeout` or `stuck_timeout` ends the connection.
     /// - *Full duplex* (true): both sides send of their own accord, so neither side waits. No receive
     ///   takes more than there is room below [`output_limit`](crate::Limits::output_limit). So a handler
-    ///   that answers is held back only at that limit, and a handler that sends until `Above` and goes on
+    ///   that answers is held back only at that limit, and a handler that sends until `AboveHighWatermark` and goes on
     ///   in `on_room` is never held back.
     ///
     /// Dialled connections are full duplex. All other connections are not. Their unsent bytes hold back their
@@ -587,18 +591,22 @@ pub struct Sender<'a> {
 
 impl Sender<'_> {
     /// As [`Conn::send`].
-    pub fn send(&mut self, bytes: &[u8]) -> Queued {
+    pub fn send(&mut self, bytes: &[u8]) -> SendOutcome {
         self.outbox.send(self.head, self.id, bytes)
     }
 
     /// As [`Conn::send_shared`].
-    pub fn send_shared(&mut self, bytes: Bytes) -> Queued {
+    pub fn send_shared(&mut self, bytes: Bytes) -> SendOutcome {
         self.outbox.send_shared(self.head, self.id, bytes)
     }
 
-    /// As [`Conn::send_or`].
-    pub fn send_or(&mut self, message: impl Into<Bytes>, at_limit: AtLimit) -> Queued {
-        self.outbox.send_or(self.head, self.id, message.into(), at_limit).0
+    /// As [`Conn::send_with`].
+    pub fn send_with(
+        &mut self,
+        message: impl Into<Bytes>,
+        at_limit: OverflowPolicy,
+    ) -> SendOutcome {
+        self.outbox.send_with(self.head, self.id, message.into(), at_limit).0
     }
 
     /// As [`Conn::send_frame`].
@@ -606,7 +614,7 @@ impl Sender<'_> {
         &mut self,
         shape: &LengthPrefix,
         payload: Bytes,
-    ) -> Result<Queued, FrameError> {
+    ) -> Result<SendOutcome, FrameError> {
         self.outbox.send_frame(self.head, self.id, shape, payload)
     }
 

@@ -73,14 +73,14 @@ pub trait Handler: Sized + 'static {
     /// [`input_bytes_max`](crate::Limits::input_bytes_max), and come again in front of the next bytes.
     /// They also come again without new bytes in two cases: after [`resume`](Conn::resume), and after
     /// `on_room` if the connection was held back above its high watermark. So a handler may stop at
-    /// `Above` and leave the rest in `input`. It is called again for the rest when the peer has read.
+    /// `AboveHighWatermark` and leave the rest in `input`. It is called again for the rest when the peer has read.
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>);
 
     /// The connection is up: it was admitted, or a dial has succeeded.
     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) {}
 
     /// The unsent bytes have fallen to the low watermark after they were above the high watermark. They can
-    /// rise above it by `send` (which returned `Above`), by `echo`, or by what others send to this
+    /// rise above it by `send` (which returned `AboveHighWatermark`), by `echo`, or by what others send to this
     /// connection. The handler can send more now.
     ///
     /// By default: nothing.
@@ -140,7 +140,7 @@ pub trait Handler: Sized + 'static {
     fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &CloseReason) {}
 
     /// A message was posted to this loop. What this callback sends is bounded only by each receiver's
-    /// [`output_limit`](crate::Limits::output_limit): `Above` holds back the input of the receiving
+    /// [`output_limit`](crate::Limits::output_limit): `AboveHighWatermark` holds back the input of the receiving
     /// connection, and does not hold back the poster of the message.
     ///
     /// By default: the message is dropped.

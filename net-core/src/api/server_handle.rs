@@ -2,7 +2,7 @@
 
 use crate::base::error::{AdoptError, Unadopted};
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::features::broadcast::{Broadcast, Delivery};
 use crate::observe::counters::{Counter, Snapshot};
 use crate::threads::control::Phase;
@@ -74,13 +74,13 @@ impl<M: Send> ServerHandle<M> {
 
     /// As [`send`](Self::send), with a policy for a connection at its
     /// [`output_limit`](crate::Limits::output_limit), as in
-    /// [`Conn::send_or`](crate::Conn::send_or). It is for messages that may be lost. The caller does not
+    /// [`Conn::send_with`](crate::Conn::send_with). It is for messages that may be lost. The caller does not
     /// learn whether the message was dropped: `Counter::MessagesDropped` counts it.
-    pub fn send_or(
+    pub fn send_with(
         &self,
         to: ConnId,
         message: impl Into<Bytes>,
-        at_limit: AtLimit,
+        at_limit: OverflowPolicy,
     ) -> Result<(), PostError<Bytes>> {
         let mail = Mail::BytesOr(Box::new((to, message.into(), at_limit)));
         self.mail_to(to, mail).map_err(|error| {

@@ -180,7 +180,7 @@ pub struct Limits {
     /// Default: none.
     pub send_rate: Option<Rate>,
 
-    /// High watermark: unsent bytes of one connection above which `send` returns `Above` and input waits.
+    /// High watermark: unsent bytes of one connection above which `send` returns `AboveHighWatermark` and input waits.
     /// If the bytes answer the connection's own input (they were sent in `on_data`), that connection is not
     /// read. In a pair, the other side is not read. Reading goes on when the unsent bytes have fallen to
     /// [`low_watermark`](Self::low_watermark). Must not be above `output_limit`.
@@ -196,12 +196,12 @@ pub struct Limits {
     /// Default: 16 KiB.
     pub low_watermark: usize,
     /// Hard cap: maximum number of unsent bytes of one connection. A send that would exceed it is refused
-    /// and ends the connection with `CloseReason::OutputLimit`, unless a policy ([`AtLimit`](crate::AtLimit))
+    /// and ends the connection with `CloseReason::OutputLimit`, unless a policy ([`OverflowPolicy`](crate::OverflowPolicy))
     /// drops the message. The cap bounds the queue of a slow reader, and not the length of a message. A
     /// connection at or below its high watermark takes one message of any length, so at most this limit and
     /// one message wait.
     ///
-    /// A handler that waits for `on_room` after `Above` never reaches the cap. A handler that answers with
+    /// A handler that waits for `on_room` after `AboveHighWatermark` never reaches the cap. A handler that answers with
     /// as many bytes as it gets never reaches it either, because a receive brings no more bytes than fit
     /// below the cap.
     ///
@@ -271,7 +271,7 @@ pub struct Limits {
     ///   (the watermarks are then 0), unless the connection is full duplex. The loop then keeps no free
     ///   memory.
     /// - Above seven eighths, the loop resets connections (`CloseReason::MemoryBudget`), beginning with the
-    ///   connection that has the most bytes waiting. Messages that a policy ([`AtLimit`](crate::AtLimit))
+    ///   connection that has the most bytes waiting. Messages that a policy ([`OverflowPolicy`](crate::OverflowPolicy))
     ///   may drop go first.
     /// - Bytes that a callback queues beyond the share are refused, and the connection to which they were
     ///   sent ends. If a policy may drop the message, only the message is dropped.
@@ -332,7 +332,7 @@ pub struct Limits {
     /// Default: 4,096.
     pub mail_queue: usize,
     /// Bytes that may wait in the mailbox of a loop. Messages of [`ServerHandle::send`](crate::ServerHandle::send) and
-    /// `send_or` count, and broadcasts count until the loop has sent them to all their receivers. If the
+    /// `send_with` count, and broadcasts count until the loop has sent them to all their receivers. If the
     /// mailbox is full, the bytes are given back as at `mail_queue`, and a broadcast misses that loop. A
     /// message of any length is taken if no such bytes wait.
     ///

@@ -1,4 +1,4 @@
-//! Policies for a full server and for a full connection: `WhenFull` for clients, `AtLimit` for messages.
+//! Policies for a full server and for a full connection: `WhenFull` for clients, `OverflowPolicy` for messages.
 
 use std::time::Duration;
 
@@ -50,13 +50,13 @@ impl WhenFull {
 /// - The connection has unsent bytes already, and its loop has buffered more than thirteen sixteenths of its
 ///   share of the [`memory_budget`](crate::Limits::memory_budget).
 ///
-/// A message is what one `send_or` or one broadcast sends. The peer gets a message whole or not at all: a
+/// A message is what one `send_with` or one broadcast sends. The peer gets a message whole or not at all: a
 /// message is never dropped after one of its bytes has been sent.
 ///
 /// A message that may be dropped or replaced takes up to a hundred bytes beside its own. `output_limit`
 /// bounds the sum of these bytes too, separately: at 1 MiB, some ten thousand one-byte messages can wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum AtLimit {
+pub enum OverflowPolicy {
     /// The connection is closed with `CloseReason::OutputLimit`, as by any other send.
     #[default]
     Close,

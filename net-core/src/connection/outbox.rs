@@ -23,24 +23,24 @@ use std::collections::VecDeque;
 /// What became of bytes that were given to `send`.
 ///
 /// Most handlers can ignore it. Bytes are refused only if the connection is ending; `on_close` reports that,
-/// and the bytes are counted. A handler that sends much must stop at `Above`, and continue in `on_room`.
+/// and the bytes are counted. A handler that sends much must stop at `AboveHighWatermark`, and continue in `on_room`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Queued {
+pub enum SendOutcome {
     /// The bytes were taken.
-    Queued,
+    SendOutcome,
     /// The bytes were taken, and the connection is above its high watermark: wait for `on_room`.
-    Above,
+    AboveHighWatermark,
     /// The bytes were not taken: the connection is ending, or has reached its output limit and ends now.
     Refused,
     /// The message was not taken: the connection is at its output limit, and the message's
-    /// [`AtLimit`](crate::AtLimit) says to drop the message. The connection stays open.
+    /// [`OverflowPolicy`](crate::OverflowPolicy) says to drop the message. The connection stays open.
     Dropped,
 }
 
-impl Queued {
+impl SendOutcome {
     /// Returns whether the bytes were taken.
     pub fn is_taken(self) -> bool {
-        matches!(self, Queued::Queued | Queued::Above)
+        matches!(self, SendOutcome::SendOutcome | SendOutcome::AboveHighWatermark)
     }
 }
 
@@ -138,7 +138,7 @@ impl Outbox {
     }
 
     /// Queues a copy of `bytes`.
-    pub(crate) fn send(&mut self, head: &mut Head, id: ConnId, bytes: &[u8]) -> Queued {
+    pub(crate) fn send(&mut self, head: &mut Head, id: ConnId, bytes: &[u8]) -> SendOutcome {
         if let Some(answer) = self.refusal(head, id, bytes.len()) {
             return answer;
         }
@@ -159,7 +159,7 @@ impl Outbox {
     }
 
     /// Queues a reference-counted payload, without a copy for each receiver.
-    pub(crate) fn send_shared(&mut self, head: &mut Head, id: ConnId, bytes: Bytes) -> Queued {
+    pub(crate) fn send_shared(&mut self, head: &mut Head, id: ConnId, bytes: Bytes) -> SendOutcome {
         if let Some(answer) = self.refusal(head, id, bytes.len()) {
             return answer;
         }
@@ -180,7 +180,7 @@ impl Outbox {
         id: ConnId,
         shape: &LengthPrefix,
         payload: Bytes,
-    ) -> Result<Queued, FrameError> {
+    ) -> Result<SendOutcome, FrameError> {
         let (_, width) = shape.encode_header(payload.len())?;
         if let Some(answer) = self.refusal(head, id, payload.len().saturating_add(width)) {
             return Ok(answer);
@@ -197,13 +197,18 @@ impl Outbox {
 
     /// Queues a range of a file. Its bytes take no memory, so they do not count against the output limit. Its
     /// place in the queue does.
-    pub(crate) fn send_file(&mut self, head: &mut Head, id: ConnId, range: FileRange) -> Queued {
+    pub(crate) fn send_file(
+        &mut self,
+        head: &mut Head,
+        id: ConnId,
+        range: FileRange,
+    ) -> SendOutcome {
         if let Some(answer) = self.refusal_of(head, id, range.len(), 0) {
             return answer;
         }
         if self.bookkeeping(head) > self.lists_max() {
             self.wish(head, id, Status::WISH_CAP);
-            return Queued::Refused;
+            return SendOutcome::Refused;
         }
         self.spill(head);
         let output = &mut head.cold.get_or_insert_default().output;
@@ -211,7 +216,7 @@ impl Outbox {
             // No file has so many bytes, so the file would end too early.
             head.cut_short(CloseReason::FileEnded);
             self.wish(head, id, Status::WISH_CAP);
-            return Queued::Refused;
+            return SendOutcome::Refused;
         }
         if !self.has_memory(0) {
             return self.out_of_memory(head, id);
@@ -280,7 +285,7 @@ impl Outbox {
     }
 
     /// Returns the answer for bytes that are not to be queued; `None`: queue them.
-    fn refusal(&mut self, head: &mut Head, id: ConnId, len: usize) -> Option<Queued> {
+    fn refusal(&mut self, head: &mut Head, id: ConnId, len: usize) -> Option<SendOutcome> {
         self.refusal_of(head, id, len, len)
     }
 
@@ -291,26 +296,26 @@ impl Outbox {
         id: ConnId,
         len: usize,
         in_memory: usize,
-    ) -> Option<Queued> {
+    ) -> Option<SendOutcome> {
         if let Some(answer) = self.answer_at_once(head, id, len) {
             return Some(answer);
         }
         if self.excess_over_cap(head, in_memory) > 0 {
             // To continue after a gap is worse than to end: the peer could not see the gap.
             self.wish(head, id, Status::WISH_CAP);
-            return Some(Queued::Refused);
+            return Some(SendOutcome::Refused);
         }
         None
     }
 
     /// Returns the answer if the connection is ending or `len` is 0. If it returns `None`, the bytes are to
     /// be queued before anything that the running callback echoes later.
-    fn answer_at_once(&mut self, head: &Head, id: ConnId, len: usize) -> Option<Queued> {
+    fn answer_at_once(&mut self, head: &Head, id: ConnId, len: usize) -> Option<SendOutcome> {
         if !head.status.state().takes_output() || head.status.has(ENDING) {
-            return Some(Queued::Refused);
+            return Some(SendOutcome::Refused);
         }
         if len == 0 {
-            return Some(Queued::Queued);
+            return Some(SendOutcome::SendOutcome);
         }
         self.bars_echo(id);
         None
@@ -329,10 +334,10 @@ impl Outbox {
     /// The loop has queued as much as it may. This connection is ended, as at its own output limit, because
     /// no other connection can be ended in the middle of a callback.
     #[cold]
-    fn out_of_memory(&mut self, head: &mut Head, id: ConnId) -> Queued {
+    fn out_of_memory(&mut self, head: &mut Head, id: ConnId) -> SendOutcome {
         head.cut_short(CloseReason::MemoryBudget);
         self.wish(head, id, Status::WISH_CAP);
-        Queued::Refused
+        SendOutcome::Refused
     }
 
     /// How many bytes of this connection wait to be sent.

@@ -4,9 +4,9 @@ use super::{EventLoop, guard};
 use crate::api::handler::Handler;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::connection::life::{Event, State};
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use crate::connection::slot::{Connection, Status};
 use crate::driver::Driver;
 use crate::observe::counters::{Counter, Counters};
@@ -35,16 +35,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 
     /// Bytes from another thread, with a policy or without. What is refused is dropped here.
-    pub(super) fn sent_from_afar(&mut self, id: ConnId, bytes: Bytes, at_limit: AtLimit) {
+    pub(super) fn sent_from_afar(&mut self, id: ConnId, bytes: Bytes, at_limit: OverflowPolicy) {
         let len = bytes.len() as u64;
         let state = &mut self.state;
         let queued = guard(|| {
             state.with(id, |outbox, head| match at_limit {
-                AtLimit::Close => outbox.send_shared(head, id, bytes),
-                at_limit => outbox.send_or(head, id, bytes, at_limit).0,
+                OverflowPolicy::Close => outbox.send_shared(head, id, bytes),
+                at_limit => outbox.send_with(head, id, bytes, at_limit).0,
             })
         });
-        if !queued.flatten().is_some_and(Queued::is_taken) {
+        if !queued.flatten().is_some_and(SendOutcome::is_taken) {
             self.state.outbox.drops.add_bytes(len);
         }
         if queued.is_none() {

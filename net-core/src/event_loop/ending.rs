@@ -6,7 +6,7 @@ use crate::api::conn::SaysLast;
 use crate::api::handler::Handler;
 use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::connection::life::{Event, State, Tell, step};
 use crate::connection::loop_state::LastWord;
 use crate::connection::slot::{Deadlines, Filed, Status};
@@ -411,7 +411,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return false; // it has had its FIN
         }
         match last_word {
-            LastWord::Bytes(bytes) => self.sent_from_afar(id, bytes, AtLimit::Close),
+            LastWord::Bytes(bytes) => self.sent_from_afar(id, bytes, OverflowPolicy::Close),
             LastWord::By(last) => {
                 let last: Box<SaysLast<H>> = last.downcast().expect("it is of this handler");
                 if !self.call(id, Callback::Draining, |_, conn| last(conn)) {

@@ -8,7 +8,7 @@ use crate::api::here::Loop;
 use crate::api::runner::Task;
 use crate::base::close_reason::{Callback, CloseReason, RefuseReason};
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::connection::life::State;
 use crate::connection::loop_state::Way;
 use crate::connection::slot::{Filed, Status};
@@ -365,7 +365,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     self.count_panic(Callback::Message, None);
                 }
             }
-            Mail::Bytes(id, bytes) => self.sent_from_afar(id, bytes, AtLimit::Close),
+            Mail::Bytes(id, bytes) => self.sent_from_afar(id, bytes, OverflowPolicy::Close),
             Mail::BytesOr(addressed) => {
                 let (id, bytes, at_limit) = *addressed;
                 self.sent_from_afar(id, bytes, at_limit);

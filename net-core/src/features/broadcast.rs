@@ -5,7 +5,7 @@
 //! counted as missed when it is dropped, so the account always closes.
 
 use crate::base::panics::{guard, take_said};
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 pub struct Broadcast {
     bytes: Bytes,
     topic: Option<Bytes>,
-    to_the_slow: Option<AtLimit>,
+    to_the_slow: Option<OverflowPolicy>,
     then: Option<Then>,
 }
 
@@ -49,13 +49,13 @@ impl Broadcast {
     /// A connection that reaches its [`output_limit`](crate::Limits::output_limit) is closed, as with any
     /// other send. Use this where a lost connection is better than a lost message.
     pub fn also_to_the_slow(self) -> Self {
-        self.at_limit(AtLimit::Close)
+        self.at_limit(OverflowPolicy::Close)
     }
 
     /// Sends also to connections above their high watermark. On a connection at its
     /// [`output_limit`](crate::Limits::output_limit), this message or older messages are dropped, as
     /// `at_limit` says.
-    pub fn at_limit(mut self, at_limit: AtLimit) -> Self {
+    pub fn at_limit(mut self, at_limit: OverflowPolicy) -> Self {
         self.to_the_slow = Some(at_limit);
         self
     }
@@ -174,7 +174,7 @@ impl fmt::Debug for Delivery {
 struct Account {
     bytes: Bytes,
     topic: Option<Bytes>,
-    to_the_slow: Option<AtLimit>,
+    to_the_slow: Option<OverflowPolicy>,
     delivered: AtomicU64,
     queued: AtomicU64,
     dropped: AtomicU64,
@@ -215,7 +215,7 @@ pub(crate) struct Part {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fate {
     Delivered,
-    Queued,
+    SendOutcome,
     Dropped,
     Gone,
 }
@@ -230,7 +230,7 @@ impl Part {
     }
 
     /// What to do with receivers above their high watermark. `None`: skip them.
-    pub(crate) fn to_the_slow(&self) -> Option<AtLimit> {
+    pub(crate) fn to_the_slow(&self) -> Option<OverflowPolicy> {
         self.account.to_the_slow
     }
 
@@ -249,7 +249,7 @@ impl Part {
         let account = &self.account;
         let counter = match fate {
             Fate::Delivered => &account.delivered,
-            Fate::Queued => &account.queued,
+            Fate::SendOutcome => &account.queued,
             Fate::Dropped => &account.dropped,
             Fate::Gone => &account.gone,
         };
@@ -313,7 +313,8 @@ mod tests {
         let broadcast = Broadcast::new("all").then(move |report| told.lock().push(report));
         let (delivery, mut parts) = broadcast.divide(3);
         let last = parts.pop().unwrap();
-        let fates = [Fate::Delivered, Fate::Delivered, Fate::Queued, Fate::Dropped, Fate::Gone];
+        let fates =
+            [Fate::Delivered, Fate::Delivered, Fate::SendOutcome, Fate::Dropped, Fate::Gone];
         for fate in fates {
             last.count(fate);
         }

@@ -108,9 +108,9 @@ counters! {
     /// Callbacks that panicked.
     Panics = "panics",
     /// Bytes taken from a handler that never reached the kernel: the peer was gone, its queue was full, or a
-    /// newer message replaced an older one ([`AtLimit`](crate::AtLimit)).
+    /// newer message replaced an older one ([`OverflowPolicy`](crate::OverflowPolicy)).
     BytesDropped = "bytes_dropped",
-    /// Messages dropped at the output limit, as their `AtLimit` says.
+    /// Messages dropped at the output limit, as their `OverflowPolicy` says.
     MessagesDropped = "messages_dropped",
     /// Messages replaced by a newer message with the same key.
     MessagesReplaced = "messages_replaced",

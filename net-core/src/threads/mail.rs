@@ -2,7 +2,7 @@
 
 use crate::accept::admission::Arrival;
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::features::broadcast::Part;
 use crate::observe::connection_query::PendingQuery;
 use crate::threads::resolver::LookupResult;
@@ -16,7 +16,7 @@ pub(crate) enum Mail<M> {
     Message(M),
     Bytes(ConnId, Bytes),
     /// In a box: it is larger than the rest, and rare.
-    BytesOr(Box<(ConnId, Bytes, AtLimit)>),
+    BytesOr(Box<(ConnId, Bytes, OverflowPolicy)>),
     Close(ConnId),
     /// In a box, as the last but one.
     Arrival(Box<Arrival>),

@@ -1,8 +1,8 @@
 //! What becomes of a message that does not fit below the hard cap.
 
-use super::{Outbox, Queued};
+use super::{Outbox, SendOutcome};
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::connection::slot::{Head, Status};
 use bytes::Bytes;
 use net_buffer::Replaced;
@@ -61,17 +61,17 @@ impl Drops {
 impl Outbox {
     /// Queues a message, or does at the hard cap as the policy says. How many older ones it has cost
     /// comes back too.
-    pub(crate) fn send_or(
+    pub(crate) fn send_with(
         &mut self,
         head: &mut Head,
         id: ConnId,
         bytes: Bytes,
-        at_limit: AtLimit,
-    ) -> (Queued, u64) {
+        at_limit: OverflowPolicy,
+    ) -> (SendOutcome, u64) {
         let key = match at_limit {
-            AtLimit::Close => return (self.send_shared(head, id, bytes), 0),
-            AtLimit::Conflate(key) => Some(key),
-            AtLimit::DropNewest | AtLimit::DropOldest => None,
+            OverflowPolicy::Close => return (self.send_shared(head, id, bytes), 0),
+            OverflowPolicy::Conflate(key) => Some(key),
+            OverflowPolicy::DropNewest | OverflowPolicy::DropOldest => None,
         };
         if let Some(answer) = self.answer_at_once(head, id, bytes.len()) {
             return (answer, 0);
@@ -84,7 +84,7 @@ impl Outbox {
         let excess = self.excess(head, &bytes, at_limit);
         let mut cost = 0;
         if excess > 0 {
-            let made_room = at_limit == AtLimit::DropOldest && {
+            let made_room = at_limit == OverflowPolicy::DropOldest && {
                 self.spill(head);
                 self.drop_oldest(head, id, excess, &mut cost)
             };
@@ -96,17 +96,17 @@ impl Outbox {
                     // may be dropped.
                     self.list_unsent(head, id);
                 }
-                return (Queued::Dropped, cost);
+                return (SendOutcome::Dropped, cost);
             }
         }
         if !self.has_memory(self.pool.cost_of(&bytes)) {
             head.thaw(); // where that it is long was noted
             self.drops.dropped(id, 0);
-            return (Queued::Dropped, cost);
+            return (SendOutcome::Dropped, cost);
         }
         self.spill(head);
         let output = &mut head.cold.get_or_insert_default().output;
-        if at_limit == AtLimit::DropNewest {
+        if at_limit == OverflowPolicy::DropNewest {
             output.push_shared(bytes, &mut self.pool); // once it is in, nobody drops it
         } else {
             output.push_message(bytes, key, &mut self.pool);
@@ -120,11 +120,11 @@ impl Outbox {
     /// or in what the queue takes beside them; and while memory is short, as many as it brings, so that
     /// a queue grows no more. One for which nothing waits may have it all the same: a prompt reader is not
     /// the one to pay.
-    fn excess(&self, head: &mut Head, bytes: &Bytes, at_limit: AtLimit) -> usize {
+    fn excess(&self, head: &mut Head, bytes: &Bytes, at_limit: OverflowPolicy) -> usize {
         let waits = self.in_memory(head);
         let mut excess = self.excess_over_cap(head, bytes.len());
         // Once it is in, nobody drops it, so that it may share a block with others.
-        let takes_a_place = at_limit != AtLimit::DropNewest;
+        let takes_a_place = at_limit != OverflowPolicy::DropNewest;
         if takes_a_place && self.bookkeeping(head) > self.lists_max() {
             excess = excess.max(1);
         }
@@ -143,7 +143,7 @@ impl Outbox {
         id: ConnId,
         key: u64,
         bytes: &Bytes,
-    ) -> Option<(Queued, u64)> {
+    ) -> Option<(SendOutcome, u64)> {
         let spare = self.memory_for_lossy.saturating_sub(self.pool.memory());
         let is_known = self.pool.cost_of(bytes) < bytes.len();
         let cold = head.cold.as_deref_mut()?;
@@ -155,7 +155,7 @@ impl Outbox {
             Replaced::Nothing => None,
             Replaced::TooLong => {
                 self.drops.dropped(id, 0);
-                Some((Queued::Dropped, 0))
+                Some((SendOutcome::Dropped, 0))
             }
             Replaced::Old(old) => {
                 self.drops.replaced(id, old.len);

@@ -1,6 +1,6 @@
 //! How much more a connection may be given: the marks between which its input waits, and the cap.
 
-use super::{Outbox, Queued};
+use super::{Outbox, SendOutcome};
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::slot::{Head, Status};
@@ -40,16 +40,16 @@ impl Outbox {
         pending > self.watermarks.high
     }
 
-    pub(super) fn mark(&self, head: &mut Head, id: ConnId) -> Queued {
+    pub(super) fn mark(&self, head: &mut Head, id: ConnId) -> SendOutcome {
         if !self.hold_if_above(head) {
-            return Queued::Queued;
+            return SendOutcome::SendOutcome;
         }
         // With no input of its own there would be none of this; so to let the next wait helps.
         let is_own_callback = self.running == Some(id);
         if is_own_callback && (self.lent.1 > 0 || self.brings_outcome) {
             self.hold_own_input(head);
         }
-        Queued::Above
+        SendOutcome::AboveHighWatermark
     }
 
     /// With so many bytes more in memory, those above the hard cap. Whoever is not above its high mark

@@ -16,9 +16,9 @@ use crate::api::runner::Task;
 use crate::api::slices::Slice;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
-use crate::config::policy::{AtLimit, WhenFull};
+use crate::config::policy::{OverflowPolicy, WhenFull};
 use crate::config::rate::Rate;
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use crate::features::broadcast::{Broadcast, Delivery};
 use crate::features::dial::{Dial, Retry};
 use crate::features::timers::TimerId;
@@ -232,7 +232,7 @@ impl Chaos {
             3 => _ = conn.split().1.send(&bytes),
             4..7 => {
                 let policy = self.policy();
-                let _ = conn.send_or(bytes, policy);
+                let _ = conn.send_with(bytes, policy);
             }
             7 => _ = conn.send_frame(&LengthPrefix::u32_be(1 << 20), bytes),
             8 => {
@@ -248,12 +248,12 @@ impl Chaos {
         }
     }
 
-    fn policy(&mut self) -> AtLimit {
+    fn policy(&mut self) -> OverflowPolicy {
         match self.rng.below(6) {
-            0 => AtLimit::Close,
-            1 => AtLimit::DropNewest,
-            2 | 3 => AtLimit::DropOldest,
-            _ => AtLimit::Conflate(self.rng.below(3) as u64),
+            0 => OverflowPolicy::Close,
+            1 => OverflowPolicy::DropNewest,
+            2 | 3 => OverflowPolicy::DropOldest,
+            _ => OverflowPolicy::Conflate(self.rng.below(3) as u64),
         }
     }
 
@@ -300,7 +300,7 @@ impl Chaos {
         let is_open = conn.is_open();
         assert_eq!(conn.send(b"").is_taken(), is_open);
         if !is_open {
-            assert_eq!(conn.send(b"x"), Queued::Refused);
+            assert_eq!(conn.send(b"x"), SendOutcome::Refused);
         }
         let id = conn.id();
         let _ = (
@@ -488,7 +488,7 @@ impl Chaos {
         let handle = here.handle();
         let _ = match self.rng.below(4) {
             0 => handle.send(id, vec![3; 300]).map_err(drop),
-            1 | 2 => handle.send_or(id, vec![3; 3000], self.policy()).map_err(drop),
+            1 | 2 => handle.send_with(id, vec![3; 3000], self.policy()).map_err(drop),
             _ => handle.close(id).map_err(drop),
         };
     }

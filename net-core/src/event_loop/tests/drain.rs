@@ -4,7 +4,7 @@ use super::{At, Outcome, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::config::limits::Limits;
 use crate::connection::life::State;
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use std::cell::{Cell, RefCell};
@@ -771,7 +771,7 @@ fn what_is_held_back_goes_out_before_the_next_answer_would_pass_the_high_mark<D:
     stage.play(move |at| match at {
         At::Data(conn, input) => {
             let queued = conn.echo(input);
-            counts.set(counts.get() + u32::from(queued == Queued::Above));
+            counts.set(counts.get() + u32::from(queued == SendOutcome::AboveHighWatermark));
         }
         other => usual(other),
     });

@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::{At, Rig, Rng, Stage, on_both_rigs, pattern, usual};
 use crate::api::conn::Conn;
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use bytes::Bytes;
 use net_buffer::{Input, LengthPrefix};
 use std::cell::RefCell;
@@ -205,10 +205,10 @@ fn an_empty_send_is_taken_and_is_nothing<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::new(seed);
     stage.play(|at| match at {
         At::Data(conn, input) => {
-            assert_eq!(conn.send(b""), Queued::Queued);
-            assert_eq!(conn.send_shared(Bytes::new()), Queued::Queued);
+            assert_eq!(conn.send(b""), SendOutcome::SendOutcome);
+            assert_eq!(conn.send_shared(Bytes::new()), SendOutcome::SendOutcome);
             input.take_all();
-            assert_eq!(conn.echo(input), Queued::Queued);
+            assert_eq!(conn.echo(input), SendOutcome::SendOutcome);
             assert_eq!(conn.unsent(), 0);
         }
         other => usual(other),

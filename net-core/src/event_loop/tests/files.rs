@@ -2,7 +2,7 @@
 
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::base::close_reason::{CloseReason, DeadlineKind};
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use net_buffer::FileRange;
 use std::fs::File;
 use std::io::Write;
@@ -146,7 +146,7 @@ fn a_stretch_that_no_file_has_costs_its_connection_alone<D: Rig>(seed: u64) {
                 let queued = stretches
                     .iter()
                     .map(|&(from, len)| conn.send_file(FileRange::new(file.clone(), from, len)));
-                assert_eq!(queued.last(), Some(Queued::Refused));
+                assert_eq!(queued.last(), Some(SendOutcome::Refused));
             }
             other => usual(other),
         });
@@ -215,9 +215,12 @@ fn a_file_costs_nothing_of_the_hard_cap<D: Rig>(seed: u64) {
     stage.play(move |at| match at {
         At::Data(conn, input) => {
             input.take_all();
-            assert_eq!(conn.send_file(FileRange::whole(file.clone()).unwrap()), Queued::Above);
+            assert_eq!(
+                conn.send_file(FileRange::whole(file.clone()).unwrap()),
+                SendOutcome::AboveHighWatermark
+            );
             assert!(conn.send(&[1; 10_000]).is_taken(), "a file is not in memory");
-            assert_eq!(conn.send(&[1]), Queued::Refused);
+            assert_eq!(conn.send(&[1]), SendOutcome::Refused);
         }
         other => usual(other),
     });

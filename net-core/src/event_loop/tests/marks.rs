@@ -4,9 +4,9 @@ use super::actor::Actor;
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, somewhere, usual};
 use crate::api::conn::Conn;
 use crate::base::close_reason::{Callback, CloseReason, DeadlineKind};
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::connection::life::State;
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use crate::features::dial::Dial;
 use bytes::Bytes;
 use net_buffer::LengthPrefix;
@@ -152,7 +152,7 @@ fn room_comes_once_below_the_low_mark<D: Rig>(seed: u64) {
         At::Data(conn, input) => {
             input.take_all();
             let queued = conn.send(&[5; 60_000]);
-            assert_eq!(queued, Queued::Above);
+            assert_eq!(queued, SendOutcome::AboveHighWatermark);
         }
         At::Room(conn) => {
             seen.borrow_mut().push(conn.unsent());
@@ -189,7 +189,7 @@ fn equal_marks_never_stall<D: Rig>(seed: u64) {
             let other = if own == ids[0] { ids[1] } else { ids[0] };
             let queued = conn.other(other).unwrap().send(input.take_all());
             assert!(queued.is_taken());
-            if queued == Queued::Above {
+            if queued == SendOutcome::AboveHighWatermark {
                 conn.pause();
             }
         }
@@ -274,7 +274,7 @@ fn a_message_longer_than_the_hard_cap_is_answered_in_full<D: Rig>(seed: u64) {
         });
         stage.play(move |at| {
             let At::Data(conn, input) = at else { return usual(at) };
-            // As documented: whoever is told `Above` leaves the rest in `input`.
+            // As documented: whoever is told `AboveHighWatermark` leaves the rest in `input`.
             while input.len() >= LEN {
                 if way == 8 {
                     if input.len().is_multiple_of(LEN) {
@@ -291,15 +291,15 @@ fn a_message_longer_than_the_hard_cap_is_answered_in_full<D: Rig>(seed: u64) {
                         .send_frame(&LengthPrefix::u8(9), Bytes::new())
                         .and_then(|_| conn.send_frame(&LengthPrefix::u32_be(LEN), bytes))
                         .unwrap(),
-                    3 => conn.send_or(bytes, AtLimit::Close),
-                    4 => conn.send_or(bytes, AtLimit::DropNewest),
-                    5 => conn.send_or(bytes, AtLimit::DropOldest),
-                    6 => conn.send_or(bytes, AtLimit::Conflate(1)),
+                    3 => conn.send_with(bytes, OverflowPolicy::Close),
+                    4 => conn.send_with(bytes, OverflowPolicy::DropNewest),
+                    5 => conn.send_with(bytes, OverflowPolicy::DropOldest),
+                    6 => conn.send_with(bytes, OverflowPolicy::Conflate(1)),
                     _ => conn.split().1.send(&bytes),
                 };
                 assert!(queued.is_taken(), "by way {way}: {queued:?}");
                 assert!(conn.send(b">").is_taken());
-                if queued == Queued::Above {
+                if queued == SendOutcome::AboveHighWatermark {
                     return;
                 }
             }
@@ -358,7 +358,7 @@ enum Streams {
     SaidSo,
 }
 
-/// One connection that is sent to until `Above`, and again in `on_room`, so many bytes: from the moment at
+/// One connection that is sent to until `AboveHighWatermark`, and again in `on_room`, so many bytes: from the moment at
 /// which its peer, who comes back, reads no more.
 fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
     let mut from = 0;
@@ -368,7 +368,7 @@ fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
             let queued = conn.send(&pattern(from, piece));
             assert!(queued.is_taken());
             from += piece;
-            if queued == Queued::Above {
+            if queued == SendOutcome::AboveHighWatermark {
                 return;
             }
         }
@@ -652,7 +652,7 @@ fn a_handler_that_fills_the_kernel_in_on_room_leaves_others_their_turn<D: Rig>(s
     stage.stop();
 }
 
-fn drop_queued(queued: Queued) {
+fn drop_queued(queued: SendOutcome) {
     assert!(queued.is_taken());
 }
 
@@ -696,7 +696,7 @@ fn who_pipelines_and_reads_is_answered_in_full<D: Rig>(seed: u64) {
     stage.play(|at| match at {
         At::Data(conn, input) => {
             while input.take(1).is_some() {
-                if conn.send(&[7; 100]) != Queued::Queued {
+                if conn.send(&[7; 100]) != SendOutcome::SendOutcome {
                     return;
                 }
             }
@@ -724,7 +724,7 @@ fn who_has_finished_is_read_although_much_is_unsent<D: Rig>(seed: u64) {
             At::Data(conn, input) => {
                 heard.borrow_mut().extend_from_slice(input.take_all());
                 if conn.is_open() {
-                    assert_eq!(conn.send(&pattern(0, 300_000)), Queued::Above);
+                    assert_eq!(conn.send(&pattern(0, 300_000)), SendOutcome::AboveHighWatermark);
                     conn.finish();
                 }
             }
@@ -760,7 +760,7 @@ fn when_a_long_message_has_left_the_cap_holds_again<D: Rig>(seed: u64) {
         move |at| match at {
             At::Data(conn, input) if input.peek() == b"long" => {
                 input.take_all();
-                assert_eq!(conn.send(&pattern(0, 50_000)), Queued::Above);
+                assert_eq!(conn.send(&pattern(0, 50_000)), SendOutcome::AboveHighWatermark);
             }
             At::Data(conn, input) => {
                 input.take_all();

@@ -3,8 +3,8 @@
 use super::{At, Peer, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::base::close_reason::CloseReason;
 use crate::config::limits::Limits;
-use crate::config::policy::AtLimit;
-use crate::connection::outbox::Queued;
+use crate::config::policy::OverflowPolicy;
+use crate::connection::outbox::SendOutcome;
 use crate::features::broadcast::Broadcast;
 use crate::observe::counters::Counter;
 use crate::threads::mailbox::PostError;
@@ -175,7 +175,7 @@ fn while_memory_is_tight_whoever_owes_is_not_read<D: Rig>(seed: u64) {
                 _ => {
                     hears.set(hears.get() + 1);
                     let queued = conn.send(&[7; 300]);
-                    assert_ne!(queued, Queued::Refused);
+                    assert_ne!(queued, SendOutcome::Refused);
                 }
             }
         }
@@ -355,7 +355,9 @@ fn counted_payloads_of_one_callback_stay_within_the_share<D: Rig>(seed: u64) {
 
 fn what_the_share_has_no_room_for_is_dropped_where_a_policy_says_so<D: Rig>(seed: u64) {
     let blocks = 64;
-    for policy in [AtLimit::DropNewest, AtLimit::DropOldest, AtLimit::Conflate(7)] {
+    for policy in
+        [OverflowPolicy::DropNewest, OverflowPolicy::DropOldest, OverflowPolicy::Conflate(7)]
+    {
         let mut stage = tight::<D>(seed, blocks, |limits| {
             limits.high_watermark = 1 << 20;
             limits.output_limit = 10 << 20;
@@ -367,19 +369,23 @@ fn what_the_share_has_no_room_for_is_dropped_where_a_policy_says_so<D: Rig>(seed
             input.take_all();
             for n in 0..100u8 {
                 // With one key for all of them, each longer one takes the place of the last.
-                let len = if policy == AtLimit::Conflate(7) { 8000 * usize::from(n) } else { 8000 };
-                let queued = conn.send_or(vec![n; len.max(1)], policy);
-                assert_ne!(queued, Queued::Refused, "message {n}");
-                drops.set(drops.get() + u32::from(queued == Queued::Dropped));
+                let len = if policy == OverflowPolicy::Conflate(7) {
+                    8000 * usize::from(n)
+                } else {
+                    8000
+                };
+                let queued = conn.send_with(vec![n; len.max(1)], policy);
+                assert_ne!(queued, SendOutcome::Refused, "message {n}");
+                drops.set(drops.get() + u32::from(queued == SendOutcome::Dropped));
             }
         });
         let peer = owed_a_block(&mut stage);
         // Below the mark at which it would be reset for them.
         let fit = (blocks * BLOCK / 16 * 13 / 8000) as u32;
         let expected = match policy {
-            AtLimit::DropOldest => 0, // older ones go for each
+            OverflowPolicy::DropOldest => 0, // older ones go for each
             // Before it there is what it replaces.
-            AtLimit::Conflate(_) => 100 - 1 - fit,
+            OverflowPolicy::Conflate(_) => 100 - 1 - fit,
             _ => 100 - fit,
         };
         assert_eq!(dropped.get(), expected, "{policy:?}");
@@ -408,10 +414,10 @@ fn what_a_message_takes_beside_its_bytes_counts<D: Rig>(seed: u64) {
             let _ = conn.send(&[7; 500]); // the kernel's buffers are full
             for n in 0..20_000_u64 {
                 let queued = match kind {
-                    0 => conn.send_or(vec![1], AtLimit::DropOldest),
-                    1 => conn.send_or(vec![1; 90], AtLimit::DropOldest),
+                    0 => conn.send_with(vec![1], OverflowPolicy::DropOldest),
+                    1 => conn.send_with(vec![1; 90], OverflowPolicy::DropOldest),
                     // (It is looked for among all: not as many.)
-                    2 if n < 4000 => conn.send_or(vec![1], AtLimit::Conflate(n)),
+                    2 if n < 4000 => conn.send_with(vec![1], OverflowPolicy::Conflate(n)),
                     2 => break,
                     3 => conn.send_file(range.clone()),
                     4 => conn.send_frame(&LengthPrefix::u8(9), Bytes::new()).unwrap(),
@@ -419,11 +425,11 @@ fn what_a_message_takes_beside_its_bytes_counts<D: Rig>(seed: u64) {
                     6 => conn.send_frame(&LengthPrefix::u32_be(999), vec![1; 150].into()).unwrap(),
                     _ => {
                         conn.notify_sent(n);
-                        if conn.is_open() { Queued::Queued } else { Queued::Refused }
+                        if conn.is_open() { SendOutcome::SendOutcome } else { SendOutcome::Refused }
                     }
                 };
                 takes.set(takes.get() + usize::from(queued.is_taken()));
-                if queued == Queued::Refused {
+                if queued == SendOutcome::Refused {
                     break;
                 }
             }
@@ -458,7 +464,7 @@ fn a_payload_owed_to_many_counts_once<D: Rig>(seed: u64) {
     let peers: Vec<_> = (0..20).map(|_| stage.open()).collect();
     peers.iter().for_each(|peer| peer.reads(false));
     for n in 0..60 {
-        let broadcast = Broadcast::new(pattern(n, 2000)).at_limit(AtLimit::DropOldest);
+        let broadcast = Broadcast::new(pattern(n, 2000)).at_limit(OverflowPolicy::DropOldest);
         stage.handle().broadcast(broadcast);
         stage.settle();
         assert!(memory(&stage) <= blocks * BLOCK, "{} bytes", memory(&stage));
@@ -483,7 +489,9 @@ fn a_payload_owed_to_many_counts_once<D: Rig>(seed: u64) {
 /// At seven eighths whoever had most was reset, whatever the policy of what it was owed.
 fn a_policy_comes_before_a_reset<D: Rig>(seed: u64) {
     let blocks = 64;
-    for policy in [AtLimit::DropOldest, AtLimit::DropNewest, AtLimit::Conflate(3)] {
+    for policy in
+        [OverflowPolicy::DropOldest, OverflowPolicy::DropNewest, OverflowPolicy::Conflate(3)]
+    {
         for shared in [true, false] {
             let mut stage = tight::<D>(seed, blocks, |limits| {
                 limits.output_limit = 1 << 20;
@@ -496,8 +504,8 @@ fn a_policy_comes_before_a_reset<D: Rig>(seed: u64) {
                     let all = Bytes::from(pattern(n as usize, 2000));
                     here.each(|conn| {
                         let message = if shared { all.clone() } else { all.to_vec().into() };
-                        let queued = conn.send_or(message, policy);
-                        assert_ne!(queued, Queued::Refused);
+                        let queued = conn.send_with(message, policy);
+                        assert_ne!(queued, SendOutcome::Refused);
                     });
                 }
                 At::Data(conn, input) => {
@@ -520,7 +528,7 @@ fn a_policy_comes_before_a_reset<D: Rig>(seed: u64) {
             let lossy = stage.count(Counter::MessagesDropped);
             let others: Vec<_> = (0..20).map(|_| owed_a_block(&mut stage)).collect();
             assert!(memory(&stage) <= blocks * BLOCK / 8 * 7, "{} bytes", memory(&stage));
-            if policy == AtLimit::DropOldest {
+            if policy == OverflowPolicy::DropOldest {
                 assert!(!peers.iter().any(|peer| peer.saw_reset()), "{shared}");
                 assert!(stage.count(Counter::MessagesDropped) > lossy, "{shared}");
             }
@@ -541,7 +549,7 @@ fn what_waits_for_a_loop_by_mail_is_bounded_in_bytes_too<D: Rig>(seed: u64) {
             let message = pattern(posted, 900);
             let sent = match posted % 1800 {
                 0 => handle.send(id, message),
-                _ => handle.send_or(id, message, AtLimit::DropNewest),
+                _ => handle.send_with(id, message, OverflowPolicy::DropNewest),
             };
             match sent {
                 Ok(()) => posted += 900,

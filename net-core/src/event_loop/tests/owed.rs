@@ -4,7 +4,7 @@ use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::api::pool::Pool;
 use crate::api::slices::Slice;
 use crate::base::close_reason::CloseReason;
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use crate::threads::control::Phase;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -186,7 +186,7 @@ fn a_long_answer_in_parts_is_whole_although_its_peer_has_ended<D: Rig>(seed: u64
             At::Data(conn, input) => {
                 input.take_all();
                 if goes_by_room {
-                    while conn.send(&part().unwrap()) != Queued::Above {}
+                    while conn.send(&part().unwrap()) != SendOutcome::AboveHighWatermark {}
                 } else {
                     assert!(conn.send(&part().unwrap()).is_taken());
                     conn.notify_sent(0);
@@ -195,8 +195,8 @@ fn a_long_answer_in_parts_is_whole_although_its_peer_has_ended<D: Rig>(seed: u64
             At::Room(conn) if goes_by_room => {
                 while let Some(part) = part() {
                     match conn.send(&part) {
-                        Queued::Queued => {}
-                        Queued::Above => break,
+                        SendOutcome::SendOutcome => {}
+                        SendOutcome::AboveHighWatermark => break,
                         other => panic!("{other:?}: it was ended before its answer was whole"),
                     }
                 }

@@ -6,7 +6,7 @@ use crate::api::conn::Conn;
 use crate::api::here::Loop;
 use crate::api::slices::Slice;
 use crate::base::close_reason::{Callback, CloseReason};
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::features::broadcast::Broadcast;
 use crate::observe::counters::Counter;
 use bytes::Bytes;
@@ -451,16 +451,16 @@ fn drops<D: Rig>(seed: u64, place: Place) {
                     unreachable!("it was dropped at once");
                 }
                 Place::Oldest => {
-                    let _ = conn.send_or(bomb(3_000), AtLimit::DropOldest);
-                    let _ = conn.send_or(vec![b'.'; 3_000], AtLimit::DropOldest);
+                    let _ = conn.send_with(bomb(3_000), OverflowPolicy::DropOldest);
+                    let _ = conn.send_with(vec![b'.'; 3_000], OverflowPolicy::DropOldest);
                 }
                 Place::Replaced => {
-                    let _ = conn.send_or(bomb(100), AtLimit::Conflate(1));
-                    let _ = conn.send_or(vec![b'.'; 100], AtLimit::Conflate(1));
+                    let _ = conn.send_with(bomb(100), OverflowPolicy::Conflate(1));
+                    let _ = conn.send_with(vec![b'.'; 100], OverflowPolicy::Conflate(1));
                 }
                 Place::Newest => {
                     let _ = conn.send(&[b'.'; 3_500]);
-                    let _ = conn.send_or(bomb(3_000), AtLimit::DropNewest);
+                    let _ = conn.send_with(bomb(3_000), OverflowPolicy::DropNewest);
                     unreachable!("it was dropped at once");
                 }
                 Place::JobDone | Place::JobStopped => {
@@ -502,8 +502,8 @@ fn drops<D: Rig>(seed: u64, place: Place) {
             match place {
                 Place::MailToNobody => stage.handle().send(id, others_bomb(1_000)).unwrap(),
                 _ => {
-                    let at_limit = AtLimit::DropOldest;
-                    stage.handle().send_or(id, others_bomb(1_000), at_limit).unwrap();
+                    let at_limit = OverflowPolicy::DropOldest;
+                    stage.handle().send_with(id, others_bomb(1_000), at_limit).unwrap();
                 }
             }
         }

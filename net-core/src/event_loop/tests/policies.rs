@@ -4,8 +4,8 @@ use super::{At, Peer, Rig, Rng, Stage, fail, on_both_rigs, usual};
 use crate::api::conn::Conn;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::config::limits::Limits;
-use crate::config::policy::AtLimit;
-use crate::connection::outbox::Queued;
+use crate::config::policy::OverflowPolicy;
+use crate::connection::outbox::SendOutcome;
 use crate::features::broadcast::Broadcast;
 use crate::observe::counters::Counter;
 use bytes::Bytes;
@@ -38,12 +38,12 @@ type Class = u8;
 
 const CLASSES: Class = 6;
 
-fn policy(class: Class) -> AtLimit {
+fn policy(class: Class) -> OverflowPolicy {
     match class {
-        0 => AtLimit::Close,
-        1 => AtLimit::DropNewest,
-        2 => AtLimit::DropOldest,
-        key => AtLimit::Conflate(key.into()),
+        0 => OverflowPolicy::Close,
+        1 => OverflowPolicy::DropNewest,
+        2 => OverflowPolicy::DropOldest,
+        key => OverflowPolicy::Conflate(key.into()),
     }
 }
 
@@ -90,14 +90,14 @@ impl Sent {
         let bytes = message(class, self.number, len);
         let queued = match class {
             0 if rng.one_in(2) => conn.send(&bytes),
-            _ => conn.send_or(bytes, policy(class)),
+            _ => conn.send_with(bytes, policy(class)),
         };
         match queued {
-            Queued::Queued | Queued::Above => {
+            SendOutcome::SendOutcome | SendOutcome::AboveHighWatermark => {
                 self.taken.entry(class).or_default().push(self.number);
             }
-            Queued::Dropped => self.dropped += 1,
-            Queued::Refused => panic!("it is open"),
+            SendOutcome::Dropped => self.dropped += 1,
+            SendOutcome::Refused => panic!("it is open"),
         }
         assert!(conn.unsent() <= LIMIT);
     }
@@ -223,7 +223,7 @@ fn room_that_a_drop_has_made_is_told<D: Rig>(seed: u64) {
         At::Message(here, len) => {
             let mut conn = here.connection(id).unwrap();
             let bytes = Bytes::from(vec![1; len as usize]);
-            assert!(conn.send_or(bytes, AtLimit::DropOldest).is_taken());
+            assert!(conn.send_with(bytes, OverflowPolicy::DropOldest).is_taken());
         }
         other => usual(other),
     });
@@ -254,11 +254,11 @@ fn a_message_longer_than_the_limit_is_taken_below_the_mark_and_dropped_above<D: 
             At::Open(conn) => {
                 assert!(conn.send(&message(0, 1, 1000)).is_taken(), "at the mark");
                 let long = message(first, 2, 2 * LIMIT);
-                assert_eq!(conn.send_or(long, policy(first)), Queued::Above);
+                assert_eq!(conn.send_with(long, policy(first)), SendOutcome::AboveHighWatermark);
                 for class in 1..CLASSES {
                     if class != first {
                         let another = message(class, 3, LIMIT);
-                        assert_eq!(conn.send_or(another, policy(class)), Queued::Dropped);
+                        assert_eq!(conn.send_with(another, policy(class)), SendOutcome::Dropped);
                     }
                 }
                 // What belongs to the long one is judged as if that were not there.
@@ -278,8 +278,8 @@ fn an_ending_connection_refuses_and_counts_no_drop<D: Rig>(seed: u64) {
     stage.play(|at| match at {
         At::Open(conn) => {
             conn.finish();
-            let queued = conn.send_or("too late", AtLimit::DropOldest);
-            assert_eq!(queued, Queued::Refused);
+            let queued = conn.send_with("too late", OverflowPolicy::DropOldest);
+            assert_eq!(queued, SendOutcome::Refused);
         }
         other => usual(other),
     });
@@ -299,7 +299,7 @@ fn a_broadcast_drops_by_its_policy_and_reports_it<D: Rig>(seed: u64) {
     let mut all = Vec::new();
     while stage.count(Counter::MessagesDropped) < 10 {
         last += 1;
-        let broadcast = Broadcast::new(message(2, last, 200)).at_limit(AtLimit::DropOldest);
+        let broadcast = Broadcast::new(message(2, last, 200)).at_limit(OverflowPolicy::DropOldest);
         let delivery = stage.handle().broadcast(broadcast);
         stage.settle();
         all.push(delivery.report());
@@ -325,12 +325,12 @@ fn from_another_thread_a_message_meets_the_same_policy<D: Rig>(seed: u64) {
     let mut sent = 0;
     while stage.count(Counter::MessagesDropped) < 10 {
         sent += 1;
-        handle.send_or(id, message(1, sent, 200), policy(1)).unwrap();
-        handle.send_or(id, message(3, sent, 20), policy(3)).unwrap();
+        handle.send_with(id, message(1, sent, 200), policy(1)).unwrap();
+        handle.send_with(id, message(3, sent, 20), policy(3)).unwrap();
         stage.settle();
     }
     let dropped = stage.count(Counter::BytesDropped);
-    handle.send_or(id, vec![0; LIMIT + 1], AtLimit::DropNewest).unwrap();
+    handle.send_with(id, vec![0; LIMIT + 1], OverflowPolicy::DropNewest).unwrap();
     stage.settle();
     assert_eq!(stage.count(Counter::BytesDropped) - dropped, LIMIT as u64 + 1);
     peer.reads(true);
@@ -342,7 +342,7 @@ fn from_another_thread_a_message_meets_the_same_policy<D: Rig>(seed: u64) {
     peer.reset();
     stage.settle();
     let dropped = stage.count(Counter::BytesDropped);
-    handle.send_or(id, "too late", AtLimit::DropOldest).unwrap();
+    handle.send_with(id, "too late", OverflowPolicy::DropOldest).unwrap();
     stage.settle();
     assert_eq!(stage.count(Counter::BytesDropped) - dropped, 8, "and is counted");
     stage.stop();
@@ -354,7 +354,7 @@ fn the_next_connection_in_the_slot_has_lost_nothing<D: Rig>(seed: u64) {
         At::Open(conn) => {
             assert_eq!(conn.messages_dropped(), 0);
             let _ = conn.send(&[0; 1001]); // above the mark
-            let _ = conn.send_or(vec![0; LIMIT], AtLimit::DropNewest);
+            let _ = conn.send_with(vec![0; LIMIT], OverflowPolicy::DropNewest);
             assert_eq!(conn.messages_dropped(), 1);
         }
         other => usual(other),
@@ -369,7 +369,7 @@ fn the_next_connection_in_the_slot_has_lost_nothing<D: Rig>(seed: u64) {
 }
 
 /// An answer waited in the cork; the message behind it was dropped, but had moved the answer out of the cork
-/// first, and nothing sent it: it was `Queued`, and waited until something else happened to its connection.
+/// first, and nothing sent it: it was `SendOutcome`, and waited until something else happened to its connection.
 fn what_waits_before_a_message_that_is_dropped_leaves<D: Rig>(seed: u64) {
     // Dropped at the limit of its connection, and of the loop's share.
     for budget in [None, Some(150_000)] {
@@ -387,7 +387,10 @@ fn what_waits_before_a_message_that_is_dropped_leaves<D: Rig>(seed: u64) {
                 let mut conn = here.connection(id).unwrap();
                 assert!(conn.send(&[b'.'; 1001]).is_taken()); // above the mark, where the cap holds
                 let too_long = vec![0; if budget.is_some() { 200_000 } else { LIMIT + 1 }];
-                assert_eq!(conn.send_or(too_long, AtLimit::DropOldest), Queued::Dropped);
+                assert_eq!(
+                    conn.send_with(too_long, OverflowPolicy::DropOldest),
+                    SendOutcome::Dropped
+                );
             }
             other => usual(other),
         });

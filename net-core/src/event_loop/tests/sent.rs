@@ -2,7 +2,7 @@
 
 use super::{At, Outcome, Rig, Rng, Stage, on_both_rigs, pattern, somewhere, usual};
 use crate::base::close_reason::Callback;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -187,7 +187,7 @@ fn what_was_dropped_is_not_waited_for<D: Rig>(seed: u64) {
         move |at| match at {
             At::Message(here, tag) => {
                 let mut conn = here.connection(id).unwrap();
-                assert!(conn.send_or(vec![0; 700], AtLimit::DropOldest).is_taken());
+                assert!(conn.send_with(vec![0; 700], OverflowPolicy::DropOldest).is_taken());
                 conn.notify_sent(tag);
             }
             At::Sent(_, tag) => told.borrow_mut().push(tag),

@@ -2,7 +2,7 @@
 
 use super::{At, Rig, Stage, on_both_rigs, usual};
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::observe::counters::Counter;
 use crate::threads::mailbox::PostError;
 
@@ -24,7 +24,7 @@ fn an_id_of_another_server_finds_nothing_from_any_thread<D: Rig>(seed: u64) {
     let (handle, id) = (stage.handle(), stage.id(&peer));
     for stranger in strangers(id) {
         assert_eq!(handle.send(stranger, "bytes"), Err(PostError::Ended("bytes".into())));
-        let sent = handle.send_or(stranger, "bytes", AtLimit::DropNewest);
+        let sent = handle.send_with(stranger, "bytes", OverflowPolicy::DropNewest);
         assert_eq!(sent, Err(PostError::Ended("bytes".into())));
         assert_eq!(handle.close(stranger), Err(PostError::Ended(stranger)));
     }

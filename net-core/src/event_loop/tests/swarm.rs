@@ -11,7 +11,7 @@ use crate::api::here::Loop;
 use crate::api::server_handle::ServerHandle;
 use crate::api::slices::Slice;
 use crate::base::id::ConnId;
-use crate::config::policy::AtLimit;
+use crate::config::policy::OverflowPolicy;
 use crate::config::rate::Rate;
 use crate::connection::slot::Status;
 use crate::features::broadcast::Broadcast;
@@ -171,10 +171,10 @@ impl Chaos {
                 }
                 if conn.unsent() > HIGH_MARK {
                     // It is dropped, and costs nothing that waits: of that nothing is dropped.
-                    conn.send_or(Bytes::from_static(&TOO_LONG), AtLimit::DropOldest)
+                    conn.send_with(Bytes::from_static(&TOO_LONG), OverflowPolicy::DropOldest)
                 } else {
                     // Any length would be taken. What this policy has taken it does not drop.
-                    conn.send_or(Bytes::from(bytes.clone()), AtLimit::DropNewest)
+                    conn.send_with(Bytes::from(bytes.clone()), OverflowPolicy::DropNewest)
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Peer};
 use crate::api::here::Loop;
 use crate::base::id::ConnId;
-use crate::connection::outbox::Queued;
+use crate::connection::outbox::SendOutcome;
 use crate::observe::connection_query::Query;
 use crate::observe::counters::Counter;
 use crate::sys::process::Process;
@@ -249,7 +249,7 @@ fn send(conn: &mut Conn<'_, AdminHandler>, asker: Asker, reply: &Reply) -> bool 
     if !asker.keeps_alive {
         conn.close();
     }
-    asker.keeps_alive && queued == Queued::Queued
+    asker.keeps_alive && queued == SendOutcome::SendOutcome
 }
 
 /// The connection's id in `/connections/ID/kill`.
