@@ -2,7 +2,7 @@
 
 use clap::{Arg, Args, ValueEnum};
 use net_core::{
-    Addr, Balance, Bytes, FdTable, Handler, Limits, LogGuard, LogWriter, Loops, Place,
+    Addr, Balance, Bytes, FdTable, Handler, Limits, LogGuard, LogWriter, LoopInfo, Loops,
     PrivateTables, Rate, Server, TrustedProxies, WhenFull,
 };
 use std::io::Write;
@@ -28,7 +28,7 @@ pub struct ServerFlags {
     /// Loops, one thread each: a number from 1 to 256, or per-core
     #[arg(long, value_name = "N|per-core", default_value = "per-core", value_parser = parse_loops)]
     pub loops: Loops,
-    /// Keep each loop on a core of its own (the default where there are as many loops as cores)
+    /// PanicAction each loop on a core of its own (the default where there are as many loops as cores)
     #[arg(long, overrides_with = "no_pin")]
     pub pin: bool,
     /// Let the system move the loops between cores
@@ -396,7 +396,7 @@ pub fn start_log(level: LogFlag) -> Option<LogGuard> {
 pub fn run<H, F>(flags: &ServerFlags, factory: F) -> ExitCode
 where
     H: Handler,
-    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+    F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
 {
     let _log = start_log(flags.log);
     // Where the C library has no such setting, it does what it does.

@@ -11,7 +11,7 @@ mod delimited;
 mod prefix;
 
 pub use delimited::{Delimiter, Lines, Searched, find_line};
-pub use prefix::{LengthPrefix, Order, Width};
+pub use prefix::{ByteOrder, LengthPrefix, PrefixWidth};
 
 use std::error::Error;
 use std::fmt;

@@ -93,8 +93,8 @@ pub use block::{Block, CLASS_MIN, class_for};
 pub use bytes::Bytes;
 pub use file::FileRange;
 pub use frame::{
-    Delimiter, Fixed, Frame, FrameError, Framing, LengthPrefix, Lines, Order, Searched, Width,
-    find_line,
+    ByteOrder, Delimiter, Fixed, Frame, FrameError, Framing, LengthPrefix, Lines, PrefixWidth,
+    Searched, find_line,
 };
 pub use input::{Input, InputFull, Unread};
 pub use output::{Output, Replaced, SHARED_COPY_MAX, Waiting};

@@ -7,7 +7,8 @@ mod fuzzing;
 
 use fuzzing::{Random, fuzz};
 use net_buffer::{
-    Delimiter, Fixed, FrameError, Framing, Input, LengthPrefix, Lines, Order, Searched, Width,
+    ByteOrder, Delimiter, Fixed, FrameError, Framing, Input, LengthPrefix, Lines, PrefixWidth,
+    Searched,
 };
 
 /// Everything that `next` takes out of `pieces`, how it ended, and how much is left. (How long a frame is
@@ -97,8 +98,9 @@ fn generated_frames_are_the_same_however_the_stream_is_cut() {
         );
         assert!(cut.0.iter().all(|frame| frame.len() <= max));
 
-        let width = random.pick(&[Width::U8, Width::U16, Width::U32, Width::U64]);
-        let order = random.pick(&[Order::Big, Order::Little]);
+        let width =
+            random.pick(&[PrefixWidth::U8, PrefixWidth::U16, PrefixWidth::U32, PrefixWidth::U64]);
+        let order = random.pick(&[ByteOrder::Big, ByteOrder::Little]);
         let mut shape = LengthPrefix::new(width, order, max);
         if random.one_in(2) {
             shape = shape.counting_itself();
@@ -122,8 +124,9 @@ fn generated_frames_are_the_same_however_the_stream_is_cut() {
 #[test]
 fn generated_payloads_are_read_as_they_were_written() {
     fuzz(|random| {
-        let width = random.pick(&[Width::U8, Width::U16, Width::U32, Width::U64]);
-        let order = random.pick(&[Order::Big, Order::Little]);
+        let width =
+            random.pick(&[PrefixWidth::U8, PrefixWidth::U16, PrefixWidth::U32, PrefixWidth::U64]);
+        let order = random.pick(&[ByteOrder::Big, ByteOrder::Little]);
         let mut shape = LengthPrefix::new(width, order, 200);
         if random.one_in(2) {
             shape = shape.counting_itself();

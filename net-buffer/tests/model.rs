@@ -7,8 +7,8 @@ mod fuzzing;
 use std::io::IoSlice;
 
 use net_buffer::{
-    Bytes, Delimiter, Fixed, FrameError, Framing, Input, InputFull, LengthPrefix, Lines, Order,
-    Output, Pool, Searched, Unread, Width, class_for,
+    ByteOrder, Bytes, Delimiter, Fixed, FrameError, Framing, Input, InputFull, LengthPrefix, Lines,
+    Output, Pool, PrefixWidth, Searched, Unread, class_for,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -201,8 +201,10 @@ fn some_text() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn a_shape() -> impl Strategy<Value = LengthPrefix> {
-    let width = prop::sample::select(&[Width::U8, Width::U16, Width::U32, Width::U64][..]);
-    let order = prop::sample::select(&[Order::Big, Order::Little][..]);
+    let width = prop::sample::select(
+        &[PrefixWidth::U8, PrefixWidth::U16, PrefixWidth::U32, PrefixWidth::U64][..],
+    );
+    let order = prop::sample::select(&[ByteOrder::Big, ByteOrder::Little][..]);
     (width, order, 0..40_000_usize, any::<bool>()).prop_map(|(width, order, max, counts_itself)| {
         LengthPrefix { width, order, max, counts_itself }
     })
@@ -431,8 +433,9 @@ fn kept_streams_are_cut_as_by_a_search_without_memory() {
         let [max, kind, text @ ..] = bytes else { return };
         let (max, kind) = (usize::from(*max), usize::from(*kind));
         let delimiter = [&b"\r\n\r\n"[..], b"\n", b"--", b"aab", b"abab"][kind / 16 % 5];
-        let width = [Width::U8, Width::U16, Width::U32, Width::U64][kind / 4 % 4];
-        let order = [Order::Big, Order::Little][kind / 16 % 2];
+        let width =
+            [PrefixWidth::U8, PrefixWidth::U16, PrefixWidth::U32, PrefixWidth::U64][kind / 4 % 4];
+        let order = [ByteOrder::Big, ByteOrder::Little][kind / 16 % 2];
         let mut prefix = LengthPrefix::new(width, order, max);
         prefix.counts_itself = kind / 32 % 2 == 1;
         let delimited = Delimiter::new(delimiter, max);
@@ -484,7 +487,7 @@ fn cut_by_prefix(text: &[u8], shape: &LengthPrefix) -> Parsed {
     let width = shape.width.bytes();
     while rest.len() >= width {
         let mut number = rest[..width].to_vec();
-        if shape.order == Order::Little {
+        if shape.order == ByteOrder::Little {
             number.reverse();
         }
         let number = number.iter().fold(0_u128, |number, byte| number * 256 + u128::from(*byte));

@@ -47,9 +47,9 @@ mod bound;
 #[cfg(test)]
 mod fuzzing;
 
-pub use accept::trusted_proxies::{TrustedError, TrustedProxies};
+pub use accept::trusted_proxies::{ParseTrustedProxiesError, TrustedProxies};
 pub use api::conn::{Conn, Sender};
-pub use api::handler::{Handler, Keep, Peer};
+pub use api::handler::{Handler, PanicAction, Peer};
 pub use api::here::Loop;
 pub use api::pool::{JobPanicked, Pool, PoolCounts, PoolFull};
 pub use api::runner::{Runner, Work};
@@ -57,7 +57,7 @@ pub use api::server_handle::ServerHandle;
 pub use api::slices::{JobsFull, Slice};
 pub use base::close_reason::{BadHeader, Callback, CloseReason, DeadlineKind, RefuseReason};
 pub use base::error::{AdoptError, StartError, Unadopted};
-pub use base::id::{ConnId, LOOPS_MAX, NoConnId, SLOTS_MAX};
+pub use base::id::{ConnId, LOOPS_MAX, ParseConnIdError, SLOTS_MAX};
 pub use config::limits::Limits;
 pub use config::policy::{OverflowPolicy, WhenFull};
 pub use config::rate::Rate;
@@ -75,8 +75,8 @@ pub use observe::counters::{Counter, Snapshot};
 pub use observe::log_writer::{LogGuard, LogWriter};
 pub use server::load_balancer::Balance;
 #[doc(hidden)] // for the examples, which read more of /proc
-pub use server::machine::{BYTES_PER_IDLE_CONNECTION, LookError, Machine, proc_file};
-pub use server::{Accept, Diagnosis, Ended, FdTable, Loops, Place, Running, Server, Wall};
+pub use server::machine::{BYTES_PER_IDLE_CONNECTION, Machine, ProbeError, proc_file};
+pub use server::{Accept, Diagnosis, Ended, FdTable, LoopInfo, Loops, Running, Server, Wall};
 pub use sys::addr::{Addr, AddrError, UnixName};
 pub use sys::{
     Errno, Keepalive, PrivateTables, SocketOptions, Unfit, restore_for_child, return_large_blocks,
@@ -85,8 +85,8 @@ pub use threads::mailbox::PostError;
 
 pub use bytes::Bytes;
 pub use net_buffer::{
-    Delimiter, FileRange, Fixed, FrameError, Framing, Input, LengthPrefix, Lines, Order, Searched,
-    Width,
+    ByteOrder, Delimiter, FileRange, Fixed, FrameError, Framing, Input, LengthPrefix, Lines,
+    PrefixWidth, Searched,
 };
 pub use net_timer::Tick;
 

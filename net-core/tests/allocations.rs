@@ -5,7 +5,7 @@
 
 mod bound;
 
-use net_core::{Conn, Handler, Input, Limits, Loops, Peer, Place, Server};
+use net_core::{Conn, Handler, Input, Limits, LoopInfo, Loops, Peer, Server};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -100,7 +100,7 @@ const ROUNDS: u64 = 200;
 fn allocations(answer: Answer) -> u64 {
     let timeout = Some(Duration::from_secs(60));
     let limits = Limits { idle_timeout: timeout, first_byte_timeout: timeout, ..Limits::default() };
-    let factory = move |_: &Place<Infallible>| {
+    let factory = move |_: &LoopInfo<Infallible>| {
         IS_LOOP.with(|is_loop| is_loop.set(true));
         answer
     };

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::disallowed_methods)] // each wait for a child has a bound here
 
-use net_core::{Callback, Conn, Handler, Input, Keep, Loops, Peer, Pool, Server};
+use net_core::{Callback, Conn, Handler, Input, Loops, PanicAction, Peer, Pool, Server};
 use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -40,8 +40,8 @@ impl Handler for Fragile {
         }
     }
 
-    fn on_panic(&mut self, _place: Callback) -> Keep {
-        Keep::Running
+    fn on_panic(&mut self, _place: Callback) -> PanicAction {
+        PanicAction::Running
     }
 }
 

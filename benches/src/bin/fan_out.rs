@@ -4,7 +4,7 @@ use benches::fan_out::{BROADCAST, CALL, JOIN, PAYLOAD};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
 use net_core::{
-    Broadcast, Bytes, Conn, FdTable, Handler, Input, Limits, Loop, Loops, Peer, Place,
+    Broadcast, Bytes, Conn, FdTable, Handler, Input, Limits, Loop, LoopInfo, Loops, Peer,
     PrivateTables, Server, ServerHandle,
 };
 use std::error::Error;
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         server = server.fd_table(FdTable::PerLoop(unsafe { PrivateTables::promise() }));
     }
     let running =
-        server.start(|place: &Place<()>| FanOut { own: place.number(), all: place.handle() })?;
+        server.start(|place: &LoopInfo<()>| FanOut { own: place.number(), all: place.handle() })?;
     say_ready(running.addrs()[0].to_string().parse()?)?;
     running.wait()?;
     Ok(())

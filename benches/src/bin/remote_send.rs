@@ -4,7 +4,7 @@ use benches::bursts::{MESSAGE, REQUEST_BYTES};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
 use net_core::{
-    Bytes, Conn, ConnId, Handler, Input, Loops, Peer, Place, PostError, Server, ServerHandle,
+    Bytes, Conn, ConnId, Handler, Input, LoopInfo, Loops, Peer, PostError, Server, ServerHandle,
 };
 use std::convert::Infallible;
 use std::error::Error;
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (asker, requests) = channel();
     // Without pinning, so that the other thread may have a core of its own.
     let server = Server::new().listen(&listen.to_string()).loops(Loops::Count(loops)).pin(false);
-    let running = server.start(move |_place: &Place<Infallible>| Asker(asker.clone()))?;
+    let running = server.start(move |_place: &LoopInfo<Infallible>| Asker(asker.clone()))?;
     let handle = running.handle();
     let sender = thread::spawn(move || answer(&requests, &handle));
     say_ready(running.addrs()[0].to_string().parse()?)?;

@@ -4,7 +4,7 @@
 use benches::rival::{RivalFlags, say_ready};
 use benches::stall::{SLEEP, SLEEP_TIME, THRESHOLD};
 use clap::Parser;
-use net_core::{Balance, Conn, Handler, Input, Limits, Loops, Peer, Place, Server};
+use net_core::{Balance, Conn, Handler, Input, Limits, LoopInfo, Loops, Peer, Server};
 use std::convert::Infallible;
 use std::error::Error;
 
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let running = server
         .balance(Balance::SourceHash)
         .limits(limits)
-        .start(|_place: &Place<Infallible>| Sleeper)?;
+        .start(|_place: &LoopInfo<Infallible>| Sleeper)?;
     say_ready(running.addrs()[0].to_string().parse()?)?;
     running.wait()?;
     Ok(())

@@ -8,9 +8,9 @@ use super::random::{bytes, fill};
 use clap::Args;
 use net_core::{
     Accept, Addr, Broadcast, Bytes, CloseReason, Conn, ConnId, Counter, Datagram, Dial, Ended,
-    FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, Loops, OverflowPolicy,
-    Peer, Place, Pool, PrivateTables, Rate, Report, Running, Searched, SendOutcome, Server,
-    ServerHandle, Slice, StartError, TimerId, WhenFull,
+    FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, LoopInfo, Loops,
+    OverflowPolicy, Peer, Pool, PrivateTables, Rate, Report, Running, Searched, SendOutcome,
+    Server, ServerHandle, Slice, StartError, TimerId, WhenFull,
 };
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -113,7 +113,7 @@ fn run(flags: &ServerFlags) -> io::Result<ExitCode> {
     };
     let shared = Arc::new(shared);
     let (ready, for_loops) = (Arc::clone(&shared), Arc::clone(&shared));
-    let factory = move |place: &Place<Message>| Soak::new(place, &for_loops);
+    let factory = move |place: &LoopInfo<Message>| Soak::new(place, &for_loops);
     let ended = server(flags).run_with(factory, move |running| {
         let at = ready_of(running);
         // Not the first, which the next server may share.
@@ -231,7 +231,7 @@ impl Session {
 }
 
 impl Soak {
-    fn new(place: &Place<Message>, shared: &Arc<Shared>) -> Self {
+    fn new(place: &LoopInfo<Message>, shared: &Arc<Shared>) -> Self {
         Self {
             number: place.number(),
             all: place.handle(),

@@ -56,6 +56,7 @@ impl Handler for Chat {
 }
 
 fn main() -> ExitCode {
-    let chat = |place: &net_core::Place<Bytes>| Chat { own: place.number(), all: place.handle() };
+    let chat =
+        |place: &net_core::LoopInfo<Bytes>| Chat { own: place.number(), all: place.handle() };
     flags::run(&Flags::parse().server, chat)
 }

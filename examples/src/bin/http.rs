@@ -15,7 +15,7 @@ use examples::flags::{self, ServerFlags};
 use examples::http::answer::{Head, Heads, Length, Status};
 use examples::http::body::{Body, Part};
 use examples::http::files::Folder;
-use net_core::{Conn, Delimiter, Handler, Input, Peer, Place, Searched, SendOutcome};
+use net_core::{Conn, Delimiter, Handler, Input, LoopInfo, Peer, Searched, SendOutcome};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -337,7 +337,7 @@ fn main() -> ExitCode {
         return flags::fail(1, &format!("--root {}: {error}", root.display()));
     }
     let root = flags.root;
-    flags::run(&flags.server, move |_place: &Place<Infallible>| Http {
+    flags::run(&flags.server, move |_place: &LoopInfo<Infallible>| Http {
         folder: root.clone().map(Folder::new),
         head_end: Delimiter::new(b"\r\n\r\n", HEAD_MAX),
         heads: Heads::default(),

@@ -18,8 +18,8 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Broadcast, Bytes, CloseReason, Conn, DeadlineKind, Delivery, Handler, Input, Loop, Peer, Place,
-    ServerHandle,
+    Broadcast, Bytes, CloseReason, Conn, DeadlineKind, Delivery, Handler, Input, Loop, LoopInfo,
+    Peer, ServerHandle,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -180,7 +180,7 @@ fn fail(conn: &mut Conn<'_, Hub>, wrong: &str) {
 fn main() -> ExitCode {
     let mut flags = Flags::parse();
     flags.server.heartbeat_interval = Some(flags.heartbeat).filter(|time| !time.is_zero());
-    flags::run(&flags.server, |place: &Place<Infallible>| Hub {
+    flags::run(&flags.server, |place: &LoopInfo<Infallible>| Hub {
         all: place.handle(),
         under_way: Vec::new(),
     })

@@ -204,8 +204,8 @@ fn source_addresses(target: SocketAddr, given: &[IpAddr]) -> u32 {
     }
 }
 
-fn look() -> Result<Machine, Trouble> {
-    Machine::look(Path::new("/")).map_err(|error| Trouble::Refused(error.to_string()))
+fn probe() -> Result<Machine, Trouble> {
+    Machine::probe(Path::new("/")).map_err(|error| Trouble::Refused(error.to_string()))
 }
 
 fn make(machine: &Machine, asked: &Asked) -> Result<Plan, Trouble> {

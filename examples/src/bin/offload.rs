@@ -17,7 +17,7 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Conn, Handler, Input, JobPanicked, JobsFull, Lines, Peer, Place, Pool, PoolFull, Searched,
+    Conn, Handler, Input, JobPanicked, JobsFull, Lines, LoopInfo, Peer, Pool, PoolFull, Searched,
     Slice,
 };
 use std::convert::Infallible;
@@ -151,5 +151,5 @@ fn main() -> ExitCode {
         Ok(pool) => pool,
         Err(error) => return flags::fail(1, &format!("start the pool's threads: {error}")),
     };
-    flags::run(&flags.server, move |_place: &Place<Infallible>| Worker { pool: pool.clone() })
+    flags::run(&flags.server, move |_place: &LoopInfo<Infallible>| Worker { pool: pool.clone() })
 }

@@ -196,7 +196,7 @@ fn main() -> ExitCode {
         Ok(file) => Arc::new(file),
         Err(error) => return flags::fail(1, &format!("this program's own file: {error}")),
     };
-    let make = move |place: &net_core::Place<Infallible>| Owing {
+    let make = move |place: &net_core::LoopInfo<Infallible>| Owing {
         handle: place.handle(),
         file: Arc::clone(&file),
         is_begun: false,

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::slabs::Slabs;
-use net_core::proc_file::{LookError, Root, kib_line};
+use net_core::proc_file::{ProbeError, Root, kib_line};
 
 /// `/proc/net/sockstat` and `sockstat6`.
 ///
@@ -35,7 +35,7 @@ impl SocketStat {
     ///
     /// # Errors
     /// When `/proc/net/sockstat` is missing, or either file cannot be read or understood.
-    pub fn sample(root: &Root<'_>) -> Result<Self, LookError> {
+    pub fn sample(root: &Root<'_>) -> Result<Self, ProbeError> {
         const FILE: &str = "/proc/net/sockstat";
         let v4 = root.required_text(FILE)?;
         let v6 = root.text("/proc/net/sockstat6")?.unwrap_or_default();
@@ -89,7 +89,7 @@ impl MemoryStat {
     ///
     /// # Errors
     /// When `/proc/meminfo` is missing, or cannot be read or understood.
-    pub fn sample(root: &Root<'_>) -> Result<Self, LookError> {
+    pub fn sample(root: &Root<'_>) -> Result<Self, ProbeError> {
         const FILE: &str = "/proc/meminfo";
         let text = root.required_text(FILE)?;
         let bytes_of = |key| kib_line(&text, key).ok_or_else(|| root.strange(FILE, key));
@@ -118,7 +118,7 @@ impl KernelStat {
     ///
     /// # Errors
     /// When a file that every kernel has is missing, or one cannot be read or understood.
-    pub fn sample(root: &Path) -> Result<Self, LookError> {
+    pub fn sample(root: &Path) -> Result<Self, ProbeError> {
         let root = Root::new(root);
         Ok(Self {
             sockets: SocketStat::sample(&root)?,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use net_core::proc_file::{LookError, Root, kib_line};
+use net_core::proc_file::{ProbeError, Root, kib_line};
 
 /// One process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ impl ProcessStat {
     ///
     /// # Errors
     /// When a file is there and cannot be read (another user's process) or understood.
-    pub fn sample(root: &Path, pid: u32) -> Result<Option<Self>, LookError> {
+    pub fn sample(root: &Path, pid: u32) -> Result<Option<Self>, ProbeError> {
         let root = Root::new(root);
         let status_file = format!("/proc/{pid}/status");
         let rollup_file = format!("/proc/{pid}/smaps_rollup");
@@ -53,7 +53,7 @@ impl ProcessStat {
 ///
 /// # Errors
 /// When the file is there and cannot be read or understood.
-pub fn cpu_seconds(root: &Path, pid: u32) -> Result<Option<f64>, LookError> {
+pub fn cpu_seconds(root: &Path, pid: u32) -> Result<Option<f64>, ProbeError> {
     /// What `/proc` counts in: USER_HZ, which is 100 wherever we run (time(7)).
     const TICKS_PER_SECOND: f64 = 100.0;
     let root = Root::new(root);

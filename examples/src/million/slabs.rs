@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use net_core::proc_file::{LookError, Root, kib_line};
+use net_core::proc_file::{ProbeError, Root, kib_line};
 
 /// One value for each cache that a watched socket takes an object from, by the kernel's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,11 +135,11 @@ impl Slabs {
     ///
     /// # Errors
     /// When the file cannot be read for another reason.
-    pub fn sample(root: &Root<'_>) -> Result<Option<Self>, LookError> {
+    pub fn sample(root: &Root<'_>) -> Result<Option<Self>, ProbeError> {
         let text = match root.text("/proc/slabinfo") {
             Ok(Some(text)) => text,
             Ok(None) => return Ok(None),
-            Err(LookError::Unreadable { error, .. }) if is_forbidden(&error) => return Ok(None),
+            Err(ProbeError::Unreadable { error, .. }) if is_forbidden(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         let listing = Listing { root, text: &text, page_bytes: page_bytes(root) };

@@ -7,7 +7,7 @@ use super::{Frame, FrameError, Framing};
 
 /// How many bytes a length prefix has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Width {
+pub enum PrefixWidth {
     /// One byte.
     U8 = 1,
     /// Two bytes.
@@ -18,7 +18,7 @@ pub enum Width {
     U64 = 8,
 }
 
-impl Width {
+impl PrefixWidth {
     /// The width of the prefix in bytes.
     #[inline]
     pub const fn bytes(self) -> usize {
@@ -33,7 +33,7 @@ impl Width {
 
 /// Which byte of a length prefix comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum ByteOrder {
     /// The most significant byte comes first (network order).
     Big,
     /// The least significant byte comes first.
@@ -59,9 +59,9 @@ pub enum Order {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LengthPrefix {
     /// How many bytes the prefix has.
-    pub width: Width,
+    pub width: PrefixWidth,
     /// Which byte of the prefix comes first.
-    pub order: Order,
+    pub order: ByteOrder,
     /// The longest accepted payload in bytes, without the prefix. A longer payload is
     /// [`FrameError::TooLong`].
     pub max: usize,
@@ -71,43 +71,43 @@ pub struct LengthPrefix {
 
 impl LengthPrefix {
     /// A prefix that counts only the payload. The payload may have up to `max` bytes.
-    pub const fn new(width: Width, order: Order, max: usize) -> Self {
+    pub const fn new(width: PrefixWidth, order: ByteOrder, max: usize) -> Self {
         Self { width, order, max, counts_itself: false }
     }
 
     /// A prefix of one byte.
     pub const fn u8(max: usize) -> Self {
-        Self::new(Width::U8, Order::Big, max)
+        Self::new(PrefixWidth::U8, ByteOrder::Big, max)
     }
 
     /// A prefix of two bytes in network order.
     pub const fn u16_be(max: usize) -> Self {
-        Self::new(Width::U16, Order::Big, max)
+        Self::new(PrefixWidth::U16, ByteOrder::Big, max)
     }
 
     /// A prefix of two bytes, the least significant first.
     pub const fn u16_le(max: usize) -> Self {
-        Self::new(Width::U16, Order::Little, max)
+        Self::new(PrefixWidth::U16, ByteOrder::Little, max)
     }
 
     /// A prefix of four bytes in network order.
     pub const fn u32_be(max: usize) -> Self {
-        Self::new(Width::U32, Order::Big, max)
+        Self::new(PrefixWidth::U32, ByteOrder::Big, max)
     }
 
     /// A prefix of four bytes, the least significant first.
     pub const fn u32_le(max: usize) -> Self {
-        Self::new(Width::U32, Order::Little, max)
+        Self::new(PrefixWidth::U32, ByteOrder::Little, max)
     }
 
     /// A prefix of eight bytes in network order.
     pub const fn u64_be(max: usize) -> Self {
-        Self::new(Width::U64, Order::Big, max)
+        Self::new(PrefixWidth::U64, ByteOrder::Big, max)
     }
 
     /// A prefix of eight bytes, the least significant first.
     pub const fn u64_le(max: usize) -> Self {
-        Self::new(Width::U64, Order::Little, max)
+        Self::new(PrefixWidth::U64, ByteOrder::Little, max)
     }
 
     /// The same shape, but its number also counts the bytes of the prefix.
@@ -147,7 +147,7 @@ impl LengthPrefix {
         }
         let mut header = (length + self.own_share()).to_le_bytes();
         let width = self.width.bytes();
-        if self.order == Order::Big {
+        if self.order == ByteOrder::Big {
             header[..width].reverse();
         }
         Ok((header, width))
@@ -157,8 +157,8 @@ impl LengthPrefix {
     fn decode(&self, prefix: &[u8]) -> u64 {
         let join = |number, &byte| number << 8 | u64::from(byte);
         match self.order {
-            Order::Big => prefix.iter().fold(0, join),
-            Order::Little => prefix.iter().rev().fold(0, join),
+            ByteOrder::Big => prefix.iter().fold(0, join),
+            ByteOrder::Little => prefix.iter().rev().fold(0, join),
         }
     }
 
@@ -190,8 +190,9 @@ impl Framing for &LengthPrefix {
 mod tests {
     use super::*;
 
-    const WIDTHS: [Width; 4] = [Width::U8, Width::U16, Width::U32, Width::U64];
-    const ORDERS: [Order; 2] = [Order::Big, Order::Little];
+    const WIDTHS: [PrefixWidth; 4] =
+        [PrefixWidth::U8, PrefixWidth::U16, PrefixWidth::U32, PrefixWidth::U64];
+    const ORDERS: [ByteOrder; 2] = [ByteOrder::Big, ByteOrder::Little];
 
     /// Every shape with the payload limit `max`.
     fn shapes(max: usize) -> impl Iterator<Item = LengthPrefix> {
@@ -209,7 +210,7 @@ mod tests {
         let little = number.to_le_bytes();
         let fits = little[width..].iter().all(|&byte| byte == 0);
         let mut bytes = little[..width].to_vec();
-        if shape.order == Order::Big {
+        if shape.order == ByteOrder::Big {
             bytes.reverse();
         }
         fits.then_some(bytes)

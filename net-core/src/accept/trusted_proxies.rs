@@ -95,9 +95,9 @@ fn mask(bits: u32) -> u128 {
 }
 
 impl FromStr for TrustedProxies {
-    type Err = TrustedError;
+    type Err = ParseTrustedProxiesError;
 
-    fn from_str(text: &str) -> Result<Self, TrustedError> {
+    fn from_str(text: &str) -> Result<Self, ParseTrustedProxiesError> {
         let mut trusted = Self { prefixes: Vec::new(), unix: false };
         for part in text.split(',').map(str::trim) {
             if part == "unix" {
@@ -105,7 +105,9 @@ impl FromStr for TrustedProxies {
                 continue;
             }
             let prefix = Prefix::parse(part);
-            trusted.prefixes.push(prefix.map_err(|what| TrustedError { text: part.into(), what })?);
+            trusted
+                .prefixes
+                .push(prefix.map_err(|what| ParseTrustedProxiesError { text: part.into(), what })?);
         }
         Ok(trusted)
     }
@@ -113,18 +115,18 @@ impl FromStr for TrustedProxies {
 
 /// Why a text is no list of proxies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrustedError {
+pub struct ParseTrustedProxiesError {
     text: String,
     what: &'static str,
 }
 
-impl fmt::Display for TrustedError {
+impl fmt::Display for ParseTrustedProxiesError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "trusted proxy `{}`: {}", self.text, self.what)
     }
 }
 
-impl std::error::Error for TrustedError {}
+impl std::error::Error for ParseTrustedProxiesError {}
 
 #[cfg(test)]
 mod tests {

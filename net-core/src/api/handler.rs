@@ -22,7 +22,7 @@ use net_buffer::Input;
 /// payload, to each other loop.
 ///
 /// ```no_run
-/// use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, Place, ServerHandle, Server};
+/// use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, LoopInfo, ServerHandle, Server};
 ///
 /// struct Chat {
 ///     own: usize,
@@ -53,7 +53,7 @@ use net_buffer::Input;
 /// }
 ///
 /// fn main() -> Result<net_core::Ended, net_core::StartError> {
-///     let chat = |place: &Place<Bytes>| Chat { own: place.number(), all: place.handle() };
+///     let chat = |place: &LoopInfo<Bytes>| Chat { own: place.number(), all: place.handle() };
 ///     Server::new().listen("127.0.0.1:9000").run(chat)
 /// }
 /// ```
@@ -165,15 +165,15 @@ pub trait Handler: Sized + 'static {
     /// because a write to a full pipe would block the loop for ever. The server's start installs a panic
     /// hook in front of the process's own hook for this. On all other threads the former hook runs as before.
     ///
-    /// By default: [`Keep::Running`].
-    fn on_panic(&mut self, _place: Callback) -> Keep {
-        Keep::Running
+    /// By default: [`PanicAction::Running`].
+    fn on_panic(&mut self, _place: Callback) -> PanicAction {
+        PanicAction::Running
     }
 }
 
 /// A handler's decision after one of its callbacks has panicked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Keep {
+pub enum PanicAction {
     /// Keep the server running.
     Running,
     /// Stop the whole server at once.

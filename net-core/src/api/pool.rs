@@ -62,7 +62,7 @@ const THREADS_MOST: usize = 1024;
 /// }
 ///
 /// let pool = Pool::new(2, 100)?; // before the server starts
-/// let _factory = move |_: &net_core::Place<()>| Squares(pool.clone());
+/// let _factory = move |_: &net_core::LoopInfo<()>| Squares(pool.clone());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]

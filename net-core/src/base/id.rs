@@ -70,9 +70,9 @@ impl fmt::Debug for ConnId {
 
 /// Reads an id in the form in which it is displayed: `loop/slot.generation`.
 impl FromStr for ConnId {
-    type Err = NoConnId;
+    type Err = ParseConnIdError;
 
-    fn from_str(text: &str) -> Result<Self, NoConnId> {
+    fn from_str(text: &str) -> Result<Self, ParseConnIdError> {
         let parse = || {
             let (in_loop, rest) = text.split_once('/')?;
             let (slot, generation) = rest.split_once('.')?;
@@ -80,21 +80,21 @@ impl FromStr for ConnId {
             Some(Self::new(in_loop.parse().ok()?, slot, generation.parse().ok()?))
         };
         // Only one form is accepted: no `+`, no leading zeros.
-        parse().filter(|id| id.to_string() == text).ok_or(NoConnId)
+        parse().filter(|id| id.to_string() == text).ok_or(ParseConnIdError)
     }
 }
 
 /// The error for a text that is not a [`ConnId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NoConnId;
+pub struct ParseConnIdError;
 
-impl fmt::Display for NoConnId {
+impl fmt::Display for ParseConnIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a connection's id is written loop/slot.generation, as 0/17.3")
     }
 }
 
-impl std::error::Error for NoConnId {}
+impl std::error::Error for ParseConnIdError {}
 
 impl fmt::Display for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,7 +125,7 @@ mod tests {
         }
         let none = ["", "0/0", "0/0.0", "256/0.1", "0/16777216.1", "0/0.4294967296", "-1/0.1"];
         for text in none.into_iter().chain(["0/0.1 ", "+0/0.1", "00/0.1", "0/0.1.1", "0/0/1"]) {
-            assert_eq!(text.parse::<ConnId>(), Err(NoConnId), "{text}");
+            assert_eq!(text.parse::<ConnId>(), Err(ParseConnIdError), "{text}");
         }
     }
 

@@ -30,7 +30,7 @@ use crate::accept::admission::Arrival;
 use crate::accept::fd_channel::FdReceiver;
 use crate::accept::listener::Listener;
 use crate::api::conn::Conn;
-use crate::api::handler::{Handler, Keep};
+use crate::api::handler::{Handler, PanicAction};
 use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::base::log_limiter::LogLimiter;
@@ -403,7 +403,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             tracing::error!(in_loop, callback, connection, said, held_back, "a callback panicked");
         }
         let answer = guard(|| self.handler.on_panic(callback));
-        if answer != Some(Keep::Running) {
+        if answer != Some(PanicAction::Running) {
             self.shared.ask(Phase::Stop);
         }
     }

@@ -1,6 +1,6 @@
 //! A server whose last loop runs on the thread that starts it.
 
-use super::{Ended, FdTable, Loops, Place, Running, Server, start};
+use super::{Ended, FdTable, LoopInfo, Loops, Running, Server, start};
 use crate::api::handler::Handler;
 use crate::base::error::StartError;
 use crate::driver::Epoll;
@@ -28,7 +28,7 @@ impl Server {
     ) -> Result<Ended, StartError>
     where
         H: Handler,
-        F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+        F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
     {
         let factory = Arc::new(factory);
         let make = Arc::clone(&factory);
@@ -76,11 +76,11 @@ impl Server {
     /// ```
     pub fn run_here_alone<H: Handler>(
         self,
-        make: impl FnOnce(&Place<H::Message>) -> H,
+        make: impl FnOnce(&LoopInfo<H::Message>) -> H,
         ready: impl FnOnce(&Running<H::Message>),
     ) -> Result<Ended, StartError> {
         let nowhere_else =
-            |place: &Place<H::Message>| -> H { unreachable!("loop {} is here", place.number()) };
+            |place: &LoopInfo<H::Message>| -> H { unreachable!("loop {} is here", place.number()) };
         run_here(self.loops(Loops::Count(1)), nowhere_else, make, ready)
     }
 }
@@ -93,8 +93,8 @@ fn run_here<H, F, G>(
 ) -> Result<Ended, StartError>
 where
     H: Handler,
-    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
-    G: FnOnce(&Place<H::Message>) -> H,
+    F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
+    G: FnOnce(&LoopInfo<H::Message>) -> H,
 {
     if server.fd_table != FdTable::Shared {
         return Err(StartError::plain(

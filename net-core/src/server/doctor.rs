@@ -161,7 +161,7 @@ impl Server {
     /// ```
     pub fn doctor(&self) -> Result<Diagnosis, StartError> {
         let capacity = Capacity::of(self, self.loop_count()?)?;
-        let machine = Machine::look(Path::new("/"))
+        let machine = Machine::probe(Path::new("/"))
             .map_err(|error| StartError::plain(format!("look at the machine: {error}")))?;
         Ok(Diagnosis::of(self, &capacity, &machine))
     }
@@ -170,7 +170,7 @@ impl Server {
 /// Logs a warning for each limit below this number of connections, except for the descriptor tables: the
 /// server itself enforces that bound.
 pub(super) fn warn_of_walls(server: &Server, capacity: &Capacity, asked: usize) {
-    match Machine::look(Path::new("/")) {
+    match Machine::probe(Path::new("/")) {
         Ok(machine) => {
             for wall in Diagnosis::of(server, capacity, &machine).before(asked as u64) {
                 if !matches!(wall.kind, Kind::Descriptors { .. }) {

@@ -1,7 +1,7 @@
 //! The threads of the loops: how each thread starts, and how it ends.
 
 use super::listeners::{ListenSpec, listen_options};
-use super::{FdTable, Place, Server, processors};
+use super::{FdTable, LoopInfo, Server, processors};
 use crate::accept::fd_channel::{self, FdReceiver};
 use crate::accept::listener::Listener;
 use crate::api::handler::Handler;
@@ -115,8 +115,8 @@ pub(super) fn start_loops<H, D, F, G>(
 where
     H: Handler,
     D: Driver,
-    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
-    G: FnOnce(&Place<H::Message>) -> H,
+    F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
+    G: FnOnce(&LoopInfo<H::Message>) -> H,
 {
     let shared = Arc::clone(&team.shared);
     let cores = cores_for(server, shared.loops.len());
@@ -229,7 +229,7 @@ fn loop_thread<H, D, F>(
 where
     H: Handler,
     D: Driver,
-    F: Fn(&Place<H::Message>) -> H,
+    F: Fn(&LoopInfo<H::Message>) -> H,
 {
     let _exit_notice = ExitNotice::of(&spec);
     let (event_loop, ready) = match start_loop::<H, D, _>(spec, factory) {
@@ -305,7 +305,7 @@ pub(super) fn start_loop<H, D, F>(
 where
     H: Handler,
     D: Driver,
-    F: FnOnce(&Place<H::Message>) -> H,
+    F: FnOnce(&LoopInfo<H::Message>) -> H,
 {
     let LoopSpec { number, core, fd_channel, specs, endpoints, options, limits, shared } = spec;
     let fail = |what: &str, error| StartError::new(format!("loop {number}: {what}"), error);
@@ -340,7 +340,7 @@ where
         }
     };
     let loops = shared.loops.len();
-    let place = Place { number, handle: ServerHandle(Arc::clone(&shared)) };
+    let place = LoopInfo { number, handle: ServerHandle(Arc::clone(&shared)) };
     let handler = guard(|| factory(&place)).ok_or_else(|| {
         let said = take_message();
         StartError::plain(format!("loop {number}: the handler's factory panicked: {said}"))
@@ -380,7 +380,7 @@ impl<H: Handler, D: Driver> OwnLoop<H, D> {
     /// because the threads that it starts next inherit its cores.
     pub(super) fn start(
         mut spec: LoopSpec<H::Message>,
-        make: impl FnOnce(&Place<H::Message>) -> H,
+        make: impl FnOnce(&LoopInfo<H::Message>) -> H,
     ) -> Result<(Self, ReadyLatch), StartError> {
         let lent = spec.core.and_then(|_| AffinityGuard::new());
         spec.core = spec.core.filter(|_| lent.is_some());

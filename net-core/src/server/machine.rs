@@ -7,7 +7,7 @@ mod cgroup;
 #[doc(hidden)]
 pub mod proc_file;
 
-pub use proc_file::LookError;
+pub use proc_file::ProbeError;
 use proc_file::{Root, kib_line};
 use std::path::Path;
 use std::time::Duration;
@@ -77,9 +77,9 @@ impl Machine {
     /// # Errors
     /// Returns an error if `/proc/meminfo` or `/proc/self/limits` is missing, or if an existing file
     /// cannot be read or understood. The error names the file.
-    pub fn look(root: &Path) -> Result<Self, LookError> {
+    pub fn probe(root: &Path) -> Result<Self, ProbeError> {
         let root = Root::new(root);
-        let memory = Memory::look(&root)?;
+        let memory = Memory::probe(&root)?;
         let [nofile_soft, nofile_hard] = nofile(&root)?;
         let kernel = root.text("/proc/sys/kernel/osrelease")?;
         Ok(Self {
@@ -119,7 +119,7 @@ struct Memory {
 }
 
 impl Memory {
-    fn look(root: &Root<'_>) -> Result<Self, LookError> {
+    fn probe(root: &Root<'_>) -> Result<Self, ProbeError> {
         const FILE: &str = "/proc/meminfo";
         let text = root.required_text(FILE)?;
         let bytes_of = |key| kib_line(&text, key).ok_or_else(|| root.strange(FILE, key));
@@ -138,7 +138,7 @@ impl Memory {
 }
 
 /// The soft and the hard limit, from the line `Max open files  20000  20000  files`.
-fn nofile(root: &Root<'_>) -> Result<[u64; 2], LookError> {
+fn nofile(root: &Root<'_>) -> Result<[u64; 2], ProbeError> {
     const FILE: &str = "/proc/self/limits";
     const KEY: &str = "Max open files";
     let text = root.required_text(FILE)?;
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn files_that_are_missing_are_none() {
-        let machine = Machine::look(smallest().path()).unwrap();
+        let machine = Machine::probe(smallest().path()).unwrap();
         assert_eq!(machine.memory_total_bytes, 2000 * 1024);
         assert_eq!(machine.memory_available_bytes, 1000 * 1024);
         assert_eq!((machine.nofile_soft, machine.nofile_hard), (1024, 20000));
@@ -204,7 +204,7 @@ mod tests {
             .write("proc/sys/net/core/somaxconn", "4096\n")
             .write("proc/sys/net/netfilter/nf_conntrack_max", "262144\n")
             .write("proc/sys/net/netfilter/nf_conntrack_count", "7\n");
-        let machine = Machine::look(fake.path()).unwrap();
+        let machine = Machine::probe(fake.path()).unwrap();
         assert_eq!(machine.kernel.as_deref(), Some("6.18.44"));
         assert_eq!(machine.file_max, Some(2_466_183));
         assert_eq!(machine.files_open, Some(497));
@@ -224,7 +224,7 @@ mod tests {
         fake.write("proc/self/cgroup", "0::/box\n")
             .write("sys/fs/cgroup/box/memory.max", "102400\n")
             .write("sys/fs/cgroup/box/memory.current", "2400\n");
-        let machine = Machine::look(fake.path()).unwrap();
+        let machine = Machine::probe(fake.path()).unwrap();
         assert_eq!(machine.memory_total_bytes, 102_400);
         assert_eq!(machine.memory_available_bytes, 100_000);
         assert_eq!(machine.memory_limited_by.as_deref(), Some("/sys/fs/cgroup/box/memory.max"));
@@ -235,7 +235,7 @@ mod tests {
         let fake = smallest();
         fake.write("proc/self/limits", "Max open files  unlimited  unlimited  files\n")
             .write("proc/sys/fs/nr_open", "1048576\n");
-        let machine = Machine::look(fake.path()).unwrap();
+        let machine = Machine::probe(fake.path()).unwrap();
         assert_eq!(machine.nofile_hard, u64::MAX);
         assert_eq!(machine.descriptors_per_table(), 1_048_576);
     }
@@ -243,21 +243,21 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_file_is_said_with_its_name() {
         let fake = FakeRoot::new();
-        let error = Machine::look(fake.path()).unwrap_err().to_string();
+        let error = Machine::probe(fake.path()).unwrap_err().to_string();
         assert!(error.contains("proc/meminfo"), "{error}");
         let fake = smallest();
         fake.write("proc/self/limits", "Max open files  few  many  files\n");
-        let error = Machine::look(fake.path()).unwrap_err().to_string();
+        let error = Machine::probe(fake.path()).unwrap_err().to_string();
         assert!(error.contains("limits: found no Max open files"), "{error}");
         let fake = smallest();
         fake.write("proc/meminfo", "MemTotal: 2000 kB\n");
-        let error = Machine::look(fake.path()).unwrap_err().to_string();
+        let error = Machine::probe(fake.path()).unwrap_err().to_string();
         assert!(error.contains("found no MemAvailable"), "{error}");
     }
 
     #[test]
     fn this_machine_can_be_looked_at() {
-        let machine = Machine::look(Path::new("/")).unwrap();
+        let machine = Machine::probe(Path::new("/")).unwrap();
         assert!(machine.memory_total_bytes >= machine.memory_available_bytes);
         assert!(machine.nofile_hard >= machine.nofile_soft);
     }

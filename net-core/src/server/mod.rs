@@ -101,12 +101,12 @@ pub enum FdTable {
 }
 
 /// The loop for which a handler's factory is to make a handler.
-pub struct Place<M> {
+pub struct LoopInfo<M> {
     number: usize,
     handle: ServerHandle<M>,
 }
 
-impl<M: Send> Place<M> {
+impl<M: Send> LoopInfo<M> {
     /// The loop's number, from 0.
     pub fn number(&self) -> usize {
         self.number
@@ -409,7 +409,7 @@ impl Server {
     pub fn start<H, F>(self, factory: F) -> Result<Running<H::Message>, StartError>
     where
         H: Handler,
-        F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+        F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
     {
         let catch = self.catches(false);
         start::start::<H, Epoll, F>(self, factory, catch)
@@ -430,7 +430,7 @@ impl Server {
     pub fn run<H, F>(self, factory: F) -> Result<Ended, StartError>
     where
         H: Handler,
-        F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+        F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
     {
         self.run_with(factory, |_| {})
     }
@@ -444,7 +444,7 @@ impl Server {
     ) -> Result<Ended, StartError>
     where
         H: Handler,
-        F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+        F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
     {
         let catch = self.catches(true);
         let running = start::start::<H, Epoll, F>(self, factory, catch)?;

@@ -5,7 +5,7 @@ use super::datagrams;
 use super::doctor::warn_of_walls;
 use super::listeners::{self, ListenSpec, Listeners, open_listeners};
 use super::loop_threads::{LoopThreads, OwnLoop, StartedLoops, close_arrivals, start_loops};
-use super::{Accept, Ended, Listens, Place, Running, Server};
+use super::{Accept, Ended, Listens, LoopInfo, Running, Server};
 use crate::accept::admission::Admission;
 use crate::api::handler::Handler;
 use crate::api::server_handle::ServerHandle;
@@ -33,9 +33,9 @@ pub(super) fn start<H, D, F>(
 where
     H: Handler,
     D: Driver + Send + 'static,
-    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
+    F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
 {
-    type Nobody<H> = fn(&Place<<H as Handler>::Message>) -> H;
+    type Nobody<H> = fn(&LoopInfo<<H as Handler>::Message>) -> H;
     begin::<H, D, F, Nobody<H>>(server, factory, None, catch).map(|(running, _)| running)
 }
 
@@ -53,8 +53,8 @@ pub(super) fn begin<H, D, F, G>(
 where
     H: Handler,
     D: Driver + Send + 'static,
-    F: Fn(&Place<H::Message>) -> H + Send + Sync + 'static,
-    G: FnOnce(&Place<H::Message>) -> H,
+    F: Fn(&LoopInfo<H::Message>) -> H + Send + Sync + 'static,
+    G: FnOnce(&LoopInfo<H::Message>) -> H,
 {
     if cfg!(panic = "abort") {
         tracing::warn!("built with panic=abort: a callback that panics ends the whole process");

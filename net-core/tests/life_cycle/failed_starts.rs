@@ -60,7 +60,7 @@ fn a_start_that_fails_in_the_middle_leaves_nothing_behind() {
             is_as_before(&said);
         }
         for failing in 0..loops {
-            let made = move |place: &net_core::Place<_>| {
+            let made = move |place: &net_core::LoopInfo<_>| {
                 assert!(place.number() != failing, "no handler");
                 Echo
             };

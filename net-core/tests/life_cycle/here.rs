@@ -136,7 +136,7 @@ fn a_loop_that_fails_here_gives_the_thread_back() {
     };
     // Loop 1 is the one here.
     for number in [0, 1] {
-        let made = move |place: &net_core::Place<_>| {
+        let made = move |place: &net_core::LoopInfo<_>| {
             assert!(place.number() != number, "no handler");
             Echo
         };

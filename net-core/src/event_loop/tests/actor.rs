@@ -1,7 +1,7 @@
 //! `Actor`: a handler that plays what a test wrote, and notes whether it was called as promised.
 
 use crate::api::conn::Conn;
-use crate::api::handler::{Handler, Keep, Peer};
+use crate::api::handler::{Handler, PanicAction, Peer};
 use crate::api::here::Loop;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
@@ -265,9 +265,9 @@ impl Handler for Actor {
         (self.play)(At::Datagram(datagram));
     }
 
-    fn on_panic(&mut self, place: Callback) -> Keep {
+    fn on_panic(&mut self, place: Callback) -> PanicAction {
         let mut notes = self.log.get();
         notes.panics.push(place);
-        if notes.stops_after_panic { Keep::StopServer } else { Keep::Running }
+        if notes.stops_after_panic { PanicAction::StopServer } else { PanicAction::Running }
     }
 }

@@ -5,7 +5,7 @@
 //! it. Page cache is charged to a group and given back under pressure, so it counts as available, as in
 //! `MemAvailable`.
 
-use super::proc_file::{LookError, Root};
+use super::proc_file::{ProbeError, Root};
 use std::time::Duration;
 
 /// What the tightest control group allows.
@@ -23,7 +23,7 @@ pub(super) struct GroupMemory {
 ///
 /// # Errors
 /// Returns an error if a file exists and cannot be read, or does not have the expected content.
-pub(super) fn memory(root: &Root<'_>) -> Result<Option<GroupMemory>, LookError> {
+pub(super) fn memory(root: &Root<'_>) -> Result<Option<GroupMemory>, ProbeError> {
     let Some(groups) = root.text("/proc/self/cgroup")? else {
         return Ok(None);
     };
@@ -140,7 +140,7 @@ fn limit_at(
     root: &Root<'_>,
     hierarchy: &Hierarchy,
     directory: &str,
-) -> Result<Option<GroupMemory>, LookError> {
+) -> Result<Option<GroupMemory>, ProbeError> {
     let file = format!("{directory}/{}", hierarchy.limit);
     let Some(text) = root.text(&file)? else {
         return Ok(None);

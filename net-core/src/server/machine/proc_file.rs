@@ -10,7 +10,7 @@ use std::{fmt, io};
 
 /// Why a file of the kernel could not be used. Always names the file.
 #[derive(Debug)]
-pub enum LookError {
+pub enum ProbeError {
     /// The file exists, or must exist, and cannot be read.
     Unreadable {
         /// The file.
@@ -27,7 +27,7 @@ pub enum LookError {
     },
 }
 
-impl fmt::Display for LookError {
+impl fmt::Display for ProbeError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { path, error } => write!(out, "read {}: {error}", path.display()),
@@ -38,7 +38,7 @@ impl fmt::Display for LookError {
     }
 }
 
-impl std::error::Error for LookError {}
+impl std::error::Error for ProbeError {}
 
 /// The directory that contains `/proc` and `/sys`.
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +59,12 @@ impl<'a> Root<'a> {
     ///
     /// # Errors
     /// Returns an error if the file exists and cannot be read.
-    pub fn text(&self, file: &str) -> Result<Option<String>, LookError> {
+    pub fn text(&self, file: &str) -> Result<Option<String>, ProbeError> {
         let path = self.path(file);
         match std::fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(LookError::Unreadable { path, error }),
+            Err(error) => Err(ProbeError::Unreadable { path, error }),
         }
     }
 
@@ -72,9 +72,9 @@ impl<'a> Root<'a> {
     ///
     /// # Errors
     /// Returns an error if the file is missing or cannot be read.
-    pub fn required_text(&self, file: &str) -> Result<String, LookError> {
+    pub fn required_text(&self, file: &str) -> Result<String, ProbeError> {
         let path = self.path(file);
-        std::fs::read_to_string(&path).map_err(|error| LookError::Unreadable { path, error })
+        std::fs::read_to_string(&path).map_err(|error| ProbeError::Unreadable { path, error })
     }
 
     /// The first `N` whole numbers of a file. The rest of the file is not read. `None` if there is no
@@ -82,7 +82,7 @@ impl<'a> Root<'a> {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or does not begin with `N` whole numbers.
-    pub fn numbers<const N: usize>(&self, file: &str) -> Result<Option<[u64; N]>, LookError> {
+    pub fn numbers<const N: usize>(&self, file: &str) -> Result<Option<[u64; N]>, ProbeError> {
         let Some(text) = self.text(file)? else {
             return Ok(None);
         };
@@ -101,13 +101,13 @@ impl<'a> Root<'a> {
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or does not begin with a whole number.
-    pub fn number(&self, file: &str) -> Result<Option<u64>, LookError> {
+    pub fn number(&self, file: &str) -> Result<Option<u64>, ProbeError> {
         Ok(self.numbers::<1>(file)?.map(|[number]| number))
     }
 
     /// The error for a file without the expected content.
-    pub fn strange(&self, file: &str, wanted: &'static str) -> LookError {
-        LookError::Strange { path: self.path(file), wanted }
+    pub fn strange(&self, file: &str, wanted: &'static str) -> ProbeError {
+        ProbeError::Strange { path: self.path(file), wanted }
     }
 }
 

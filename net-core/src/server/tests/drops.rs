@@ -71,7 +71,7 @@ fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
         let pool = Pool::new(1, 16).unwrap();
         let (jobs, factory_s) = (pool.clone(), std::sync::Mutex::new(Some(Bomb)));
         let server = Server::new().listen("127.0.0.1:0").loops(Loops::Count(1)).pin(false);
-        let factory = move |_: &Place<Bomb>| {
+        let factory = move |_: &LoopInfo<Bomb>| {
             let _part_of_it = &factory_s;
             Mined { pool: jobs.clone(), _bomb: Bomb }
         };

@@ -135,7 +135,7 @@ fn a_loop_that_dies_is_named_and_ends_the_server() {
 fn a_loop_that_dies_in_a_drain_holds_it_up_no_longer() {
     for mode in modes() {
         let server = server(mode).loops(Loops::Count(3));
-        let made = |place: &Place<_>| Mortal { dies_in_drain: place.number() == 1 };
+        let made = |place: &LoopInfo<_>| Mortal { dies_in_drain: place.number() == 1 };
         let server = server.start(made).unwrap();
         let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
         let mut clients = Vec::new();
