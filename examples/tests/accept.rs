@@ -108,7 +108,7 @@ fn the_only_loop_accepts_for_itself(mode: Mode) {
         clients.iter_mut().for_each(|client| ping(client, b"served"));
         let counts = server.finish();
         assert_eq!(counts.get("accepted"), 100);
-        assert_eq!(counts.get("adopted"), if loops == 1 { 0 } else { 100 }, "handed over");
+        assert_eq!(counts.get("handed_over"), if loops == 1 { 0 } else { 100 }, "handed over");
     }
 }
 

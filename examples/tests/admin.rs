@@ -117,9 +117,9 @@ fn the_counts_of_every_loop_are_those_of_the_clients(mode: Mode) {
         let of_loop = |name: &str| now[&format!("net_core_{name}{{loop=\"{n}\"}}")];
         if mode.is_reuseport() {
             // The kernel spreads them; each loop has accepted what it has.
-            assert_eq!(of_loop("connections_adopted_total"), 0.0);
+            assert_eq!(of_loop("connections_handed_over_total"), 0.0);
         } else {
-            assert_eq!(of_loop("connections_adopted_total"), 10.0);
+            assert_eq!(of_loop("connections_handed_over_total"), 10.0);
         }
         assert_eq!(of_loop("mailbox_depth"), 0.0);
         assert!(of_loop("turns_total") > 0.0);

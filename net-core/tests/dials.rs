@@ -75,7 +75,7 @@ fn a_closed_port_and_a_foreign_source_are_named() {
     assert_eq!(said.recv_timeout(PATIENCE).unwrap(), machine(libc::EADDRNOTAVAIL));
     running.handle().drain();
     let counts = running.wait().unwrap().counts;
-    assert!(counts.balance(), "{counts}");
+    assert!(counts.is_balanced(), "{counts}");
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_full_unix_listener_is_dialled_again_until_it_takes_all() {
     }
     running.handle().stop();
     let counts = running.wait().unwrap().counts;
-    assert!(counts.balance(), "{counts}");
+    assert!(counts.is_balanced(), "{counts}");
 }
 
 /// Dials names, or does not come back.
@@ -248,5 +248,5 @@ fn with_one_loop_stuck_for_ever_the_other_resolves_and_dials() {
     drop(release); // now it turns again, and finds what it was owed
     handle.stop();
     let counts = running.wait().unwrap().counts;
-    assert!(counts.balance(), "{counts}");
+    assert!(counts.is_balanced(), "{counts}");
 }

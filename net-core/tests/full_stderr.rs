@@ -55,7 +55,7 @@ fn server_with_a_full_standard_error() {
     println!("READY {}", running.addrs()[0]);
     let _ = io::stdin().read(&mut [0]); // until the other test has ended, however it does
     running.handle().drain();
-    assert!(running.wait().unwrap().counts.balance());
+    assert!(running.wait().unwrap().counts.is_balanced());
 }
 
 /// A pipe in which there is no room for a byte. The reading end is kept, and never read.

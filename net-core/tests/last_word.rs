@@ -113,5 +113,5 @@ fn a_restart_loses_no_question_of_a_thousand_who_ask() {
         handle.drain();
     });
     let ended = running.wait().unwrap();
-    assert!(ended.counts.balance(), "{}", ended.counts);
+    assert!(ended.counts.is_balanced(), "{}", ended.counts);
 }

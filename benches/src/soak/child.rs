@@ -94,8 +94,8 @@ impl Server {
             thread::sleep(Duration::from_millis(20));
         }
         thread::sleep(SETTLE);
-        let came =
-            ["accepted", "dialled", "given"].map(|way| format!("net_core_connections_{way}_total"));
+        let came = ["accepted", "dialled", "adopted"]
+            .map(|way| format!("net_core_connections_{way}_total"));
         let came = self.sum(&came.each_ref().map(String::as_str))?;
         let closed = self.sum(&["net_core_connections_closed_total"])?;
         if came != closed {

@@ -362,7 +362,7 @@ impl Life {
         let connections = self.tally.connections.load(Ordering::Relaxed);
         let cut = self.tally.cut.load(Ordering::Relaxed);
         let megabytes = self.tally.bytes.load(Ordering::Relaxed) / 1_000_000;
-        let came = ["accepted", "dialled", "given"].map(|way| books.get(way).to_string());
+        let came = ["accepted", "dialled", "adopted"].map(|way| books.get(way).to_string());
         let ends: Vec<_> = books.closed.iter().map(|(why, n)| format!("{why} {n}")).collect();
         format!(
             "| {number} | {name}, {end:?} | {seconds:.0} | {faults} | {connections} | {cut}, {} | {megabytes} | {} | {} | \

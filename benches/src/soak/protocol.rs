@@ -82,7 +82,7 @@ impl Books {
 
     /// Connections that came in any way.
     pub fn came(&self) -> u64 {
-        ["accepted", "dialled", "given"].map(|way| self.get(way)).iter().sum()
+        ["accepted", "dialled", "adopted"].map(|way| self.get(way)).iter().sum()
     }
 
     /// What does not balance, in a sentence each.

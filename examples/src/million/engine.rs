@@ -31,7 +31,7 @@ pub(super) fn books(counts: &Snapshot, descriptors_before: u64) -> Books {
         came: counts.get(Counter::Accepted) + counts.get(Counter::Dialled),
         open: counts.get(Counter::Open),
         closed: closed.map(|(reason, count)| (reason.to_owned(), count)).collect(),
-        balance: counts.balance(),
+        balance: counts.is_balanced(),
         descriptors_left: descriptors_open().saturating_sub(descriptors_before),
     }
 }

@@ -109,14 +109,14 @@ pub fn by_hand(setup: &ServerSetup) -> Result<ExitCode, String> {
         .map_err(|error| error.to_string())?;
     let counts = &ended.counts;
     let accepted = grouped(counts.get(Counter::Accepted));
-    let verdict = if counts.balance() { "balance" } else { "do not balance" };
+    let verdict = if counts.is_balanced() { "balance" } else { "do not balance" };
     let mut text = format!("accepted {accepted}");
     for (reason, count) in counts.closed().filter(|(_, count)| *count > 0) {
         text += &format!(", closed ({reason}) {}", grouped(count));
     }
     // A closed stderr takes nothing from the exit code.
     let _ = writeln!(std::io::stderr(), "{text}: the books {verdict}");
-    let ended_well = counts.balance() && ended.cut_by_signal.is_none();
+    let ended_well = counts.is_balanced() && ended.cut_by_signal.is_none();
     Ok(if ended_well { ExitCode::SUCCESS } else { std::process::Termination::report(ended) })
 }
 

@@ -157,7 +157,7 @@ impl<M: Send> ServerHandle<M> {
     ///
     /// The descriptor comes back in the error if it is unfit, if `connections_max` or `per_source_max` is
     /// reached, if `arrivals_queue` is full, or if the server drains. An adopted connection counts as
-    /// `given`.
+    /// `adopted`.
     ///
     /// With private tables ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) the descriptor travels to its
     /// loop like any other, and its number in this thread's descriptor table becomes free again.

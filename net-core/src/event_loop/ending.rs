@@ -582,7 +582,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let inbox = &self.state.inbox;
         inbox.mail.close_and_drain(|mail| {
             if let Mail::Arrival(_) = mail {
-                inbox.counters.add(Counter::Given, 1);
+                inbox.counters.add(Counter::Adopted, 1);
                 inbox.counters.closed(CloseReason::Stopped);
                 return;
             }

@@ -73,7 +73,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 taken += 1;
             }
             if taken > 0 {
-                self.state.inbox.counters.add(Counter::Adopted, taken as u64);
+                self.state.inbox.counters.add(Counter::HandedOver, taken as u64);
                 self.took(taken as u64);
             }
         }
@@ -101,7 +101,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if brought.carried > 0 {
             self.took(brought.carried);
             let counters = &self.state.inbox.counters;
-            counters.add(Counter::Adopted, brought.carried - brought.lost);
+            counters.add(Counter::HandedOver, brought.carried - brought.lost);
             if brought.lost > 0 {
                 counters.add(Counter::LostOnTheWay, brought.lost);
                 for _ in 0..brought.lost {
@@ -371,7 +371,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.sent_from_afar(id, bytes, at_limit);
             }
             Mail::Arrival(arrival) => {
-                self.state.inbox.counters.add(Counter::Given, 1);
+                self.state.inbox.counters.add(Counter::Adopted, 1);
                 self.adopt(*arrival);
             }
             Mail::Ask(asked) => self.asked(asked),

@@ -44,9 +44,9 @@ counters! {
     /// Connections dialled from this loop.
     Dialled = "dialled",
     /// Connections made elsewhere and given to the server.
-    Given = "given",
-    /// Connections that this loop has taken over from the acceptor.
     Adopted = "adopted",
+    /// Connections that this loop has taken over from the acceptor.
+    HandedOver = "handed_over",
     /// Connections open now, in every state except dead.
     Open = "open",
     /// Bytes received.
@@ -247,8 +247,8 @@ impl Snapshot {
     ///
     /// Exact for the sum over all threads after the server has ended. While the server runs, connections on
     /// their way to a loop are missing on the right side.
-    pub fn balance(&self) -> bool {
-        let came = [Counter::Accepted, Counter::Dialled, Counter::Given].map(|way| self.get(way));
+    pub fn is_balanced(&self) -> bool {
+        let came = [Counter::Accepted, Counter::Dialled, Counter::Adopted].map(|way| self.get(way));
         came.iter().sum::<u64>() == self.get(Counter::Open) + self.closed_in_all()
     }
 }
@@ -278,12 +278,12 @@ mod tests {
         counters.add(Counter::Accepted, 3);
         counters.set(Counter::Open, 1);
         counters.closed(CloseReason::Local);
-        assert!(!counters.snapshot().balance());
+        assert!(!counters.snapshot().is_balanced());
         counters.closed(CloseReason::PeerEnded);
-        assert!(counters.snapshot().balance());
+        assert!(counters.snapshot().is_balanced());
         let mut sum = counters.snapshot();
         sum.add(&counters.snapshot());
-        assert!(sum.balance());
+        assert!(sum.is_balanced());
         assert_eq!(sum.closed_in_all(), 4);
         assert!(sum.to_string().contains("closed(local)=2"), "{sum}");
     }

@@ -240,7 +240,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
         {
             arrivals.push(arrival);
         }
-        self.shared.acceptor.add(Counter::Given, arrivals.len() as u64);
+        self.shared.acceptor.add(Counter::Adopted, arrivals.len() as u64);
     }
 
     /// Accepts as many connections as fit in one turn and into the dispatcher.
@@ -265,7 +265,7 @@ impl<M: Send + 'static, D: Driver> Acceptor<M, D> {
     fn end_listening(&mut self, now: Tick) {
         let mut given = Vec::new();
         self.shared.adoptions.close_and_drain(|arrival| given.push(arrival));
-        self.shared.acceptor.add(Counter::Given, given.len() as u64);
+        self.shared.acceptor.add(Counter::Adopted, given.len() as u64);
         self.dispatcher.place(&mut given);
         for n in 0..self.listeners.len() {
             self.listeners[n].last_call();

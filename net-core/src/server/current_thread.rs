@@ -71,7 +71,7 @@ impl Server {
     ///         running.handle().drain();
     ///     },
     /// );
-    /// assert!(ended.is_ok_and(|ended| ended.counts.balance()));
+    /// assert!(ended.is_ok_and(|ended| ended.counts.is_balanced()));
     /// assert_eq!(count.get(), 5);
     /// ```
     pub fn run_here_alone<H: Handler>(

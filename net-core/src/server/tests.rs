@@ -265,8 +265,8 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
         handle.drain();
         let ended = server.wait().unwrap();
         clients.iter_mut().for_each(|client| assert_eq!(client.read(&mut [0]).unwrap(), 0));
-        assert_eq!(ended.counts.get(Counter::Given), 40);
-        assert!(ended.counts.balance(), "{}", ended.counts);
+        assert_eq!(ended.counts.get(Counter::Adopted), 40);
+        assert!(ended.counts.is_balanced(), "{}", ended.counts);
         let late = handle.adopt(pair().1).unwrap_err();
         assert_eq!(late.close_reason(), Unadopted::Ended);
     }
@@ -288,8 +288,8 @@ fn a_loop_adopts_for_itself() {
     assert_eq!((handle.open_in(0), handle.open_in(1)), (0, 10));
     handle.stop();
     let ended = server.wait().unwrap();
-    assert_eq!(ended.counts.get(Counter::Given), 10);
-    assert!(ended.counts.balance(), "{}", ended.counts);
+    assert_eq!(ended.counts.get(Counter::Adopted), 10);
+    assert!(ended.counts.is_balanced(), "{}", ended.counts);
 }
 
 /// Reports which loop got which message.

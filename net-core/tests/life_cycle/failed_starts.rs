@@ -100,7 +100,7 @@ fn a_server_starts_again_at_its_unix_path() {
             assert_eq!(&ask(&mut UnixStream::connect(&path).unwrap(), b"ho"), b"ho");
             if round % 2 == 0 {
                 running.handle().drain();
-                assert!(running.wait().unwrap().counts.balance());
+                assert!(running.wait().unwrap().counts.is_balanced());
             } else {
                 drop(running);
             }

@@ -113,7 +113,7 @@ fn a_loop_on_the_callers_thread_serves_and_the_thread_is_as_before() {
             );
             let ended = ended.unwrap();
             client.unwrap().join().unwrap();
-            assert!(ended.counts.balance(), "{}", ended.counts);
+            assert!(ended.counts.is_balanced(), "{}", ended.counts);
             let (made, cores) = &*seen.lock().unwrap();
             let here = made.iter().filter(|&&id| id == thread::current().id()).count();
             assert_eq!((made.len(), here), (loops, 1), "{accept:?}");

@@ -174,7 +174,7 @@ fn a_server_starts_again_at_its_address_and_nothing_of_the_former_is_left() {
             if round % 2 == 0 {
                 running.handle().drain();
                 let ended = running.wait().unwrap();
-                assert!(ended.counts.balance(), "{}", ended.counts);
+                assert!(ended.counts.is_balanced(), "{}", ended.counts);
             } else {
                 drop(running);
             }
@@ -219,14 +219,14 @@ fn servers_and_clients_of_one_process_keep_apart() {
         if n % 2 == 0 {
             running.handle().drain();
             let ended = running.wait().unwrap();
-            assert!(ended.counts.balance(), "{}", ended.counts);
+            assert!(ended.counts.is_balanced(), "{}", ended.counts);
         }
     }
     stay.iter_mut().for_each(|client| assert_eq!(ask(client, b"cd"), [3, 4]));
     for running in counts {
         running.handle().drain();
         let ended = running.wait().unwrap();
-        assert!(ended.counts.balance(), "{}", ended.counts);
+        assert!(ended.counts.is_balanced(), "{}", ended.counts);
     }
     asks.handle().drain();
     asks.wait().unwrap();

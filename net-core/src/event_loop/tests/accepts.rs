@@ -255,7 +255,7 @@ fn no_turn_takes_more_arrivals_than_it_may<D: Rig>(seed: u64) {
     let mut adopted = 0;
     while adopted < 20 {
         stage.turn();
-        let now = stage.count(Counter::Adopted);
+        let now = stage.count(Counter::HandedOver);
         assert!(now - adopted <= 3, "{now} after {adopted}");
         adopted = now;
     }

@@ -143,7 +143,7 @@ fn never_readers_stay_within_the_share_in_every_turn<D: Rig>(seed: u64) {
     assert!(honest.got() == said, "the honest one is served all the time");
     let snapshot = stage.snapshot();
     assert!(snapshot.closed_by(CloseReason::MemoryBudget) > 0, "{snapshot}");
-    assert!(snapshot.balance(), "{snapshot}");
+    assert!(snapshot.is_balanced(), "{snapshot}");
     stage.stop();
 }
 

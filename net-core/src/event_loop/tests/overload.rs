@@ -262,7 +262,7 @@ fn a_flood_over_the_limit_balances_to_the_unit<D: Rig>(seed: u64) {
         peers[at].send(b"still here");
         stage.advance(ms as u64);
         let snapshot = stage.snapshot();
-        assert!(snapshot.balance(), "{snapshot}");
+        assert!(snapshot.is_balanced(), "{snapshot}");
         assert!(stage.shared.admission.inside() <= 20 && snapshot.get(Counter::Open) <= 20);
     }
     let snapshot = stage.snapshot();

@@ -523,7 +523,7 @@ impl<D: Rig> Stage<D> {
         let places = (self.shared.admission.inside(), self.shared.admission.sources());
         assert_eq!(places, (0, 0), "places are left over");
         let snapshot = self.snapshot();
-        assert!(snapshot.balance(), "the books: {snapshot}");
+        assert!(snapshot.is_balanced(), "the books: {snapshot}");
         assert_eq!(self.world.get().sockets.len(), 0, "sockets are left");
         for (number, record) in self.log.get().records.iter().enumerate() {
             // A dial that was not taken is given back, and dropped.

@@ -64,8 +64,8 @@ fn name(counter: Counter) -> &'static str {
         Counter::Open => "connections_open",
         Counter::Accepted => "connections_accepted",
         Counter::Dialled => "connections_dialled",
-        Counter::Given => "connections_given",
         Counter::Adopted => "connections_adopted",
+        Counter::HandedOver => "connections_handed_over",
         other => other.label(),
     }
 }

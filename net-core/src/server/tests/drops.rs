@@ -111,7 +111,7 @@ fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
             running.wait()
         };
         let ended = ended.unwrap();
-        assert!(ended.counts.balance(), "{}", ended.counts);
+        assert!(ended.counts.is_balanced(), "{}", ended.counts);
         // Six sessions, the message, the callback, the handler, and the jobs' values.
         let panics = ended.counts.get(Counter::Panics);
         assert!(panics >= 9, "{panics}");

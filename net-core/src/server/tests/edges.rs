@@ -45,7 +45,7 @@ fn each_limit_at_its_edges_is_named_or_a_server_serves() {
         drop(client);
         running.handle().drain();
         let ended = running.wait().unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert!(ended.counts.balance(), "{what}: {}", ended.counts);
+        assert!(ended.counts.is_balanced(), "{what}: {}", ended.counts);
         served += 1;
     }
     assert!(served > 150, "{served}");
@@ -61,7 +61,7 @@ fn numbers_of_a_server_and_a_pool_are_named_at_their_edges() {
         let server = Server::new().listen("127.0.0.1:0").backlog(backlog).drain_timeout(drain);
         let running = server.loops(Loops::Count(1)).pin(false).start(|_| Echo).unwrap();
         running.handle().drain();
-        assert!(running.wait().unwrap().counts.balance());
+        assert!(running.wait().unwrap().counts.is_balanced());
     }
     let said = Pool::new(usize::MAX, 1).unwrap_err();
     assert!(said.to_string().contains(&usize::MAX.to_string()), "{said}");
