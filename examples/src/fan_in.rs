@@ -1,7 +1,7 @@
 //! The loop of `fan_in`: a bounded number of questions under way, over pooled connections.
 
 use net_core::{
-    Addr, Asked, CloseReason, Conn, ConnId, Dial, Freed, Handler, Input, Loop, Peer,
+    Addr, Asked, CloseReason, Conn, ConnId, Dial, Freed, Handler, Input, LoopContext, Peer,
     UpstreamLimits, Upstreams,
 };
 use std::collections::VecDeque;
@@ -88,7 +88,7 @@ impl FanIn {
     }
 
     /// Begins as many as may be under way; when none is left, that was all.
-    fn go_on(&mut self, here: &mut Loop<'_, Self>) {
+    fn go_on(&mut self, here: &mut LoopContext<'_, Self>) {
         while self.under_way < self.plan.at_once
             && let Some(ask) = self.ahead.pop_front()
         {
@@ -100,7 +100,7 @@ impl FanIn {
         }
     }
 
-    fn ask(&mut self, here: &mut Loop<'_, Self>, ask: Ask) {
+    fn ask(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask) {
         match self.pools[ask.upstream].ask(ask, here.now()) {
             Asked::Use(id, ask) => self.put(here, id, ask),
             Asked::Dial(ask) => self.dial(here, ask),
@@ -110,7 +110,7 @@ impl FanIn {
     }
 
     /// Dials for a question, which goes out as soon as the connection is up.
-    fn dial(&mut self, here: &mut Loop<'_, Self>, ask: Ask) {
+    fn dial(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask) {
         let upstream = ask.upstream;
         let dial = Dial::to(self.plan.upstreams[upstream].clone()).timeout(self.plan.timeout);
         match here.dial(dial, Session { upstream, ask: None }) {
@@ -128,7 +128,7 @@ impl FanIn {
         }
     }
 
-    fn put(&mut self, here: &mut Loop<'_, Self>, id: ConnId, mut ask: Ask) {
+    fn put(&mut self, here: &mut LoopContext<'_, Self>, id: ConnId, mut ask: Ask) {
         ask.attempts += 1;
         let Some(mut conn) = here.connection(id) else {
             // Over in this turn, and its on_close is still to come.
@@ -141,7 +141,7 @@ impl FanIn {
     }
 
     /// Where one connection turned out to be dead, others as old may be, too. They make room for new ones.
-    fn close_stale(&mut self, here: &mut Loop<'_, Self>, upstream: usize) {
+    fn close_stale(&mut self, here: &mut LoopContext<'_, Self>, upstream: usize) {
         while let Some(id) = self.pools[upstream].stale(here.now()) {
             if let Some(mut conn) = here.connection(id) {
                 conn.reset();
@@ -150,7 +150,7 @@ impl FanIn {
     }
 
     /// An attempt has failed: asks again, or gives up.
-    fn failed(&mut self, here: &mut Loop<'_, Self>, ask: Ask, why: String) {
+    fn failed(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask, why: String) {
         if ask.attempts < self.plan.attempts {
             self.ask(here, ask);
         } else {
@@ -158,7 +158,12 @@ impl FanIn {
         }
     }
 
-    fn ended(&mut self, here: &mut Loop<'_, Self>, ask: Ask, answer: Result<String, String>) {
+    fn ended(
+        &mut self,
+        here: &mut LoopContext<'_, Self>,
+        ask: Ask,
+        answer: Result<String, String>,
+    ) {
         let millis = ask.began.map_or(0, |began| here.now().saturating_since(began));
         let _ = self.say.send(Outcome { ask, millis, answer }); // nobody waits: it all ends
         self.under_way -= 1;
@@ -173,7 +178,7 @@ impl Handler for FanIn {
         None // it listens nowhere
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, jobs: VecDeque<Ask>) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, jobs: VecDeque<Ask>) {
         self.ahead.extend(jobs);
         self.go_on(here);
     }
@@ -186,14 +191,14 @@ impl Handler for FanIn {
         };
         conn.set_deadline(None);
         let (id, upstream) = (conn.id(), ask.upstream);
-        let here = &mut conn.here();
+        let here = &mut conn.event_loop();
         self.ended(here, ask, Ok(answer));
         match self.pools[upstream].free(id, here.now()) {
             Freed::Serve(next) => self.put(here, id, next),
             Freed::Kept => {}
             Freed::Close => conn.close(),
         }
-        self.go_on(&mut conn.here());
+        self.go_on(&mut conn.event_loop());
     }
 
     fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
@@ -204,7 +209,7 @@ impl Handler for FanIn {
         let id = conn.id();
         let Session { upstream, ask } = conn.session();
         let (upstream, ask) = (*upstream, ask.take());
-        let here = &mut conn.here();
+        let here = &mut conn.event_loop();
         if let Some(next) = self.pools[upstream].closed(id, here.now()) {
             self.dial(here, next);
         }

@@ -6,7 +6,7 @@ mod common;
 use common::admin::{get, metrics, sum};
 use common::{PATIENCE, connect, eventually, ping, read_to_end};
 use net_core::{
-    Callback, CloseReason, Conn, Handler, Input, Limits, Loop, Loops, Peer, Running, Server,
+    Callback, CloseReason, Conn, Handler, Input, Limits, LoopContext, Loops, Peer, Running, Server,
 };
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ impl Handler for Sleeper {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
         self.runs(Callback::Open);
         if self.sleeps_in == Callback::Timer {
-            conn.here().after(Duration::from_millis(1), 0);
+            conn.event_loop().after(Duration::from_millis(1), 0);
         }
         if self.sleeps_in == Callback::Deadline {
             conn.set_deadline(Some(Duration::from_millis(1)));
@@ -76,11 +76,11 @@ impl Handler for Sleeper {
         self.runs(Callback::Close);
     }
 
-    fn on_message(&mut self, _here: &mut Loop<'_, Self>, (): ()) {
+    fn on_message(&mut self, _here: &mut LoopContext<'_, Self>, (): ()) {
         self.runs(Callback::Message);
     }
 
-    fn on_timer(&mut self, _here: &mut Loop<'_, Self>, _tag: u64) {
+    fn on_timer(&mut self, _here: &mut LoopContext<'_, Self>, _tag: u64) {
         self.runs(Callback::Timer);
     }
 }

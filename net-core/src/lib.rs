@@ -7,7 +7,7 @@
 //!
 //! - [`Server`] starts the loops. [`Limits`] sets every bound. [`ServerHandle`] reaches the loops from other
 //!   threads.
-//! - [`Conn`] is a connection as a callback sees it. [`Loop`] is the loop that the callback runs on.
+//! - [`Conn`] is a connection as a callback sees it. [`LoopContext`] is the loop that the callback runs on.
 //! - `docs/ARCHITECTURE.md` has the picture. `docs/LIFE.md` has the state table of a connection's life.
 #![deny(unsafe_code)]
 
@@ -50,7 +50,7 @@ mod fuzzing;
 pub use accept::trusted_proxies::{ParseTrustedProxiesError, TrustedProxies};
 pub use api::conn::{Conn, Sender};
 pub use api::handler::{Handler, PanicAction, Peer};
-pub use api::here::Loop;
+pub use api::loop_context::LoopContext;
 pub use api::pool::{JobPanicked, Pool, PoolCounts, PoolFull};
 pub use api::runner::{Runner, Work};
 pub use api::server_handle::ServerHandle;

@@ -82,8 +82,8 @@ impl Handler for Answer {
             Answer::Echo => assert!(conn.echo(input).is_taken()),
             Answer::Copy => assert!(conn.send(input.take_all()).is_taken()),
             Answer::Timer => {
-                let timer = conn.here().after(Duration::from_secs(60), 0);
-                assert!(conn.here().cancel(timer) && conn.echo(input).is_taken());
+                let timer = conn.event_loop().after(Duration::from_secs(60), 0);
+                assert!(conn.event_loop().cancel(timer) && conn.echo(input).is_taken());
             }
             Answer::Box => {
                 drop(std::hint::black_box(Box::new(input.len())));

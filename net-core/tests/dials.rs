@@ -5,7 +5,7 @@
 mod bound;
 
 use net_core::{
-    CloseReason, Conn, Dial, Errno, Handler, Input, Limits, Loop, Loops, Peer, Retry, Server,
+    CloseReason, Conn, Dial, Errno, Handler, Input, Limits, LoopContext, Loops, Peer, Retry, Server,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -30,7 +30,7 @@ impl Handler for Dials {
         None
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, dial: Dial) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, dial: Dial) {
         here.dial(dial, ()).unwrap();
     }
 
@@ -196,7 +196,7 @@ impl Handler for Stuck {
         None
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, asked: Asked) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, asked: Asked) {
         let name =
             |port| Dial::to_host(&format!("localhost:{port}")).unwrap().timeout(3 * PATIENCE);
         match asked {

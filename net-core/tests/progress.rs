@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
-use net_core::{Conn, Counter, Handler, Input, Limits, Loop, Loops, Peer, Running, Server, Slice};
+use net_core::{
+    Conn, Counter, Handler, Input, Limits, LoopContext, Loops, Peer, Running, Server, Slice,
+};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ impl Handler for Chains {
         match chain {
             b'p' => _ = conn.echo(input),
             b's' | b'm' => conn.notify_sent(0),
-            b'w' => drop(conn.here().handle().post(0, ())),
+            b'w' => drop(conn.event_loop().handle().post(0, ())),
             b'j' => {
                 let links = Arc::clone(&self.0);
                 let endless = move |_: &mut Self, _: &mut Conn<'_, Self>| {
@@ -59,7 +61,7 @@ impl Handler for Chains {
         conn.notify_sent(0);
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, (): ()) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, (): ()) {
         self.0.fetch_add(1, Ordering::Relaxed);
         let _ = here.handle().post(0, ());
     }

@@ -2,7 +2,7 @@
 //! sleeps?
 
 use criterion::Criterion;
-use net_core::{Conn, Handler, Input, Loop, Loops, Peer, Running, Server, ServerHandle};
+use net_core::{Conn, Handler, Input, LoopContext, Loops, Peer, Running, Server, ServerHandle};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ impl Handler for Listener {
 
     fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, note: Note) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, note: Note) {
         match note {
             Note::Plain => _ = self.0.taken.fetch_add(1, Ordering::Relaxed),
             Note::Spin if self.0.is_busy.load(Ordering::Relaxed) => {

@@ -4,7 +4,7 @@ use benches::fan_out::{BROADCAST, CALL, JOIN, PAYLOAD};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
 use net_core::{
-    Broadcast, Bytes, Conn, FdTable, Handler, Input, Limits, Loop, LoopInfo, Loops, Peer,
+    Broadcast, Bytes, Conn, FdTable, Handler, Input, Limits, LoopContext, LoopInfo, Loops, Peer,
     PrivateTables, Server, ServerHandle,
 };
 use std::error::Error;
@@ -58,7 +58,7 @@ impl Handler for FanOut {
         }
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, (): ()) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, (): ()) {
         here.each(|conn| _ = conn.send_shared(Bytes::from_static(&PAYLOAD)));
     }
 }

@@ -8,7 +8,7 @@ use super::random::{bytes, fill};
 use clap::Args;
 use net_core::{
     Accept, Addr, Broadcast, Bytes, CloseReason, Conn, ConnId, Counter, Datagram, Dial, Ended,
-    FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, Loop, LoopInfo, Loops,
+    FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, LoopContext, LoopInfo, Loops,
     OverflowPolicy, Peer, Pool, PrivateTables, Rate, Report, Running, Searched, SendOutcome,
     Server, ServerHandle, Slice, StartError, TimerId, WhenFull,
 };
@@ -288,7 +288,7 @@ impl Soak {
             "ticks" => self.tick(conn, first.parse().ok()?, second.parse().ok()?),
             "datagram" => {
                 let at = first.parse().ok()?;
-                let _ = conn.here().send_datagram(0, at, second.as_bytes()); // counted
+                let _ = conn.event_loop().send_datagram(0, at, second.as_bytes()); // counted
             }
             "adopt" => adopt(conn),
             "end" => end(conn, rest)?,
@@ -301,7 +301,7 @@ impl Soak {
     fn join(&self, conn: &mut Conn<'_, Self>, is_tunnel: bool) {
         let id = conn.id();
         let mode = if is_tunnel { Mode::Tunnel } else { Mode::Copy(id) };
-        match conn.here().dial(self.own(), Session::of(mode)) {
+        match conn.event_loop().dial(self.own(), Session::of(mode)) {
             Ok(other) if is_tunnel => _ = conn.tunnel_with(other),
             Ok(other) => {
                 conn.pair_with(other);
@@ -375,7 +375,9 @@ impl Soak {
     fn ask(&self, conn: &mut Conn<'_, Self>, number: u64) {
         let dial = Dial::to_host(&format!("localhost:{}", self.own().port())).expect("a name");
         let session = Session::of(Mode::Asks { asker: conn.id(), is_answered: false });
-        let Ok(dialled) = conn.here().dial(dial, session) else { return say_to(conn, "busy") };
+        let Ok(dialled) = conn.event_loop().dial(dial, session) else {
+            return say_to(conn, "busy");
+        };
         asks(conn);
         if let Some(mut dialled) = conn.other(dialled) {
             let _ = dialled.send(format!("slices {number}\n").as_bytes()); // leaves when it is up
@@ -392,7 +394,7 @@ impl Soak {
     fn tick(&mut self, conn: &mut Conn<'_, Self>, ms: u64, times: u64) {
         self.timers_so_far += 1;
         let (id, tag, after) = (conn.id(), self.timers_so_far, Duration::from_millis(ms));
-        let mut here = conn.here();
+        let mut here = conn.event_loop();
         let timer = if times == 1 { here.after(after, tag) } else { here.every(after, tag) };
         self.timers.insert(tag, Waiting { conn: id, timer, left: times });
     }
@@ -478,7 +480,7 @@ fn in_slices(conn: &mut Conn<'_, Soak>, number: u64) {
 fn adopt(conn: &mut Conn<'_, Soak>) {
     let adopted = UnixStream::pair().and_then(|(ours, mut theirs)| {
         theirs.write_all(b"hop 1\n")?; // into an empty buffer
-        conn.here().adopt(ours.into()).map_err(io::Error::other)
+        conn.event_loop().adopt(ours.into()).map_err(io::Error::other)
     });
     say_to(conn, if adopted.is_ok() { "adopted" } else { "busy" });
 }
@@ -611,7 +613,7 @@ impl Handler for Soak {
         }
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, message: Message) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, message: Message) {
         match message {
             Message::Hop { asker, number } => {
                 let answer = format!("answer {}\n", number + 1);
@@ -627,7 +629,7 @@ impl Handler for Soak {
         }
     }
 
-    fn on_timer(&mut self, here: &mut Loop<'_, Self>, tag: u64) {
+    fn on_timer(&mut self, here: &mut LoopContext<'_, Self>, tag: u64) {
         let Some(waiting) = self.timers.get_mut(&tag) else { return };
         waiting.left -= 1;
         match here.connection(waiting.conn) {
@@ -640,7 +642,7 @@ impl Handler for Soak {
         }
     }
 
-    fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, mut datagram: Datagram<'_>) {
+    fn on_datagram(&mut self, _here: &mut LoopContext<'_, Self>, mut datagram: Datagram<'_>) {
         let _ = datagram.reply(datagram.bytes()); // dropped, and counted, if the socket is full
     }
 }

@@ -5,7 +5,7 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, ServerHandle};
+use net_core::{Bytes, Conn, Handler, Input, LoopContext, Peer, ServerHandle};
 use std::process::ExitCode;
 
 /// Sends every line to everyone else.
@@ -50,7 +50,7 @@ impl Handler for Chat {
         }
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, lines: Bytes) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, lines: Bytes) {
         here.each(|conn| _ = conn.send_shared(lines.clone()));
     }
 }

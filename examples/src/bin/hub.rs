@@ -18,8 +18,8 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Broadcast, Bytes, CloseReason, Conn, DeadlineKind, Delivery, Handler, Input, Loop, LoopInfo,
-    Peer, ServerHandle,
+    Broadcast, Bytes, CloseReason, Conn, DeadlineKind, Delivery, Handler, Input, LoopContext,
+    LoopInfo, Peer, ServerHandle,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -167,7 +167,7 @@ impl Handler for Hub {
         let _ = conn.send(b"ping\r\n"); // refused: it is ending
     }
 
-    fn on_message(&mut self, _here: &mut Loop<'_, Self>, message: Infallible) {
+    fn on_message(&mut self, _here: &mut LoopContext<'_, Self>, message: Infallible) {
         match message {}
     }
 }

@@ -11,8 +11,8 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Broadcast, Bytes, Conn, FileRange, Handler, Input, LengthPrefix, Loop, OverflowPolicy, Peer,
-    ServerHandle, SocketOptions,
+    Broadcast, Bytes, Conn, FileRange, Handler, Input, LengthPrefix, LoopContext, OverflowPolicy,
+    Peer, ServerHandle, SocketOptions,
 };
 use std::convert::Infallible;
 use std::fs::File;
@@ -122,11 +122,11 @@ impl Handler for Owing {
             }
         }
         if !std::mem::replace(&mut self.is_begun, true) {
-            conn.here().every(EVERY, 0);
+            conn.event_loop().every(EVERY, 0);
         }
     }
 
-    fn on_timer(&mut self, here: &mut Loop<'_, Self>, _tag: u64) {
+    fn on_timer(&mut self, here: &mut LoopContext<'_, Self>, _tag: u64) {
         let mut shared: Option<Vec<Bytes>> = None;
         here.each(|conn| {
             let Some((kind, len)) = conn.session().owed else { return };

@@ -84,7 +84,7 @@ impl Handler for Proxy {
         }
         let client = conn.id();
         let side = Side { other: Some(client), ..Side::default() };
-        match conn.here().dial(self.upstream.clone(), side) {
+        match conn.event_loop().dial(self.upstream.clone(), side) {
             Ok(upstream) => {
                 conn.session().other = Some(upstream);
                 if self.copies {

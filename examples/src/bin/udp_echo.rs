@@ -13,7 +13,7 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Conn, Datagram, Handler, Input, Loop, Peer};
+use net_core::{Conn, Datagram, Handler, Input, LoopContext, Peer};
 use std::convert::Infallible;
 use std::process::ExitCode;
 
@@ -37,7 +37,7 @@ impl Handler for Echo {
 
     fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
 
-    fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, mut datagram: Datagram<'_>) {
+    fn on_datagram(&mut self, _here: &mut LoopContext<'_, Self>, mut datagram: Datagram<'_>) {
         if is_of_a_service(datagram.peer().port(), datagram.at().port()) {
             return;
         }

@@ -1,7 +1,7 @@
 //! `Conn`: a connection, as a callback sees it.
 
 use crate::api::handler::Handler;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::close_reason::CloseReason;
 use crate::base::id::ConnId;
 use crate::config::policy::OverflowPolicy;
@@ -462,7 +462,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///         if *conn.session() {
     ///             return; // the other end is up
     ///         }
-    ///         match conn.here().dial(Dial::to("127.0.0.1:9001".parse().unwrap()), true) {
+    ///         match conn.event_loop().dial(Dial::to("127.0.0.1:9001".parse().unwrap()), true) {
     ///             Ok(other) => _ = conn.tunnel_with(other),
     ///             Err(_) => conn.reset(),
     ///         }
@@ -497,7 +497,7 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.state.topics.count_of(self.id.slot())
     }
 
-    /// Sets the connection's own deadline to `after` from [`Loop::now`]. `None` removes it. It replaces the
+    /// Sets the connection's own deadline to `after` from [`LoopContext::now`]. `None` removes it. It replaces the
     /// own deadline that was set before, and no traffic moves it. [`on_deadline`](Handler::on_deadline) is
     /// called when it has passed: never early by that clock, which stands still during a turn, and up to
     /// two milliseconds late.
@@ -551,22 +551,22 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// The loop that the connection lives on.
-    pub fn here(&mut self) -> Loop<'_, H> {
-        Loop::new(self.state)
+    pub fn event_loop(&mut self) -> LoopContext<'_, H> {
+        LoopContext::new(self.state)
     }
 
     /// Another connection of this loop. `None` if it is over, or is not on this loop.
     pub fn other(&mut self, id: ConnId) -> Option<Conn<'_, H>> {
-        self.here().into_connection(id)
+        self.event_loop().into_connection(id)
     }
 
     /// Calls `visit` for every open connection of this loop except this connection. It scans the table,
-    /// about a nanosecond a slot. With very many connections use [`Loop::visit_from`], in slices. What
+    /// about a nanosecond a slot. With very many connections use [`LoopContext::visit_from`], in slices. What
     /// `visit` asks of the connections and sends to them is carried out over several turns, for
     /// [`deferred_per_turn`](crate::Limits::deferred_per_turn) connections in each turn.
     pub fn others(&mut self, mut visit: impl FnMut(&mut Conn<'_, H>)) {
         let own = self.id;
-        self.here().each(|conn| {
+        self.event_loop().each(|conn| {
             if conn.id() != own {
                 visit(conn);
             }

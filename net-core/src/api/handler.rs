@@ -1,7 +1,7 @@
 //! `Handler`: the trait that a server's own code implements.
 
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::features::datagram::Datagram;
 use crate::sys::addr::Addr;
@@ -11,7 +11,7 @@ use net_buffer::Input;
 /// thread. So a handler needs no lock and need not be `Send`.
 ///
 /// Every callback runs on the loop's thread, and none runs inside another. A callback makes requests
-/// through its [`Conn`] or [`Loop`], and the loop carries them out after the callback has returned. So
+/// through its [`Conn`] or [`LoopContext`], and the loop carries them out after the callback has returned. So
 /// nothing that a callback calls blocks, and no call reports a failure of the network. A failure arrives as
 /// `on_close`, which is called exactly once for every connection that was opened, as the last callback.
 ///
@@ -22,7 +22,7 @@ use net_buffer::Input;
 /// payload, to each other loop.
 ///
 /// ```no_run
-/// use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, LoopInfo, ServerHandle, Server};
+/// use net_core::{Bytes, Conn, Handler, Input, LoopContext, Peer, LoopInfo, ServerHandle, Server};
 ///
 /// struct Chat {
 ///     own: usize,
@@ -47,7 +47,7 @@ use net_buffer::Input;
 ///         }
 ///     }
 ///
-///     fn on_message(&mut self, here: &mut Loop<'_, Self>, line: Bytes) {
+///     fn on_message(&mut self, here: &mut LoopContext<'_, Self>, line: Bytes) {
 ///         here.each(|conn| _ = conn.send_shared(line.clone()));
 ///     }
 /// }
@@ -144,17 +144,17 @@ pub trait Handler: Sized + 'static {
     /// connection, and does not hold back the poster of the message.
     ///
     /// By default: the message is dropped.
-    fn on_message(&mut self, _here: &mut Loop<'_, Self>, _message: Self::Message) {}
+    fn on_message(&mut self, _here: &mut LoopContext<'_, Self>, _message: Self::Message) {}
 
     /// A timer of this loop has fired. `tag` is the tag that the timer was armed with.
     ///
     /// By default: nothing.
-    fn on_timer(&mut self, _here: &mut Loop<'_, Self>, _tag: u64) {}
+    fn on_timer(&mut self, _here: &mut LoopContext<'_, Self>, _tag: u64) {}
 
     /// A datagram has been received at an address of [`Server::datagrams`](crate::Server::datagrams).
     ///
     /// By default: the datagram is dropped.
-    fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, _datagram: Datagram<'_>) {}
+    fn on_datagram(&mut self, _here: &mut LoopContext<'_, Self>, _datagram: Datagram<'_>) {}
 
     /// A callback has panicked, or the drop of one of the handler's values: a session, a message, a payload,
     /// a job ([`Callback::Drop`]). The connection, message, datagram or timer at fault is lost and counted.

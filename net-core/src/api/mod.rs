@@ -2,7 +2,7 @@
 
 pub(crate) mod conn;
 pub(crate) mod handler;
-pub(crate) mod here;
+pub(crate) mod loop_context;
 pub(crate) mod pool;
 pub(crate) mod runner;
 pub(crate) mod server_handle;

@@ -196,14 +196,14 @@ impl Pool {
         T: FnOnce(&mut Conn<'_, H>, Result<A, JobPanicked>) + Send + 'static,
     {
         let shared = &self.0.0;
-        let beyond = conn.here().state().inbox.mail.len_beyond();
+        let beyond = conn.event_loop().state().inbox.mail.len_beyond();
         let mut inner = shared.inner.lock();
         if inner.jobs.len().max(beyond) >= shared.queue_max {
             inner.counts.refused += 1;
             return Err(PoolFull { work, then });
         }
-        let (id, runner, counted) = (conn.id(), conn.here().runner(), Arc::clone(shared));
-        conn.here().state().job_begun(id);
+        let (id, runner, counted) = (conn.id(), conn.event_loop().runner(), Arc::clone(shared));
+        conn.event_loop().state().job_begun(id);
         let mut debt = Debt { id, runner: runner.clone(), is_settled: false };
         inner.jobs.push_back(Box::new(move |shared| {
             let answer = guard(work).ok_or(JobPanicked);

@@ -2,7 +2,7 @@
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::server_handle::ServerHandle;
 use crate::base::id::ConnId;
 use crate::threads::mail::Mail;
@@ -11,7 +11,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// A piece of work that a [`Runner`] runs.
-pub type Work<H> = Box<dyn FnOnce(&mut H, &mut Loop<'_, H>) + Send>;
+pub type Work<H> = Box<dyn FnOnce(&mut H, &mut LoopContext<'_, H>) + Send>;
 
 /// A pool job's answer for a connection. It runs as a callback of the connection.
 pub(crate) type Answer<H> = Box<dyn FnOnce(&mut Conn<'_, H>) + Send>;
@@ -25,7 +25,7 @@ pub(crate) enum Task<H: Handler> {
     GivenUp(ConnId),
 }
 
-/// Runs pieces of work on the loops of one server, from any thread. By [`Loop::runner`].
+/// Runs pieces of work on the loops of one server, from any thread. By [`LoopContext::runner`].
 ///
 /// Each piece of work is boxed. For work that comes often, a message costs less.
 pub struct Runner<H: Handler> {
@@ -49,7 +49,7 @@ impl<H: Handler> Runner<H> {
     pub fn run(
         &self,
         to: usize,
-        work: impl FnOnce(&mut H, &mut Loop<'_, H>) + Send + 'static,
+        work: impl FnOnce(&mut H, &mut LoopContext<'_, H>) + Send + 'static,
     ) -> Result<(), PostError<Work<H>>> {
         self.run_boxed(to, Box::new(work))
     }

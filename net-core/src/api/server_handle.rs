@@ -142,7 +142,7 @@ impl<M: Send> ServerHandle<M> {
     /// Gives the server a connection that was made elsewhere: by a listener of your own, by another process,
     /// or as one end of a socket pair. The acceptor places it on a loop as if it had accepted it itself, and
     /// `admit` decides. Any thread except a loop's may call it. A loop's thread uses
-    /// [`Loop::adopt`](crate::Loop::adopt). It never blocks.
+    /// [`LoopContext::adopt`](crate::LoopContext::adopt). It never blocks.
     ///
     /// The descriptor must be a connected TCP or Unix stream socket. MPTCP is another protocol, and is not
     /// taken. These options of the socket are changed, and every copy of the descriptor shares them:

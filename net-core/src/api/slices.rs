@@ -2,7 +2,7 @@
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::id::ConnId;
 use std::any::Any;
 use std::fmt;
@@ -34,7 +34,7 @@ impl<J> fmt::Display for JobsFull<J> {
 
 impl<J> std::error::Error for JobsFull<J> {}
 
-type OfLoop<H> = dyn FnMut(&mut H, &mut Loop<'_, H>) -> Slice;
+type OfLoop<H> = dyn FnMut(&mut H, &mut LoopContext<'_, H>) -> Slice;
 type OfConnection<H> = dyn FnMut(&mut H, &mut Conn<'_, H>) -> Slice;
 
 /// A job under way. The loop's state holds it as `Any`, since the state does not know the handler type.
@@ -50,7 +50,7 @@ impl<H: Handler> Job<H> {
     }
 }
 
-impl<H: Handler> Loop<'_, H> {
+impl<H: Handler> LoopContext<'_, H> {
     /// Begins a job on this loop. `job` is called with the handler, from the next step of this turn on,
     /// until it returns [`Slice::Done`].
     ///
@@ -66,7 +66,7 @@ impl<H: Handler> Loop<'_, H> {
     /// whose slice runs. The job comes back in the error.
     pub fn in_slices<J>(&mut self, job: J) -> Result<(), JobsFull<J>>
     where
-        J: FnMut(&mut H, &mut Loop<'_, H>) -> Slice + 'static,
+        J: FnMut(&mut H, &mut LoopContext<'_, H>) -> Slice + 'static,
     {
         self.begin_job(job, |job| Job::OfLoop(Box::new(job)))
     }
@@ -82,7 +82,7 @@ impl<H: Handler> Loop<'_, H> {
 }
 
 impl<H: Handler> Conn<'_, H> {
-    /// Begins a job for this connection. As [`Loop::in_slices`], and each slice is a callback of the
+    /// Begins a job for this connection. As [`LoopContext::in_slices`], and each slice is a callback of the
     /// connection. A slice may send. What it sends is offered to the kernel before the next slice.
     ///
     /// The job ends with its connection: it is then dropped unfinished and counted
@@ -129,7 +129,7 @@ impl<H: Handler> Conn<'_, H> {
         J: FnMut(&mut H, &mut Conn<'_, H>) -> Slice + 'static,
     {
         let id = self.id();
-        let mut here = self.here();
+        let mut here = self.event_loop();
         here.begin_job(job, |job| Job::OfConnection(id, Box::new(job)))?;
         here.state().job_begun(id);
         Ok(())

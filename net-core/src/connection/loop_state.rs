@@ -1,6 +1,6 @@
 //! All that a loop remembers, without kernel and without user code.
 //!
-//! Callbacks see this, through `Conn` and `Loop`, and the turn sees it; neither the driver nor
+//! Callbacks see this, through `Conn` and `LoopContext`, and the turn sees it; neither the driver nor
 //! the handler is in it.
 
 mod owed;

@@ -3,7 +3,7 @@
 use super::{EventLoop, guard};
 use crate::accept::accept_error::{AcceptError, judge};
 use crate::api::handler::Handler;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::close_reason::Callback;
 use crate::driver::{Driver, Ending, endpoint_token};
 use crate::features::datagram::{Datagram, Outgoing};
@@ -249,7 +249,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let before = endpoint.outgoing.borrow().len();
         let (handler, state) = (&mut self.handler, &mut self.state);
         let datagram = Datagram { bound: endpoint.at, ends, bytes, outgoing: &endpoint.outgoing };
-        if guard(|| handler.on_datagram(&mut Loop::new(state), datagram)).is_none() {
+        if guard(|| handler.on_datagram(&mut LoopContext::new(state), datagram)).is_none() {
             endpoint.outgoing.borrow_mut().truncate(before);
             self.count_panic(Callback::Datagram, None);
         }

@@ -4,7 +4,7 @@ use super::{EventLoop, guard};
 use crate::accept::admission::Arrival;
 use crate::accept::listener::BACKLOG_MAX;
 use crate::api::handler::{Handler, Peer};
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::runner::Task;
 use crate::base::close_reason::{Callback, CloseReason, RefuseReason};
 use crate::base::id::ConnId;
@@ -360,7 +360,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Mail::Message(message) => {
                 self.runs(Callback::Message, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
-                if guard(|| handler.on_message(&mut Loop::new(state), message)).is_none() {
+                if guard(|| handler.on_message(&mut LoopContext::new(state), message)).is_none() {
                     self.state.inbox.counters.add(Counter::MailLost, 1);
                     self.count_panic(Callback::Message, None);
                 }
@@ -396,7 +396,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Task::OfLoop(work) => {
                 self.runs(Callback::Message, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
-                if guard(|| work(handler, &mut Loop::new(state))).is_none() {
+                if guard(|| work(handler, &mut LoopContext::new(state))).is_none() {
                     self.state.inbox.counters.add(Counter::MailLost, 1);
                     self.count_panic(Callback::Message, None);
                 }
@@ -430,7 +430,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.tally.fired += 1;
             self.runs(Callback::Timer, None);
             let (handler, state) = (&mut self.handler, &mut self.state);
-            if guard(|| handler.on_timer(&mut Loop::new(state), tag)).is_none() {
+            if guard(|| handler.on_timer(&mut LoopContext::new(state), tag)).is_none() {
                 self.state.inbox.counters.add(Counter::MailLost, 1);
                 self.count_panic(Callback::Timer, None);
             }

@@ -2,7 +2,7 @@
 
 use super::{EventLoop, guard};
 use crate::api::handler::Handler;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::slices::{Job, Slice};
 use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
@@ -43,7 +43,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Job::OfLoop(job) => {
                 self.runs(Callback::Job, None);
                 let (handler, state) = (&mut self.handler, &mut self.state);
-                guard(|| job(handler, &mut Loop::new(state))).unwrap_or_else(|| {
+                guard(|| job(handler, &mut LoopContext::new(state))).unwrap_or_else(|| {
                     self.count_panic(Callback::Job, None);
                     Slice::Done
                 })

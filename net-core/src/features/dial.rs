@@ -13,10 +13,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A connection that a callback asks for: [`Loop::dial`](crate::Loop::dial).
+/// A connection that a callback asks for: [`LoopContext::dial`](crate::LoopContext::dial).
 ///
 /// ```no_run
-/// use net_core::{CloseReason, Conn, Dial, Handler, Input, Loop, Peer, Retry, Server};
+/// use net_core::{CloseReason, Conn, Dial, Handler, Input, LoopContext, Peer, Retry, Server};
 ///
 /// /// Asks another server what the time is there, for each message posted.
 /// struct Asks;
@@ -29,7 +29,7 @@ use std::time::Duration;
 ///         None // this one only dials
 ///     }
 ///
-///     fn on_message(&mut self, here: &mut Loop<'_, Self>, _message: ()) {
+///     fn on_message(&mut self, here: &mut LoopContext<'_, Self>, _message: ()) {
 ///         let server: net_core::Addr = "192.0.2.1:13".parse().expect("an address");
 ///         let dial = Dial::to(server).retry(Retry { attempts: 3, ..Retry::default() });
 ///         if let Err(refused) = here.dial(dial, ()) {

@@ -57,7 +57,7 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 ///
 /// let limits = UpstreamLimits { connections_max: 1, ..UpstreamLimits::default() };
 /// let mut upstreams = Upstreams::new(limits);
-/// let now = Tick::ZERO; // on a loop, `Loop::now`
+/// let now = Tick::ZERO; // on a loop, `LoopContext::now`
 ///
 /// // The first job: `here.dial(..)` a connection for it, and name it by `dialled(id)`.
 /// assert_eq!(upstreams.ask("first", now), Asked::Dial("first"));
@@ -180,7 +180,7 @@ impl<J> Upstreams<J> {
 
     /// Tells the pool the id of a connection that was dialled as [`Asked::Dial`] said.
     ///
-    /// Call it after [`Loop::dial`](crate::Loop::dial), so that `free` and `closed` do not mistake another
+    /// Call it after [`LoopContext::dial`](crate::LoopContext::dial), so that `free` and `closed` do not mistake another
     /// connection for this one. The call is refused if the pool has not asked for a dial.
     pub fn dialled(&mut self, id: ConnId) {
         if self.unnamed == 0 || self.knows(id) {

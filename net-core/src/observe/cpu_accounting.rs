@@ -31,7 +31,7 @@ struct Account {
 enum Running {
     /// The loop waits.
     Nothing,
-    Loop,
+    LoopContext,
     Callback(Callback, Option<ConnId>),
 }
 
@@ -42,7 +42,7 @@ impl CpuAccounting {
 
     /// A turn begins, or in it some work of the loop's own.
     pub(crate) fn begin(&mut self, now: u64) {
-        self.switch(now, Running::Loop);
+        self.switch(now, Running::LoopContext);
     }
 
     /// A callback begins, for a connection or for the loop.
@@ -60,7 +60,7 @@ impl CpuAccounting {
         self.since = now;
         match std::mem::replace(&mut self.running, next) {
             Running::Nothing => {}
-            Running::Loop => self.by_kind[KINDS - 1] += nanos,
+            Running::LoopContext => self.by_kind[KINDS - 1] += nanos,
             Running::Callback(callback, of) => {
                 self.by_kind[callback as usize] += nanos;
                 if let Some(id) = of {

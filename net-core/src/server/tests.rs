@@ -7,7 +7,7 @@ mod edges;
 use super::*;
 use crate::api::conn::Conn;
 use crate::api::handler::Peer;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::close_reason::CloseReason;
 use crate::base::error::Unadopted;
 use crate::bound::bound;
@@ -168,7 +168,7 @@ impl Handler for Dialler {
         None
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, to: Addr) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, to: Addr) {
         here.dial(to, ()).unwrap();
     }
 
@@ -217,7 +217,7 @@ impl Handler for Adopter {
         let _ = conn.echo(input);
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, fd: OwnedFd) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, fd: OwnedFd) {
         here.adopt(fd).unwrap();
     }
 }
@@ -305,7 +305,7 @@ impl Handler for Told {
 
     fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
 
-    fn on_message(&mut self, _here: &mut Loop<'_, Self>, message: u64) {
+    fn on_message(&mut self, _here: &mut LoopContext<'_, Self>, message: u64) {
         self.1.send((self.0, message)).unwrap();
     }
 }
@@ -446,7 +446,7 @@ impl Handler for ByName {
         None
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, name: String) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, name: String) {
         here.dial(Dial::to_host(&name).unwrap(), ()).unwrap();
     }
 

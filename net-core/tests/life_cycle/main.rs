@@ -10,8 +10,8 @@ mod here;
 
 use bound::{Bound, bound};
 use net_core::{
-    Accept, Addr, CloseReason, Conn, FdTable, Handler, Input, Loop, Loops, Peer, PrivateTables,
-    Server,
+    Accept, Addr, CloseReason, Conn, FdTable, Handler, Input, LoopContext, Loops, Peer,
+    PrivateTables, Server,
 };
 use std::convert::Infallible;
 use std::fs;
@@ -82,7 +82,7 @@ impl Handler for Asks {
         None
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, to: Addr) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, to: Addr) {
         here.dial(to.clone(), (Some(to), Vec::new())).unwrap();
     }
 

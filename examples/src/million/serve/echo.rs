@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use net_core::{Bytes, Conn, Handler, Input, Loop, Peer, TimerId};
+use net_core::{Bytes, Conn, Handler, Input, LoopContext, Peer, TimerId};
 
 use super::super::pacer::Pacer;
 
@@ -70,7 +70,7 @@ impl Echo {
         Self { loops, board, announcing: None, draining: None }
     }
 
-    fn announce(&mut self, here: &mut Loop<'_, Self>) {
+    fn announce(&mut self, here: &mut LoopContext<'_, Self>) {
         let Some(walk) = &mut self.announcing else { return };
         if self.board.is_held.load(Ordering::Relaxed) {
             return walk.pacer.skip(here.now());
@@ -91,7 +91,7 @@ impl Echo {
         }
     }
 
-    fn drain(&mut self, here: &mut Loop<'_, Self>) {
+    fn drain(&mut self, here: &mut LoopContext<'_, Self>) {
         let Some(walk) = &mut self.draining else { return };
         let quota = walk.pacer.quota(here.now());
         // At the end it begins again: connections come in behind the walk until the loop has
@@ -102,7 +102,7 @@ impl Echo {
 
 /// Visits the next `count` open connections from slot `next` on. `None` at the end of the table.
 fn visit<H: Handler>(
-    here: &mut Loop<'_, H>,
+    here: &mut LoopContext<'_, H>,
     mut next: u32,
     count: usize,
     mut each: impl FnMut(&mut Conn<'_, H>),
@@ -130,13 +130,13 @@ impl Handler for Echo {
         let _ = conn.echo(input); // refused only when the connection is ending
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, announcement: Announcement) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, announcement: Announcement) {
         let pacer = Pacer::share(announcement.per_second, self.loops, here.now());
         let timer = here.every(SLICE_EVERY, ANNOUNCE);
         self.announcing = Some(Walk { what: announcement.payload, pacer, timer, next: 0 });
     }
 
-    fn on_timer(&mut self, here: &mut Loop<'_, Self>, tag: u64) {
+    fn on_timer(&mut self, here: &mut LoopContext<'_, Self>, tag: u64) {
         if tag == ANNOUNCE {
             self.announce(here);
         } else {
@@ -149,7 +149,7 @@ impl Handler for Echo {
     fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
         if self.draining.is_none() {
             let per_second = self.board.closes_per_second.load(Ordering::Relaxed);
-            let mut here = conn.here();
+            let mut here = conn.event_loop();
             let pacer = Pacer::share(per_second, self.loops, here.now());
             let timer = here.every(SLICE_EVERY, DRAIN);
             self.draining = Some(Walk { what: (), pacer, timer, next: 0 });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use net_core::{Bytes, CloseReason, Conn, ConnId, Handler, Input, Loop, Peer, TimerId};
+use net_core::{Bytes, CloseReason, Conn, ConnId, Handler, Input, LoopContext, Peer, TimerId};
 
 use super::super::pacer::Pacer;
 use super::super::phrase::GREETING;
@@ -153,7 +153,7 @@ impl Clients {
         self.board.wrong.one_more();
     }
 
-    fn close_some(&mut self, here: &mut Loop<'_, Self>) {
+    fn close_some(&mut self, here: &mut LoopContext<'_, Self>) {
         let Some(closing) = &mut self.closing else { return };
         for _ in 0..closing.pacer.quota(here.now()) {
             let Some(&id) = self.ids.get(closing.next) else {
@@ -198,7 +198,7 @@ impl Handler for Clients {
         let session = conn.session();
         let dialled = (session.nth, session.attempts);
         match session.awaits {
-            Awaits::Greeting => self.dial_failed(dialled, why, &mut conn.here()),
+            Awaits::Greeting => self.dial_failed(dialled, why, &mut conn.event_loop()),
             Awaits::End => {
                 self.board.closed.one_more();
             }
@@ -209,13 +209,13 @@ impl Handler for Clients {
                 self.board.lose(why);
                 if awaits == Awaits::Verification {
                     self.verifying -= 1;
-                    self.verify_more(&mut conn.here());
+                    self.verify_more(&mut conn.event_loop());
                 }
             }
         }
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, task: Task) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, task: Task) {
         match task {
             Task::Connect => {
                 here.every(HAND_IN_EVERY, HAND_IN);
@@ -241,7 +241,7 @@ impl Handler for Clients {
         self.board.taken.one_more();
     }
 
-    fn on_timer(&mut self, here: &mut Loop<'_, Self>, tag: u64) {
+    fn on_timer(&mut self, here: &mut LoopContext<'_, Self>, tag: u64) {
         match tag {
             RETRY => {
                 for (nth, attempts) in std::mem::take(&mut self.again) {

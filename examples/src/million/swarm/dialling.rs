@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use net_core::{CloseReason, Conn, Dial, Input, Loop};
+use net_core::{CloseReason, Conn, Dial, Input, LoopContext};
 
 use super::super::phrase::GREETING;
 use super::client::{Awaits, Clients, RETRY, Session};
@@ -14,7 +14,7 @@ const ATTEMPTS_MAX: u8 = 6;
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 impl Clients {
-    pub(super) fn dial_more(&mut self, here: &mut Loop<'_, Self>) {
+    pub(super) fn dial_more(&mut self, here: &mut LoopContext<'_, Self>) {
         let window = self.window(self.setup.connects_in_flight_max);
         while self.dialling < window && self.next < self.share.connections {
             let nth = self.next as u32; // a loop has fewer connections than a table has slots
@@ -23,7 +23,7 @@ impl Clients {
         }
     }
 
-    pub(super) fn dial(&mut self, here: &mut Loop<'_, Self>, nth: u32, attempts: u8) {
+    pub(super) fn dial(&mut self, here: &mut LoopContext<'_, Self>, nth: u32, attempts: u8) {
         self.dialling += 1;
         let mut dial = Dial::from(self.setup.target);
         if let Some(source) = self.source(nth) {
@@ -51,7 +51,7 @@ impl Clients {
         &mut self,
         session: (u32, u8),
         why: &CloseReason,
-        here: &mut Loop<'_, Self>,
+        here: &mut LoopContext<'_, Self>,
     ) {
         self.dialling -= 1;
         self.board.dial_failed(why);
@@ -78,6 +78,6 @@ impl Clients {
         self.ids.push(conn.id());
         self.dialling -= 1;
         self.board.is_up();
-        self.dial_more(&mut conn.here());
+        self.dial_more(&mut conn.event_loop());
     }
 }

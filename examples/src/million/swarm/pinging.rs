@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use net_core::Loop;
+use net_core::LoopContext;
 
 use super::client::{Awaits, Clients};
 
@@ -28,7 +28,7 @@ impl Clients {
     /// `active` connections of the whole swarm send once in each `period`.
     pub(super) fn start_pinging(
         &mut self,
-        here: &mut Loop<'_, Self>,
+        here: &mut LoopContext<'_, Self>,
         active: u64,
         period: Duration,
         tag: u64,
@@ -49,7 +49,7 @@ impl Clients {
     }
 
     /// Sends what is due, and arms the timer for what is due next.
-    pub(super) fn ping(&mut self, here: &mut Loop<'_, Self>, tag: u64) {
+    pub(super) fn ping(&mut self, here: &mut LoopContext<'_, Self>, tag: u64) {
         let Some(mut pinging) = self.pinging.take() else { return };
         let now_ns = self.now_ns();
         while pinging.due_ns <= now_ns {

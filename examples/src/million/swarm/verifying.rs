@@ -1,12 +1,12 @@
 //! The proof that a connection lives: its own phrase, sent and compared, a few at a time.
 
-use net_core::{Conn, Input, Loop};
+use net_core::{Conn, Input, LoopContext};
 
 use super::super::phrase::{PHRASE_BYTES, phrase};
 use super::client::{Awaits, Clients};
 
 impl Clients {
-    pub(super) fn verify_more(&mut self, here: &mut Loop<'_, Self>) {
+    pub(super) fn verify_more(&mut self, here: &mut LoopContext<'_, Self>) {
         let window = self.window(self.setup.phrases_in_flight_max);
         while self.verifying < window {
             let Some(&id) = self.ids.get(self.verify_next) else { return };
@@ -56,6 +56,6 @@ impl Clients {
             self.board.right.one_more();
         }
         self.verifying -= 1;
-        self.verify_more(&mut conn.here());
+        self.verify_more(&mut conn.event_loop());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, PanicAction, Peer};
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::features::datagram::Datagram;
@@ -21,8 +21,8 @@ pub(super) enum At<'a, 'c, 'i> {
     Draining(&'a mut Conn<'c, Actor>),
     Heartbeat(&'a mut Conn<'c, Actor>),
     Close(&'a mut Conn<'c, Actor>),
-    Message(&'a mut Loop<'c, Actor>, u64),
-    Timer(&'a mut Loop<'c, Actor>, u64),
+    Message(&'a mut LoopContext<'c, Actor>, u64),
+    Timer(&'a mut LoopContext<'c, Actor>, u64),
     Datagram(Datagram<'a>),
 }
 
@@ -248,19 +248,19 @@ impl Handler for Actor {
         (self.play)(At::Close(conn));
     }
 
-    fn on_message(&mut self, here: &mut Loop<'_, Self>, message: u64) {
+    fn on_message(&mut self, here: &mut LoopContext<'_, Self>, message: u64) {
         let _running = self.log.enter(Callback::Message);
         self.log.get().messages.push(message);
         (self.play)(At::Message(here, message));
     }
 
-    fn on_timer(&mut self, here: &mut Loop<'_, Self>, tag: u64) {
+    fn on_timer(&mut self, here: &mut LoopContext<'_, Self>, tag: u64) {
         let _running = self.log.enter(Callback::Timer);
         self.log.get().timers.push(tag);
         (self.play)(At::Timer(here, tag));
     }
 
-    fn on_datagram(&mut self, _here: &mut Loop<'_, Self>, datagram: Datagram<'_>) {
+    fn on_datagram(&mut self, _here: &mut LoopContext<'_, Self>, datagram: Datagram<'_>) {
         let _running = self.log.enter(Callback::Datagram);
         (self.play)(At::Datagram(datagram));
     }

@@ -3,7 +3,7 @@
 
 use super::actor::Actor;
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::runner::Runner;
 use crate::base::close_reason::Callback;
 use crate::features::broadcast::{Broadcast, Delivery, Report};
@@ -434,7 +434,7 @@ fn a_loop_that_stops_closes_the_account<D: Rig>(seed: u64) {
 }
 
 fn runner<D: Rig>(stage: &mut Stage<D>) -> Runner<Actor> {
-    Loop::new(&mut stage.event_loop.state).runner()
+    LoopContext::new(&mut stage.event_loop.state).runner()
 }
 
 fn work_runs_once_on_its_loop<D: Rig>(seed: u64) {

@@ -4,7 +4,7 @@
 use super::actor::{Actor, Session};
 use super::{At, Outcome, Peer, Rig, Stage, fail, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::runner::Runner;
 use crate::api::server_handle::ServerHandle;
 use crate::api::slices::Slice;
@@ -114,9 +114,9 @@ fn work_again(runner: &Runner<Actor>, links: &Links) {
     });
 }
 
-fn job_again(here: &mut Loop<'_, Actor>, links: &Links) {
+fn job_again(here: &mut LoopContext<'_, Actor>, links: &Links) {
     let links = Arc::clone(links);
-    let job = move |_: &mut Actor, here: &mut Loop<'_, Actor>| {
+    let job = move |_: &mut Actor, here: &mut LoopContext<'_, Actor>| {
         link(&links);
         job_again(here, &links);
         Slice::Done
@@ -135,7 +135,7 @@ fn broadcast_again(handle: &ServerHandle<u64>, links: &Links) {
 
 fn dial_again(conn: &mut Conn<'_, Actor>) {
     let session: Session = conn.session().another();
-    let _ = conn.here().dial(Dial::to(somewhere()), session); // refused at the end
+    let _ = conn.event_loop().dial(Dial::to(somewhere()), session); // refused at the end
 }
 
 /// What begins a chain: in `on_data` of one of the chainers.
@@ -143,9 +143,9 @@ fn begin(chain: Chain, conn: &mut Conn<'_, Actor>, chainers: &[ConnId], links: &
     match chain {
         Chain::Stream | Chain::Mark | Chain::MarkOther | Chain::Panic => conn.notify_sent(0),
         Chain::Room | Chain::RoomOfOthers => _ = conn.send(&[1; 200]),
-        Chain::Message | Chain::Everybody => drop(conn.here().handle().post(0, 0)),
-        Chain::Work => work_again(&conn.here().runner(), links),
-        Chain::Timer => _ = conn.here().after(Duration::ZERO, 0),
+        Chain::Message | Chain::Everybody => drop(conn.event_loop().handle().post(0, 0)),
+        Chain::Work => work_again(&conn.event_loop().runner(), links),
+        Chain::Timer => _ = conn.event_loop().after(Duration::ZERO, 0),
         Chain::Deadline => conn.set_deadline(Some(Duration::ZERO)),
         Chain::Slices => {
             let links = Arc::clone(links);
@@ -155,8 +155,8 @@ fn begin(chain: Chain, conn: &mut Conn<'_, Actor>, chainers: &[ConnId], links: &
             };
             assert!(conn.in_slices(endless).is_ok());
         }
-        Chain::Jobs => job_again(&mut conn.here(), links),
-        Chain::Broadcast => broadcast_again(&conn.here().handle(), links),
+        Chain::Jobs => job_again(&mut conn.event_loop(), links),
+        Chain::Broadcast => broadcast_again(&conn.event_loop().handle(), links),
         Chain::Resume => {
             conn.pause();
             conn.resume();

@@ -1,4 +1,4 @@
-//! Chaos: a handler that asks anything of `Conn`, `Loop` and `ServerHandle` in any callback, under limits by
+//! Chaos: a handler that asks anything of `Conn`, `LoopContext` and `ServerHandle` in any callback, under limits by
 //! chance. Then the end, by a drain, a cut or a stop, in whatever state everything is.
 //!
 //! The swarm compares every byte, and so it asks for little. Chaos asks for everything, and compares what
@@ -11,7 +11,7 @@
 use super::actor::{Actor, At, Log};
 use super::{Outcome, Peer, Rig, Rng, Stage, each_seed, fail, pattern, somewhere};
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::runner::Task;
 use crate::api::slices::Slice;
 use crate::base::id::ConnId;
@@ -195,7 +195,7 @@ impl Chaos {
                 }
             }
             36 | 37 => {
-                if let Some(id) = self.dial(&mut conn.here()) {
+                if let Some(id) = self.dial(&mut conn.event_loop()) {
                     self.join(conn, id);
                     if self.rng.one_in(3)
                         && let Some(mut other) = conn.other(id)
@@ -207,7 +207,7 @@ impl Chaos {
             38..50 => self.act_on_another(conn),
             50 if self.rng.one_in(6) => self.arm(),
             51 => self.ask(conn),
-            52 => self.ask_here(&mut conn.here()),
+            52 => self.ask_here(&mut conn.event_loop()),
             // Two wishes at once: both are carried out where both can be.
             53 | 54 => {
                 self.act(conn);
@@ -218,7 +218,7 @@ impl Chaos {
                     self.send(other);
                 }
             }),
-            _ => self.act_here(&mut conn.here()),
+            _ => self.act_here(&mut conn.event_loop()),
         }
     }
 
@@ -328,7 +328,7 @@ impl Chaos {
         (!recent.is_empty()).then(|| self.rng.pick(recent))
     }
 
-    fn dial(&mut self, here: &mut Loop<'_, Actor>) -> Option<ConnId> {
+    fn dial(&mut self, here: &mut LoopContext<'_, Actor>) -> Option<ConnId> {
         if self.begun.borrow().dials >= DIALS_MAX {
             return None;
         }
@@ -382,7 +382,7 @@ impl Chaos {
     }
 
     /// Asks one thing of the loop, or of the server from its thread.
-    fn act_here(&mut self, here: &mut Loop<'_, Actor>) {
+    fn act_here(&mut self, here: &mut LoopContext<'_, Actor>) {
         match self.rng.below(16) {
             0 => {
                 let after = Duration::from_millis(self.rng.below(30) as u64);
@@ -441,7 +441,7 @@ impl Chaos {
         }
     }
 
-    fn ask_here(&mut self, here: &mut Loop<'_, Actor>) {
+    fn ask_here(&mut self, here: &mut LoopContext<'_, Actor>) {
         let (mut open, handle) = (0, here.handle());
         here.each(|_| open += 1);
         assert!(open <= here.connections());
@@ -449,7 +449,7 @@ impl Chaos {
         let _ = (here.now(), handle.connections(), handle.open_in(0), handle.snapshot_of(0));
     }
 
-    fn broadcast(&mut self, here: &mut Loop<'_, Actor>) {
+    fn broadcast(&mut self, here: &mut LoopContext<'_, Actor>) {
         let mut what = Broadcast::new(vec![1; self.rng.pick(&[1, 100, 20_000])]);
         if self.rng.one_in(2) {
             what = what.to_topic(self.topic().to_vec());
@@ -466,13 +466,13 @@ impl Chaos {
         self.begun.borrow_mut().deliveries.push(delivery);
     }
 
-    fn begin_job(&mut self, here: &mut Loop<'_, Actor>) {
+    fn begin_job(&mut self, here: &mut LoopContext<'_, Actor>) {
         if !self.may_begin_job() {
             return;
         }
         let (mut left, panics) = (self.rng.below(4), self.rng.one_in(20));
         let count = Arc::clone(&self.panics);
-        let _ = here.in_slices(move |_: &mut Actor, _: &mut Loop<'_, Actor>| {
+        let _ = here.in_slices(move |_: &mut Actor, _: &mut LoopContext<'_, Actor>| {
             if panics {
                 count.fetch_add(1, Ordering::Relaxed);
                 fail();
@@ -483,7 +483,7 @@ impl Chaos {
     }
 
     /// What any thread may ask of a connection.
-    fn send_from_afar(&mut self, here: &mut Loop<'_, Actor>) {
+    fn send_from_afar(&mut self, here: &mut LoopContext<'_, Actor>) {
         let Some(id) = self.any_id() else { return };
         let handle = here.handle();
         let _ = match self.rng.below(4) {
@@ -494,7 +494,7 @@ impl Chaos {
     }
 
     /// A pool's answer for some connection, which may be over.
-    fn answer(&mut self, here: &mut Loop<'_, Actor>) {
+    fn answer(&mut self, here: &mut LoopContext<'_, Actor>) {
         let Some(id) = self.any_id() else { return };
         let (what, panics) = (self.rng.below(6), Arc::clone(&self.panics));
         let answer = move |conn: &mut Conn<'_, Actor>| {
@@ -514,10 +514,10 @@ impl Chaos {
         here.runner().deliver(0, Task::OfConnection(id, Box::new(answer)));
     }
 
-    fn run(&mut self, here: &mut Loop<'_, Actor>) {
+    fn run(&mut self, here: &mut LoopContext<'_, Actor>) {
         let (id, panics) = (self.any_id(), self.rng.one_in(8));
         let count = Arc::clone(&self.panics);
-        let _ = here.runner().run(0, move |_: &mut Actor, here: &mut Loop<'_, Actor>| {
+        let _ = here.runner().run(0, move |_: &mut Actor, here: &mut LoopContext<'_, Actor>| {
             if let Some(mut conn) = id.and_then(|id| here.connection(id)) {
                 let _ = conn.send(b"run");
                 conn.resume();

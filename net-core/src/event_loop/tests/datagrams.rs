@@ -2,7 +2,7 @@
 
 use super::actor::Actor;
 use super::{At, Rig, Stage, fail, on_both_rigs, pattern, usual};
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 use std::cell::Cell;
@@ -116,7 +116,7 @@ fn what_the_kernel_does_not_cut_up_leaves_one_by_one<D: Rig>(seed: u64) {
 fn other_callbacks_send_in_the_same_turn<D: Rig>(seed: u64) {
     let mut stage = stage::<D>(seed, 4 << 20);
     stage.play(|at| match at {
-        At::Open(conn) => _ = conn.here().send_datagram(0, peer(1), b"one came"),
+        At::Open(conn) => _ = conn.event_loop().send_datagram(0, peer(1), b"one came"),
         At::Timer(here, tag) => assert!(here.send_datagram(0, peer(2), &[tag as u8])),
         other => usual(other),
     });
@@ -125,7 +125,7 @@ fn other_callbacks_send_in_the_same_turn<D: Rig>(seed: u64) {
     assert_eq!(sent, [(peer(1), b"one came".to_vec())]);
     // While the socket is full it waits, and the loop sleeps; then a signal comes.
     stage.world.on_endpoint(|e| e.room = Some(0));
-    Loop::<Actor>::new(&mut stage.event_loop.state).after(Duration::from_millis(5), 7);
+    LoopContext::<Actor>::new(&mut stage.event_loop.state).after(Duration::from_millis(5), 7);
     stage.advance(10);
     assert_eq!(stage.world.on_endpoint(|e| e.sent.len()), Some(0));
     stage.world.on_endpoint(|e| e.room = None);
@@ -140,7 +140,7 @@ fn what_is_sent_after_the_drain_is_counted<D: Rig>(seed: u64) {
     let mut stage = stage::<D>(seed, 4 << 20);
     let client = stage.open();
     stage.play(|at| match at {
-        At::Draining(conn) => assert!(!conn.here().send_datagram(0, peer(1), b"too late")),
+        At::Draining(conn) => assert!(!conn.event_loop().send_datagram(0, peer(1), b"too late")),
         other => usual(other),
     });
     stage.shared.raise(Phase::Drain);
@@ -313,7 +313,7 @@ fn a_broken_endpoint_ends_alone_and_takes_nothing_more<D: Rig>(seed: u64) {
         let client = stage.open();
         stage.play(|at| match at {
             At::Data(conn, input) => {
-                assert!(!conn.here().send_datagram(0, peer(1), b"too late"));
+                assert!(!conn.event_loop().send_datagram(0, peer(1), b"too late"));
                 usual(At::Data(conn, input));
             }
             other => usual(other),

@@ -252,7 +252,7 @@ fn who_asks_when_answered_later_is_let_go_with_an_answer<D: Rig>(seed: u64) {
                     conn.pause();
                 }
                 asking.borrow_mut().push(conn.id());
-                conn.here().after(Duration::from_millis(300), 0);
+                conn.event_loop().after(Duration::from_millis(300), 0);
             }
             At::Timer(here, _) => {
                 let id = asking.borrow_mut().remove(0);

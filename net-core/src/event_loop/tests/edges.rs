@@ -1,7 +1,7 @@
 //! Every limit at its edges: it is refused by its name, or the loop serves with it.
 
 use super::{At, Outcome, Rig, Stage, on_both_rigs, somewhere, usual};
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::slices::Slice;
 use crate::base::close_reason::CloseReason;
 use crate::config::limits::edges::{self, Edge};
@@ -50,7 +50,7 @@ fn serves<D: Rig>(seed: u64, edge: Edge) {
         }
         At::Message(here, 1) => {
             here.after(Duration::from_millis(1), 1);
-            let _ = here.in_slices(|_: &mut _, _: &mut Loop<'_, _>| Slice::Done);
+            let _ = here.in_slices(|_: &mut _, _: &mut LoopContext<'_, _>| Slice::Done);
             let _ = here.send_datagram(0, ([10, 0, 0, 1], 7).into(), b"unasked");
             // A dial that does not come up ends by itself.
             let _ = here.dial(somewhere(), log.session(None));

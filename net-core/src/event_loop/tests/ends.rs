@@ -76,7 +76,7 @@ fn a_long_stream_read_with_pauses_is_whole<D: Rig>(seed: u64) {
         At::Data(conn, input) => {
             let _ = conn.echo(input);
             conn.pause();
-            conn.here().after(std::time::Duration::from_millis(1), 0);
+            conn.event_loop().after(std::time::Duration::from_millis(1), 0);
         }
         At::Timer(here, _) => {
             if let Some(mut conn) = here.connection(id) {
@@ -378,7 +378,7 @@ fn stale_signals_find_nothing<D: Rig>(seed: u64) {
             if is_killer {
                 conn.others(|other| other.reset());
                 let session = conn.session().another();
-                let _ = conn.here().dial(super::somewhere(), session);
+                let _ = conn.event_loop().dial(super::somewhere(), session);
             } else {
                 let _ = conn.send(b"yes");
             }

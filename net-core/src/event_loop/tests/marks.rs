@@ -379,7 +379,7 @@ fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
         At::Open(conn) if who == Streams::Dialled && !has_dialled => {
             has_dialled = true;
             let session = conn.session().another();
-            conn.here().dial(Dial::to(somewhere()), session).unwrap();
+            conn.event_loop().dial(Dial::to(somewhere()), session).unwrap();
         }
         At::Open(conn) => {
             if who == Streams::SaidSo {
@@ -549,7 +549,7 @@ fn what_was_left_unread_comes_again_after_a_resume<D: Rig>(seed: u64) {
             let piece = input.len().min(3);
             let _ = conn.send(input.take(piece).unwrap());
             conn.pause();
-            conn.here().after(Duration::from_millis(1), 0);
+            conn.event_loop().after(Duration::from_millis(1), 0);
         }
         At::Timer(here, _) => here.connection(id).unwrap().resume(),
         other => usual(other),

@@ -4,7 +4,7 @@
 use super::actor::{Actor, Session};
 use super::{At, Rig, Stage, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 use crate::threads::control::Phase;
@@ -90,13 +90,13 @@ fn act(conn: &mut Conn<'_, Actor>, other: Option<ConnId>, action: Action) {
         Action::SetDeadline => conn.set_deadline(Some(Duration::from_millis(3))),
         _ => {
             let session = conn.session().another_if(action == Action::Dial);
-            act_here(&mut conn.here(), other, action, session);
+            act_here(&mut conn.event_loop(), other, action, session);
         }
     }
 }
 
 fn act_here(
-    here: &mut Loop<'_, Actor>,
+    here: &mut LoopContext<'_, Actor>,
     other: Option<ConnId>,
     action: Action,
     session: Option<Session>,

@@ -2,7 +2,7 @@
 
 use super::actor::Actor;
 use super::{Rig, Stage, on_both_rigs};
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::pool::{JobPanicked, Pool, PoolCounts};
 use crate::api::runner::Work;
 use crate::base::close_reason::{Callback, CloseReason};
@@ -32,7 +32,7 @@ fn offload<D: Rig>(
     id: crate::base::id::ConnId,
     work: impl FnOnce() -> Vec<u8> + Send + 'static,
 ) -> bool {
-    let mut here = Loop::<Actor>::new(&mut stage.event_loop.state);
+    let mut here = LoopContext::<Actor>::new(&mut stage.event_loop.state);
     let mut conn = here.connection(id).unwrap();
     let taken = pool.offload(&mut conn, work, |conn, answer| match answer {
         Ok(bytes) if bytes.is_empty() => {
@@ -99,7 +99,7 @@ fn who_has_gone_costs_nothing_and_is_counted<D: Rig>(seed: u64) {
     let peer = stage.open();
     let id = stage.id(&peer);
     let release = offload_held(&mut stage, &pool, id, b"late");
-    Loop::<Actor>::new(&mut stage.event_loop.state).connection(id).unwrap().reset();
+    LoopContext::<Actor>::new(&mut stage.event_loop.state).connection(id).unwrap().reset();
     stage.settle();
     // Whoever has its slot next is not the one who asked.
     let next = stage.open();
@@ -211,7 +211,7 @@ fn who_leaves_its_answers_lying_gets_no_more_of_them<D: Rig>(seed: u64) {
 
 fn work_that_is_tried_again_is_boxed_once<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.mail_queue = 1);
-    let runner = Loop::<Actor>::new(&mut stage.event_loop.state).runner();
+    let runner = LoopContext::<Actor>::new(&mut stage.event_loop.state).runner();
     runner.run(0, |_, _| {}).unwrap();
     let (told, ran) = mpsc::channel();
     let mut work: Work<Actor> = Box::new(move |_, _| told.send(()).unwrap());

@@ -79,7 +79,7 @@ fn proxy<D: Rig>(seed: u64, change: impl FnOnce(&mut Limits)) -> (Stage<D>, Othe
 pub(super) fn dial(conn: &mut Conn<'_, Actor>, known: &Others) -> ConnId {
     let session = conn.session().another();
     let retry = Retry { attempts: 2, ..Retry::default() };
-    let other = conn.here().dial(Dial::to(super::somewhere()).retry(retry), session).unwrap();
+    let other = conn.event_loop().dial(Dial::to(super::somewhere()).retry(retry), session).unwrap();
     known.borrow_mut().extend([(conn.id(), other), (other, conn.id())]);
     other
 }

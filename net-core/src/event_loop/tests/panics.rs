@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::{At, Outcome, Rig, Stage, fail, on_both_rigs, pattern, usual};
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::slices::Slice;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::config::policy::OverflowPolicy;
@@ -465,11 +465,11 @@ fn drops<D: Rig>(seed: u64, place: Place) {
                 }
                 Place::JobDone | Place::JobStopped => {
                     let (thing, is_done) = (thing(), place == Place::JobDone);
-                    let job = move |_: &mut Actor, _: &mut Loop<'_, Actor>| {
+                    let job = move |_: &mut Actor, _: &mut LoopContext<'_, Actor>| {
                         let _ = &thing;
                         if is_done { Slice::Done } else { Slice::More }
                     };
-                    assert!(conn.here().in_slices(job).is_ok());
+                    assert!(conn.event_loop().in_slices(job).is_ok());
                 }
                 Place::JobOfClosed => {
                     let thing = thing();

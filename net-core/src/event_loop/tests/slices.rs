@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::{At, Outcome, Rig, Stage, fail, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::slices::{JobsFull, Slice};
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
@@ -25,8 +25,8 @@ on_both_rigs! {
     a_drain_waits_for_a_job_and_a_stop_drops_it: 20,
 }
 
-fn here<D: Rig>(stage: &mut Stage<D>) -> Loop<'_, Actor> {
-    Loop::new(&mut stage.event_loop.state)
+fn here<D: Rig>(stage: &mut Stage<D>) -> LoopContext<'_, Actor> {
+    LoopContext::new(&mut stage.event_loop.state)
 }
 
 /// A job of a connection that sends `mark` in each of its slices.
@@ -71,7 +71,7 @@ fn jobs_take_turns_slice_by_slice<D: Rig>(seed: u64) {
     let order = Rc::new(Cell::new(0));
     let last_of = Rc::clone(&order);
     let mut own = 0;
-    let job = move |_: &mut Actor, _: &mut Loop<'_, Actor>| {
+    let job = move |_: &mut Actor, _: &mut LoopContext<'_, Actor>| {
         own += 1;
         last_of.set(last_of.get().max(own));
         if own < 4 { Slice::More } else { Slice::Done }
@@ -196,7 +196,7 @@ fn a_panic_for_a_dial_gives_it_up<D: Rig>(seed: u64) {
 
 fn at_the_bound_a_job_comes_back<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.jobs_max = 2);
-    let done = |_: &mut Actor, _: &mut Loop<'_, Actor>| Slice::Done;
+    let done = |_: &mut Actor, _: &mut LoopContext<'_, Actor>| Slice::Done;
     for _ in 0..3 {
         here(&mut stage).in_slices(done).unwrap();
         here(&mut stage).in_slices(done).unwrap();
@@ -217,11 +217,11 @@ fn a_job_may_begin_another<D: Rig>(seed: u64) {
             let job = move |_: &mut Actor, conn: &mut Conn<'_, Actor>| {
                 let id = conn.id();
                 let bytes = bytes.clone();
-                let next = move |_: &mut Actor, here: &mut Loop<'_, Actor>| {
+                let next = move |_: &mut Actor, here: &mut LoopContext<'_, Actor>| {
                     assert!(here.connection(id).unwrap().send(&bytes).is_taken());
                     Slice::Done
                 };
-                conn.here().in_slices(next).unwrap();
+                conn.event_loop().in_slices(next).unwrap();
                 Slice::Done
             };
             conn.in_slices(job).unwrap();
@@ -240,7 +240,7 @@ fn a_drain_waits_for_a_job_and_a_stop_drops_it<D: Rig>(seed: u64) {
     let peer = stage.open();
     let world = stage.world.clone();
     let (mut endless, is_dropped) = endless();
-    let job = move |_: &mut Actor, _: &mut Loop<'_, Actor>| {
+    let job = move |_: &mut Actor, _: &mut LoopContext<'_, Actor>| {
         world.get().now += 1;
         endless()
     };

@@ -7,7 +7,7 @@
 use super::actor::{Actor, At, usual};
 use super::{Outcome, Peer, Rig, Rng, Stage, fail, on_both_rigs, pattern, somewhere};
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::server_handle::ServerHandle;
 use crate::api::slices::Slice;
 use crate::base::id::ConnId;
@@ -106,7 +106,7 @@ impl Chaos {
     }
 
     /// Begins chains of all kinds, on all connections but the witness.
-    fn begin_storm(&mut self, here: &mut Loop<'_, Actor>) {
+    fn begin_storm(&mut self, here: &mut LoopContext<'_, Actor>) {
         here.each(|conn| {
             if !self.is_witness(conn) {
                 conn.notify_sent(0);
@@ -117,7 +117,7 @@ impl Chaos {
         here.after(Duration::ZERO, 1);
         broadcast_again(here.handle(), Arc::clone(&self.fuel));
         let fuel = Arc::clone(&self.fuel);
-        let job = move |_: &mut Actor, _: &mut Loop<'_, Actor>| {
+        let job = move |_: &mut Actor, _: &mut LoopContext<'_, Actor>| {
             if burn(&fuel) { Slice::More } else { Slice::Done }
         };
         let _ = here.in_slices(job);
@@ -222,11 +222,11 @@ impl Chaos {
                     None => {}
                 }
             }
-            _ => self.act_here(&mut conn.here()),
+            _ => self.act_here(&mut conn.event_loop()),
         }
     }
 
-    fn act_here(&mut self, here: &mut Loop<'_, Actor>) {
+    fn act_here(&mut self, here: &mut LoopContext<'_, Actor>) {
         match self.rng.below(8) {
             0 => {
                 let after = Duration::from_millis(self.rng.below(30) as u64);

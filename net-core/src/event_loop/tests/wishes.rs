@@ -4,7 +4,7 @@
 use super::actor::{Actor, usual};
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, somewhere};
 use crate::api::conn::Conn;
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::api::runner::Task;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
@@ -113,7 +113,7 @@ fn by_itself(id: ConnId, wishes: Vec<Wish>) -> Mail<u64> {
 }
 
 fn by_another(id: ConnId, wishes: Vec<Wish>) -> Mail<u64> {
-    let all = move |_: &mut Actor, here: &mut Loop<'_, Actor>| {
+    let all = move |_: &mut Actor, here: &mut LoopContext<'_, Actor>| {
         let mut conn = here.connection(id).unwrap();
         wishes.into_iter().for_each(|it| wish(&mut conn, it));
     };
@@ -295,7 +295,8 @@ fn dial<D: Rig>(stage: &mut Stage<D>) -> (Peer, ConnId) {
     let up_at = stage.world.get().now + 20;
     stage.world.get().dials.push_back(Outcome::UpAt(up_at));
     let session = stage.log.session(None);
-    let id = Loop::<Actor>::new(&mut stage.event_loop.state).dial(Dial::to(somewhere()), session);
+    let id =
+        LoopContext::<Actor>::new(&mut stage.event_loop.state).dial(Dial::to(somewhere()), session);
     let id = id.unwrap();
     stage.settle();
     let wire = stage.world.get().wires.len() - 1;

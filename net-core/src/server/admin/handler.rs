@@ -7,7 +7,7 @@ use super::watched::Watched;
 use super::{metrics, pages};
 use crate::api::conn::Conn;
 use crate::api::handler::{Handler, Peer};
-use crate::api::here::Loop;
+use crate::api::loop_context::LoopContext;
 use crate::base::id::ConnId;
 use crate::connection::outbox::SendOutcome;
 use crate::observe::connection_query::Query;
@@ -131,7 +131,7 @@ impl AdminHandler {
         conn.busy(true);
         conn.pause();
         if !std::mem::replace(&mut self.is_looking, true) {
-            conn.here().after(LOOK_AGAIN, 0);
+            conn.event_loop().after(LOOK_AGAIN, 0);
         }
     }
 
@@ -183,7 +183,7 @@ impl Handler for AdminHandler {
                 Heard::Request(request, length) => {
                     input.consume(length);
                     self.has_spoken(conn.id());
-                    let outcome = self.answer(&request, conn.here().now());
+                    let outcome = self.answer(&request, conn.event_loop().now());
                     (outcome, request.keeps_alive, request.method == "HEAD")
                 }
                 Heard::Noise(status) => (Outcome::Reply(Reply::status(status)), false, false),
@@ -194,7 +194,7 @@ impl Handler for AdminHandler {
             let reply = match outcome {
                 Outcome::Reply(reply) => reply,
                 Outcome::Ask(question) => {
-                    let now = conn.here().now();
+                    let now = conn.event_loop().now();
                     match self.queries.ask(self.server.as_ref(), now, asker, question) {
                         Err(reply) => reply,
                         Ok(()) => return self.wait(conn),
@@ -208,7 +208,7 @@ impl Handler for AdminHandler {
         }
     }
 
-    fn on_timer(&mut self, here: &mut Loop<'_, Self>, _tag: u64) {
+    fn on_timer(&mut self, here: &mut LoopContext<'_, Self>, _tag: u64) {
         for (asker, reply) in self.queries.answered(here.now()) {
             if let Some(mut conn) = here.connection(asker.client) {
                 conn.busy(false);

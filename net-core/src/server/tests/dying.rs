@@ -203,7 +203,7 @@ impl Handler for Hoards {
         fault::at_next_wait(|| panic!("struck"));
     }
 
-    fn on_message(&mut self, _here: &mut Loop<'_, Self>, message: Explosive) {
+    fn on_message(&mut self, _here: &mut LoopContext<'_, Self>, message: Explosive) {
         std::mem::forget(message);
     }
 }

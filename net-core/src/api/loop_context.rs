@@ -1,4 +1,4 @@
-//! `Loop`: the loop that a callback runs on.
+//! `LoopContext`: the loop that a callback runs on.
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
@@ -19,11 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A view of the running loop for the duration of one callback.
-pub struct Loop<'a, H: Handler> {
+pub struct LoopContext<'a, H: Handler> {
     state: &'a mut LoopState<H::Session, H::Message>,
 }
 
-impl<'a, H: Handler> Loop<'a, H> {
+impl<'a, H: Handler> LoopContext<'a, H> {
     pub(crate) fn new(state: &'a mut LoopState<H::Session, H::Message>) -> Self {
         Self { state }
     }
@@ -64,7 +64,7 @@ impl<'a, H: Handler> Loop<'a, H> {
 
     /// A connection of this loop. `None` if it is over, or is not on this loop.
     pub fn connection(&mut self, id: ConnId) -> Option<Conn<'_, H>> {
-        Loop { state: &mut *self.state }.into_connection(id)
+        LoopContext { state: &mut *self.state }.into_connection(id)
     }
 
     pub(crate) fn into_connection(self, id: ConnId) -> Option<Conn<'a, H>> {
