@@ -1,8 +1,8 @@
 //! The loop of `fan_in`: a bounded number of questions under way, over pooled connections.
 
 use net_core::{
-    Addr, Asked, CloseReason, Conn, ConnId, Dial, Freed, Handler, Input, LoopContext, Peer,
-    UpstreamLimits, Upstreams,
+    Addr, Checkin, Checkout, CloseReason, Conn, ConnId, Dial, Handler, Input, LoopContext, Peer,
+    UpstreamLimits, UpstreamPool,
 };
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
@@ -60,7 +60,7 @@ pub struct Outcome {
 /// Asks, on one loop.
 pub struct FanIn {
     plan: Plan,
-    pools: Vec<Upstreams<Ask>>,
+    pools: Vec<UpstreamPool<Ask>>,
     /// Not begun yet.
     ahead: VecDeque<Ask>,
     under_way: usize,
@@ -83,7 +83,7 @@ impl FanIn {
             // Those in front have attempts and timeouts of their own, so this only must not be less.
             wait_max: Duration::MAX,
         };
-        let pools = plan.upstreams.iter().map(|_| Upstreams::new(limits.clone())).collect();
+        let pools = plan.upstreams.iter().map(|_| UpstreamPool::new(limits.clone())).collect();
         Self { plan, pools, ahead: VecDeque::new(), under_way: 0, say }
     }
 
@@ -93,19 +93,19 @@ impl FanIn {
             && let Some(ask) = self.ahead.pop_front()
         {
             self.under_way += 1;
-            self.ask(here, Ask { began: Some(here.now()), ..ask });
+            self.checkout(here, Ask { began: Some(here.now()), ..ask });
         }
         if self.under_way == 0 {
             here.drain();
         }
     }
 
-    fn ask(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask) {
-        match self.pools[ask.upstream].ask(ask, here.now()) {
-            Asked::Use(id, ask) => self.put(here, id, ask),
-            Asked::Dial(ask) => self.dial(here, ask),
-            Asked::Waits => {}
-            Asked::Full(ask) => self.ended(here, ask, Err("too many wait".into())),
+    fn checkout(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask) {
+        match self.pools[ask.upstream].checkout(ask, here.now()) {
+            Checkout::Use(id, ask) => self.put(here, id, ask),
+            Checkout::Dial(ask) => self.dial(here, ask),
+            Checkout::Waits => {}
+            Checkout::Full(ask) => self.ended(here, ask, Err("too many wait".into())),
         }
     }
 
@@ -152,7 +152,7 @@ impl FanIn {
     /// An attempt has failed: asks again, or gives up.
     fn failed(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask, why: String) {
         if ask.attempts < self.plan.attempts {
-            self.ask(here, ask);
+            self.checkout(here, ask);
         } else {
             self.ended(here, ask, Err(why));
         }
@@ -193,10 +193,10 @@ impl Handler for FanIn {
         let (id, upstream) = (conn.id(), ask.upstream);
         let here = &mut conn.event_loop();
         self.ended(here, ask, Ok(answer));
-        match self.pools[upstream].free(id, here.now()) {
-            Freed::Serve(next) => self.put(here, id, next),
-            Freed::Kept => {}
-            Freed::Close => conn.close(),
+        match self.pools[upstream].checkin(id, here.now()) {
+            Checkin::Serve(next) => self.put(here, id, next),
+            Checkin::Kept => {}
+            Checkin::Close => conn.close(),
         }
         self.go_on(&mut conn.event_loop());
     }

@@ -51,12 +51,12 @@ pub use accept::trusted_proxies::{ParseTrustedProxiesError, TrustedProxies};
 pub use api::conn::{Conn, Sender};
 pub use api::handler::{Handler, PanicAction, Peer};
 pub use api::loop_context::LoopContext;
+pub use api::loop_spawner::{LoopSpawner, LoopTask};
 pub use api::pool::{JobPanicked, Pool, PoolCounts, PoolFull};
-pub use api::runner::{Runner, Work};
 pub use api::server_handle::ServerHandle;
 pub use api::slices::{JobsFull, Slice};
 pub use base::close_reason::{BadHeader, Callback, CloseReason, DeadlineKind, RefuseReason};
-pub use base::error::{AdoptError, StartError, Unadopted};
+pub use base::error::{AdoptError, AdoptRejected, StartError};
 pub use base::id::{ConnId, LOOPS_MAX, ParseConnIdError, SLOTS_MAX};
 pub use config::limits::Limits;
 pub use config::policy::{OverflowPolicy, WhenFull};
@@ -65,18 +65,18 @@ pub use connection::outbox::SendOutcome;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use event_loop::bench;
-pub use features::broadcast::{Broadcast, Delivery, Report};
+pub use features::broadcast::{Broadcast, BroadcastHandle, BroadcastReport};
 pub use features::datagram::Datagram;
-pub use features::dial::{Dial, NotDialled, Retry};
+pub use features::dial::{Dial, DialRejected, Retry};
 pub use features::timers::TimerId;
 pub use features::topics::{TOPIC_NAME_MAX, TopicError};
-pub use features::upstreams::{Asked, Freed, UpstreamLimits, Upstreams};
+pub use features::upstream_pool::{Checkin, Checkout, UpstreamLimits, UpstreamPool};
 pub use observe::counters::{Counter, Snapshot};
 pub use observe::log_writer::{LogGuard, LogWriter};
 pub use server::load_balancer::Balance;
 #[doc(hidden)] // for the examples, which read more of /proc
 pub use server::machine::{BYTES_PER_IDLE_CONNECTION, Machine, ProbeError, proc_file};
-pub use server::{Accept, Diagnosis, Ended, FdTable, LoopInfo, Loops, Running, Server, Wall};
+pub use server::{Accept, CapacityReport, Ended, FdTable, LoopInfo, Loops, Running, Server, Wall};
 pub use sys::addr::{Addr, AddrError, UnixName};
 pub use sys::{
     Errno, Keepalive, PrivateTables, SocketOptions, Unfit, restore_for_child, return_large_blocks,

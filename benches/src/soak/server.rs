@@ -7,10 +7,10 @@ use super::protocol::{
 use super::random::{bytes, fill};
 use clap::Args;
 use net_core::{
-    Accept, Addr, Broadcast, Bytes, CloseReason, Conn, ConnId, Counter, Datagram, Dial, Ended,
-    FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, LoopContext, LoopInfo, Loops,
-    OverflowPolicy, Peer, Pool, PrivateTables, Rate, Report, Running, Searched, SendOutcome,
-    Server, ServerHandle, Slice, StartError, TimerId, WhenFull,
+    Accept, Addr, Broadcast, BroadcastReport, Bytes, CloseReason, Conn, ConnId, Counter, Datagram,
+    Dial, Ended, FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, LoopContext,
+    LoopInfo, Loops, OverflowPolicy, Peer, Pool, PrivateTables, Rate, Running, Searched,
+    SendOutcome, Server, ServerHandle, Slice, StartError, TimerId, WhenFull,
 };
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -176,7 +176,7 @@ struct Shared {
 /// From loop to loop.
 enum Message {
     Hop { asker: ConnId, number: u64 },
-    Published { publisher: ConnId, report: Report },
+    Published { publisher: ConnId, report: BroadcastReport },
 }
 
 struct Soak {
@@ -620,7 +620,7 @@ impl Handler for Soak {
                 let _ = here.handle().send(asker, answer); // full: the asker is told nothing
             }
             Message::Published { publisher, report } => {
-                let Report { delivered, queued, dropped, loops_missed, .. } = report;
+                let BroadcastReport { delivered, queued, dropped, loops_missed, .. } = report;
                 if let Some(mut publisher) = here.connection(publisher) {
                     let line = format!("published {delivered} {queued} {dropped} {loops_missed}");
                     say_to(&mut publisher, &line);

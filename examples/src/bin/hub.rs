@@ -18,8 +18,8 @@
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
 use net_core::{
-    Broadcast, Bytes, CloseReason, Conn, DeadlineKind, Delivery, Handler, Input, LoopContext,
-    LoopInfo, Peer, ServerHandle,
+    Broadcast, BroadcastHandle, Bytes, CloseReason, Conn, DeadlineKind, Handler, Input,
+    LoopContext, LoopInfo, Peer, ServerHandle,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -53,14 +53,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 struct Hub {
     all: ServerHandle<Infallible>,
     /// Messages of this loop's publishers.
-    under_way: Vec<Delivery>,
+    under_way: Vec<BroadcastHandle>,
 }
 
 #[derive(Default)]
 struct Session {
     /// The topic of a `pub` whose second line is still to come.
     publishing: Option<Box<[u8]>>,
-    under_way: VecDeque<Delivery>,
+    under_way: VecDeque<BroadcastHandle>,
 }
 
 /// What is wrong with a line. It is told to the peer.
@@ -122,7 +122,7 @@ impl Hub {
     /// Whether the publisher may go on. If not it is looked at again soon.
     fn may_publish(&mut self, conn: &mut Conn<'_, Self>) -> bool {
         let under_way = &mut conn.session().under_way;
-        while under_way.front().is_some_and(Delivery::is_over) {
+        while under_way.front().is_some_and(BroadcastHandle::is_over) {
             under_way.pop_front();
         }
         let may = under_way.len() < UNDER_WAY && self.has_room();

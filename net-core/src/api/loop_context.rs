@@ -2,13 +2,13 @@
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
-use crate::api::runner::Runner;
+use crate::api::loop_spawner::LoopSpawner;
 use crate::api::server_handle::ServerHandle;
-use crate::base::error::{AdoptError, Unadopted};
+use crate::base::error::{AdoptError, AdoptRejected};
 use crate::base::id::ConnId;
 use crate::connection::life::State;
 use crate::connection::loop_state::LoopState;
-use crate::features::dial::{Dial, NotDialled};
+use crate::features::dial::{Dial, DialRejected};
 use crate::features::timers::TimerId;
 use crate::sys::Ends;
 use crate::threads::mail::Mail;
@@ -57,9 +57,9 @@ impl<'a, H: Handler> LoopContext<'a, H> {
         ServerHandle(Arc::clone(&self.state.shared))
     }
 
-    /// A [`Runner`]: it runs a piece of work once, on this loop or another loop, from any thread.
-    pub fn runner(&self) -> Runner<H> {
-        Runner::new(self.handle())
+    /// A [`LoopSpawner`]: it runs a piece of work once, on this loop or another loop, from any thread.
+    pub fn spawner(&self) -> LoopSpawner<H> {
+        LoopSpawner::new(self.handle())
     }
 
     /// A connection of this loop. `None` if it is over, or is not on this loop.
@@ -137,7 +137,7 @@ impl<'a, H: Handler> LoopContext<'a, H> {
         &mut self,
         dial: impl Into<Dial>,
         session: H::Session,
-    ) -> Result<ConnId, NotDialled<H::Session>> {
+    ) -> Result<ConnId, DialRejected<H::Session>> {
         self.state.dial(dial.into(), session)
     }
 
@@ -162,7 +162,7 @@ impl<'a, H: Handler> LoopContext<'a, H> {
     pub fn adopt(&mut self, fd: OwnedFd) -> Result<(), AdoptError> {
         let arrival = Box::new(self.state.shared.arrival_of(fd)?);
         self.state.inbox.mail.post(Mail::Arrival(arrival)).map_err(|error| {
-            let why = Unadopted::from(&error);
+            let why = AdoptRejected::from(&error);
             match error.into_inner() {
                 Mail::Arrival(arrival) => AdoptError::new(arrival.socket.into_owned(), why),
                 _ => unreachable!("what was posted comes back"),

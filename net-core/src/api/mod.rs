@@ -3,7 +3,7 @@
 pub(crate) mod conn;
 pub(crate) mod handler;
 pub(crate) mod loop_context;
+pub(crate) mod loop_spawner;
 pub(crate) mod pool;
-pub(crate) mod runner;
 pub(crate) mod server_handle;
 pub(crate) mod slices;

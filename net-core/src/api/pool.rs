@@ -13,7 +13,7 @@
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
-use crate::api::runner::{Runner, Task};
+use crate::api::loop_spawner::{LoopSpawner, Task};
 use crate::base::id::ConnId;
 use crate::base::log_limiter::LogLimiter;
 use crate::base::panics::{Quiet, guard, take_said};
@@ -202,7 +202,7 @@ impl Pool {
             inner.counts.refused += 1;
             return Err(PoolFull { work, then });
         }
-        let (id, runner, counted) = (conn.id(), conn.event_loop().runner(), Arc::clone(shared));
+        let (id, runner, counted) = (conn.id(), conn.event_loop().spawner(), Arc::clone(shared));
         conn.event_loop().state().job_begun(id);
         let mut debt = Debt { id, runner: runner.clone(), is_settled: false };
         inner.jobs.push_back(Box::new(move |shared| {
@@ -243,7 +243,7 @@ impl Pool {
 /// A connection that waits for a job's answer. Its loop is told if there will be no answer.
 struct Debt<H: Handler> {
     id: ConnId,
-    runner: Runner<H>,
+    runner: LoopSpawner<H>,
     is_settled: bool,
 }
 

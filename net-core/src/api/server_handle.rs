@@ -1,9 +1,9 @@
 //! `ServerHandle`: a handle to a server's loops, for any thread.
 
-use crate::base::error::{AdoptError, Unadopted};
+use crate::base::error::{AdoptError, AdoptRejected};
 use crate::base::id::ConnId;
 use crate::config::policy::OverflowPolicy;
-use crate::features::broadcast::{Broadcast, Delivery};
+use crate::features::broadcast::{Broadcast, BroadcastHandle};
 use crate::observe::counters::{Counter, Snapshot};
 use crate::threads::control::Phase;
 use crate::threads::mail::Mail;
@@ -98,7 +98,7 @@ impl<M: Send> ServerHandle<M> {
     }
 
     /// Sends one payload to every open connection of every loop, or to the connections of a topic. Returns
-    /// the [`Delivery`], which counts what became of it. Any thread may call it. It never blocks.
+    /// the [`BroadcastHandle`], which counts what became of it. Any thread may call it. It never blocks.
     ///
     /// The bytes exist once, however many connections get them. Each loop sends to at most
     /// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections in a turn, and serves its other
@@ -109,7 +109,7 @@ impl<M: Send> ServerHandle<M> {
     /// may get it or not.
     ///
     /// A receiver above its high watermark is skipped and counted, unless the [`Broadcast`] says otherwise.
-    pub fn broadcast(&self, what: impl Into<Broadcast>) -> Delivery {
+    pub fn broadcast(&self, what: impl Into<Broadcast>) -> BroadcastHandle {
         let (delivery, parts) = what.into().divide(self.loops());
         for (k, part) in parts.into_iter().enumerate() {
             // A refused part comes back and is dropped. Its drop counts the loop as missed.
@@ -164,7 +164,7 @@ impl<M: Send> ServerHandle<M> {
     pub fn adopt(&self, fd: OwnedFd) -> Result<(), AdoptError> {
         let arrival = self.0.arrival_of(fd)?;
         self.0.adoptions.post(arrival).map_err(|error| {
-            let why = Unadopted::from(&error);
+            let why = AdoptRejected::from(&error);
             AdoptError::new(error.into_inner().socket.into_owned(), why)
         })?;
         self.0.acceptor_waker.wake();
@@ -208,11 +208,11 @@ impl<M: Send> ServerHandle<M> {
     }
 }
 
-impl<T> From<&PostError<T>> for Unadopted {
+impl<T> From<&PostError<T>> for AdoptRejected {
     fn from(error: &PostError<T>) -> Self {
         match error {
-            PostError::Full(_) => Unadopted::Full,
-            PostError::Ended(_) => Unadopted::Ended,
+            PostError::Full(_) => AdoptRejected::Full,
+            PostError::Ended(_) => AdoptRejected::Ended,
         }
     }
 }

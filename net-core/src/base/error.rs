@@ -52,12 +52,12 @@ impl std::error::Error for StartError {
 #[derive(Debug)]
 pub struct AdoptError {
     fd: OwnedFd,
-    why: Unadopted,
+    why: AdoptRejected,
 }
 
 /// Why a descriptor was not adopted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unadopted {
+pub enum AdoptRejected {
     /// The descriptor cannot be a connection.
     Unfit(Unfit),
     /// `connections_max` connections are open.
@@ -71,12 +71,12 @@ pub enum Unadopted {
 }
 
 impl AdoptError {
-    pub(crate) fn new(fd: OwnedFd, why: Unadopted) -> Self {
+    pub(crate) fn new(fd: OwnedFd, why: AdoptRejected) -> Self {
         Self { fd, why }
     }
 
     /// Why the descriptor was not adopted.
-    pub fn why(&self) -> Unadopted {
+    pub fn why(&self) -> AdoptRejected {
         self.why
     }
 
@@ -91,11 +91,13 @@ impl fmt::Display for AdoptError {
         use std::os::fd::AsRawFd;
         write!(f, "adopt descriptor {}: ", self.fd.as_raw_fd())?;
         match self.why {
-            Unadopted::Unfit(what) => what.fmt(f),
-            Unadopted::ConnectionsMax => f.write_str("as many connections are open as may be"),
-            Unadopted::PerSourceMax => f.write_str("as many are open from its source as may be"),
-            Unadopted::Full => f.write_str("too many wait to be taken"),
-            Unadopted::Ended => f.write_str("the server is ending"),
+            AdoptRejected::Unfit(what) => what.fmt(f),
+            AdoptRejected::ConnectionsMax => f.write_str("as many connections are open as may be"),
+            AdoptRejected::PerSourceMax => {
+                f.write_str("as many are open from its source as may be")
+            }
+            AdoptRejected::Full => f.write_str("too many wait to be taken"),
+            AdoptRejected::Ended => f.write_str("the server is ending"),
         }
     }
 }

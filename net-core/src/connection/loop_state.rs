@@ -15,7 +15,7 @@ use crate::connection::outbox::Outbox;
 use crate::connection::slot::{Connection, Deadlines, Filed, Head, Status};
 use crate::connection::table::Table;
 use crate::features::datagram::Outgoing;
-use crate::features::dial::{Dial, Dialling, Jitter, NotDialled, Target};
+use crate::features::dial::{Dial, DialRejected, Dialling, Jitter, Target};
 use crate::features::timers::Timers;
 use crate::features::topics::Topics;
 use crate::observe::counters::Counter;
@@ -168,16 +168,16 @@ impl<S, M> LoopState<S, M> {
     }
 
     /// Enters a connection that is to be dialled at the end of the turn.
-    pub(crate) fn dial(&mut self, dial: Dial, session: S) -> Result<ConnId, NotDialled<S>> {
+    pub(crate) fn dial(&mut self, dial: Dial, session: S) -> Result<ConnId, DialRejected<S>> {
         // The order itself, not what was obeyed of it: whoever is entered before an order comes is
         // met by it in the table.
         match self.inbox.control.phase() {
             Phase::Run => {}
-            Phase::Stop => return Err(NotDialled { why: CloseReason::Stopped, session }),
-            _ => return Err(NotDialled { why: CloseReason::Draining, session }),
+            Phase::Stop => return Err(DialRejected { why: CloseReason::Stopped, session }),
+            _ => return Err(DialRejected { why: CloseReason::Draining, session }),
         }
         let entered = self.table.insert(Socket::none(), State::Connecting, session);
-        let id = entered.map_err(|(_, session, why)| NotDialled { why, session })?;
+        let id = entered.map_err(|(_, session, why)| DialRejected { why, session })?;
         self.shared.admission.enter_anyway();
         self.inbox.counters.add(Counter::Dialled, 1);
         if let Target::Name(name) = &dial.to {

@@ -5,7 +5,7 @@ use crate::accept::admission::Arrival;
 use crate::accept::listener::BACKLOG_MAX;
 use crate::api::handler::{Handler, Peer};
 use crate::api::loop_context::LoopContext;
-use crate::api::runner::Task;
+use crate::api::loop_spawner::Task;
 use crate::base::close_reason::{Callback, CloseReason, RefuseReason};
 use crate::base::id::ConnId;
 use crate::config::policy::OverflowPolicy;

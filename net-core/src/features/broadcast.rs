@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 /// [`broadcast_per_turn`](crate::Limits::broadcast_per_turn) connections per turn. So all connections of a
 /// loop get the broadcasts in the same order, and a broadcast to few connections waits behind a broadcast to
 /// very many. A loop holds at most [`broadcasts_max`](crate::Limits::broadcasts_max) broadcasts. A further
-/// broadcast is not sent on that loop, and [`Report::loops_missed`] counts the loop.
+/// broadcast is not sent on that loop, and [`BroadcastReport::loops_missed`] counts the loop.
 pub struct Broadcast {
     bytes: Bytes,
     topic: Option<Bytes>,
@@ -30,7 +30,7 @@ pub struct Broadcast {
     then: Option<Then>,
 }
 
-type Then = Box<dyn FnOnce(Report) + Send>;
+type Then = Box<dyn FnOnce(BroadcastReport) + Send>;
 
 impl Broadcast {
     /// Sends these bytes to all open connections. Each receiver gets all of the bytes or none of them.
@@ -67,13 +67,13 @@ impl Broadcast {
     /// takes that broadcast (the mailboxes are full, or the server has ended), its account closes at once and
     /// its `then` is called inside this call. At most 16 calls are nested in this way; further calls are
     /// left out.
-    pub fn then(mut self, then: impl FnOnce(Report) + Send + 'static) -> Self {
+    pub fn then(mut self, then: impl FnOnce(BroadcastReport) + Send + 'static) -> Self {
         self.then = Some(Box::new(then));
         self
     }
 
     /// Makes a part for each of `loops` loops, and the handle that reports on all of them.
-    pub(crate) fn divide(self, loops: usize) -> (Delivery, Vec<Part>) {
+    pub(crate) fn divide(self, loops: usize) -> (BroadcastHandle, Vec<Part>) {
         let account = Arc::new(Account {
             bytes: self.bytes,
             topic: self.topic,
@@ -90,7 +90,7 @@ impl Broadcast {
         });
         let part = |_| Part { account: Arc::clone(&account), is_finished: false };
         let parts = (0..loops).map(part).collect();
-        (Delivery(account), parts)
+        (BroadcastHandle(account), parts)
     }
 }
 
@@ -118,7 +118,7 @@ impl fmt::Debug for Broadcast {
 /// broadcast from its mailbox. Connections that joined before the loop had reached their slot in the table
 /// count too. Connections of loops that missed the broadcast are not counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Report {
+pub struct BroadcastReport {
     /// Receivers whose copy was taken by the kernel completely.
     pub delivered: u64,
     /// Receivers that read slowly: some bytes were still queued in this process. The rest is sent later,
@@ -146,11 +146,11 @@ pub struct Report {
 
 /// A handle to a broadcast that is under way. Any thread may use it. Dropping it does not stop the broadcast.
 #[derive(Clone)]
-pub struct Delivery(Arc<Account>);
+pub struct BroadcastHandle(Arc<Account>);
 
-impl Delivery {
+impl BroadcastHandle {
     /// Returns what has become of the broadcast so far.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> BroadcastReport {
         self.0.report()
     }
 
@@ -165,9 +165,9 @@ impl Delivery {
     }
 }
 
-impl fmt::Debug for Delivery {
+impl fmt::Debug for BroadcastHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Delivery").field(&self.report()).finish()
+        f.debug_tuple("BroadcastHandle").field(&self.report()).finish()
     }
 }
 
@@ -190,9 +190,9 @@ struct Account {
 }
 
 impl Account {
-    fn report(&self) -> Report {
+    fn report(&self) -> BroadcastReport {
         let loops_left = self.loops_left.load(Ordering::Acquire);
-        Report {
+        BroadcastReport {
             delivered: self.delivered.load(Ordering::Relaxed),
             queued: self.queued.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
@@ -287,7 +287,7 @@ thread_local! {
     static CALLED: Cell<usize> = const { Cell::new(0) };
 }
 
-fn follow(then: Then, report: Report) {
+fn follow(then: Then, report: BroadcastReport) {
     let before = CALLED.get();
     if before > NESTED_MAX {
         tracing::error!("broadcasts that nobody takes follow one another without end");
@@ -322,7 +322,7 @@ mod tests {
         parts.pop().unwrap().finish();
         assert!(!delivery.is_over() && reports.lock().is_empty());
         last.finish();
-        let report = Report {
+        let report = BroadcastReport {
             delivered: 2,
             queued: 1,
             dropped: 1,

@@ -177,7 +177,7 @@ impl Retry {
 }
 
 /// A dial that did not begin. It gives the session back.
-pub struct NotDialled<S> {
+pub struct DialRejected<S> {
     /// `Draining` or `Stopped`: the server is ending and does not dial any more. `Refused(Full)`: every slot
     /// of this loop's table is taken. `Machine(ENOMEM)`: there is no memory for more connections.
     pub why: CloseReason,
@@ -185,14 +185,14 @@ pub struct NotDialled<S> {
     pub session: S,
 }
 
-impl<S> fmt::Display for NotDialled<S> {
+impl<S> fmt::Display for DialRejected<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "not dialled: {}", self.why)
     }
 }
 
 // Written by hand, so that a result can be unwrapped even if the session is not `Debug`.
-impl<S> fmt::Debug for NotDialled<S> {
+impl<S> fmt::Debug for DialRejected<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

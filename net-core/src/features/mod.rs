@@ -5,4 +5,4 @@ pub(crate) mod datagram;
 pub(crate) mod dial;
 pub(crate) mod timers;
 pub(crate) mod topics;
-pub(crate) mod upstreams;
+pub(crate) mod upstream_pool;

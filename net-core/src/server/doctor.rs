@@ -13,7 +13,7 @@ use std::path::Path;
 /// The numbers are for idle connections of this server alone. Bytes that the connections buffer, and
 /// other programs on the machine, need more. Clients on the same machine need as much again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnosis {
+pub struct CapacityReport {
     walls: Vec<Wall>,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Wall {
     }
 }
 
-impl Diagnosis {
+impl CapacityReport {
     pub(super) fn of(server: &Server, capacity: &Capacity, machine: &Machine) -> Self {
         let per_table = capacity.per_table;
         let descriptors = Kind::Descriptors {
@@ -130,7 +130,7 @@ impl Diagnosis {
 }
 
 /// One line for each limit, with how to raise it to twice as many connections.
-impl fmt::Display for Diagnosis {
+impl fmt::Display for CapacityReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for wall in &self.walls {
             let twice = wall.allows.max(1).saturating_mul(2);
@@ -159,11 +159,11 @@ impl Server {
     /// }
     /// # Ok::<(), net_core::StartError>(())
     /// ```
-    pub fn doctor(&self) -> Result<Diagnosis, StartError> {
+    pub fn doctor(&self) -> Result<CapacityReport, StartError> {
         let capacity = Capacity::of(self, self.loop_count()?)?;
         let machine = Machine::probe(Path::new("/"))
             .map_err(|error| StartError::plain(format!("look at the machine: {error}")))?;
-        Ok(Diagnosis::of(self, &capacity, &machine))
+        Ok(CapacityReport::of(self, &capacity, &machine))
     }
 }
 
@@ -172,7 +172,7 @@ impl Server {
 pub(super) fn warn_of_walls(server: &Server, capacity: &Capacity, asked: usize) {
     match Machine::probe(Path::new("/")) {
         Ok(machine) => {
-            for wall in Diagnosis::of(server, capacity, &machine).before(asked as u64) {
+            for wall in CapacityReport::of(server, capacity, &machine).before(asked as u64) {
                 if !matches!(wall.kind, Kind::Descriptors { .. }) {
                     let way_out = wall.way_out(asked as u64);
                     tracing::warn!("{asked} connections were asked for, but {wall}: {way_out}");
@@ -188,9 +188,9 @@ pub(super) fn warn_of_walls(server: &Server, capacity: &Capacity, asked: usize) 
 mod tests {
     use super::*;
 
-    fn diagnosis(machine: &Machine) -> Diagnosis {
+    fn diagnosis(machine: &Machine) -> CapacityReport {
         let capacity = Capacity { nofile: 20_000, per_table: 19_950, tables: 1 };
-        Diagnosis::of(&Server::new(), &capacity, machine)
+        CapacityReport::of(&Server::new(), &capacity, machine)
     }
 
     fn machine() -> Machine {
@@ -203,7 +203,7 @@ mod tests {
         }
     }
 
-    fn names(diagnosis: &Diagnosis) -> Vec<&'static str> {
+    fn names(diagnosis: &CapacityReport) -> Vec<&'static str> {
         diagnosis.walls().iter().map(Wall::name).collect()
     }
 

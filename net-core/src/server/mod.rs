@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
-pub use doctor::{Diagnosis, Wall};
+pub use doctor::{CapacityReport, Wall};
 
 /// The longest refusal, in bytes. The send buffer of every new socket has room for more.
 const REFUSAL_MAX: usize = 4096;

@@ -3,7 +3,7 @@
 use crate::accept::admission::{Admission, Arrival};
 use crate::accept::listener_health::ListenerHealth;
 use crate::base::close_reason::RefuseReason;
-use crate::base::error::{AdoptError, Unadopted};
+use crate::base::error::{AdoptError, AdoptRejected};
 use crate::config::limits::Limits;
 use crate::observe::counters::{Counters, Snapshot};
 use crate::sys::{Socket, Waker, foreign};
@@ -90,15 +90,15 @@ impl<M> Shared<M> {
     pub(crate) fn arrival_of(self: &Arc<Self>, fd: OwnedFd) -> Result<Arrival, AdoptError> {
         let peer = match foreign::prepare(&fd) {
             Ok(peer) => peer,
-            Err(unfit) => return Err(AdoptError::new(fd, Unadopted::Unfit(unfit))),
+            Err(unfit) => return Err(AdoptError::new(fd, AdoptRejected::Unfit(unfit))),
         };
         match self.admission.enter(Some(&peer)) {
             // Over the limit it comes back, where an accepted one may be refused later.
             Ok(permit) if !permit.is_over() => {
                 Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
             }
-            Err(RefuseReason::PerSource) => Err(AdoptError::new(fd, Unadopted::PerSourceMax)),
-            _ => Err(AdoptError::new(fd, Unadopted::ConnectionsMax)),
+            Err(RefuseReason::PerSource) => Err(AdoptError::new(fd, AdoptRejected::PerSourceMax)),
+            _ => Err(AdoptError::new(fd, AdoptRejected::ConnectionsMax)),
         }
     }
 

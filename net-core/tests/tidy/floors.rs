@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Files that import each other, since each is a view of the others: a `Handler` is called with a
 /// `Conn`, and a `Conn` has the type of its `Handler`'s session, and knows its loop.
-const ONE_THING: &[(&str, &[&str])] = &[("api", &["conn", "handler", "loop_context", "runner"])];
+const ONE_THING: &[(&str, &[&str])] =
+    &[("api", &["conn", "handler", "loop_context", "loop_spawner"])];
 
 /// A crate's modules, from the top down.
 #[derive(Debug)]

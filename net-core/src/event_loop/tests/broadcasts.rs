@@ -4,9 +4,9 @@
 use super::actor::Actor;
 use super::{At, Rig, Stage, on_both_rigs, pattern, usual};
 use crate::api::loop_context::LoopContext;
-use crate::api::runner::Runner;
+use crate::api::loop_spawner::LoopSpawner;
 use crate::base::close_reason::Callback;
-use crate::features::broadcast::{Broadcast, Delivery, Report};
+use crate::features::broadcast::{Broadcast, BroadcastHandle, BroadcastReport};
 use crate::features::topics::TopicError;
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
@@ -73,7 +73,7 @@ fn a_turn_gives_to_no_more_than_its_share<D: Rig>(seed: u64) {
 }
 
 /// Those who have it, or will.
-fn given(delivery: &Delivery) -> u64 {
+fn given(delivery: &BroadcastHandle) -> u64 {
     let report = delivery.report();
     report.delivered + report.queued
 }
@@ -116,7 +116,7 @@ fn who_is_above_the_mark_is_passed_over<D: Rig>(seed: u64) {
     let (slow, quick) = (stage.open(), stage.open());
     slow.reads(false);
     let payload = pattern(0, 3000);
-    let mut reports = Report::default();
+    let mut reports = BroadcastReport::default();
     for _ in 0..40 {
         let delivery = stage.handle().broadcast(payload.clone());
         stage.settle();
@@ -183,7 +183,7 @@ fn who_ends_meanwhile_is_counted<D: Rig>(seed: u64) {
 }
 
 /// Everybody who is in the account.
-fn counted(delivery: &Delivery) -> u64 {
+fn counted(delivery: &BroadcastHandle) -> u64 {
     let report = delivery.report();
     report.delivered + report.queued + report.dropped + report.gone
 }
@@ -340,7 +340,7 @@ fn only_subscribers_get_a_topic<D: Rig>(seed: u64) {
         let expected: &[u8] = if n % 3 == 0 && n != 3 { b"!" } else { b"" };
         assert_eq!(peer.got(), expected, "peer {n}");
     }
-    assert_eq!((given(&delivery), nobody.report()), (9, Report::default()));
+    assert_eq!((given(&delivery), nobody.report()), (9, BroadcastReport::default()));
     stage.stop();
 }
 
@@ -366,7 +366,7 @@ fn a_slots_next_connection_inherits_no_topic<D: Rig>(seed: u64) {
     for topic in ["n", "late"] {
         let delivery = stage.handle().broadcast(Broadcast::new("!").to_topic(topic));
         stage.settle();
-        assert_eq!(delivery.report(), Report::default());
+        assert_eq!(delivery.report(), BroadcastReport::default());
     }
     assert!(stage.event_loop.state.topics.is_empty());
     stage.stop();
@@ -433,8 +433,8 @@ fn a_loop_that_stops_closes_the_account<D: Rig>(seed: u64) {
     assert_eq!(told.load(Ordering::Relaxed), 1);
 }
 
-fn runner<D: Rig>(stage: &mut Stage<D>) -> Runner<Actor> {
-    LoopContext::new(&mut stage.event_loop.state).runner()
+fn runner<D: Rig>(stage: &mut Stage<D>) -> LoopSpawner<Actor> {
+    LoopContext::new(&mut stage.event_loop.state).spawner()
 }
 
 fn work_runs_once_on_its_loop<D: Rig>(seed: u64) {

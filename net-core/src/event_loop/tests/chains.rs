@@ -5,7 +5,7 @@ use super::actor::{Actor, Session};
 use super::{At, Outcome, Peer, Rig, Stage, fail, on_both_rigs, somewhere, usual};
 use crate::api::conn::Conn;
 use crate::api::loop_context::LoopContext;
-use crate::api::runner::Runner;
+use crate::api::loop_spawner::LoopSpawner;
 use crate::api::server_handle::ServerHandle;
 use crate::api::slices::Slice;
 use crate::base::close_reason::Callback;
@@ -52,7 +52,7 @@ enum Chain {
     /// A message posts two more.
     Message,
     /// A piece of work runs the next one.
-    Work,
+    LoopTask,
     /// A timer arms the next one for now.
     Timer,
     /// A deadline sets the next one for now.
@@ -82,7 +82,7 @@ const ALL: [Chain; 17] = [
     Chain::Room,
     Chain::RoomOfOthers,
     Chain::Message,
-    Chain::Work,
+    Chain::LoopTask,
     Chain::Timer,
     Chain::Deadline,
     Chain::Slices,
@@ -106,7 +106,7 @@ fn count(links: &Links) -> usize {
     links.load(Ordering::Relaxed)
 }
 
-fn work_again(runner: &Runner<Actor>, links: &Links) {
+fn work_again(runner: &LoopSpawner<Actor>, links: &Links) {
     let (next, links) = (runner.clone(), Arc::clone(links));
     let _ = runner.run(0, move |_, _| {
         link(&links);
@@ -144,7 +144,7 @@ fn begin(chain: Chain, conn: &mut Conn<'_, Actor>, chainers: &[ConnId], links: &
         Chain::Stream | Chain::Mark | Chain::MarkOther | Chain::Panic => conn.notify_sent(0),
         Chain::Room | Chain::RoomOfOthers => _ = conn.send(&[1; 200]),
         Chain::Message | Chain::Everybody => drop(conn.event_loop().handle().post(0, 0)),
-        Chain::Work => work_again(&conn.event_loop().runner(), links),
+        Chain::LoopTask => work_again(&conn.event_loop().spawner(), links),
         Chain::Timer => _ = conn.event_loop().after(Duration::ZERO, 0),
         Chain::Deadline => conn.set_deadline(Some(Duration::ZERO)),
         Chain::Slices => {

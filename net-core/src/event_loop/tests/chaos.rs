@@ -12,14 +12,14 @@ use super::actor::{Actor, At, Log};
 use super::{Outcome, Peer, Rig, Rng, Stage, each_seed, fail, pattern, somewhere};
 use crate::api::conn::Conn;
 use crate::api::loop_context::LoopContext;
-use crate::api::runner::Task;
+use crate::api::loop_spawner::Task;
 use crate::api::slices::Slice;
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::config::policy::{OverflowPolicy, WhenFull};
 use crate::config::rate::Rate;
 use crate::connection::outbox::SendOutcome;
-use crate::features::broadcast::{Broadcast, Delivery};
+use crate::features::broadcast::{Broadcast, BroadcastHandle};
 use crate::features::dial::{Dial, Retry};
 use crate::features::timers::TimerId;
 use crate::observe::connection_query::{By, PendingQuery, Query};
@@ -78,7 +78,7 @@ fn seeds_asked() -> std::ops::Range<u64> {
 struct Begun {
     ids: Vec<ConnId>,
     timers: Vec<TimerId>,
-    deliveries: Vec<Delivery>,
+    deliveries: Vec<BroadcastHandle>,
     dials: u32,
     jobs: u32,
     marks: u64,
@@ -511,13 +511,13 @@ impl Chaos {
             }
         };
         here.state().job_begun(id);
-        here.runner().deliver(0, Task::OfConnection(id, Box::new(answer)));
+        here.spawner().deliver(0, Task::OfConnection(id, Box::new(answer)));
     }
 
     fn run(&mut self, here: &mut LoopContext<'_, Actor>) {
         let (id, panics) = (self.any_id(), self.rng.one_in(8));
         let count = Arc::clone(&self.panics);
-        let _ = here.runner().run(0, move |_: &mut Actor, here: &mut LoopContext<'_, Actor>| {
+        let _ = here.spawner().run(0, move |_: &mut Actor, here: &mut LoopContext<'_, Actor>| {
             if let Some(mut conn) = id.and_then(|id| here.connection(id)) {
                 let _ = conn.send(b"run");
                 conn.resume();

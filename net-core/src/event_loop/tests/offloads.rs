@@ -3,8 +3,8 @@
 use super::actor::Actor;
 use super::{Rig, Stage, on_both_rigs};
 use crate::api::loop_context::LoopContext;
+use crate::api::loop_spawner::LoopTask;
 use crate::api::pool::{JobPanicked, Pool, PoolCounts};
-use crate::api::runner::Work;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::observe::counters::Counter;
 use std::sync::mpsc;
@@ -211,10 +211,10 @@ fn who_leaves_its_answers_lying_gets_no_more_of_them<D: Rig>(seed: u64) {
 
 fn work_that_is_tried_again_is_boxed_once<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.mail_queue = 1);
-    let runner = LoopContext::<Actor>::new(&mut stage.event_loop.state).runner();
+    let runner = LoopContext::<Actor>::new(&mut stage.event_loop.state).spawner();
     runner.run(0, |_, _| {}).unwrap();
     let (told, ran) = mpsc::channel();
-    let mut work: Work<Actor> = Box::new(move |_, _| told.send(()).unwrap());
+    let mut work: LoopTask<Actor> = Box::new(move |_, _| told.send(()).unwrap());
     let boxed_at = (&raw const *work).addr();
     for _ in 0..100 {
         work = runner.run_boxed(0, work).unwrap_err().into_inner();

@@ -5,7 +5,7 @@ use super::actor::{Actor, usual};
 use super::{At, Outcome, Peer, Rig, Stage, on_both_rigs, pattern, somewhere};
 use crate::api::conn::Conn;
 use crate::api::loop_context::LoopContext;
-use crate::api::runner::Task;
+use crate::api::loop_spawner::Task;
 use crate::base::close_reason::{Callback, CloseReason};
 use crate::base::id::ConnId;
 use crate::config::rate::Rate;

@@ -1,4 +1,4 @@
-//! `Upstreams`: a pool of connections to one other server, shared by all jobs of a loop.
+//! `UpstreamPool`: a pool of connections to one other server, shared by all jobs of a loop.
 //!
 //! It only keeps the books: it neither dials nor closes connections, but returns what the handler must do. So
 //! it needs no loop, and only the handler uses connections.
@@ -8,7 +8,7 @@ use net_timer::Tick;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// The limits of an [`Upstreams`]. Each loop has its own pool, so these are limits per loop.
+/// The limits of an [`UpstreamPool`]. Each loop has its own pool, so these are limits per loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamLimits {
     /// The most connections: idle, busy and being dialled together.
@@ -40,8 +40,8 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 
 /// A bounded pool of connections from one loop to one server. Each job `J` needs a connection for a while.
 ///
-/// The handler calls [`ask`](Self::ask) for each job and does what the answer says. It calls
-/// [`free`](Self::free) when a connection has finished its job, and [`closed`](Self::closed) in `on_close`.
+/// The handler calls [`checkout`](Self::checkout) for each job and does what the answer says. It calls
+/// [`checkin`](Self::checkin) when a connection has finished its job, and [`closed`](Self::closed) in `on_close`.
 /// Keep the job that a connection works on in the connection's session.
 ///
 /// **Dead connections.** A peer may vanish silently. Only the job that is lent such a connection notices. If
@@ -53,16 +53,16 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 /// connections to be closed for either reason.
 ///
 /// ```
-/// use net_core::{Asked, Tick, UpstreamLimits, Upstreams};
+/// use net_core::{Checkout, Tick, UpstreamLimits, UpstreamPool};
 ///
 /// let limits = UpstreamLimits { connections_max: 1, ..UpstreamLimits::default() };
-/// let mut upstreams = Upstreams::new(limits);
+/// let mut upstreams = UpstreamPool::new(limits);
 /// let now = Tick::ZERO; // on a loop, `LoopContext::now`
 ///
 /// // The first job: `here.dial(..)` a connection for it, and name it by `dialled(id)`.
-/// assert_eq!(upstreams.ask("first", now), Asked::Dial("first"));
+/// assert_eq!(upstreams.checkout("first", now), Checkout::Dial("first"));
 /// // The second must wait for that one to be free, as there may be one only.
-/// assert_eq!(upstreams.ask("second", now), Asked::Waits);
+/// assert_eq!(upstreams.checkout("second", now), Checkout::Waits);
 /// ```
 ///
 /// In a drain the default [`on_draining`](crate::Handler::on_draining) closes idle upstreams too. No dial
@@ -72,7 +72,7 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 ///
 /// The example `fan_in` is a handler that uses this pool.
 #[derive(Debug)]
-pub struct Upstreams<J> {
+pub struct UpstreamPool<J> {
     limits: UpstreamLimits,
     idle_age_max: Duration,
     /// Idle connections, each with the time since when it is idle, the newest last. The connection used last
@@ -104,15 +104,15 @@ enum Lent {
 /// What to do for a job.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a job that nobody does is lost"]
-pub enum Asked<J> {
+pub enum Checkout<J> {
     /// Use this connection. The peer may be closing it at this moment. If the connection closes without an
-    /// answer, call `ask` for the job again, provided that the job may be done twice.
+    /// answer, call `checkout` for the job again, provided that the job may be done twice.
     Use(ConnId, J),
-    /// Dial a connection for the job, and pass its id to [`dialled`](Upstreams::dialled). The connection
+    /// Dial a connection for the job, and pass its id to [`dialled`](UpstreamPool::dialled). The connection
     /// counts already. If the dial fails, `on_close` is called. If the dial cannot begin, call
-    /// [`not_dialled`](Upstreams::not_dialled).
+    /// [`not_dialled`](UpstreamPool::not_dialled).
     Dial(J),
-    /// Do nothing. The pool keeps the job, and returns it from `free`, `closed` or `overdue`.
+    /// Do nothing. The pool keeps the job, and returns it from `checkin`, `closed` or `overdue`.
     Waits,
     /// `waiting_max` jobs wait already: the job is given back.
     Full(J),
@@ -121,17 +121,17 @@ pub enum Asked<J> {
 /// What to do with a connection that has done its job.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a job that nobody does is lost"]
-pub enum Freed<J> {
+pub enum Checkin<J> {
     /// Use the connection for this job now.
     Serve(J),
     /// Do nothing: the connection is kept for the next job. Also returned if the connection was not lent.
-    /// That call changes nothing, and [`refused`](Upstreams::refused) counts it.
+    /// That call changes nothing, and [`refused`](UpstreamPool::refused) counts it.
     Kept,
     /// Close the connection: `idle_max` connections are kept already, or the connection is stale.
     Close,
 }
 
-impl<J> Upstreams<J> {
+impl<J> UpstreamPool<J> {
     /// Makes an empty pool.
     pub fn new(limits: UpstreamLimits) -> Self {
         Self {
@@ -157,7 +157,7 @@ impl<J> Upstreams<J> {
 
     /// A job needs a connection. An idle connection that is [`stale`](Self::stale) is used only if
     /// `connections_max` allows no further dial.
-    pub fn ask(&mut self, job: J, now: Tick) -> Asked<J> {
+    pub fn checkout(&mut self, job: J, now: Tick) -> Checkout<J> {
         let may_dial = self.connections() < self.limits.connections_max;
         // If the newest is stale, all are.
         if let Some(&(since, id)) = self.idle.last()
@@ -165,22 +165,22 @@ impl<J> Upstreams<J> {
         {
             self.idle.pop();
             self.lent.insert(id, Lent::Again(now));
-            return Asked::Use(id, job);
+            return Checkout::Use(id, job);
         }
         if may_dial {
             self.unnamed += 1;
-            return Asked::Dial(job);
+            return Checkout::Dial(job);
         }
         if self.waiting.len() >= self.limits.waiting_max {
-            return Asked::Full(job);
+            return Checkout::Full(job);
         }
         self.waiting.push_back((now.after(self.limits.wait_max), job));
-        Asked::Waits
+        Checkout::Waits
     }
 
-    /// Tells the pool the id of a connection that was dialled as [`Asked::Dial`] said.
+    /// Tells the pool the id of a connection that was dialled as [`Checkout::Dial`] said.
     ///
-    /// Call it after [`LoopContext::dial`](crate::LoopContext::dial), so that `free` and `closed` do not mistake another
+    /// Call it after [`LoopContext::dial`](crate::LoopContext::dial), so that `checkin` and `closed` do not mistake another
     /// connection for this one. The call is refused if the pool has not asked for a dial.
     pub fn dialled(&mut self, id: ConnId) {
         if self.unnamed == 0 || self.knows(id) {
@@ -195,31 +195,31 @@ impl<J> Upstreams<J> {
     /// served; [`overdue`](Self::overdue) returns it.
     ///
     /// A connection that is not lent (freed already, closed, or not of this pool) is refused: the answer is
-    /// [`Freed::Kept`], and nothing changes. Call `free` once per job: if the connection was freed and then
-    /// lent again, the pool cannot tell a second `free` for the former job from the `free` for the present
+    /// [`Checkin::Kept`], and nothing changes. Call `checkin` once per job: if the connection was freed and then
+    /// lent again, the pool cannot tell a second `checkin` for the former job from the `checkin` for the present
     /// job.
-    pub fn free(&mut self, id: ConnId, now: Tick) -> Freed<J> {
+    pub fn checkin(&mut self, id: ConnId, now: Tick) -> Checkin<J> {
         match self.take_lent(id) {
             Some(Lent::New | Lent::Again(_)) => {}
             Some(Lent::Stale) => {
                 self.lent.insert(id, Lent::Stale);
-                return Freed::Close;
+                return Checkin::Close;
             }
             None => {
                 self.refused += 1;
-                return Freed::Kept;
+                return Checkin::Kept;
             }
         }
         if let Some(job) = self.next_in_time(now) {
             self.lent.insert(id, Lent::Again(now));
-            return Freed::Serve(job);
+            return Checkin::Serve(job);
         }
         if self.idle.len() >= self.limits.idle_max {
             self.lent.insert(id, Lent::Stale); // the connection counts until it is closed
-            return Freed::Close;
+            return Checkin::Close;
         }
         self.idle.push((now, id));
-        Freed::Kept
+        Checkin::Kept
     }
 
     /// A connection is over. Call it once for each connection, in `on_close`.
@@ -228,7 +228,7 @@ impl<J> Upstreams<J> {
     /// that the pool does not have, or no longer has, is refused, and nothing changes.
     ///
     /// A connection that was lent, and had served a job before, is taken to have failed (see "Dead
-    /// connections" above). So call `free` before you close a connection on purpose after its job.
+    /// connections" above). So call `checkin` before you close a connection on purpose after its job.
     pub fn closed(&mut self, id: ConnId, now: Tick) -> Option<J> {
         if let Some(place) = self.idle.iter().position(|(_, idle)| *idle == id) {
             self.idle.remove(place);
@@ -353,35 +353,35 @@ mod tests {
         Tick::from_millis(ms)
     }
 
-    fn upstreams(connections_max: usize, idle_max: usize, waiting_max: usize) -> Upstreams<u32> {
+    fn upstreams(connections_max: usize, idle_max: usize, waiting_max: usize) -> UpstreamPool<u32> {
         let wait_max = Duration::from_millis(100);
-        Upstreams::new(UpstreamLimits { connections_max, idle_max, waiting_max, wait_max })
+        UpstreamPool::new(UpstreamLimits { connections_max, idle_max, waiting_max, wait_max })
     }
 
     #[test]
     fn first_come_first_served_and_the_last_used_is_used_next() {
         let mut pool = upstreams(2, 2, 10);
-        assert_eq!(pool.ask(1, at(0)), Asked::Dial(1));
-        assert_eq!(pool.ask(2, at(0)), Asked::Dial(2));
-        assert_eq!(pool.ask(3, at(0)), Asked::Waits);
-        assert_eq!(pool.ask(4, at(0)), Asked::Waits);
-        assert_eq!(pool.free(id(1), at(1)), Freed::Serve(3));
-        assert_eq!(pool.free(id(2), at(1)), Freed::Serve(4));
-        assert_eq!(pool.free(id(1), at(1)), Freed::Kept);
-        assert_eq!(pool.free(id(2), at(1)), Freed::Kept);
-        assert_eq!(pool.ask(5, at(1)), Asked::Use(id(2), 5));
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Dial(1));
+        assert_eq!(pool.checkout(2, at(0)), Checkout::Dial(2));
+        assert_eq!(pool.checkout(3, at(0)), Checkout::Waits);
+        assert_eq!(pool.checkout(4, at(0)), Checkout::Waits);
+        assert_eq!(pool.checkin(id(1), at(1)), Checkin::Serve(3));
+        assert_eq!(pool.checkin(id(2), at(1)), Checkin::Serve(4));
+        assert_eq!(pool.checkin(id(1), at(1)), Checkin::Kept);
+        assert_eq!(pool.checkin(id(2), at(1)), Checkin::Kept);
+        assert_eq!(pool.checkout(5, at(1)), Checkout::Use(id(2), 5));
     }
 
     #[test]
     fn every_bound_holds() {
         let mut pool = upstreams(2, 1, 1);
-        assert_eq!(pool.ask(1, at(0)), Asked::Dial(1));
-        assert_eq!(pool.ask(2, at(0)), Asked::Dial(2));
-        assert_eq!(pool.ask(3, at(0)), Asked::Waits);
-        assert_eq!(pool.ask(4, at(0)), Asked::Full(4));
-        assert_eq!(pool.free(id(1), at(0)), Freed::Serve(3));
-        assert_eq!(pool.free(id(1), at(0)), Freed::Kept);
-        assert_eq!(pool.free(id(2), at(0)), Freed::Close);
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Dial(1));
+        assert_eq!(pool.checkout(2, at(0)), Checkout::Dial(2));
+        assert_eq!(pool.checkout(3, at(0)), Checkout::Waits);
+        assert_eq!(pool.checkout(4, at(0)), Checkout::Full(4));
+        assert_eq!(pool.checkin(id(1), at(0)), Checkin::Serve(3));
+        assert_eq!(pool.checkin(id(1), at(0)), Checkin::Kept);
+        assert_eq!(pool.checkin(id(2), at(0)), Checkin::Close);
         assert_eq!(pool.connections(), 2, "until it is closed");
         assert_eq!(pool.closed(id(2), at(0)), None);
         assert_eq!(pool.connections(), 1);
@@ -390,12 +390,12 @@ mod tests {
     #[test]
     fn who_has_waited_too_long_is_told_and_not_served() {
         let mut pool = upstreams(1, 1, 10);
-        assert_eq!(pool.ask(1, at(0)), Asked::Dial(1));
-        assert_eq!(pool.ask(2, at(0)), Asked::Waits);
-        assert_eq!(pool.ask(3, at(50)), Asked::Waits);
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Dial(1));
+        assert_eq!(pool.checkout(2, at(0)), Checkout::Waits);
+        assert_eq!(pool.checkout(3, at(50)), Checkout::Waits);
         assert_eq!(pool.next_overdue(), Some(at(101)));
         assert_eq!(pool.overdue(at(100)), None);
-        assert_eq!(pool.free(id(1), at(120)), Freed::Serve(3));
+        assert_eq!(pool.checkin(id(1), at(120)), Checkin::Serve(3));
         assert_eq!(pool.overdue(at(120)), Some(2));
         assert_eq!(pool.overdue(at(120)), None);
     }
@@ -403,9 +403,9 @@ mod tests {
     #[test]
     fn a_connection_that_ends_makes_room_for_who_waits() {
         let mut pool = upstreams(1, 1, 10);
-        assert_eq!(pool.ask(1, at(0)), Asked::Dial(1));
-        assert_eq!(pool.ask(2, at(0)), Asked::Waits);
-        assert_eq!(pool.ask(3, at(0)), Asked::Waits);
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Dial(1));
+        assert_eq!(pool.checkout(2, at(0)), Checkout::Waits);
+        assert_eq!(pool.checkout(3, at(0)), Checkout::Waits);
         assert_eq!(pool.closed(id(1), at(1)), Some(2), "failed or ended: dial for the next");
         assert_eq!(pool.not_dialled(at(1)), Some(3));
         assert_eq!(pool.closed(id(2), at(2)), None);
@@ -415,21 +415,21 @@ mod tests {
     #[test]
     fn an_idle_one_that_ends_is_not_used_again() {
         let mut pool = upstreams(2, 2, 10);
-        assert_eq!(pool.ask(1, at(0)), Asked::Dial(1));
-        assert_eq!(pool.free(id(1), at(0)), Freed::Kept);
+        assert_eq!(pool.checkout(1, at(0)), Checkout::Dial(1));
+        assert_eq!(pool.checkin(id(1), at(0)), Checkin::Kept);
         assert_eq!(pool.closed(id(1), at(5)), None);
-        assert_eq!(pool.ask(2, at(6)), Asked::Dial(2));
+        assert_eq!(pool.checkout(2, at(6)), Checkout::Dial(2));
     }
 
     /// A pool of `n` idle connections, numbered from 1, each idle since that time.
-    fn idle(n: u32, since: impl Fn(u32) -> u64) -> Upstreams<u32> {
+    fn idle(n: u32, since: impl Fn(u32) -> u64) -> UpstreamPool<u32> {
         let mut pool = upstreams(n as usize, n as usize, 10);
         for job in 1..=n {
-            assert_eq!(pool.ask(job, at(0)), Asked::Dial(job));
+            assert_eq!(pool.checkout(job, at(0)), Checkout::Dial(job));
             pool.dialled(id(job));
         }
         for n in 1..=n {
-            assert_eq!(pool.free(id(n), at(since(n))), Freed::Kept);
+            assert_eq!(pool.checkin(id(n), at(since(n))), Checkin::Kept);
         }
         pool
     }
@@ -438,11 +438,11 @@ mod tests {
     #[test]
     fn a_connection_freed_twice_is_lent_once() {
         let mut pool = idle(1, |_| 0);
-        assert_eq!((pool.free(id(1), at(0)), pool.refused()), (Freed::Kept, 1));
+        assert_eq!((pool.checkin(id(1), at(0)), pool.refused()), (Checkin::Kept, 1));
         assert_eq!(pool.connections(), 1);
-        assert_eq!(pool.ask(7, at(1)), Asked::Use(id(1), 7));
-        assert_eq!(pool.ask(8, at(1)), Asked::Waits);
-        assert_eq!(pool.free(id(1), at(1)), Freed::Serve(8));
+        assert_eq!(pool.checkout(7, at(1)), Checkout::Use(id(1), 7));
+        assert_eq!(pool.checkout(8, at(1)), Checkout::Waits);
+        assert_eq!(pool.checkin(id(1), at(1)), Checkin::Serve(8));
     }
 
     /// Each such call lowered the count: soon more connections were dialled than the limit allows, and then
@@ -450,11 +450,11 @@ mod tests {
     #[test]
     fn what_was_not_lent_is_refused_and_changes_nothing() {
         let mut pool = idle(2, |_| 0);
-        assert_eq!(pool.ask(1, at(1)), Asked::Use(id(2), 1));
-        assert_eq!(pool.ask(2, at(1)), Asked::Use(id(1), 2));
-        assert_eq!(pool.ask(3, at(1)), Asked::Waits);
+        assert_eq!(pool.checkout(1, at(1)), Checkout::Use(id(2), 1));
+        assert_eq!(pool.checkout(2, at(1)), Checkout::Use(id(1), 2));
+        assert_eq!(pool.checkout(3, at(1)), Checkout::Waits);
         let stranger = id(77);
-        assert_eq!(pool.free(stranger, at(1)), Freed::Kept);
+        assert_eq!(pool.checkin(stranger, at(1)), Checkin::Kept);
         assert_eq!(pool.closed(stranger, at(1)), None);
         assert_eq!(pool.not_dialled(at(1)), None);
         pool.dialled(stranger);
@@ -463,7 +463,7 @@ mod tests {
         assert_eq!(pool.closed(id(1), at(2)), Some(3));
         pool.dialled(id(3));
         assert_eq!(pool.closed(id(1), at(2)), None, "it was over already");
-        assert_eq!(pool.free(id(1), at(2)), Freed::Kept);
+        assert_eq!(pool.checkin(id(1), at(2)), Checkin::Kept);
         assert_eq!(pool.connections(), 2);
         assert_eq!((pool.closed(id(2), at(2)), pool.closed(id(3), at(2))), (None, None));
         assert_eq!((pool.refused(), pool.connections()), (7, 0));
@@ -476,8 +476,8 @@ mod tests {
         let mut pool = idle(16, u64::from);
         let mut used = Vec::new();
         for job in 0..8 {
-            match pool.ask(job, at(1000)) {
-                Asked::Use(id, _) => used.push(id),
+            match pool.checkout(job, at(1000)) {
+                Checkout::Use(id, _) => used.push(id),
                 other => panic!("{other:?}"),
             }
         }
@@ -485,35 +485,35 @@ mod tests {
             assert_eq!(pool.closed(id, at(2000)), None);
         }
         for job in 0..8 {
-            assert_eq!(pool.ask(job, at(2000)), Asked::Dial(job));
+            assert_eq!(pool.checkout(job, at(2000)), Checkout::Dial(job));
             pool.dialled(id(100 + job));
         }
         // The other idle connections are as old. They are used only if nothing else is left.
-        assert!(matches!(pool.ask(8, at(2001)), Asked::Use(..)));
+        assert!(matches!(pool.checkout(8, at(2001)), Checkout::Use(..)));
         let stale: Vec<_> = std::iter::from_fn(|| pool.stale(at(2001))).collect();
         assert_eq!(stale, [1, 2, 3, 4, 5, 6, 7].map(id));
         assert_eq!(pool.connections(), 16, "until they are closed");
-        assert_eq!(pool.ask(9, at(2002)), Asked::Waits);
+        assert_eq!(pool.checkout(9, at(2002)), Checkout::Waits);
         assert_eq!(pool.closed(id(1), at(2002)), Some(9), "and then there is room for a dial");
     }
 
     #[test]
     fn what_has_served_since_is_not_doubted_and_neither_is_anybody_for_a_failed_dial() {
         let mut pool = idle(3, |n| u64::from(n) * 10);
-        assert_eq!(pool.ask(1, at(40)), Asked::Use(id(3), 1));
-        assert_eq!(pool.ask(2, at(45)), Asked::Use(id(2), 2));
-        assert_eq!(pool.free(id(2), at(50)), Freed::Kept);
+        assert_eq!(pool.checkout(1, at(40)), Checkout::Use(id(3), 1));
+        assert_eq!(pool.checkout(2, at(45)), Checkout::Use(id(2), 2));
+        assert_eq!(pool.checkin(id(2), at(50)), Checkin::Kept);
         assert_eq!(pool.closed(id(3), at(60)), None, "lent at 40, and it failed");
-        assert_eq!(pool.ask(3, at(60)), Asked::Use(id(2), 3), "this one has spoken at 50");
-        assert_eq!(pool.ask(4, at(60)), Asked::Dial(4), "and that one last at 10");
+        assert_eq!(pool.checkout(3, at(60)), Checkout::Use(id(2), 3), "this one has spoken at 50");
+        assert_eq!(pool.checkout(4, at(60)), Checkout::Dial(4), "and that one last at 10");
         pool.dialled(id(4));
-        assert_eq!(pool.free(id(2), at(70)), Freed::Kept);
+        assert_eq!(pool.checkin(id(2), at(70)), Checkin::Kept);
         assert_eq!(pool.closed(id(4), at(80)), None, "no server at all, perhaps");
-        assert_eq!(pool.ask(5, at(80)), Asked::Use(id(2), 5));
-        assert_eq!(pool.free(id(2), at(90)), Freed::Kept);
+        assert_eq!(pool.checkout(5, at(80)), Checkout::Use(id(2), 5));
+        assert_eq!(pool.checkin(id(2), at(90)), Checkin::Kept);
         assert_eq!(pool.closed(id(2), at(95)), None, "it ended while nobody used it");
         assert_eq!(pool.stale(at(95)), Some(id(1)));
-        assert_eq!(pool.free(id(1), at(95)), Freed::Close, "it is to be closed");
+        assert_eq!(pool.checkin(id(1), at(95)), Checkin::Close, "it is to be closed");
         assert_eq!((pool.closed(id(1), at(96)), pool.connections()), (None, 0));
     }
 
@@ -523,11 +523,15 @@ mod tests {
         pool.limits.connections_max = 3;
         assert_eq!(pool.next_stale(), Some(at(111)));
         assert_eq!(pool.stale(at(110)), None);
-        assert_eq!(pool.ask(1, at(120)), Asked::Use(id(2), 1), "not yet");
-        assert_eq!(pool.ask(2, at(120)), Asked::Dial(2));
+        assert_eq!(pool.checkout(1, at(120)), Checkout::Use(id(2), 1), "not yet");
+        assert_eq!(pool.checkout(2, at(120)), Checkout::Dial(2));
         pool.dialled(id(3));
-        assert_eq!(pool.ask(3, at(120)), Asked::Use(id(1), 3), "as there may not be a fourth");
-        assert_eq!(pool.free(id(1), at(130)), Freed::Kept);
+        assert_eq!(
+            pool.checkout(3, at(120)),
+            Checkout::Use(id(1), 3),
+            "as there may not be a fourth"
+        );
+        assert_eq!(pool.checkin(id(1), at(130)), Checkin::Kept);
         assert_eq!((pool.stale(at(230)), pool.stale(at(231))), (None, Some(id(1))));
         assert_eq!((pool.stale(at(1000)), pool.next_stale()), (None, None));
     }

@@ -1,4 +1,4 @@
-//! `Runner`: runs a piece of work once, on a loop, with that loop's handler.
+//! `LoopSpawner`: runs a piece of work once, on a loop, with that loop's handler.
 
 use crate::api::conn::Conn;
 use crate::api::handler::Handler;
@@ -10,31 +10,31 @@ use crate::threads::mailbox::PostError;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// A piece of work that a [`Runner`] runs.
-pub type Work<H> = Box<dyn FnOnce(&mut H, &mut LoopContext<'_, H>) + Send>;
+/// A piece of work that a [`LoopSpawner`] runs.
+pub type LoopTask<H> = Box<dyn FnOnce(&mut H, &mut LoopContext<'_, H>) + Send>;
 
 /// A pool job's answer for a connection. It runs as a callback of the connection.
 pub(crate) type Answer<H> = Box<dyn FnOnce(&mut Conn<'_, H>) + Send>;
 
 /// A mail to a loop whose type only the loop's handler knows.
 pub(crate) enum Task<H: Handler> {
-    OfLoop(Work<H>),
+    OfLoop(LoopTask<H>),
     /// An answer for a connection of that loop. It is dropped if the connection is over.
     OfConnection(ConnId, Answer<H>),
     /// There will be no answer for this connection: its job was dropped before it ran.
     GivenUp(ConnId),
 }
 
-/// Runs pieces of work on the loops of one server, from any thread. By [`LoopContext::runner`].
+/// Runs pieces of work on the loops of one server, from any thread. By [`LoopContext::spawner`].
 ///
 /// Each piece of work is boxed. For work that comes often, a message costs less.
-pub struct Runner<H: Handler> {
+pub struct LoopSpawner<H: Handler> {
     handle: ServerHandle<H::Message>,
     /// Only a loop of that server makes a runner, so the handlers of the server's loops are of this type.
     handler: PhantomData<fn() -> H>,
 }
 
-impl<H: Handler> Runner<H> {
+impl<H: Handler> LoopSpawner<H> {
     pub(crate) fn new(handle: ServerHandle<H::Message>) -> Self {
         Self { handle, handler: PhantomData }
     }
@@ -50,7 +50,7 @@ impl<H: Handler> Runner<H> {
         &self,
         to: usize,
         work: impl FnOnce(&mut H, &mut LoopContext<'_, H>) + Send + 'static,
-    ) -> Result<(), PostError<Work<H>>> {
+    ) -> Result<(), PostError<LoopTask<H>>> {
         self.run_boxed(to, Box::new(work))
     }
 
@@ -59,7 +59,7 @@ impl<H: Handler> Runner<H> {
     ///
     /// # Panics
     /// If there is no such loop.
-    pub fn run_boxed(&self, to: usize, work: Work<H>) -> Result<(), PostError<Work<H>>> {
+    pub fn run_boxed(&self, to: usize, work: LoopTask<H>) -> Result<(), PostError<LoopTask<H>>> {
         self.post(to, Task::OfLoop(work)).map_err(|error| {
             error.map(|task| match task {
                 Task::OfLoop(work) => work,
@@ -85,14 +85,14 @@ impl<H: Handler> Runner<H> {
     }
 }
 
-impl<H: Handler> Clone for Runner<H> {
+impl<H: Handler> Clone for LoopSpawner<H> {
     fn clone(&self) -> Self {
         Self::new(self.handle.clone())
     }
 }
 
-impl<H: Handler> fmt::Debug for Runner<H> {
+impl<H: Handler> fmt::Debug for LoopSpawner<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Runner").field("loops", &self.handle.loops()).finish()
+        f.debug_struct("LoopSpawner").field("loops", &self.handle.loops()).finish()
     }
 }
