@@ -400,7 +400,7 @@ where
 {
     let _log = start_log(flags.log);
     // Where the C library has no such setting, it does what it does.
-    let _ = net_core::return_large_blocks();
+    let _ = net_core::set_malloc_mmap_threshold();
     let server = match flags.server() {
         Ok(server) => server,
         Err(what) => return fail(2, &what),

@@ -79,7 +79,8 @@ pub use server::machine::{BYTES_PER_IDLE_CONNECTION, Machine, ProbeError, proc_f
 pub use server::{Accept, CapacityReport, Ended, FdTable, LoopInfo, Loops, Running, Server, Wall};
 pub use sys::addr::{Addr, AddrError, UnixName};
 pub use sys::{
-    Errno, Keepalive, PrivateTables, SocketOptions, Unfit, restore_for_child, return_large_blocks,
+    Errno, Keepalive, PrivateTables, SocketOptions, Unfit, restore_for_child,
+    set_malloc_mmap_threshold,
 };
 pub use threads::mailbox::PostError;
 

@@ -80,7 +80,7 @@ fn a_file_to_nobody_leaves_the_callers_signals_as_they_were() {
     let before = signals();
     let file = Arc::new(File::open("/proc/self/exe").unwrap());
     let server = Server::new().listen("127.0.0.1:0");
-    let ended = server.run_here_alone(
+    let ended = server.run_alone_on_current_thread(
         move |_place| Late { file },
         |running| {
             let (at, handle) = (running.addrs()[0].inet().unwrap(), running.handle());

@@ -8,13 +8,13 @@
 //! | `echo` | from now on everything comes back |
 //! | `slow RATE` | the same, at so many bytes a second both ways |
 //! | `tunnel`, `pair` | from now on the client speaks to a connection that the server has dialled to itself |
-//! | `file FROM LEN` | `sending`, and so many bytes of the file, by sendfile; or `busy` |
+//! | `file FROM LEN` | `sending`, and so many bytes of the file, by sendfile; or `set_busy` |
 //! | `stream SEED LEN` | so many bytes of that stream, as the client reads them; then the end |
 //! | `flood POLICY COUNT` | so many numbered messages at once, whatever the client reads; then the end |
 //! | `frame SEED LEN` | a frame of so many bytes of that stream |
 //! | `sub TOPIC`, `unsub TOPIC` | `subscribed`, `unsubscribed` |
 //! | `pub TOPIC TEXT` | the text as a line to all subscribers; then `published DELIVERED QUEUED DROPPED MISSED` |
-//! | `pool N`, `slices N`, `ask N`, `hop N` | `answer N+1`: by the pool, in slices, by a connection dialled for it, by another loop; or `busy` |
+//! | `pool N`, `slices N`, `ask N`, `hop N` | `answer N+1`: by the pool, in slices, by a connection dialled for it, by another loop; or `set_busy` |
 //! | `panic pool` | `panicked`, since the job did |
 //! | `timer MS`, `ticks MS COUNT` | `tick` after that time; each time it has passed |
 //! | `datagram ADDR TEXT` | the text as a datagram to that address |

@@ -92,7 +92,7 @@ fn limits() -> Limits {
 pub fn serve(flags: &ServerFlags) -> ExitCode {
     speak_of_panics();
     // Where the C library has no such setting, it does what it does.
-    let _ = net_core::return_large_blocks();
+    let _ = net_core::set_malloc_mmap_threshold();
     end_with_the_parent();
     match run(flags) {
         Ok(code) => code,
@@ -427,7 +427,7 @@ fn pour(conn: &mut Conn<'_, Soak>) {
         }
         *from += n as u64;
         if queued == SendOutcome::AboveHighWatermark {
-            return; // on_room goes on
+            return; // on_writable goes on
         }
     }
     conn.notify_sent(STREAM_SENT);
@@ -501,13 +501,13 @@ fn end(conn: &mut Conn<'_, Soak>, how: &str) -> Option<()> {
 /// An answer is being made: a drain waits for it, and so does the end that a half-closed peer gets.
 fn asks(conn: &mut Conn<'_, Soak>) {
     conn.session().is_asking = true;
-    conn.busy(true);
+    conn.set_busy(true);
 }
 
 fn answered(conn: &mut Conn<'_, Soak>, answer: &str) {
     say_to(conn, answer);
     conn.session().is_asking = false;
-    conn.busy(false);
+    conn.set_busy(false);
     if conn.session().has_ended {
         conn.finish();
     }
@@ -567,7 +567,7 @@ impl Handler for Soak {
         }
     }
 
-    fn on_room(&mut self, conn: &mut Conn<'_, Self>) {
+    fn on_writable(&mut self, conn: &mut Conn<'_, Self>) {
         pour(conn);
     }
 

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     let jobs: VecDeque<Ask> = plan.jobs().collect();
     let asked = jobs.len();
     // One loop asks them all, on this thread, and ends the server when the last answer is in.
-    let client = Server::new().pin(false).run_here_alone(
+    let client = Server::new().pin(false).run_alone_on_current_thread(
         |_place| FanIn::new(plan, say),
         |running| _ = running.handle().post(0, jobs), // a mailbox that is new has room
     );

@@ -185,7 +185,7 @@ impl Owing {
 fn main() -> ExitCode {
     let flags = Flags::parse().server;
     let _log = flags::start_log(flags.log);
-    let _ = net_core::return_large_blocks(); // where the C library has no such setting, it does as it does
+    let _ = net_core::set_malloc_mmap_threshold(); // where the C library has no such setting, it does as it does
     // Little waits in the kernel, so that much waits here.
     let sockets = SocketOptions { send_buffer: Some(4 << 10), ..SocketOptions::default() };
     let server = match flags.server() {

@@ -24,7 +24,7 @@ pub(crate) type SaysLast<H> = Box<dyn FnOnce(&mut Conn<'_, H>)>;
 /// A view of one connection for the duration of one callback.
 ///
 /// Its methods make requests, and the loop carries them out. Bytes for the callback's own connection are
-/// offered to the kernel when the callback returns. Bytes for another connection, and bytes that `on_room`
+/// offered to the kernel when the callback returns. Bytes for another connection, and bytes that `on_writable`
 /// and `on_sent` send, are offered at the end of the turn. A requested end (finish, close, reset) is
 /// carried out after the bytes. What waits for the end of the turn has a budget there
 /// ([`deferred_per_turn`](crate::Limits::deferred_per_turn)). The rest waits for the next turn.
@@ -101,7 +101,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///
     /// The answer is `AboveHighWatermark` when the unsent bytes are above the
     /// [`high_watermark`](crate::Limits::high_watermark). If they were sent in `on_data`, the connection's
-    /// own input is then held back until `on_room`, including the bytes that `on_data` leaves in `input`,
+    /// own input is then held back until `on_writable`, including the bytes that `on_data` leaves in `input`,
     /// which come again. ([`full_duplex`](Self::full_duplex) says what else holds it back.)
     ///
     /// A handler that still sends above the high watermark reaches
@@ -249,12 +249,12 @@ impl<'a, H: Handler> Conn<'a, H> {
 
     /// As [`finish`](Self::finish), as soon as no answer is owed to the peer: at once if none is. An answer
     /// is owed during a job [in slices](Self::in_slices) or of a [`Pool`](crate::Pool) for this connection,
-    /// while the connection is [`busy`](Self::busy), while an `on_room` is due because a `send` returned
+    /// while the connection is [`set_busy`](Self::set_busy), while an `on_writable` is due because a `send` returned
     /// `AboveHighWatermark`, and while an `on_sent` is due that was asked for. Until then the handler can send as before,
     /// and the connection may come to owe more. Its deadlines still run. `close` and `reset` end it sooner.
     ///
     /// It does not wait for an answer that the library cannot know of: by a timer, by a message, or by
-    /// another connection, its partner included. Call [`busy(true)`](Self::busy) while such an answer is
+    /// another connection, its partner included. Call [`busy(true)`](Self::set_busy) while such an answer is
     /// being made.
     pub fn finish_when_done(&mut self) {
         if self.state.is_owed(self.id) {
@@ -286,7 +286,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Closes as soon as nothing is under way: the kernel and the handler hold no input, no output is
-    /// unsent, and the connection is not [busy](Conn::busy). After the peer's end, input no longer counts,
+    /// unsent, and the connection is not [busy](Conn::set_busy). After the peer's end, input no longer counts,
     /// because the rest of a message will never come.
     ///
     /// A request that the peer sends at that moment finds the connection closed, and the peer cannot tell
@@ -332,7 +332,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// idle although no byte waits, and is not [finished](Self::finish_when_done) when its peer ends. It is
     /// a flag and not a count. A job in slices or in a pool needs no call: the connection is busy while
     /// the job is under way, whatever is said here.
-    pub fn busy(&mut self, is_busy: bool) {
+    pub fn set_busy(&mut self, is_busy: bool) {
         self.state.say_busy(self.id, is_busy);
         if !is_busy {
             self.wish(0);
@@ -369,13 +369,13 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// - *Full duplex* (true): both sides send of their own accord, so neither side waits. No receive
     ///   takes more than there is room below [`output_limit`](crate::Limits::output_limit). So a handler
     ///   that answers is held back only at that limit, and a handler that sends until `AboveHighWatermark` and goes on
-    ///   in `on_room` is never held back.
+    ///   in `on_writable` is never held back.
     ///
     /// Dialled connections are full duplex. All other connections are not. Their unsent bytes hold back their
     /// input at a mark that depends on the callback that sent the bytes:
     ///
     /// - In `on_data`, or from the outcome of a job: at the high watermark.
-    /// - From `on_open`, `on_room`, a timer, a message or another connection's callback: half the way from
+    /// - From `on_open`, `on_writable`, a timer, a message or another connection's callback: half the way from
     ///   the high watermark to the `output_limit`.
     ///
     /// While memory is short, of the connections with unsent bytes only full-duplex ones are read on. In a

@@ -72,7 +72,7 @@ pub trait Handler: Sized + 'static {
     /// Bytes have been received. Bytes that the handler does not take from `input` are kept, up to
     /// [`input_bytes_max`](crate::Limits::input_bytes_max), and come again in front of the next bytes.
     /// They also come again without new bytes in two cases: after [`resume`](Conn::resume), and after
-    /// `on_room` if the connection was held back above its high watermark. So a handler may stop at
+    /// `on_writable` if the connection was held back above its high watermark. So a handler may stop at
     /// `AboveHighWatermark` and leave the rest in `input`. It is called again for the rest when the peer has read.
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>);
 
@@ -84,7 +84,7 @@ pub trait Handler: Sized + 'static {
     /// connection. The handler can send more now.
     ///
     /// By default: nothing.
-    fn on_room(&mut self, _conn: &mut Conn<'_, Self>) {}
+    fn on_writable(&mut self, _conn: &mut Conn<'_, Self>) {}
 
     /// The peer has sent FIN and will send no more. It may still read: many clients send their request
     /// and FIN together.
@@ -93,7 +93,7 @@ pub trait Handler: Sized + 'static {
     /// being made is waited for, as far as the library knows of it. Then the connection ends. Three kinds
     /// of handler need more:
     ///
-    /// - A handler that answers from a timer, a message or another connection calls [`busy`](Conn::busy)
+    /// - A handler that answers from a timer, a message or another connection calls [`set_busy`](Conn::set_busy)
     ///   meanwhile, or overrides `on_end`.
     /// - A handler that forwards between two connections ([`pair_with`](Conn::pair_with)) overrides `on_end`
     ///   and forwards the end.

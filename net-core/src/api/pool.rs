@@ -176,7 +176,7 @@ impl Pool {
     /// Jobs begin in the order in which they came. With more than one thread, the answers of one connection
     /// come in the order in which they are ready.
     ///
-    /// Until the answer has come, or the job is given up, the connection is [busy](Conn::busy). A drain waits
+    /// Until the answer has come, or the job is given up, the connection is [busy](Conn::set_busy). A drain waits
     /// for the connection. If the peer ends, the connection is not
     /// [finished](Conn::finish_when_done) before. Deadlines still run: an idle timeout shorter than the job
     /// ends the connection that waits for it.

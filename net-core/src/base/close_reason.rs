@@ -160,7 +160,7 @@ impl Callback {
             Callback::Admit => "admit",
             Callback::Open => "on_open",
             Callback::Data => "on_data",
-            Callback::Room => "on_room",
+            Callback::Room => "on_writable",
             Callback::End => "on_end",
             Callback::Deadline => "on_deadline",
             Callback::Sent => "on_sent",

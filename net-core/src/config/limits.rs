@@ -191,7 +191,7 @@ pub struct Limits {
     /// Default: 64 KiB.
     pub high_watermark: usize,
     /// Low watermark: when a connection that was above the high watermark has no more unsent bytes than
-    /// this, `on_room` is called and reading goes on. Must not be above `high_watermark`.
+    /// this, `on_writable` is called and reading goes on. Must not be above `high_watermark`.
     ///
     /// Default: 16 KiB.
     pub low_watermark: usize,
@@ -201,7 +201,7 @@ pub struct Limits {
     /// connection at or below its high watermark takes one message of any length, so at most this limit and
     /// one message wait.
     ///
-    /// A handler that waits for `on_room` after `AboveHighWatermark` never reaches the cap. A handler that answers with
+    /// A handler that waits for `on_writable` after `AboveHighWatermark` never reaches the cap. A handler that answers with
     /// as many bytes as it gets never reaches it either, because a receive brings no more bytes than fit
     /// below the cap.
     ///

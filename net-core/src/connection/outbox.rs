@@ -23,12 +23,12 @@ use std::collections::VecDeque;
 /// What became of bytes that were given to `send`.
 ///
 /// Most handlers can ignore it. Bytes are refused only if the connection is ending; `on_close` reports that,
-/// and the bytes are counted. A handler that sends much must stop at `AboveHighWatermark`, and continue in `on_room`.
+/// and the bytes are counted. A handler that sends much must stop at `AboveHighWatermark`, and continue in `on_writable`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendOutcome {
     /// The bytes were taken.
     SendOutcome,
-    /// The bytes were taken, and the connection is above its high watermark: wait for `on_room`.
+    /// The bytes were taken, and the connection is above its high watermark: wait for `on_writable`.
     AboveHighWatermark,
     /// The bytes were not taken: the connection is ending, or has reached its output limit and ends now.
     Refused,

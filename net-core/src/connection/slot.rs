@@ -155,7 +155,7 @@ impl Status {
     pub(crate) const CORKED: u32 = 1 << 10;
     /// The handler has paused it.
     pub(crate) const PAUSED: u32 = 1 << 11;
-    /// Its output passed the high mark, and `on_room` is owed: its partner's input is held back, or its
+    /// Its output passed the high mark, and `on_writable` is owed: its partner's input is held back, or its
     /// own, where that helps (see decision 0061).
     pub(crate) const HELD: u32 = 1 << 12;
     /// It is on the ready list: to be received from without an edge.

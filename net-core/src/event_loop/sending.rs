@@ -1,4 +1,4 @@
-//! From what callbacks left to the kernel, and `on_room`.
+//! From what callbacks left to the kernel, and `on_writable`.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -211,7 +211,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let owes_fin =
             matches!(head.status.state(), State::Finishing | State::Closing | State::LastBytes);
-        // What `on_room` sent counts too; it is looked at again when that is flushed.
+        // What `on_writable` sent counts too; it is looked at again when that is flushed.
         if pending == 0 && !head.status.has(Status::UNSENT | Status::CORKED) {
             if owes_fin && self.told_before_the_end(id) {
                 self.step(id, Event::Flushed);
@@ -227,7 +227,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let state = head.status.state();
         if state.takes_output() {
-            self.call(id, Callback::Room, |handler, conn| handler.on_room(conn));
+            self.call(id, Callback::Room, |handler, conn| handler.on_writable(conn));
             // Its bytes go out at the end of the turn: offering them here would let a handler
             // that fills the kernel's buffer each time keep the turn for itself.
             if let Some(true) = self.state.with(id, |_, head| head.status.has(Status::UNSENT)) {
@@ -332,7 +332,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         if self.state.head(id).is_some_and(|head| head.status.has(Status::CORKED)) {
             self.state.with(id, |outbox, head| outbox.spill(head));
-            // Perhaps it was `on_room` that put it there, and nothing is full.
+            // Perhaps it was `on_writable` that put it there, and nothing is full.
             self.list_to_flush(id);
         }
         self.after_wishes(id);

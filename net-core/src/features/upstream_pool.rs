@@ -67,7 +67,7 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 ///
 /// In a drain the default [`on_draining`](crate::Handler::on_draining) closes idle upstreams too. No dial
 /// succeeds any more, and dials under way fail. A server whose answers need an upstream must keep its
-/// upstream connections: call [`busy`](crate::Conn::busy) on them when they are up, close them when the last
+/// upstream connections: call [`set_busy`](crate::Conn::set_busy) on them when they are up, close them when the last
 /// client has gone, and write an [`on_end`](crate::Handler::on_end) for them.
 ///
 /// The example `fan_in` is a handler that uses this pool.

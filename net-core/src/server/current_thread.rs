@@ -21,7 +21,7 @@ impl Server {
     /// stops the server and continues in the caller.
     ///
     /// [`FdTable::PerLoop`] is an error, because the calling thread could not get its former table back.
-    pub fn run_here<H, F>(
+    pub fn run_on_current_thread<H, F>(
         self,
         factory: F,
         ready: impl FnOnce(&Running<H::Message>),
@@ -32,10 +32,15 @@ impl Server {
     {
         let factory = Arc::new(factory);
         let make = Arc::clone(&factory);
-        run_here(self, move |place: &_| factory(place), move |place| make(place), ready)
+        run_on_current_thread(
+            self,
+            move |place: &_| factory(place),
+            move |place| make(place),
+            ready,
+        )
     }
 
-    /// As [`run_here`](Self::run_here), with one loop only, whatever [`loops`](Self::loops) was set to.
+    /// As [`run_on_current_thread`](Self::run_on_current_thread), with one loop only, whatever [`loops`](Self::loops) was set to.
     /// `make` is called once, on the calling thread. So neither `make` nor the handler needs to be
     /// `Send`: they may share an `Rc` with the caller.
     ///
@@ -63,7 +68,7 @@ impl Server {
     /// }
     ///
     /// let count = Rc::new(Cell::new(0));
-    /// let ended = Server::new().listen("127.0.0.1:0").run_here_alone(
+    /// let ended = Server::new().listen("127.0.0.1:0").run_alone_on_current_thread(
     ///     |_place| Counts(Rc::clone(&count)),
     ///     |running| {
     ///         let at = running.addrs()[0].inet().unwrap();
@@ -74,18 +79,18 @@ impl Server {
     /// assert!(ended.is_ok_and(|ended| ended.counts.is_balanced()));
     /// assert_eq!(count.get(), 5);
     /// ```
-    pub fn run_here_alone<H: Handler>(
+    pub fn run_alone_on_current_thread<H: Handler>(
         self,
         make: impl FnOnce(&LoopInfo<H::Message>) -> H,
         ready: impl FnOnce(&Running<H::Message>),
     ) -> Result<Ended, StartError> {
         let nowhere_else =
             |place: &LoopInfo<H::Message>| -> H { unreachable!("loop {} is here", place.number()) };
-        run_here(self.loops(Loops::Count(1)), nowhere_else, make, ready)
+        run_on_current_thread(self.loops(Loops::Count(1)), nowhere_else, make, ready)
     }
 }
 
-fn run_here<H, F, G>(
+fn run_on_current_thread<H, F, G>(
     server: Server,
     factory: F,
     here: G,

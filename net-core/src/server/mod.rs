@@ -327,7 +327,7 @@ impl Server {
     /// card spreads the traffic over the same cores. If the card does not, the loops are as uneven as the
     /// card. Steering pins the loops. It is an error at start with `pin(false)`, or without
     /// [`Accept::ReusePort`].
-    pub fn steer(mut self, steer: bool) -> Self {
+    pub fn incoming_cpu(mut self, steer: bool) -> Self {
         self.steer = steer;
         self
     }

@@ -363,7 +363,7 @@ fn a_steered_connection_is_on_the_loop_of_its_core() {
     if cores.len() < 2 {
         return; // there is no other core
     }
-    let server = Server::new().listen("127.0.0.1:0").accept(Accept::ReusePort).steer(true);
+    let server = Server::new().listen("127.0.0.1:0").accept(Accept::ReusePort).incoming_cpu(true);
     let server = server.loops(Loops::Count(cores.len())).start(|_| Echo).unwrap();
     let (at, handle) = (server.addrs()[0].inet().unwrap(), server.handle());
     for (k, core) in cores.into_iter().enumerate() {
@@ -411,7 +411,7 @@ fn loops_that_leave_cores_free_are_placed_by_the_system() {
         "a quota is left for no core of its own"
     );
     assert!(Server::new().pin(true).pins(1, 2, 1) && !Server::new().pin(false).pins(2, 2, 2));
-    assert!(Server::new().accept(Accept::ReusePort).steer(true).pins(1, 2, 1));
+    assert!(Server::new().accept(Accept::ReusePort).incoming_cpu(true).pins(1, 2, 1));
 }
 
 #[test]
@@ -419,8 +419,8 @@ fn settings_that_contradict_each_other_are_named() {
     let _bound = bound();
     let linger = Some(Duration::from_secs(1));
     for (server, what) in [
-        (Server::new().steer(true), "steer"),
-        (Server::new().accept(Accept::ReusePort).pin(false).steer(true), "steer"),
+        (Server::new().incoming_cpu(true), "steer"),
+        (Server::new().accept(Accept::ReusePort).pin(false).incoming_cpu(true), "steer"),
         (Server::new().sockets(SocketOptions { linger, ..Default::default() }), "linger of 1s"),
         (Server::new().accept(Accept::ReusePort).balance(Balance::SourceHash), "source-hash"),
     ] {

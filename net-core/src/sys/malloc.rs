@@ -17,7 +17,7 @@ const MAPPINGS_MAX: i32 = 32 << 10;
 /// Without the setting, glibc keeps free blocks for later use. A server of 4 MiB that has had 1,500 clients
 /// that did not read stays at 188 MiB after these clients have gone; with the setting it falls to 7 MiB. The
 /// cost is a system call or two for each such block that does not come from a pool.
-pub fn return_large_blocks() -> bool {
+pub fn set_malloc_mmap_threshold() -> bool {
     set()
 }
 

@@ -37,7 +37,7 @@ pub use foreign::Unfit;
 #[cfg(test)]
 pub(crate) use kernel::fault;
 pub(crate) use kernel::{Kernel, Linux};
-pub use malloc::return_large_blocks;
+pub use malloc::set_malloc_mmap_threshold;
 pub(crate) use options::{DatagramOptions, ListenOptions};
 pub use options::{Keepalive, SocketOptions};
 #[cfg(test)]

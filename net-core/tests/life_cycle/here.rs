@@ -83,7 +83,7 @@ fn a_loop_on_the_callers_thread_serves_and_the_thread_is_as_before() {
             let seen = Arc::clone(&notes);
             let server = Server::new().listen(OWN_ADDRESS).loops(Loops::Count(loops)).pin(true);
             let mut client = None;
-            let ended = server.accept(accept).run_here(
+            let ended = server.accept(accept).run_on_current_thread(
                 move |_place| Notes::new(&notes),
                 |running| {
                     let at = running.addrs()[0].inet().unwrap();
@@ -140,25 +140,28 @@ fn a_loop_that_fails_here_gives_the_thread_back() {
             assert!(place.number() != number, "no handler");
             Echo
         };
-        let said = two().run_here(made, |_| unreachable!()).unwrap_err().to_string();
+        let said = two().run_on_current_thread(made, |_| unreachable!()).unwrap_err().to_string();
         assert_eq!(said, format!("loop {number}: the handler's factory panicked: no handler"));
         as_before(&said);
     }
     {
         let taken = std::net::TcpListener::bind(OWN_ADDRESS).unwrap();
         let at = taken.local_addr().unwrap().to_string();
-        let said = two().listen(&at).run_here(|_| Echo, |_| unreachable!()).unwrap_err();
+        let said =
+            two().listen(&at).run_on_current_thread(|_| Echo, |_| unreachable!()).unwrap_err();
         assert!(said.to_string().starts_with(&format!("listen on {at}: ")), "{said}");
-        let said = Server::new().listen(&at).run_here_alone(|_| Echo, |_| unreachable!());
+        let said =
+            Server::new().listen(&at).run_alone_on_current_thread(|_| Echo, |_| unreachable!());
         let said = said.unwrap_err().to_string();
         assert!(said.starts_with(&format!("loop 0: listen on {at}: ")), "{said}");
     }
     as_before("an address in use");
-    let panics = || two().run_here(|_| Echo, |_| panic!("not ready"));
+    let panics = || two().run_on_current_thread(|_| Echo, |_| panic!("not ready"));
     assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
     as_before("a panic in `ready`");
     let private = modes()[1].1;
-    let said = two().fd_table(private).run_here(|_| Echo, |_| unreachable!()).unwrap_err();
+    let said =
+        two().fd_table(private).run_on_current_thread(|_| Echo, |_| unreachable!()).unwrap_err();
     assert!(said.to_string().contains("no descriptor table of its own"), "{said}");
     as_before("a private table");
 }
@@ -192,7 +195,7 @@ fn a_handler_that_panics_at_its_drop_here_costs_nothing_else() {
     for is_bad in [false, true] {
         let gone = Rc::new(Cell::new(false));
         let server = Server::new().listen(OWN_ADDRESS);
-        let ended = server.run_here_alone(
+        let ended = server.run_alone_on_current_thread(
             |_place| Gone(Rc::clone(&gone), is_bad),
             |running| running.handle().drain(),
         );
@@ -209,7 +212,7 @@ fn a_signal_drains_a_loop_on_the_callers_thread() {
     let _alone = alone();
     let before = left();
     let mut client = None;
-    let ended = Server::new().listen(OWN_ADDRESS).run_here_alone(
+    let ended = Server::new().listen(OWN_ADDRESS).run_alone_on_current_thread(
         |_place| Echo,
         |running| {
             let at = running.addrs()[0].inet().unwrap();

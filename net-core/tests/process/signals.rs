@@ -54,9 +54,11 @@ fn a_second_signal_ends_it_though_a_callback_does_not_return() {
     match part().as_deref() {
         None => {}
         Some("run") => end(server().run_with(|_| Thinker, says_ready)),
-        Some(_) => end(server().loops(Loops::Count(1)).run_here(|_| Thinker, says_ready)),
+        Some(_) => {
+            end(server().loops(Loops::Count(1)).run_on_current_thread(|_| Thinker, says_ready))
+        }
     }
-    for part in ["run", "run_here"] {
+    for part in ["run", "run_on_current_thread"] {
         let test = "signals::a_second_signal_ends_it_though_a_callback_does_not_return";
         let mut other = Other::new(test, part);
         let at = other.says("READY").parse().unwrap();

@@ -13,7 +13,7 @@ use std::any::Any;
 pub(crate) struct Owed {
     /// Jobs of this connection that are under way, in slices or in a pool.
     jobs: u32,
-    /// What the handler itself has said last by `busy`. `Status::BUSY` is set while this is, or a job
+    /// What the handler itself has said last by `set_busy`. `Status::BUSY` is set while this is, or a job
     /// is under way.
     is_busy: bool,
     /// It finishes as soon as nothing is owed.
@@ -71,7 +71,7 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
-    /// Whether an answer may still come for this connection: it is busy, or `on_room` or `on_sent` is
+    /// Whether an answer may still come for this connection: it is busy, or `on_writable` or `on_sent` is
     /// due, in which a handler goes on with a long one.
     pub(crate) fn is_owed(&mut self, id: ConnId) -> bool {
         let Some(head) = self.table.get(id).map(|connection| &connection.head) else {

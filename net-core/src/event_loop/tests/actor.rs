@@ -211,7 +211,7 @@ impl Handler for Actor {
         (self.play)(At::Open(conn));
     }
 
-    fn on_room(&mut self, conn: &mut Conn<'_, Self>) {
+    fn on_writable(&mut self, conn: &mut Conn<'_, Self>) {
         let _running = self.log.enter_for(conn, Callback::Room);
         (self.play)(At::Room(conn));
     }

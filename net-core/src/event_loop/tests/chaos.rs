@@ -164,7 +164,7 @@ impl Chaos {
             13 => conn.close(),
             14 if self.rng.one_in(4) => conn.reset(),
             15 if self.rng.one_in(3) => conn.close_when_idle(),
-            16 => conn.busy(self.rng.one_in(2)),
+            16 => conn.set_busy(self.rng.one_in(2)),
             17 => {
                 let rate = self.rate();
                 conn.limit_receive(rate);
@@ -502,7 +502,7 @@ impl Chaos {
             match what {
                 0 => conn.finish(),
                 1 => conn.resume(),
-                2 => conn.busy(false),
+                2 => conn.set_busy(false),
                 3 => {
                     panics.fetch_add(1, Ordering::Relaxed);
                     fail();

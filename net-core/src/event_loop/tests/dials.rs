@@ -118,7 +118,7 @@ fn a_greeting_and_the_end_at_once_are_all_heard<D: Rig>(seed: u64) {
         let record = dial(&mut stage, Outcome::Greeted(pattern(0, len), true));
         assert_eq!(record.data_bytes, len);
         assert_eq!(record.closed, Some(CloseReason::PeerEnded));
-        // `on_room` may come behind the end: the peer still reads what it is owed.
+        // `on_writable` may come behind the end: the peer still reads what it is owed.
         let calls: Vec<_> = record.calls.into_iter().filter(|it| *it != Callback::Room).collect();
         assert_eq!(calls.first(), Some(&Callback::Open));
         assert_eq!(calls[calls.len() - 2..], [Callback::End, Callback::Close]);

@@ -247,7 +247,7 @@ fn who_asks_when_answered_later_is_let_go_with_an_answer<D: Rig>(seed: u64) {
         stage.play(move |at| match at {
             At::Data(conn, input) => {
                 input.take_all();
-                conn.busy(true);
+                conn.set_busy(true);
                 if pauses {
                     conn.pause();
                 }
@@ -258,7 +258,7 @@ fn who_asks_when_answered_later_is_let_go_with_an_answer<D: Rig>(seed: u64) {
                 let id = asking.borrow_mut().remove(0);
                 let Some(mut conn) = here.connection(id) else { return };
                 let _ = conn.send(b"answer");
-                conn.busy(false);
+                conn.set_busy(false);
                 if pauses {
                     conn.resume();
                 }
@@ -374,9 +374,9 @@ fn a_held_answer_of_a_busy_connection_waits_for_no_end<D: Rig>(seed: u64) {
     stage.play(|at| match at {
         At::Data(conn, input) => {
             let _ = conn.echo(input);
-            conn.busy(true);
+            conn.set_busy(true);
         }
-        At::Message(here, _) => here.each(|conn| conn.busy(false)),
+        At::Message(here, _) => here.each(|conn| conn.set_busy(false)),
         other => usual(other),
     });
     let peer = stage.open();
@@ -396,11 +396,11 @@ fn a_busy_connection_stays_until_it_is_not<D: Rig>(seed: u64) {
     stage.play(|at| match at {
         At::Data(conn, input) => {
             input.take_all();
-            conn.busy(true);
+            conn.set_busy(true);
         }
         At::Message(here, _) => here.each(|conn| {
             let _ = conn.send(b"done");
-            conn.busy(false);
+            conn.set_busy(false);
         }),
         other => usual(other),
     });
@@ -482,7 +482,7 @@ fn dials_during_the_drain_end<D: Rig>(seed: u64) {
 fn at_its_deadline_the_rest_is_reset<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.drained_per_turn = 2);
     stage.play(|at| match at {
-        At::Draining(conn) => conn.busy(true),
+        At::Draining(conn) => conn.set_busy(true),
         other => usual(other),
     });
     let peers: Vec<_> = (0..9).map(|_| stage.open()).collect();
@@ -809,7 +809,7 @@ fn a_last_word_that_is_never_said_and_panics_at_its_drop_costs_nobody<D: Rig>(se
     });
     stage.play(move |at| match at {
         At::Open(conn) => {
-            conn.busy(true);
+            conn.set_busy(true);
             let bomb = Bomb(Rc::clone(&dropped));
             conn.close_when_idle_then(move |_| drop(bomb));
         }

@@ -358,7 +358,7 @@ enum Streams {
     SaidSo,
 }
 
-/// One connection that is sent to until `AboveHighWatermark`, and again in `on_room`, so many bytes: from the moment at
+/// One connection that is sent to until `AboveHighWatermark`, and again in `on_writable`, so many bytes: from the moment at
 /// which its peer, who comes back, reads no more.
 fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
     let mut from = 0;
@@ -623,7 +623,7 @@ fn a_paused_connection_meets_its_peers_end_after_the_resume<D: Rig>(seed: u64) {
     stage.stop();
 }
 
-/// Streaming from `on_room` to a peer that takes everything.
+/// Streaming from `on_writable` to a peer that takes everything.
 fn a_handler_that_fills_the_kernel_in_on_room_leaves_others_their_turn<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.send_bytes_per_turn = 8192);
     stage.world.get().buffers = (1 << 16, 1 << 16);

@@ -148,12 +148,12 @@ fn who_sends_no_more_is_finished_when_its_handler_is_not_busy<D: Rig>(seed: u64)
     stage.play(move |at| match at {
         At::Data(conn, input) => {
             input.take_all();
-            conn.busy(true);
+            conn.set_busy(true);
         }
         At::Message(here, _) => {
             let mut conn = here.connection(id).unwrap();
             assert!(conn.send(b"answer").is_taken());
-            conn.busy(false);
+            conn.set_busy(false);
         }
         other => usual(other),
     });
@@ -168,7 +168,7 @@ fn who_sends_no_more_is_finished_when_its_handler_is_not_busy<D: Rig>(seed: u64)
     stage.stop();
 }
 
-/// An answer that goes on in `on_sent`, or in `on_room`, is longer than what is queued when the FIN comes.
+/// An answer that goes on in `on_sent`, or in `on_writable`, is longer than what is queued when the FIN comes.
 fn a_long_answer_in_parts_is_whole_although_its_peer_has_ended<D: Rig>(seed: u64) {
     const PARTS: usize = 40;
     let mut stage = Stage::<D>::with(seed, |limits| {
@@ -236,9 +236,9 @@ fn what_a_handler_says_ends_no_job<D: Rig>(seed: u64) {
     let peer = stage.open();
     let id = stage.id(&peer);
     stage.play(move |at| match at {
-        At::Message(here, _) => here.connection(id).unwrap().busy(false),
+        At::Message(here, _) => here.connection(id).unwrap().set_busy(false),
         At::End(conn) => {
-            conn.busy(says);
+            conn.set_busy(says);
             usual(At::End(conn));
         }
         other => in_slices(other),
@@ -256,7 +256,7 @@ fn what_a_handler_says_ends_no_job<D: Rig>(seed: u64) {
     stage.stop();
 }
 
-/// A drain took a connection for idle whose handler had not said `busy` with its job.
+/// A drain took a connection for idle whose handler had not said `set_busy` with its job.
 fn a_drain_waits_for_the_jobs_of_a_connection<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| limits.slice_time_per_turn = Duration::ZERO);
     stage.play(in_slices);
@@ -283,7 +283,7 @@ fn what_ends_a_connection_ends_it_although_an_answer_is_owed<D: Rig>(seed: u64) 
     stage.play(move |at| match at {
         At::Data(conn, input) => {
             input.take_all();
-            conn.busy(true);
+            conn.set_busy(true);
         }
         At::Message(here, _) => {
             here.connection(closed_id).unwrap().close();

@@ -41,7 +41,7 @@ fn senders_over_their_budget_take_turns<D: Rig>(seed: u64) {
     stage.stop();
 }
 
-/// `on_room` ran while the cork was being emptied. What it sent went into the cork, from there to
+/// `on_writable` ran while the cork was being emptied. What it sent went into the cork, from there to
 /// the connection's own queue, and onto no list: both sides waited for ever.
 fn answers_to_room_are_sent_though_the_cork_was_just_emptied<D: Rig>(seed: u64) {
     let mut stage = Stage::<D>::with(seed, |limits| {

@@ -205,7 +205,7 @@ impl Chaos {
                 conn.set_deadline(self.rng.one_in(2).then_some(after));
             }
             22 => conn.notify_sent(self.rng.below(9) as u64),
-            23 => conn.busy(self.rng.one_in(2)),
+            23 => conn.set_busy(self.rng.one_in(2)),
             24 => {
                 if self.rng.one_in(4) {
                     conn.close_when_idle();

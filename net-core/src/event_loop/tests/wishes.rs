@@ -101,8 +101,8 @@ fn wish(conn: &mut Conn<'_, Actor>, wish: Wish) {
         Wish::Resume => conn.resume(),
         Wish::SetDeadline => conn.set_deadline(Some(Duration::from_millis(100))),
         Wish::NotifySent => conn.notify_sent(7),
-        Wish::Busy => conn.busy(true),
-        Wish::NotBusy => conn.busy(false),
+        Wish::Busy => conn.set_busy(true),
+        Wish::NotBusy => conn.set_busy(false),
     }
 }
 

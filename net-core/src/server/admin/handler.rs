@@ -128,7 +128,7 @@ impl AdminHandler {
 
     /// The loops were asked: until they answer, this client's next request waits.
     fn wait(&mut self, conn: &mut Conn<'_, Self>) {
-        conn.busy(true);
+        conn.set_busy(true);
         conn.pause();
         if !std::mem::replace(&mut self.is_looking, true) {
             conn.event_loop().after(LOOK_AGAIN, 0);
@@ -211,7 +211,7 @@ impl Handler for AdminHandler {
     fn on_timer(&mut self, here: &mut LoopContext<'_, Self>, _tag: u64) {
         for (asker, reply) in self.queries.answered(here.now()) {
             if let Some(mut conn) = here.connection(asker.client) {
-                conn.busy(false);
+                conn.set_busy(false);
                 send(&mut conn, asker, &reply);
                 conn.resume();
             }

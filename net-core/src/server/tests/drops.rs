@@ -100,7 +100,7 @@ fn whatever_panics_when_it_is_dropped_the_server_ends_as_it_was_asked_to() {
         let before = DROPPED.load(Ordering::Relaxed);
         let ended = if here {
             let (tell, told) = mpsc::channel();
-            let ended = server.run_here(factory, |running| {
+            let ended = server.run_on_current_thread(factory, |running| {
                 tell.send(thread::spawn(talk(running))).unwrap();
             });
             told.recv().unwrap().join().unwrap();

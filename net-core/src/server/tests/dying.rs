@@ -163,7 +163,7 @@ fn a_death_beside_the_callers_loop_is_told_as_its_own_is() {
             let ready = |running: &Running<_>| {
                 started.send((running.addrs()[0].inet().unwrap(), running.handle())).unwrap();
             };
-            tell.send(server.run_here(|_| mortal(), ready)).ok()
+            tell.send(server.run_on_current_thread(|_| mortal(), ready)).ok()
         });
         let (at, handle) = has_started.recv_timeout(PATIENCE).unwrap();
         let mut clients = Vec::new();
