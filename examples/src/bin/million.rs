@@ -204,7 +204,7 @@ fn source_addresses(target: SocketAddr, given: &[IpAddr]) -> u32 {
     }
 }
 
-fn probe() -> Result<Machine, Trouble> {
+fn look() -> Result<Machine, Trouble> {
     Machine::probe(Path::new("/")).map_err(|error| Trouble::Refused(error.to_string()))
 }
 

@@ -268,7 +268,7 @@ fn adopted_connections_are_placed_and_served_in_every_mode() {
         assert_eq!(ended.counts.get(Counter::Adopted), 40);
         assert!(ended.counts.is_balanced(), "{}", ended.counts);
         let late = handle.adopt(pair().1).unwrap_err();
-        assert_eq!(late.close_reason(), AdoptRejected::Ended);
+        assert_eq!(late.why(), AdoptRejected::Ended);
     }
 }
 
@@ -336,7 +336,7 @@ fn what_is_not_adopted_comes_back_with_the_reason() {
     let handle = server.handle();
     let file = std::fs::File::open("/dev/null").unwrap();
     let error = handle.adopt(file.into()).unwrap_err();
-    assert_eq!(error.close_reason(), AdoptRejected::Unfit(Unfit::NoSocket));
+    assert_eq!(error.why(), AdoptRejected::Unfit(Unfit::NoSocket));
     assert!(error.to_string().contains("it is no socket"), "{error}");
     let mut inside: Vec<_> = (0..2)
         .map(|_| {
@@ -347,7 +347,7 @@ fn what_is_not_adopted_comes_back_with_the_reason() {
         .collect();
     let (mut near, far) = pair();
     let error = handle.adopt(far).unwrap_err();
-    assert_eq!(error.close_reason(), AdoptRejected::ConnectionsMax);
+    assert_eq!(error.why(), AdoptRejected::ConnectionsMax);
     let mut far = UnixStream::from(error.into_fd());
     far.write_all(b"mine").unwrap();
     near.read_exact(&mut [0; 4]).unwrap();

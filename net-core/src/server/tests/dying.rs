@@ -124,7 +124,7 @@ fn a_loop_that_dies_is_named_and_ends_the_server() {
             coming.join().unwrap();
             assert!(TcpStream::connect(at).is_err(), "nobody listens");
             let late = handle.adopt(pair().1).unwrap_err();
-            assert_eq!(late.close_reason(), AdoptRejected::Ended);
+            assert_eq!(late.why(), AdoptRejected::Ended);
         }
     }
 }
