@@ -28,7 +28,7 @@ pub struct ServerFlags {
     /// Loops, one thread each: a number from 1 to 256, or per-core
     #[arg(long, value_name = "N|per-core", default_value = "per-core", value_parser = parse_loops)]
     pub loops: Loops,
-    /// PanicAction each loop on a core of its own (the default where there are as many loops as cores)
+    /// Keep each loop on a core of its own (the default where there are as many loops as cores)
     #[arg(long, overrides_with = "no_pin")]
     pub pin: bool,
     /// Let the system move the loops between cores

@@ -177,7 +177,7 @@ impl Http {
             let _ = conn.send(bytes);
             return conn.send(b"\r\n");
         }
-        SendOutcome::SendOutcome
+        SendOutcome::Queued
     }
 
     /// All of the request has come.
@@ -271,7 +271,7 @@ impl Handler for Http {
                     let is_over = request.body == Body::Over;
                     conn.session().request = Some(request);
                     // The answer's end waits for no more input, of which none may come.
-                    if is_over { SendOutcome::SendOutcome } else { queued }
+                    if is_over { SendOutcome::Queued } else { queued }
                 }
                 Part::NotYet => {
                     conn.session().request = Some(request);
@@ -287,7 +287,7 @@ impl Handler for Http {
                 }
             };
             // Above its mark the rest of the input waits, and comes again when there is room.
-            if queued != SendOutcome::SendOutcome {
+            if queued != SendOutcome::Queued {
                 return;
             }
         }

@@ -75,7 +75,7 @@ impl Handler for Toy {
         loop {
             match input.take_frame(LINES.after(conn.session())) {
                 // Above its mark the rest of the input waits, and comes again when there is room.
-                Ok(Some(line)) if Self::line(conn, line) != SendOutcome::SendOutcome => return,
+                Ok(Some(line)) if Self::line(conn, line) != SendOutcome::Queued => return,
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(error) => {

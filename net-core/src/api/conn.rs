@@ -24,9 +24,9 @@ pub(crate) type SaysLast<H> = Box<dyn FnOnce(&mut Conn<'_, H>)>;
 /// A view of one connection for the duration of one callback.
 ///
 /// Its methods make requests, and the loop carries them out. Bytes for the callback's own connection are
-/// offered to the kernel when the callback returns. Bytes for another connection, and bytes that `on_writable`
-/// and `on_sent` send, are offered at the end of the turn. A requested end (finish, close, reset) is
-/// carried out after the bytes. What waits for the end of the turn has a budget there
+/// offered to the kernel when the callback returns. Bytes for another connection, and bytes that
+/// `on_writable` and `on_sent` send, are offered at the end of the turn. A requested end (finish, close,
+/// reset) is carried out after the bytes. What waits for the end of the turn has a budget there
 /// ([`deferred_per_turn`](crate::Limits::deferred_per_turn)). The rest waits for the next turn.
 pub struct Conn<'a, H: Handler> {
     state: &'a mut LoopState<H::Session, H::Message>,
@@ -106,8 +106,8 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///
     /// A handler that still sends above the high watermark reaches
     /// [`output_limit`](crate::Limits::output_limit). There the bytes are refused, and the connection
-    /// ends with `CloseReason::OutputLimit`. Before the first `AboveHighWatermark`, bytes of any length are taken. Bytes are
-    /// also refused after `finish` and `close`.
+    /// ends with `CloseReason::OutputLimit`. Before the first `AboveHighWatermark`, bytes of any length are
+    /// taken. Bytes are also refused after `finish` and `close`.
     pub fn send(&mut self, bytes: &[u8]) -> SendOutcome {
         self.split().1.send(bytes)
     }
@@ -119,9 +119,9 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Queues a whole message without a copy, and with a policy for a connection that is at its
-    /// [`output_limit`](crate::Limits::output_limit). Unless the policy is [`OverflowPolicy::Close`], the message
-    /// does not close the connection there: the policy says whether this message or a waiting one is
-    /// dropped. Dropped and replaced messages are counted ([`messages_dropped`](Self::messages_dropped),
+    /// [`output_limit`](crate::Limits::output_limit). Unless the policy is [`OverflowPolicy::Close`], the
+    /// message does not close the connection there: the policy says whether this message or a waiting one
+    /// is dropped. Dropped and replaced messages are counted ([`messages_dropped`](Self::messages_dropped),
     /// `Counter::MessagesDropped`, `Counter::MessagesReplaced`). Otherwise as `send_shared`. The order of
     /// what was queued in other ways is kept.
     pub fn send_with(
@@ -132,8 +132,8 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.split().1.send_with(message, at_limit)
     }
 
-    /// How many messages of this connection a policy ([`OverflowPolicy`]) has dropped or replaced so far, including
-    /// those of broadcasts.
+    /// How many messages of this connection a policy ([`OverflowPolicy`]) has dropped or replaced so far,
+    /// including those of broadcasts.
     pub fn messages_dropped(&self) -> u64 {
         self.state.outbox.drops.of(self.id)
     }
@@ -158,7 +158,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     pub fn echo(&mut self, input: &mut Input<'_>) -> SendOutcome {
         let bytes = input.take_all();
         if self.state.outbox.echo(self.id, bytes) {
-            return SendOutcome::SendOutcome;
+            return SendOutcome::Queued;
         }
         self.echo_copy(bytes)
     }
@@ -240,8 +240,8 @@ impl<'a, H: Handler> Conn<'a, H> {
         !self.is_open() && self.unsent() == 0 && self.parts().0.socket.unacknowledged() == 0
     }
 
-    /// Ends sending (half-close). SendOutcome bytes are sent, then FIN. Reading goes on until the peer ends too.
-    /// While the connection is still dialled, the FIN waits until the connection is up. After `finish`
+    /// Ends sending (half-close). Queued bytes are sent, then FIN. Reading goes on until the peer ends
+    /// too. While the connection is still dialled, the FIN waits until the connection is up. After `finish`
     /// nothing more can be sent on it.
     pub fn finish(&mut self) {
         self.wish(Status::WISH_FINISH);
@@ -249,9 +249,10 @@ impl<'a, H: Handler> Conn<'a, H> {
 
     /// As [`finish`](Self::finish), as soon as no answer is owed to the peer: at once if none is. An answer
     /// is owed during a job [in slices](Self::in_slices) or of a [`Pool`](crate::Pool) for this connection,
-    /// while the connection is [`set_busy`](Self::set_busy), while an `on_writable` is due because a `send` returned
-    /// `AboveHighWatermark`, and while an `on_sent` is due that was asked for. Until then the handler can send as before,
-    /// and the connection may come to owe more. Its deadlines still run. `close` and `reset` end it sooner.
+    /// while the connection is [`set_busy`](Self::set_busy), while an `on_writable` is due because a `send`
+    /// returned `AboveHighWatermark`, and while an `on_sent` is due that was asked for. Until then the
+    /// handler can send as before, and the connection may come to owe more. Its deadlines still run.
+    /// `close` and `reset` end it sooner.
     ///
     /// It does not wait for an answer that the library cannot know of: by a timer, by a message, or by
     /// another connection, its partner included. Call [`busy(true)`](Self::set_busy) while such an answer is
@@ -286,8 +287,8 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// Closes as soon as nothing is under way: the kernel and the handler hold no input, no output is
-    /// unsent, and the connection is not [busy](Conn::set_busy). After the peer's end, input no longer counts,
-    /// because the rest of a message will never come.
+    /// unsent, and the connection is not [busy](Conn::set_busy). After the peer's end, input no longer
+    /// counts, because the rest of a message will never come.
     ///
     /// A request that the peer sends at that moment finds the connection closed, and the peer cannot tell
     /// whether it was handled. If the protocol has a last word, such as a WebSocket's close frame, GOAWAY,
@@ -368,15 +369,15 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///   waits for the peer, until `idle_timeout` or `stuck_timeout` ends the connection.
     /// - *Full duplex* (true): both sides send of their own accord, so neither side waits. No receive
     ///   takes more than there is room below [`output_limit`](crate::Limits::output_limit). So a handler
-    ///   that answers is held back only at that limit, and a handler that sends until `AboveHighWatermark` and goes on
-    ///   in `on_writable` is never held back.
+    ///   that answers is held back only at that limit, and a handler that sends until `AboveHighWatermark`
+    ///   and goes on in `on_writable` is never held back.
     ///
     /// Dialled connections are full duplex. All other connections are not. Their unsent bytes hold back their
     /// input at a mark that depends on the callback that sent the bytes:
     ///
     /// - In `on_data`, or from the outcome of a job: at the high watermark.
-    /// - From `on_open`, `on_writable`, a timer, a message or another connection's callback: half the way from
-    ///   the high watermark to the `output_limit`.
+    /// - From `on_open`, `on_writable`, a timer, a message or another connection's callback: half the way
+    ///   from the high watermark to the `output_limit`.
     ///
     /// While memory is short, of the connections with unsent bytes only full-duplex ones are read on. In a
     /// pair ([`pair_with`](Self::pair_with)) a connection always holds back its partner's input, and never
@@ -497,10 +498,10 @@ impl<'a, H: Handler> Conn<'a, H> {
         self.state.topics.count_of(self.id.slot())
     }
 
-    /// Sets the connection's own deadline to `after` from [`LoopContext::now`]. `None` removes it. It replaces the
-    /// own deadline that was set before, and no traffic moves it. [`on_deadline`](Handler::on_deadline) is
-    /// called when it has passed: never early by that clock, which stands still during a turn, and up to
-    /// two milliseconds late.
+    /// Sets the connection's own deadline to `after` from [`LoopContext::now`]. `None` removes it. It
+    /// replaces the own deadline that was set before, and no traffic moves it.
+    /// [`on_deadline`](Handler::on_deadline) is called when it has passed: never early by that clock, which
+    /// stands still during a turn, and up to two milliseconds late.
     ///
     /// A connection with a deadline of its own takes 224 bytes of memory beside its table entry, until the
     /// deadline has passed or is removed. The timeouts of [`Limits`](crate::Limits) take none, except

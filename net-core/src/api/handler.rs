@@ -73,15 +73,16 @@ pub trait Handler: Sized + 'static {
     /// [`input_bytes_max`](crate::Limits::input_bytes_max), and come again in front of the next bytes.
     /// They also come again without new bytes in two cases: after [`resume`](Conn::resume), and after
     /// `on_writable` if the connection was held back above its high watermark. So a handler may stop at
-    /// `AboveHighWatermark` and leave the rest in `input`. It is called again for the rest when the peer has read.
+    /// `AboveHighWatermark` and leave the rest in `input`. It is called again for the rest when the peer
+    /// has read.
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>);
 
     /// The connection is up: it was admitted, or a dial has succeeded.
     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) {}
 
     /// The unsent bytes have fallen to the low watermark after they were above the high watermark. They can
-    /// rise above it by `send` (which returned `AboveHighWatermark`), by `echo`, or by what others send to this
-    /// connection. The handler can send more now.
+    /// rise above it by `send` (which returned `AboveHighWatermark`), by `echo`, or by what others send to
+    /// this connection. The handler can send more now.
     ///
     /// By default: nothing.
     fn on_writable(&mut self, _conn: &mut Conn<'_, Self>) {}
@@ -93,8 +94,8 @@ pub trait Handler: Sized + 'static {
     /// being made is waited for, as far as the library knows of it. Then the connection ends. Three kinds
     /// of handler need more:
     ///
-    /// - A handler that answers from a timer, a message or another connection calls [`set_busy`](Conn::set_busy)
-    ///   meanwhile, or overrides `on_end`.
+    /// - A handler that answers from a timer, a message or another connection calls
+    ///   [`set_busy`](Conn::set_busy) meanwhile, or overrides `on_end`.
     /// - A handler that forwards between two connections ([`pair_with`](Conn::pair_with)) overrides `on_end`
     ///   and forwards the end.
     /// - A handler that keeps dialled connections busy, so that a drain leaves them open, overrides `on_end`.
@@ -103,8 +104,8 @@ pub trait Handler: Sized + 'static {
         conn.finish_when_done();
     }
 
-    /// A deadline of the connection has passed. [`Conn::close_reason`] says which: first byte, idle, message, stuck,
-    /// lifetime (each is a field of [`Limits`](crate::Limits)), or the handler's own
+    /// A deadline of the connection has passed. [`Conn::close_reason`] says which: first byte, idle,
+    /// message, stuck, lifetime (each is a field of [`Limits`](crate::Limits)), or the handler's own
     /// ([`set_deadline`](Conn::set_deadline)). If the callback does not end the connection, it lives on.
     /// After an idle or a first-byte deadline the idle timeout then starts again. The timeouts of dialling
     /// and of closing do not call this.
@@ -140,8 +141,8 @@ pub trait Handler: Sized + 'static {
     fn on_close(&mut self, _conn: &mut Conn<'_, Self>, _why: &CloseReason) {}
 
     /// A message was posted to this loop. What this callback sends is bounded only by each receiver's
-    /// [`output_limit`](crate::Limits::output_limit): `AboveHighWatermark` holds back the input of the receiving
-    /// connection, and does not hold back the poster of the message.
+    /// [`output_limit`](crate::Limits::output_limit): `AboveHighWatermark` holds back the input of the
+    /// receiving connection, and does not hold back the poster of the message.
     ///
     /// By default: the message is dropped.
     fn on_message(&mut self, _here: &mut LoopContext<'_, Self>, _message: Self::Message) {}

@@ -155,8 +155,8 @@ impl<'a, H: Handler> LoopContext<'a, H> {
         self.state.datagrams[at].borrow_mut().push(Ends { peer, own: None }, bytes)
     }
 
-    /// Gives this loop a connection that was made elsewhere. As [`ServerHandle::adopt`], but the connection stays
-    /// on this loop, and is admitted in one of the next turns. With private tables, use this for a
+    /// Gives this loop a connection that was made elsewhere. As [`ServerHandle::adopt`], but the connection
+    /// stays on this loop, and is admitted in one of the next turns. With private tables, use this for a
     /// descriptor that was made on this loop's thread. When the mailbox is full
     /// ([`mail_queue`](crate::Limits::mail_queue)), the descriptor comes back in the error.
     pub fn adopt(&mut self, fd: OwnedFd) -> Result<(), AdoptError> {

@@ -176,10 +176,10 @@ impl Pool {
     /// Jobs begin in the order in which they came. With more than one thread, the answers of one connection
     /// come in the order in which they are ready.
     ///
-    /// Until the answer has come, or the job is given up, the connection is [busy](Conn::set_busy). A drain waits
-    /// for the connection. If the peer ends, the connection is not
-    /// [finished](Conn::finish_when_done) before. Deadlines still run: an idle timeout shorter than the job
-    /// ends the connection that waits for it.
+    /// Until the answer has come, or the job is given up, the connection is [busy](Conn::set_busy). A drain
+    /// waits for the connection. If the peer ends, the connection is not [finished](Conn::finish_when_done)
+    /// before. Deadlines still run: an idle timeout shorter than the job ends the connection that waits for
+    /// it.
     ///
     /// `then` is a callback of the connection, [`Callback::Answer`](crate::Callback::Answer). A panic in it
     /// closes the connection. A panic in `work` is counted, and its answer is [`JobPanicked`].

@@ -88,9 +88,9 @@ impl<H: Handler> Conn<'_, H> {
     /// The job ends with its connection: it is then dropped unfinished and counted
     /// ([`Counter::JobsDropped`](crate::Counter::JobsDropped)). A panic in it closes the connection.
     ///
-    /// While the job is under way, the connection is [busy](Conn::set_busy). A drain waits for the connection.
-    /// If the peer ends, the connection is not [finished](Conn::finish_when_done) before the peer has its
-    /// answer. Deadlines still run.
+    /// While the job is under way, the connection is [busy](Conn::set_busy). A drain waits for the
+    /// connection. If the peer ends, the connection is not [finished](Conn::finish_when_done) before the
+    /// peer has its answer. Deadlines still run.
     ///
     /// ```
     /// use net_core::{Conn, Handler, Input, Peer, Slice};

@@ -180,10 +180,10 @@ pub struct Limits {
     /// Default: none.
     pub send_rate: Option<Rate>,
 
-    /// High watermark: unsent bytes of one connection above which `send` returns `AboveHighWatermark` and input waits.
-    /// If the bytes answer the connection's own input (they were sent in `on_data`), that connection is not
-    /// read. In a pair, the other side is not read. Reading goes on when the unsent bytes have fallen to
-    /// [`low_watermark`](Self::low_watermark). Must not be above `output_limit`.
+    /// High watermark: unsent bytes of one connection above which `send` returns `AboveHighWatermark` and
+    /// input waits. If the bytes answer the connection's own input (they were sent in `on_data`), that
+    /// connection is not read. In a pair, the other side is not read. Reading goes on when the unsent bytes
+    /// have fallen to [`low_watermark`](Self::low_watermark). Must not be above `output_limit`.
     ///
     /// A [full duplex](crate::Conn::full_duplex) connection is read for longer. Dialled connections are
     /// full duplex. A connection to which bytes were sent outside its `on_data` is also read for longer.
@@ -196,14 +196,14 @@ pub struct Limits {
     /// Default: 16 KiB.
     pub low_watermark: usize,
     /// Hard cap: maximum number of unsent bytes of one connection. A send that would exceed it is refused
-    /// and ends the connection with `CloseReason::OutputLimit`, unless a policy ([`OverflowPolicy`](crate::OverflowPolicy))
-    /// drops the message. The cap bounds the queue of a slow reader, and not the length of a message. A
-    /// connection at or below its high watermark takes one message of any length, so at most this limit and
-    /// one message wait.
+    /// and ends the connection with `CloseReason::OutputLimit`, unless a policy
+    /// ([`OverflowPolicy`](crate::OverflowPolicy)) drops the message. The cap bounds the queue of a slow
+    /// reader, and not the length of a message. A connection at or below its high watermark takes one
+    /// message of any length, so at most this limit and one message wait.
     ///
-    /// A handler that waits for `on_writable` after `AboveHighWatermark` never reaches the cap. A handler that answers with
-    /// as many bytes as it gets never reaches it either, because a receive brings no more bytes than fit
-    /// below the cap.
+    /// A handler that waits for `on_writable` after `AboveHighWatermark` never reaches the cap. A handler
+    /// that answers with as many bytes as it gets never reaches it either, because a receive brings no more
+    /// bytes than fit below the cap.
     ///
     /// A queue takes memory beside its bytes for messages that may be dropped, ranges of files, and marks:
     /// a hundred bytes or so for each. That memory is bounded by the same number, or by 64 KiB if that is
@@ -271,8 +271,8 @@ pub struct Limits {
     ///   (the watermarks are then 0), unless the connection is full duplex. The loop then keeps no free
     ///   memory.
     /// - Above seven eighths, the loop resets connections (`CloseReason::MemoryBudget`), beginning with the
-    ///   connection that has the most bytes waiting. Messages that a policy ([`OverflowPolicy`](crate::OverflowPolicy))
-    ///   may drop go first.
+    ///   connection that has the most bytes waiting. Messages that a policy
+    ///   ([`OverflowPolicy`](crate::OverflowPolicy)) may drop go first.
     /// - Bytes that a callback queues beyond the share are refused, and the connection to which they were
     ///   sent ends. If a policy may drop the message, only the message is dropped.
     ///
@@ -298,8 +298,8 @@ pub struct Limits {
     /// If the queue is full, the acceptor passes the loop over, so a bound below one batch makes accepting
     /// slow. The acceptor also passes over a loop that has stood still for 0.2 s while connections wait for
     /// it, and gives the connections in its queue to other loops. Connections given by
-    /// [`ServerHandle::adopt`](crate::ServerHandle::adopt) wait in a queue of the same size until the acceptor takes
-    /// them.
+    /// [`ServerHandle::adopt`](crate::ServerHandle::adopt) wait in a queue of the same size until the
+    /// acceptor takes them.
     ///
     /// Default: 1,024.
     pub arrivals_queue: usize,
@@ -331,10 +331,11 @@ pub struct Limits {
     ///
     /// Default: 4,096.
     pub mail_queue: usize,
-    /// Bytes that may wait in the mailbox of a loop. Messages of [`ServerHandle::send`](crate::ServerHandle::send) and
-    /// `send_with` count, and broadcasts count until the loop has sent them to all their receivers. If the
-    /// mailbox is full, the bytes are given back as at `mail_queue`, and a broadcast misses that loop. A
-    /// message of any length is taken if no such bytes wait.
+    /// Bytes that may wait in the mailbox of a loop. Messages of
+    /// [`ServerHandle::send`](crate::ServerHandle::send) and `send_with` count, and broadcasts count until
+    /// the loop has sent them to all their receivers. If the mailbox is full, the bytes are given back as
+    /// at `mail_queue`, and a broadcast misses that loop. A message of any length is taken if no such bytes
+    /// wait.
     ///
     /// The size of a message of the handler's own type is not known, so only `mail_queue` bounds such
     /// messages. The default is 4 KiB for each message of a full queue.

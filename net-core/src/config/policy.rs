@@ -1,4 +1,5 @@
-//! Policies for a full server and for a full connection: `WhenFull` for clients, `OverflowPolicy` for messages.
+//! Policies for a full server and for a full connection: `WhenFull` for clients, `OverflowPolicy` for
+//! messages.
 
 use std::time::Duration;
 
@@ -14,10 +15,10 @@ pub enum WhenFull {
     /// An idle connection is evicted, and the client gets its place.
     ///
     /// The client's loop looks at 16 of its own connections. It closes the connection that has been idle for
-    /// longest, and counts it as `CloseReason::Reused`. Idle means that nothing has moved on the connection for
-    /// `min_idle`, and that nothing is under way on it. If the loop finds no such connection, the client is
-    /// refused, even if another loop has one, because loops do not ask each other. The acceptor's rotation
-    /// gives all loops similar connections. If the kernel spreads clients by a hash
+    /// longest, and counts it as `CloseReason::Reused`. Idle means that nothing has moved on the connection
+    /// for `min_idle`, and that nothing is under way on it. If the loop finds no such connection, the
+    /// client is refused, even if another loop has one, because loops do not ask each other. The acceptor's
+    /// rotation gives all loops similar connections. If the kernel spreads clients by a hash
     /// ([`ReusePort`](crate::Accept::ReusePort)), a loop with few connections may have none to evict.
     ///
     /// The kernel is asked how long a connection has been idle, so connections in use pay nothing. The kernel

@@ -23,11 +23,12 @@ use std::collections::VecDeque;
 /// What became of bytes that were given to `send`.
 ///
 /// Most handlers can ignore it. Bytes are refused only if the connection is ending; `on_close` reports that,
-/// and the bytes are counted. A handler that sends much must stop at `AboveHighWatermark`, and continue in `on_writable`.
+/// and the bytes are counted. A handler that sends much must stop at `AboveHighWatermark`, and continue in
+/// `on_writable`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendOutcome {
     /// The bytes were taken.
-    SendOutcome,
+    Queued,
     /// The bytes were taken, and the connection is above its high watermark: wait for `on_writable`.
     AboveHighWatermark,
     /// The bytes were not taken: the connection is ending, or has reached its output limit and ends now.
@@ -40,7 +41,7 @@ pub enum SendOutcome {
 impl SendOutcome {
     /// Returns whether the bytes were taken.
     pub fn is_taken(self) -> bool {
-        matches!(self, SendOutcome::SendOutcome | SendOutcome::AboveHighWatermark)
+        matches!(self, SendOutcome::Queued | SendOutcome::AboveHighWatermark)
     }
 }
 
@@ -315,7 +316,7 @@ impl Outbox {
             return Some(SendOutcome::Refused);
         }
         if len == 0 {
-            return Some(SendOutcome::SendOutcome);
+            return Some(SendOutcome::Queued);
         }
         self.bars_echo(id);
         None

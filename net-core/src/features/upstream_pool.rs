@@ -41,8 +41,8 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 /// A bounded pool of connections from one loop to one server. Each job `J` needs a connection for a while.
 ///
 /// The handler calls [`checkout`](Self::checkout) for each job and does what the answer says. It calls
-/// [`checkin`](Self::checkin) when a connection has finished its job, and [`closed`](Self::closed) in `on_close`.
-/// Keep the job that a connection works on in the connection's session.
+/// [`checkin`](Self::checkin) when a connection has finished its job, and [`closed`](Self::closed) in
+/// `on_close`. Keep the job that a connection works on in the connection's session.
 ///
 /// **Dead connections.** A peer may vanish silently. Only the job that is lent such a connection notices. If
 /// a connection ends while it is lent, and had served a job before, the pool doubts all connections that have
@@ -67,8 +67,8 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 ///
 /// In a drain the default [`on_draining`](crate::Handler::on_draining) closes idle upstreams too. No dial
 /// succeeds any more, and dials under way fail. A server whose answers need an upstream must keep its
-/// upstream connections: call [`set_busy`](crate::Conn::set_busy) on them when they are up, close them when the last
-/// client has gone, and write an [`on_end`](crate::Handler::on_end) for them.
+/// upstream connections: call [`set_busy`](crate::Conn::set_busy) on them when they are up, close them when
+/// the last client has gone, and write an [`on_end`](crate::Handler::on_end) for them.
 ///
 /// The example `fan_in` is a handler that uses this pool.
 #[derive(Debug)]
@@ -180,8 +180,8 @@ impl<J> UpstreamPool<J> {
 
     /// Tells the pool the id of a connection that was dialled as [`Checkout::Dial`] said.
     ///
-    /// Call it after [`LoopContext::dial`](crate::LoopContext::dial), so that `checkin` and `closed` do not mistake another
-    /// connection for this one. The call is refused if the pool has not asked for a dial.
+    /// Call it after [`LoopContext::dial`](crate::LoopContext::dial), so that `checkin` and `closed` do not
+    /// mistake another connection for this one. The call is refused if the pool has not asked for a dial.
     pub fn dialled(&mut self, id: ConnId) {
         if self.unnamed == 0 || self.knows(id) {
             self.refused += 1;
@@ -195,9 +195,9 @@ impl<J> UpstreamPool<J> {
     /// served; [`overdue`](Self::overdue) returns it.
     ///
     /// A connection that is not lent (freed already, closed, or not of this pool) is refused: the answer is
-    /// [`Checkin::Kept`], and nothing changes. Call `checkin` once per job: if the connection was freed and then
-    /// lent again, the pool cannot tell a second `checkin` for the former job from the `checkin` for the present
-    /// job.
+    /// [`Checkin::Kept`], and nothing changes. Call `checkin` once per job: if the connection was freed and
+    /// then lent again, the pool cannot tell a second `checkin` for the former job from the `checkin` for
+    /// the present job.
     pub fn checkin(&mut self, id: ConnId, now: Tick) -> Checkin<J> {
         match self.take_lent(id) {
             Some(Lent::New | Lent::Again(_)) => {}

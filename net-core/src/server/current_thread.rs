@@ -40,9 +40,9 @@ impl Server {
         )
     }
 
-    /// As [`run_on_current_thread`](Self::run_on_current_thread), with one loop only, whatever [`loops`](Self::loops) was set to.
-    /// `make` is called once, on the calling thread. So neither `make` nor the handler needs to be
-    /// `Send`: they may share an `Rc` with the caller.
+    /// As [`run_on_current_thread`](Self::run_on_current_thread), with one loop only, whatever
+    /// [`loops`](Self::loops) was set to. `make` is called once, on the calling thread. So neither `make`
+    /// nor the handler needs to be `Send`: they may share an `Rc` with the caller.
     ///
     /// ```
     /// use net_core::{Conn, Handler, Input, Peer, Server};

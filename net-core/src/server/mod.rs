@@ -555,8 +555,9 @@ impl<M: Send> Running<M> {
 
     /// Waits until the server has ended.
     ///
-    /// [`ServerHandle::drain`] and [`ServerHandle::stop`] end it. A signal ends it too, if the server was run or
-    /// [told to catch signals](Server::signals); a server that was only started leaves signals alone.
+    /// [`ServerHandle::drain`] and [`ServerHandle::stop`] end it. A signal ends it too, if the server was
+    /// run or [told to catch signals](Server::signals); a server that was only started leaves signals
+    /// alone.
     ///
     /// An error names any other cause. A loop died, which stops the server. Or the last listener failed,
     /// which drains the server. Or a loop did not end, because its callback did not return within 3 s of

@@ -42,7 +42,7 @@ impl Outbox {
 
     pub(super) fn mark(&self, head: &mut Head, id: ConnId) -> SendOutcome {
         if !self.hold_if_above(head) {
-            return SendOutcome::SendOutcome;
+            return SendOutcome::Queued;
         }
         // With no input of its own there would be none of this; so to let the next wait helps.
         let is_own_callback = self.running == Some(id);

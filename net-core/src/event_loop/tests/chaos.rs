@@ -1,5 +1,5 @@
-//! Chaos: a handler that asks anything of `Conn`, `LoopContext` and `ServerHandle` in any callback, under limits by
-//! chance. Then the end, by a drain, a cut or a stop, in whatever state everything is.
+//! Chaos: a handler that asks anything of `Conn`, `LoopContext` and `ServerHandle` in any callback, under
+//! limits by chance. Then the end, by a drain, a cut or a stop, in whatever state everything is.
 //!
 //! The swarm compares every byte, and so it asks for little. Chaos asks for everything, and compares what
 //! the stage does: after each rest nothing waits that could go on, no callback comes too often or too

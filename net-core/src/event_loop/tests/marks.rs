@@ -358,8 +358,8 @@ enum Streams {
     SaidSo,
 }
 
-/// One connection that is sent to until `AboveHighWatermark`, and again in `on_writable`, so many bytes: from the moment at
-/// which its peer, who comes back, reads no more.
+/// One connection that is sent to until `AboveHighWatermark`, and again in `on_writable`, so many bytes:
+/// from the moment at which its peer, who comes back, reads no more.
 fn streaming<D: Rig>(stage: &mut Stage<D>, who: Streams, left: usize) -> Peer {
     let mut from = 0;
     let mut stream = move |conn: &mut Conn<'_, Actor>| {
@@ -696,7 +696,7 @@ fn who_pipelines_and_reads_is_answered_in_full<D: Rig>(seed: u64) {
     stage.play(|at| match at {
         At::Data(conn, input) => {
             while input.take(1).is_some() {
-                if conn.send(&[7; 100]) != SendOutcome::SendOutcome {
+                if conn.send(&[7; 100]) != SendOutcome::Queued {
                     return;
                 }
             }

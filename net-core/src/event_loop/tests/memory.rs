@@ -425,7 +425,7 @@ fn what_a_message_takes_beside_its_bytes_counts<D: Rig>(seed: u64) {
                     6 => conn.send_frame(&LengthPrefix::u32_be(999), vec![1; 150].into()).unwrap(),
                     _ => {
                         conn.notify_sent(n);
-                        if conn.is_open() { SendOutcome::SendOutcome } else { SendOutcome::Refused }
+                        if conn.is_open() { SendOutcome::Queued } else { SendOutcome::Refused }
                     }
                 };
                 takes.set(takes.get() + usize::from(queued.is_taken()));

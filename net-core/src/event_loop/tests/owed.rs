@@ -168,7 +168,8 @@ fn who_sends_no_more_is_finished_when_its_handler_is_not_busy<D: Rig>(seed: u64)
     stage.stop();
 }
 
-/// An answer that goes on in `on_sent`, or in `on_writable`, is longer than what is queued when the FIN comes.
+/// An answer that goes on in `on_sent`, or in `on_writable`, is longer than what is queued when the FIN
+/// comes.
 fn a_long_answer_in_parts_is_whole_although_its_peer_has_ended<D: Rig>(seed: u64) {
     const PARTS: usize = 40;
     let mut stage = Stage::<D>::with(seed, |limits| {
@@ -195,7 +196,7 @@ fn a_long_answer_in_parts_is_whole_although_its_peer_has_ended<D: Rig>(seed: u64
             At::Room(conn) if goes_by_room => {
                 while let Some(part) = part() {
                     match conn.send(&part) {
-                        SendOutcome::SendOutcome => {}
+                        SendOutcome::Queued => {}
                         SendOutcome::AboveHighWatermark => break,
                         other => panic!("{other:?}: it was ended before its answer was whole"),
                     }

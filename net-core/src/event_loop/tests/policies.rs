@@ -93,7 +93,7 @@ impl Sent {
             _ => conn.send_with(bytes, policy(class)),
         };
         match queued {
-            SendOutcome::SendOutcome | SendOutcome::AboveHighWatermark => {
+            SendOutcome::Queued | SendOutcome::AboveHighWatermark => {
                 self.taken.entry(class).or_default().push(self.number);
             }
             SendOutcome::Dropped => self.dropped += 1,
@@ -369,7 +369,8 @@ fn the_next_connection_in_the_slot_has_lost_nothing<D: Rig>(seed: u64) {
 }
 
 /// An answer waited in the cork; the message behind it was dropped, but had moved the answer out of the cork
-/// first, and nothing sent it: it was `SendOutcome`, and waited until something else happened to its connection.
+/// first, and nothing sent it: it was `Queued`, and waited until something else happened to its
+/// connection.
 fn what_waits_before_a_message_that_is_dropped_leaves<D: Rig>(seed: u64) {
     // Dropped at the limit of its connection, and of the loop's share.
     for budget in [None, Some(150_000)] {

@@ -249,7 +249,7 @@ fn send(conn: &mut Conn<'_, AdminHandler>, asker: Asker, reply: &Reply) -> bool 
     if !asker.keeps_alive {
         conn.close();
     }
-    asker.keeps_alive && queued == SendOutcome::SendOutcome
+    asker.keeps_alive && queued == SendOutcome::Queued
 }
 
 /// The connection's id in `/connections/ID/kill`.
