@@ -257,7 +257,7 @@ impl Server {
 
     /// Whether loop i stays on the (i mod n)-th of the n allowed cores.
     ///
-    /// Default: yes if the loops fill these cores, or if connections are [steered](Self::steer). The
+    /// Default: yes if the loops fill these cores, or if connections are [steered](Self::incoming_cpu). The
     /// loops fill the cores if there are at least as many loops as cores, and no cgroup quota grants less
     /// CPU time. Otherwise the system places the loops. A server does not know whether another process
     /// also pins its threads from the first core. Two such servers share this core while other cores
