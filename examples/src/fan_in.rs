@@ -1,9 +1,7 @@
 //! The loop of `fan_in`: a bounded number of questions under way, over pooled connections.
 
-use net_core::{
-    Addr, Checkin, Checkout, CloseReason, Conn, ConnId, Dial, Handler, Input, LoopContext, Peer,
-    UpstreamLimits, UpstreamPool,
-};
+use net_core::dial::{Checkin, Checkout, UpstreamLimits, UpstreamPool};
+use net_core::{Addr, CloseReason, Conn, ConnId, Dial, Handler, Input, LoopContext, Peer};
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -93,14 +91,14 @@ impl FanIn {
             && let Some(ask) = self.ahead.pop_front()
         {
             self.under_way += 1;
-            self.checkout(here, Ask { began: Some(here.now()), ..ask });
+            self.ask(here, Ask { began: Some(here.now()), ..ask });
         }
         if self.under_way == 0 {
             here.drain();
         }
     }
 
-    fn checkout(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask) {
+    fn ask(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask) {
         match self.pools[ask.upstream].checkout(ask, here.now()) {
             Checkout::Use(id, ask) => self.put(here, id, ask),
             Checkout::Dial(ask) => self.dial(here, ask),
@@ -152,7 +150,7 @@ impl FanIn {
     /// An attempt has failed: asks again, or gives up.
     fn failed(&mut self, here: &mut LoopContext<'_, Self>, ask: Ask, why: String) {
         if ask.attempts < self.plan.attempts {
-            self.checkout(here, ask);
+            self.ask(here, ask);
         } else {
             self.ended(here, ask, Err(why));
         }

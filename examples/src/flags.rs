@@ -1,10 +1,11 @@
 //! The command line that every example server shares.
 
 use clap::{Arg, Args, ValueEnum};
-use net_core::{
-    Addr, Balance, Bytes, FdTable, Handler, Limits, LogGuard, LogWriter, LoopInfo, Loops,
-    PrivateTables, Rate, Server, TrustedProxies, WhenFull,
-};
+use net_core::limits::{Rate, WhenFull};
+use net_core::process::{LogGuard, LogWriter};
+use net_core::server::{Balance, FdTable, PrivateTables};
+use net_core::socket::TrustedProxies;
+use net_core::{Addr, Bytes, Handler, Limits, LoopInfo, Loops, Server};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -199,8 +200,8 @@ fn parse_loops(text: &str) -> Result<Loops, String> {
         return Ok(Loops::PerCore);
     }
     match text.parse() {
-        Ok(n @ 1..=net_core::LOOPS_MAX) => Ok(Loops::Count(n)),
-        _ => Err(format!("write a number from 1 to {} or per-core", net_core::LOOPS_MAX)),
+        Ok(n @ 1..=net_core::limits::LOOPS_MAX) => Ok(Loops::Count(n)),
+        _ => Err(format!("write a number from 1 to {} or per-core", net_core::limits::LOOPS_MAX)),
     }
 }
 
@@ -276,8 +277,8 @@ impl ServerFlags {
         let mut server = Server::new()
             .loops(self.loops)
             .accept(match self.accept {
-                AcceptFlag::Acceptor => net_core::Accept::Acceptor,
-                AcceptFlag::Reuseport => net_core::Accept::ReusePort,
+                AcceptFlag::Acceptor => net_core::server::Accept::Acceptor,
+                AcceptFlag::Reuseport => net_core::server::Accept::ReusePort,
             })
             .balance(match self.balance {
                 BalanceFlag::RoundRobin => Balance::RoundRobin,
@@ -400,7 +401,7 @@ where
 {
     let _log = start_log(flags.log);
     // Where the C library has no such setting, it does what it does.
-    let _ = net_core::set_malloc_mmap_threshold();
+    let _ = net_core::process::set_malloc_mmap_threshold();
     let server = match flags.server() {
         Ok(server) => server,
         Err(what) => return fail(2, &what),
@@ -416,43 +417,46 @@ where
     }
 }
 
-/// The one line on standard output. Nobody may be there to read it, or somebody who never does:
-/// so a thread of its own writes it, which the program's end does not wait for. Where none can start,
-/// this one does: whoever started the server waits for the line.
+/// Writes the one line on standard output, `READY ADDR`, and does not wait until it is written: the reader
+/// may have gone, or may never read.
 pub fn say_ready(at: &str) {
-    let line: Arc<str> = format!("READY {at}\n").into();
-    let shared = Arc::clone(&line);
-    let named = std::thread::Builder::new().name("say-ready".into());
-    if named.spawn(move || write_out(&shared)).is_err() {
-        write_out(&line);
-    }
-}
-
-fn write_out(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-}
-
-/// Says on standard error what is wrong, and with which exit code the program ends.
-///
-/// Standard error may be a pipe that nobody reads, or the log's thread may hold it, stuck in a write. The
-/// program ends all the same, since its supervisor waits for its exit code: so a thread of its own writes
-/// the line, and is waited for a second at most.
-pub fn fail(code: u8, what: &str) -> ExitCode {
-    let line: Arc<str> = format!("error: {what}\n").into();
-    let shared = Arc::clone(&line);
-    let (done, is_done) = mpsc::channel();
-    let named = std::thread::Builder::new().name("say-error".into());
-    let writes = named.spawn(move || {
-        let _ = std::io::stderr().write_all(shared.as_bytes());
-        let _ = done.send(());
+    write_within(Duration::ZERO, format!("READY {at}\n"), |line| {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
     });
-    match writes {
-        Ok(_) => drop(is_done.recv_timeout(SAY_MAX)),
-        Err(_) => drop(std::io::stderr().write_all(line.as_bytes())),
-    }
+}
+
+/// Writes what is wrong on standard error, and returns the exit code with which the program ends.
+///
+/// It waits a second at most ([`say`]), since the supervisor waits for the exit code.
+pub fn fail(code: u8, what: &str) -> ExitCode {
+    say(&format!("error: {what}"));
     ExitCode::from(code)
 }
 
-/// How long the last line of a program that fails may take.
+/// Writes a line on standard error, and waits for it a second at most. Standard error may be a pipe that
+/// nobody reads, or the log's thread may hold it in a write that does not return.
+pub fn say(line: &str) {
+    write_within(SAY_MAX, format!("{line}\n"), |line| {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    });
+}
+
+/// How long [`say`] waits.
 const SAY_MAX: Duration = Duration::from_secs(1);
+
+/// Writes a line on a thread of its own, and waits for at most `patience`. If no thread can start, this
+/// thread writes the line: without the line, the program that started the server would wait for ever.
+fn write_within(patience: Duration, line: String, write: fn(&str)) {
+    let line: Arc<str> = line.into();
+    let shared = Arc::clone(&line);
+    let (done, is_done) = mpsc::channel();
+    let started = std::thread::Builder::new().name("say".into()).spawn(move || {
+        write(&shared);
+        let _ = done.send(());
+    });
+    match started {
+        Ok(_) => drop(is_done.recv_timeout(patience)),
+        Err(_) => write(&line),
+    }
+}

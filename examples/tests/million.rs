@@ -55,6 +55,20 @@ fn a_shared_table_proves_all() {
     assert!(report["private_bytes"]["full"].as_u64() > report["private_bytes"]["empty"].as_u64());
 }
 
+/// Nobody reads stderr, and its pipe is full: the lines of progress are dropped, and the run goes on.
+#[test]
+fn a_full_stderr_does_not_stop_a_run() {
+    let directory = Directory::new("full-stderr");
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'.'; 65536]).unwrap();
+    let flags = format!("--connections 200 --hold 0s --json {}", directory.json());
+    let mut command = million(20_000, &flags);
+    command.stdout(Stdio::null()).stderr(writer);
+    let status = child::spawn(&mut command, PATIENCE).end();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert_eq!(directory.report()["verified"], 200);
+}
+
 #[test]
 fn private_tables_prove_more_than_one_of_them_holds() {
     let report = proves_all("private", 700, "--loops 5");

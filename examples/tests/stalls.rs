@@ -5,8 +5,9 @@ mod common;
 
 use common::admin::{get, metrics, sum};
 use common::{PATIENCE, connect, eventually, ping, read_to_end};
+use net_core::handler::Callback;
 use net_core::{
-    Callback, CloseReason, Conn, Handler, Input, Limits, LoopContext, Loops, Peer, Running, Server,
+    CloseReason, Conn, Handler, Input, Limits, LoopContext, Loops, Peer, Running, Server,
 };
 use std::io::{Read, Write};
 use std::net::SocketAddr;

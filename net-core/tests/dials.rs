@@ -4,9 +4,9 @@
 
 mod bound;
 
-use net_core::{
-    CloseReason, Conn, Dial, Errno, Handler, Input, Limits, LoopContext, Loops, Peer, Retry, Server,
-};
+use net_core::dial::Retry;
+use net_core::socket::Errno;
+use net_core::{CloseReason, Conn, Dial, Handler, Input, Limits, LoopContext, Loops, Peer, Server};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;

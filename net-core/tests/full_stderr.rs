@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::disallowed_methods)] // each wait for a child has a bound here
 
-use net_core::{Callback, Conn, Handler, Input, Loops, PanicAction, Peer, Pool, Server};
+use net_core::handler::{Callback, PanicAction};
+use net_core::jobs::Pool;
+use net_core::{Conn, Handler, Input, Loops, Peer, Server};
 use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

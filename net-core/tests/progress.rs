@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used)] // a test
 
-use net_core::{
-    Conn, Counter, Handler, Input, Limits, LoopContext, Loops, Peer, Running, Server, Slice,
-};
+use net_core::jobs::Slice;
+use net_core::metrics::Counter;
+use net_core::{Conn, Handler, Input, Limits, LoopContext, Loops, Peer, Running, Server};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;

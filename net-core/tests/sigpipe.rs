@@ -4,7 +4,9 @@
 
 mod bound;
 
-use net_core::{CloseReason, Conn, Counter, FileRange, Handler, Input, Loops, Peer, Server};
+use net_core::handler::FileRange;
+use net_core::metrics::Counter;
+use net_core::{CloseReason, Conn, Handler, Input, Loops, Peer, Server};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

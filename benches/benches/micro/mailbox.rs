@@ -1,8 +1,8 @@
 //! What does a message through the mailbox cost, while 1 to 8 threads post?
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use net_core::PostError;
 use net_core::bench::Inbox;
+use net_core::handler::PostError;
 use std::thread;
 use std::time::{Duration, Instant};
 

@@ -3,9 +3,10 @@
 use benches::fan_out::{BROADCAST, CALL, JOIN, PAYLOAD};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
+use net_core::server::{FdTable, PrivateTables};
 use net_core::{
-    Broadcast, Bytes, Conn, FdTable, Handler, Input, Limits, LoopContext, LoopInfo, Loops, Peer,
-    PrivateTables, Server, ServerHandle,
+    Broadcast, Bytes, Conn, Handler, Input, Limits, LoopContext, LoopInfo, Loops, Peer, Server,
+    ServerHandle,
 };
 use std::error::Error;
 

@@ -1,7 +1,8 @@
 //! Our echo with every knob that `scale` turns on the command line.
 
 use clap::Parser;
-use net_core::{Conn, ConnId, Ended, Handler, Input, Limits, Loops, Peer, Server, StartError};
+use net_core::server::Ended;
+use net_core::{Conn, ConnId, Handler, Input, Limits, Loops, Peer, Server, StartError};
 use std::convert::Infallible;
 use std::time::Duration;
 

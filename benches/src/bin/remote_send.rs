@@ -3,9 +3,8 @@
 use benches::bursts::{MESSAGE, REQUEST_BYTES};
 use benches::rival::{RivalFlags, say_ready};
 use clap::Parser;
-use net_core::{
-    Bytes, Conn, ConnId, Handler, Input, LoopInfo, Loops, Peer, PostError, Server, ServerHandle,
-};
+use net_core::handler::PostError;
+use net_core::{Bytes, Conn, ConnId, Handler, Input, LoopInfo, Loops, Peer, Server, ServerHandle};
 use std::convert::Infallible;
 use std::error::Error;
 use std::sync::mpsc::{Receiver, Sender, channel};

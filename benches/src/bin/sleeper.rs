@@ -4,7 +4,8 @@
 use benches::rival::{RivalFlags, say_ready};
 use benches::stall::{SLEEP, SLEEP_TIME, THRESHOLD};
 use clap::Parser;
-use net_core::{Balance, Conn, Handler, Input, Limits, LoopInfo, Loops, Peer, Server};
+use net_core::server::Balance;
+use net_core::{Conn, Handler, Input, Limits, LoopInfo, Loops, Peer, Server};
 use std::convert::Infallible;
 use std::error::Error;
 

@@ -55,7 +55,7 @@ impl ChurnServer {
     /// Serves until a signal ends it.
     pub fn serve() -> ExitCode {
         // Where the C library has no such setting, it does what it does.
-        let _ = net_core::set_malloc_mmap_threshold();
+        let _ = net_core::process::set_malloc_mmap_threshold();
         end_with_the_parent();
         let server = Net::new().listen("127.0.0.1:0").loops(Loops::Count(2)).pin(false);
         let ended = server.admin("127.0.0.1:0").run_with(

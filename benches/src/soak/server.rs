@@ -6,11 +6,17 @@ use super::protocol::{
 };
 use super::random::{bytes, fill};
 use clap::Args;
+use net_core::broadcast::BroadcastReport;
+use net_core::framing::{LengthPrefix, Lines, Searched};
+use net_core::handler::FileRange;
+use net_core::jobs::{Pool, Slice};
+use net_core::limits::{OverflowPolicy, Rate, WhenFull};
+use net_core::metrics::Counter;
+use net_core::server::{Accept, Ended, FdTable, PrivateTables};
+use net_core::socket::Datagram;
 use net_core::{
-    Accept, Addr, Broadcast, BroadcastReport, Bytes, CloseReason, Conn, ConnId, Counter, Datagram,
-    Dial, Ended, FdTable, FileRange, Handler, Input, LengthPrefix, Limits, Lines, LoopContext,
-    LoopInfo, Loops, OverflowPolicy, Peer, Pool, PrivateTables, Rate, Running, Searched,
-    SendOutcome, Server, ServerHandle, Slice, StartError, TimerId, WhenFull,
+    Addr, Broadcast, Bytes, CloseReason, Conn, ConnId, Dial, Handler, Input, Limits, LoopContext,
+    LoopInfo, Loops, Peer, Running, SendOutcome, Server, ServerHandle, StartError, TimerId,
 };
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -92,7 +98,7 @@ fn limits() -> Limits {
 pub fn serve(flags: &ServerFlags) -> ExitCode {
     speak_of_panics();
     // Where the C library has no such setting, it does what it does.
-    let _ = net_core::set_malloc_mmap_threshold();
+    let _ = net_core::process::set_malloc_mmap_threshold();
     end_with_the_parent();
     match run(flags) {
         Ok(code) => code,

@@ -17,9 +17,10 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
+use net_core::broadcast::BroadcastHandle;
+use net_core::handler::DeadlineKind;
 use net_core::{
-    Broadcast, BroadcastHandle, Bytes, CloseReason, Conn, DeadlineKind, Handler, Input,
-    LoopContext, LoopInfo, Peer, ServerHandle,
+    Broadcast, Bytes, CloseReason, Conn, Handler, Input, LoopContext, LoopInfo, Peer, ServerHandle,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -15,7 +15,8 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Conn, Handler, Input, Lines, Peer, Searched, SendOutcome};
+use net_core::framing::{Lines, Searched};
+use net_core::{Conn, Handler, Input, Peer, SendOutcome};
 use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -26,7 +26,8 @@ use examples::million::sources::LOOPBACK_SOURCES;
 use examples::million::talk::ServerSetup;
 use examples::million::trouble::Trouble;
 use examples::million::{doctor, page, serve, swarm};
-use net_core::{Addr, Machine};
+use net_core::Addr;
+use net_core::process::Machine;
 
 /// Holds a million live connections on one machine, and proves each of them.
 #[derive(Parser)]

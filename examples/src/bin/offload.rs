@@ -16,10 +16,9 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{
-    Conn, Handler, Input, JobPanicked, JobsFull, Lines, LoopInfo, Peer, Pool, PoolFull, Searched,
-    Slice,
-};
+use net_core::framing::{Lines, Searched};
+use net_core::jobs::{JobPanicked, JobsFull, Pool, PoolFull, Slice};
+use net_core::{Conn, Handler, Input, LoopInfo, Peer};
 use std::convert::Infallible;
 use std::process::ExitCode;
 

@@ -10,10 +10,11 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{
-    Broadcast, Bytes, Conn, FileRange, Handler, Input, LengthPrefix, LoopContext, OverflowPolicy,
-    Peer, ServerHandle, SocketOptions,
-};
+use net_core::framing::LengthPrefix;
+use net_core::handler::FileRange;
+use net_core::limits::OverflowPolicy;
+use net_core::socket::SocketOptions;
+use net_core::{Broadcast, Bytes, Conn, Handler, Input, LoopContext, Peer, ServerHandle};
 use std::convert::Infallible;
 use std::fs::File;
 use std::process::ExitCode;
@@ -185,7 +186,7 @@ impl Owing {
 fn main() -> ExitCode {
     let flags = Flags::parse().server;
     let _log = flags::start_log(flags.log);
-    let _ = net_core::set_malloc_mmap_threshold(); // where the C library has no such setting, it does as it does
+    let _ = net_core::process::set_malloc_mmap_threshold(); // where the C library has no such setting, it does as it does
     // Little waits in the kernel, so that much waits here.
     let sockets = SocketOptions { send_buffer: Some(4 << 10), ..SocketOptions::default() };
     let server = match flags.server() {

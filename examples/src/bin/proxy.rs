@@ -12,7 +12,8 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{CloseReason, Conn, ConnId, DeadlineKind, Dial, Handler, Input, Peer};
+use net_core::handler::DeadlineKind;
+use net_core::{CloseReason, Conn, ConnId, Dial, Handler, Input, Peer};
 use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;

@@ -13,7 +13,8 @@
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
-use net_core::{Conn, Datagram, Handler, Input, LoopContext, Peer};
+use net_core::socket::Datagram;
+use net_core::{Conn, Handler, Input, LoopContext, Peer};
 use std::convert::Infallible;
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! Files below one folder, and nothing outside it.
 
 use super::answer::Status;
-use net_core::FileRange;
+use net_core::handler::FileRange;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use std::fs::File;

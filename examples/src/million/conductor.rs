@@ -21,7 +21,7 @@ use super::progress::Progress;
 use super::report::{Phase, Report, RttUs, Sample};
 use super::talk::{Books, ServerNews, ServerOrder, ServerState, SwarmNews, SwarmOrder, SwarmState};
 use super::trouble::Trouble;
-use net_core::Machine;
+use net_core::process::Machine;
 
 /// How often the run is looked at from outside.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use super::pace::Pace;
 use super::plan::Plan;
 use super::sizing::{bytes_per_connection, predict_ten_million};
 use super::walls::Walls;
-use net_core::Machine;
+use net_core::process::Machine;
 
 /// Everything `million doctor` prints, with a newline at the end.
 pub fn examination(machine: &Machine, asked: &Asked) -> String {

@@ -1,6 +1,8 @@
 //! What both halves set up alike on net-core: limits, descriptor tables, books.
 
-use net_core::{Counter, FdTable, Limits, PrivateTables, Snapshot};
+use net_core::Limits;
+use net_core::metrics::{Counter, Snapshot};
+use net_core::server::{FdTable, PrivateTables};
 
 use super::tables::{self, Tables};
 use super::talk::Books;

@@ -1,6 +1,6 @@
 //! A made-up `/proc` and `/sys` for tests.
 
-use net_core::proc_file::Root;
+use net_core::process::proc_file::Root;
 use std::path::Path;
 
 /// A directory of its own, removed when dropped.

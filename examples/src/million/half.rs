@@ -144,9 +144,7 @@ fn read<T: DeserializeOwned>(
                 }
             }
             // Something of its own that printed there. It belongs where people look.
-            Err(_) => {
-                let _ = writeln!(std::io::stderr(), "{who}: {line}");
-            }
+            Err(_) => crate::flags::say(&format!("{who}: {line}")),
         }
     }
     let _ = events.send(Event::Silent(who)); // as above

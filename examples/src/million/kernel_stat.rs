@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::slabs::Slabs;
-use net_core::proc_file::{ProbeError, Root, kib_line};
+use net_core::process::proc_file::{ProbeError, Root, kib_line};
 
 /// `/proc/net/sockstat` and `sockstat6`.
 ///

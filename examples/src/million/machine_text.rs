@@ -1,6 +1,6 @@
 //! What was read of the machine, as text.
 
-use net_core::Machine;
+use net_core::process::Machine;
 
 use super::figures::{bytes, grouped};
 

@@ -53,7 +53,7 @@ impl Observer {
             last: View::default(),
             samples: Vec::new(),
         };
-        observer.before = observer.probe()?;
+        observer.before = observer.look()?;
         observer.last = observer.before.clone();
         Ok(observer)
     }
@@ -67,7 +67,7 @@ impl Observer {
     ///
     /// # Errors
     /// One sentence on what cannot be read.
-    pub fn probe(&self) -> Result<View, String> {
+    pub fn look(&self) -> Result<View, String> {
         let kernel = KernelStat::sample(&self.root).map_err(|error| error.to_string())?;
         // While a process ends it has no memory any more, and nothing is lost by not knowing.
         let process = |pid| match ProcessStat::sample(&self.root, pid) {
@@ -85,14 +85,14 @@ impl Observer {
     /// Looks, and keeps the sample.
     ///
     /// # Errors
-    /// As [`probe`](Self::probe).
+    /// As [`look`](Self::look).
     pub fn sample(
         &mut self,
         phase: Phase,
         server: Option<ServerState>,
         swarm: &SwarmState,
     ) -> Result<Sample, String> {
-        self.last = self.probe()?;
+        self.last = self.look()?;
         let sample = Sample {
             seconds: self.began.elapsed().as_secs_f64(),
             phase,

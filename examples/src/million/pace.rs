@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::figures::grouped;
-use net_core::Machine;
+use net_core::process::Machine;
 
 /// The most closes a second from either side: a mass close passes through states the kernel
 /// bounds for the whole system (orphans, TIME_WAIT).

@@ -10,7 +10,7 @@ use super::sizing::{Prediction, predict_for};
 use super::sources::{Share, connections_per_source, shares};
 use super::tables::{LOOPS_MAX, Tables};
 use super::walls::{WallFound, Walls, server_room, swarm_room};
-use net_core::Machine;
+use net_core::process::Machine;
 
 /// What the run will do. Everything in it has been checked against the machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

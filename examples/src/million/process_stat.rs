@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use net_core::proc_file::{ProbeError, Root, kib_line};
+use net_core::process::proc_file::{ProbeError, Root, kib_line};
 
 /// One process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,15 @@
 //! One progress bar on stderr while connections come up, or a plain line now and then where
 //! stderr is no terminal.
 //!
-//! Nobody has to read stderr for the run to go on: a write that fails is forgotten.
+//! A run does not wait for the reader of stderr: a thread of its own writes the lines, and lines that stderr
+//! does not take are dropped.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use net_core::process::{LogGuard, LogWriter};
 
 use super::figures::{bytes, grouped};
 use super::report::Sample;
@@ -21,8 +24,13 @@ enum Face {
     /// A bar that redraws itself.
     Bar(ProgressBar),
     /// Lines, each a tenth of the way apart.
-    Lines { out: Box<dyn Write + Send>, tenths_said: u64, began: Instant },
+    Lines { out: LogWriter, guard: LogGuard, tenths_said: u64, began: Instant },
+    /// Nothing: no thread could be started that writes the lines.
+    Blank,
 }
+
+/// Lines that wait for stderr: more than one run writes.
+const LINES_QUEUED: usize = 64;
 
 const TEMPLATE: &str = "{bar:24} {human_pos}/{human_len}  {per_sec}  eta {eta}  {msg}";
 
@@ -40,7 +48,11 @@ impl Progress {
 
     /// Writes a line to `out` about every tenth of the way, and the last one at `total`.
     pub fn in_lines(total: u64, out: Box<dyn Write + Send>) -> Self {
-        Self { face: Face::Lines { out, tenths_said: 0, began: Instant::now() }, total }
+        let face = match LogWriter::start(out, LINES_QUEUED) {
+            Ok((out, guard)) => Face::Lines { out, guard, tenths_said: 0, began: Instant::now() },
+            Err(_) => Face::Blank,
+        };
+        Self { face, total }
     }
 
     /// Shows a new state. May be called as often as is convenient.
@@ -53,15 +65,15 @@ impl Progress {
                 bar.set_message(memory);
                 bar.set_position(connections);
             }
-            Face::Lines { out, tenths_said, began } => {
+            Face::Lines { out, tenths_said, began, .. } => {
                 let tenths = tenths(connections, self.total);
                 if tenths > *tenths_said {
                     *tenths_said = tenths;
                     let line = line(connections, self.total, began.elapsed(), &memory);
-                    // A closed stderr must not end the run.
-                    let _ = writeln!(out, "{line}");
+                    put(out, &line);
                 }
             }
+            Face::Blank => {}
         }
     }
 
@@ -69,19 +81,24 @@ impl Progress {
     pub fn say(&mut self, text: &str) {
         match &mut self.face {
             Face::Bar(bar) => bar.println(text),
-            Face::Lines { out, .. } => {
-                // A closed stderr must not end the run.
-                let _ = writeln!(out, "{text}");
-            }
+            Face::Lines { out, .. } => put(out, text),
+            Face::Blank => {}
         }
     }
 
-    /// Leaves the last state on the screen and stops redrawing.
+    /// Leaves the last state on the screen and stops redrawing. Waits a second at most for the last lines.
     pub fn finish(self) {
-        if let Face::Bar(bar) = self.face {
-            bar.abandon();
+        match self.face {
+            Face::Bar(bar) => bar.abandon(),
+            Face::Lines { guard, .. } => drop(guard),
+            Face::Blank => {}
         }
     }
+}
+
+/// Writes a line in one call, as a [`LogWriter`] wants it. A closed stderr must not end the run.
+fn put(out: &mut LogWriter, line: &str) {
+    let _ = out.write_all(format!("{line}\n").as_bytes());
 }
 
 /// How many tenths of the way are done; no connections to open means that all is done.
@@ -153,6 +170,7 @@ mod tests {
         let mut progress = Progress::in_lines(10, Box::new(paper.clone()));
         progress.show(&at(7));
         progress.show(&at(12));
+        progress.finish();
         assert_eq!(paper.text().lines().count(), 2);
         let mut nothing = Progress::in_lines(0, Box::new(Paper::default()));
         nothing.show(&at(0));

@@ -12,7 +12,7 @@ use super::plan::Plan;
 use super::sizing::{Prediction, error_percent, predict_ten_million};
 use super::slabs::SlabSet;
 use super::tables::FdTable;
-use net_core::Machine;
+use net_core::process::Machine;
 
 /// Everything that is known when a run has ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

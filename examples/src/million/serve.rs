@@ -6,7 +6,6 @@
 
 mod echo;
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,7 +14,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use net_core::{Counter, Ended, Limits, Loops, Running, Server, ServerHandle};
+use net_core::metrics::Counter;
+use net_core::server::Ended;
+use net_core::{Limits, Loops, Running, Server, ServerHandle};
 
 use super::asked::Accept;
 use super::engine;
@@ -23,7 +24,7 @@ use super::figures::grouped;
 use super::kernel_stat::SocketStat;
 use super::talk::{self, ServerNews, ServerOrder, ServerSetup, ServerState};
 use echo::{Announcement, Board, Echo};
-use net_core::proc_file::Root;
+use net_core::process::proc_file::Root;
 
 /// A connection on which nothing moves for so long is closed. Longer than any run, and armed for
 /// each connection, so that the timer wheel carries them all.
@@ -114,8 +115,7 @@ pub fn by_hand(setup: &ServerSetup) -> Result<ExitCode, String> {
     for (reason, count) in counts.closed().filter(|(_, count)| *count > 0) {
         text += &format!(", closed ({reason}) {}", grouped(count));
     }
-    // A closed stderr takes nothing from the exit code.
-    let _ = writeln!(std::io::stderr(), "{text}: the books {verdict}");
+    crate::flags::say(&format!("{text}: the books {verdict}"));
     let ended_well = counts.is_balanced() && ended.cut_by_signal.is_none();
     Ok(if ended_well { ExitCode::SUCCESS } else { std::process::Termination::report(ended) })
 }
@@ -144,8 +144,8 @@ fn server(setup: &ServerSetup) -> Result<Server, String> {
         .loops(Loops::Count(setup.tables.loops as usize))
         .fd_table(engine::fd_table(&setup.tables))
         .accept(match setup.accept {
-            Accept::Acceptor => net_core::Accept::Acceptor,
-            Accept::Reuseport => net_core::Accept::ReusePort,
+            Accept::Acceptor => net_core::server::Accept::Acceptor,
+            Accept::Reuseport => net_core::server::Accept::ReusePort,
         })
         .limits(limits)
         .backlog(u16::MAX)
@@ -238,6 +238,6 @@ impl Brake {
 /// One sentence on what is wrong with it.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let addr: net_core::Addr =
-        text.parse().map_err(|error: net_core::AddrError| error.to_string())?;
+        text.parse().map_err(|error: net_core::socket::AddrError| error.to_string())?;
     addr.inet().ok_or_else(|| format!("{text} is no Internet address"))
 }

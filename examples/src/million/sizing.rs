@@ -182,7 +182,10 @@ mod tests {
 
     #[test]
     fn the_server_s_end_is_what_the_library_says() {
-        assert_eq!(bytes_per_connection(Role::Server), net_core::BYTES_PER_IDLE_CONNECTION);
+        assert_eq!(
+            bytes_per_connection(Role::Server),
+            net_core::process::BYTES_PER_IDLE_CONNECTION
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use net_core::proc_file::{ProbeError, Root, kib_line};
+use net_core::process::proc_file::{ProbeError, Root, kib_line};
 
 /// One value for each cache that a watched socket takes an object from, by the kernel's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use net_core::{Limits, Loops, PostError, Running, Server, ServerHandle};
+use net_core::handler::PostError;
+use net_core::{Limits, Loops, Running, Server, ServerHandle};
 
 use super::engine;
 use super::talk::{self, SwarmNews, SwarmOrder, SwarmSetup};

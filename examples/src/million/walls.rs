@@ -10,7 +10,7 @@ use super::sizing::MEMORY_RESERVE_BYTES;
 use super::sources::{LOOPBACK_SOURCES, connections_per_source};
 use super::tables::Room;
 use super::wall::Wall;
-use net_core::Machine;
+use net_core::process::Machine;
 
 /// All walls, the lowest first.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use std::str::FromStr;
 /// of the socket's file decide which peers can. A prefix within `::ffff:0:0/96` is an IPv4 prefix.
 ///
 /// ```
-/// use net_core::TrustedProxies;
+/// use net_core::socket::TrustedProxies;
 ///
 /// let proxies: TrustedProxies = "10.0.0.0/8, ::1".parse()?;
 /// assert!(proxies.trusts(&"10.1.2.3:4".parse()?));

@@ -86,7 +86,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///     }
     /// }
     ///
-    /// fn main() -> Result<net_core::Ended, net_core::StartError> {
+    /// fn main() -> Result<net_core::server::Ended, net_core::StartError> {
     ///     Server::new().listen("127.0.0.1:9000").run(|_place| Notes)
     /// }
     /// ```
@@ -186,12 +186,12 @@ impl<'a, H: Handler> Conn<'a, H> {
     /// Three things end the connection, with [`CloseReason::FileEnded`](crate::CloseReason):
     ///
     /// - A file that ends too early, because it was truncated.
-    /// - A range that no file can have ([`FileRange::end`](crate::FileRange::end)).
+    /// - A range that no file can have ([`FileRange::end`](crate::handler::FileRange::end)).
     /// - Ranges that are 2⁶³ bytes together. The last range is refused, and the connection is reset
     ///   with everything that waits.
     ///
-    /// With [`FdTable::PerLoop`](crate::FdTable) only its own loop knows a descriptor. Open the file in a
-    /// callback of the loop whose connections it is sent to.
+    /// With [`FdTable::PerLoop`](crate::server::FdTable) only its own loop knows a descriptor. Open the file
+    /// in a callback of the loop whose connections it is sent to.
     pub fn send_file(&mut self, range: FileRange) -> SendOutcome {
         let id = self.id;
         let (head, _, outbox) = self.parts();
@@ -248,11 +248,11 @@ impl<'a, H: Handler> Conn<'a, H> {
     }
 
     /// As [`finish`](Self::finish), as soon as no answer is owed to the peer: at once if none is. An answer
-    /// is owed during a job [in slices](Self::in_slices) or of a [`Pool`](crate::Pool) for this connection,
-    /// while the connection is [`set_busy`](Self::set_busy), while an `on_writable` is due because a `send`
-    /// returned `AboveHighWatermark`, and while an `on_sent` is due that was asked for. Until then the
-    /// handler can send as before, and the connection may come to owe more. Its deadlines still run.
-    /// `close` and `reset` end it sooner.
+    /// is owed during a job [in slices](Self::in_slices) or of a [`Pool`](crate::jobs::Pool) for this
+    /// connection, while the connection is [`set_busy`](Self::set_busy), while an `on_writable` is due
+    /// because a `send` returned `AboveHighWatermark`, and while an `on_sent` is due that was asked for.
+    /// Until then the handler can send as before, and the connection may come to owe more. Its deadlines
+    /// still run. `close` and `reset` end it sooner.
     ///
     /// It does not wait for an answer that the library cannot know of: by a timer, by a message, or by
     /// another connection, its partner included. Call [`busy(true)`](Self::set_busy) while such an answer is
@@ -314,7 +314,7 @@ impl<'a, H: Handler> Conn<'a, H> {
 
     /// As [`close_when_idle_with`](Self::close_when_idle_with), for a last word that depends on what was
     /// sent before it, such as TLS's close_notify. `last` is called at that moment, as a callback of the
-    /// connection ([`Callback::Draining`](crate::Callback::Draining)), and sends the last word. The
+    /// connection ([`Callback::Draining`](crate::handler::Callback::Draining)), and sends the last word. The
     /// connection closes after it, whatever it asks for.
     pub fn close_when_idle_then(&mut self, last: impl FnOnce(&mut Conn<'_, H>) + 'static) {
         let last: SaysLast<H> = Box::new(last);
@@ -472,7 +472,7 @@ impl<'a, H: Handler> Conn<'a, H> {
     ///     fn on_data(&mut self, _conn: &mut Conn<'_, Self>, _input: &mut Input<'_>) {}
     /// }
     ///
-    /// fn main() -> Result<net_core::Ended, net_core::StartError> {
+    /// fn main() -> Result<net_core::server::Ended, net_core::StartError> {
     ///     Server::new().listen("127.0.0.1:9000").run(|_place| Relay)
     /// }
     /// ```
@@ -482,8 +482,9 @@ impl<'a, H: Handler> Conn<'a, H> {
 
     /// Subscribes this connection to a topic. A [`Broadcast`](crate::Broadcast) to the topic reaches it from
     /// now on, until it unsubscribes or is over. `Ok(false)`: it had subscribed already. A topic is a name
-    /// of up to [`TOPIC_NAME_MAX`](crate::TOPIC_NAME_MAX) bytes and need not be created first. Each
-    /// subscription takes some hundred bytes on this loop. A connection without subscriptions takes none.
+    /// of up to [`TOPIC_NAME_MAX`](crate::broadcast::TOPIC_NAME_MAX) bytes and need not be created first.
+    /// Each subscription takes some hundred bytes on this loop. A connection without subscriptions takes
+    /// none.
     pub fn subscribe(&mut self, topic: impl AsRef<[u8]>) -> Result<bool, TopicError> {
         self.state.topics.subscribe(self.id.slot(), topic.as_ref())
     }

@@ -52,7 +52,7 @@ use net_buffer::Input;
 ///     }
 /// }
 ///
-/// fn main() -> Result<net_core::Ended, net_core::StartError> {
+/// fn main() -> Result<net_core::server::Ended, net_core::StartError> {
 ///     let chat = |place: &LoopInfo<Bytes>| Chat { own: place.number(), all: place.handle() };
 ///     Server::new().listen("127.0.0.1:9000").run(chat)
 /// }

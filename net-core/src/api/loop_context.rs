@@ -143,10 +143,10 @@ impl<'a, H: Handler> LoopContext<'a, H> {
 
     /// Sends one datagram to `peer`, from this loop's socket for the server's datagram address number `at`,
     /// in the order of [`Server::datagrams`](crate::Server::datagrams). Any callback may call it. In
-    /// `on_datagram`, [`Datagram::reply`](crate::Datagram::reply) knows the peer and the address. The
+    /// `on_datagram`, [`Datagram::reply`](crate::socket::Datagram::reply) knows the peer and the address. The
     /// datagram leaves at the end of the turn. Otherwise as
-    /// [`Datagram::send_to`](crate::Datagram::send_to), except for the source address: if the socket is
-    /// bound to all addresses of the machine, the kernel chooses it. After a drain has begun, the datagram
+    /// [`Datagram::send_to`](crate::socket::Datagram::send_to), except for the source address: if the socket
+    /// is bound to all addresses of the machine, the kernel chooses it. After a drain has begun, the datagram
     /// is dropped and counted.
     ///
     /// # Panics

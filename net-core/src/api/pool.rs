@@ -37,7 +37,8 @@ const THREADS_MOST: usize = 1024;
 /// last clone is dropped.
 ///
 /// ```
-/// use net_core::{Conn, Handler, Input, JobPanicked, Peer, Pool};
+/// use net_core::{Conn, Handler, Input, Peer};
+/// use net_core::jobs::{JobPanicked, Pool};
 ///
 /// struct Squares(Pool);
 ///
@@ -137,8 +138,8 @@ impl Pool {
     /// than 1,024 threads are an error, `InvalidInput`, and no thread is started.
     ///
     /// Call it before the server starts, and never on a loop's thread. With private tables
-    /// ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) a thread that is started on a loop's thread shares
-    /// the loop's descriptor table. It fails if the system cannot start a thread.
+    /// ([`FdTable::PerLoop`](crate::server::FdTable::PerLoop)) a thread that is started on a loop's thread
+    /// shares the loop's descriptor table. It fails if the system cannot start a thread.
     pub fn new(threads: usize, queue_max: usize) -> io::Result<Self> {
         if threads > THREADS_MOST {
             let said = format!("a pool of {threads} threads: at most {THREADS_MOST} are possible");
@@ -181,8 +182,8 @@ impl Pool {
     /// before. Deadlines still run: an idle timeout shorter than the job ends the connection that waits for
     /// it.
     ///
-    /// `then` is a callback of the connection, [`Callback::Answer`](crate::Callback::Answer). A panic in it
-    /// closes the connection. A panic in `work` is counted, and its answer is [`JobPanicked`].
+    /// `then` is a callback of the connection, [`Callback::Answer`](crate::handler::Callback::Answer). A
+    /// panic in it closes the connection. A panic in `work` is counted, and its answer is [`JobPanicked`].
     pub fn offload<H, A, W, T>(
         &self,
         conn: &mut Conn<'_, H>,

@@ -159,8 +159,8 @@ impl<M: Send> ServerHandle<M> {
     /// reached, if `arrivals_queue` is full, or if the server drains. An adopted connection counts as
     /// `adopted`.
     ///
-    /// With private tables ([`FdTable::PerLoop`](crate::FdTable::PerLoop)) the descriptor travels to its
-    /// loop like any other, and its number in this thread's descriptor table becomes free again.
+    /// With private tables ([`FdTable::PerLoop`](crate::server::FdTable::PerLoop)) the descriptor travels to
+    /// its loop like any other, and its number in this thread's descriptor table becomes free again.
     pub fn adopt(&self, fd: OwnedFd) -> Result<(), AdoptError> {
         let arrival = self.0.arrival_of(fd)?;
         self.0.adoptions.post(arrival).map_err(|error| {

@@ -60,7 +60,7 @@ impl<H: Handler> LoopContext<'_, H> {
     /// longer is a stall like any callback's. A loop with jobs does not sleep.
     ///
     /// A panic ends only the job. A drain waits until the job is done. At the drain's deadline, or at a stop,
-    /// the job is dropped and counted ([`Counter::JobsDropped`](crate::Counter::JobsDropped)).
+    /// the job is dropped and counted ([`Counter::JobsDropped`](crate::metrics::Counter::JobsDropped)).
     ///
     /// An error means that [`jobs_max`](crate::Limits::jobs_max) jobs are under way, not counting the job
     /// whose slice runs. The job comes back in the error.
@@ -86,14 +86,15 @@ impl<H: Handler> Conn<'_, H> {
     /// connection. A slice may send. What it sends is offered to the kernel before the next slice.
     ///
     /// The job ends with its connection: it is then dropped unfinished and counted
-    /// ([`Counter::JobsDropped`](crate::Counter::JobsDropped)). A panic in it closes the connection.
+    /// ([`Counter::JobsDropped`](crate::metrics::Counter::JobsDropped)). A panic in it closes the connection.
     ///
     /// While the job is under way, the connection is [busy](Conn::set_busy). A drain waits for the
     /// connection. If the peer ends, the connection is not [finished](Conn::finish_when_done) before the
     /// peer has its answer. Deadlines still run.
     ///
     /// ```
-    /// use net_core::{Conn, Handler, Input, Peer, Slice};
+    /// use net_core::{Conn, Handler, Input, Peer};
+    /// use net_core::jobs::Slice;
     ///
     /// struct Sums;
     ///

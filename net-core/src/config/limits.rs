@@ -197,8 +197,8 @@ pub struct Limits {
     pub low_watermark: usize,
     /// Hard cap: maximum number of unsent bytes of one connection. A send that would exceed it is refused
     /// and ends the connection with `CloseReason::OutputLimit`, unless a policy
-    /// ([`OverflowPolicy`](crate::OverflowPolicy)) drops the message. The cap bounds the queue of a slow
-    /// reader, and not the length of a message. A connection at or below its high watermark takes one
+    /// ([`OverflowPolicy`](crate::limits::OverflowPolicy)) drops the message. The cap bounds the queue of a
+    /// slow reader, and not the length of a message. A connection at or below its high watermark takes one
     /// message of any length, so at most this limit and one message wait.
     ///
     /// A handler that waits for `on_writable` after `AboveHighWatermark` never reaches the cap. A handler
@@ -265,14 +265,14 @@ pub struct Limits {
     /// reference-counted payloads, once for each connection to which they are owed. These bytes do not
     /// count: each loop's receive and cork blocks, messages in mailboxes, what handlers keep themselves,
     /// and the kernel's buffers. The kernel's buffers are kept small
-    /// ([`notsent_lowat`](crate::SocketOptions::notsent_lowat)).
+    /// ([`notsent_lowat`](crate::socket::SocketOptions::notsent_lowat)).
     ///
     /// - Above three quarters of its share, a loop does not read from a connection that has unsent bytes
     ///   (the watermarks are then 0), unless the connection is full duplex. The loop then keeps no free
     ///   memory.
     /// - Above seven eighths, the loop resets connections (`CloseReason::MemoryBudget`), beginning with the
     ///   connection that has the most bytes waiting. Messages that a policy
-    ///   ([`OverflowPolicy`](crate::OverflowPolicy)) may drop go first.
+    ///   ([`OverflowPolicy`](crate::limits::OverflowPolicy)) may drop go first.
     /// - Bytes that a callback queues beyond the share are refused, and the connection to which they were
     ///   sent ends. If a policy may drop the message, only the message is dropped.
     ///

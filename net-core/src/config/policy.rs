@@ -19,7 +19,7 @@ pub enum WhenFull {
     /// for `min_idle`, and that nothing is under way on it. If the loop finds no such connection, the
     /// client is refused, even if another loop has one, because loops do not ask each other. The acceptor's
     /// rotation gives all loops similar connections. If the kernel spreads clients by a hash
-    /// ([`ReusePort`](crate::Accept::ReusePort)), a loop with few connections may have none to evict.
+    /// ([`ReusePort`](crate::server::Accept::ReusePort)), a loop with few connections may have none to evict.
     ///
     /// The kernel is asked how long a connection has been idle, so connections in use pay nothing. The kernel
     /// knows this only of TCP, so the connection of a client on a Unix socket is never evicted. Up to 64

@@ -34,7 +34,7 @@ pub enum SendOutcome {
     /// The bytes were not taken: the connection is ending, or has reached its output limit and ends now.
     Refused,
     /// The message was not taken: the connection is at its output limit, and the message's
-    /// [`OverflowPolicy`](crate::OverflowPolicy) says to drop the message. The connection stays open.
+    /// [`OverflowPolicy`](crate::limits::OverflowPolicy) says to drop the message. The connection stays open.
     Dropped,
 }
 

@@ -16,7 +16,8 @@ use std::time::Duration;
 /// A connection that a callback asks for: [`LoopContext::dial`](crate::LoopContext::dial).
 ///
 /// ```no_run
-/// use net_core::{CloseReason, Conn, Dial, Handler, Input, LoopContext, Peer, Retry, Server};
+/// use net_core::{CloseReason, Conn, Dial, Handler, Input, LoopContext, Peer, Server};
+/// use net_core::dial::Retry;
 ///
 /// /// Asks another server what the time is there, for each message posted.
 /// struct Asks;
@@ -46,7 +47,7 @@ use std::time::Duration;
 ///     }
 /// }
 ///
-/// fn main() -> Result<net_core::Ended, net_core::StartError> {
+/// fn main() -> Result<net_core::server::Ended, net_core::StartError> {
 ///     Server::new().run_with(|_loop| Asks, |running| _ = running.handle().post(0, ()))
 /// }
 /// ```

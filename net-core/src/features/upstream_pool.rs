@@ -53,7 +53,8 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(45);
 /// connections to be closed for either reason.
 ///
 /// ```
-/// use net_core::{Checkout, Tick, UpstreamLimits, UpstreamPool};
+/// use net_core::Tick;
+/// use net_core::dial::{Checkout, UpstreamLimits, UpstreamPool};
 ///
 /// let limits = UpstreamLimits { connections_max: 1, ..UpstreamLimits::default() };
 /// let mut upstreams = UpstreamPool::new(limits);

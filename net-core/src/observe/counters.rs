@@ -108,7 +108,7 @@ counters! {
     /// Callbacks that panicked.
     Panics = "panics",
     /// Bytes taken from a handler that never reached the kernel: the peer was gone, its queue was full, or a
-    /// newer message replaced an older one ([`OverflowPolicy`](crate::OverflowPolicy)).
+    /// newer message replaced an older one ([`OverflowPolicy`](crate::limits::OverflowPolicy)).
     BytesDropped = "bytes_dropped",
     /// Messages dropped at the output limit, as their `OverflowPolicy` says.
     MessagesDropped = "messages_dropped",

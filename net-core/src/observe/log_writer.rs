@@ -22,7 +22,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// output. With `tracing_subscriber`, a closure is the `MakeWriter`:
 ///
 /// ```
-/// use net_core::LogWriter;
+/// use net_core::process::LogWriter;
 ///
 /// // Before the server starts: with private tables a thread that is started later shares a loop's.
 /// let (writer, _guard) = LogWriter::start(std::io::stderr(), 10_000)?;

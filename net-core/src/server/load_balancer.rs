@@ -7,8 +7,8 @@ use std::net::IpAddr;
 /// How the acceptor spreads connections over the loops. Each rule passes over a loop that is stuck in a
 /// callback, until the loop turns again.
 ///
-/// With [`Accept::ReusePort`](crate::Accept::ReusePort) the kernel spreads the TCP connections instead,
-/// by a hash of the addresses and ports of both ends. The default value then stands for the kernel's
+/// With [`Accept::ReusePort`](crate::server::Accept::ReusePort) the kernel spreads the TCP connections
+/// instead, by a hash of the addresses and ports of both ends. The default value then stands for the kernel's
 /// choice, and any other value is an error at start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Balance {

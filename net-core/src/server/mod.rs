@@ -23,10 +23,9 @@ use crate::config::limits::Limits;
 use crate::driver::Epoll;
 use crate::observe::counters::Snapshot;
 use crate::server::admin::Access;
-use crate::server::load_balancer::Balance;
+use crate::sys::SocketOptions;
 use crate::sys::addr::{Addr, AddrError};
 use crate::sys::signals::Signals;
-use crate::sys::{PrivateTables, SocketOptions};
 use crate::threads::control::Phase;
 use bytes::Bytes;
 use std::process::{ExitCode, Termination};
@@ -34,7 +33,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Duration;
 
+pub use crate::base::error::{AdoptError, AdoptRejected};
+pub use crate::sys::{PrivateTables, Unfit};
 pub use doctor::{CapacityReport, Wall};
+pub use load_balancer::Balance;
 
 /// The longest refusal, in bytes. The send buffer of every new socket has room for more.
 const REFUSAL_MAX: usize = 4096;
@@ -151,7 +153,7 @@ struct Wanted {
 ///     }
 /// }
 ///
-/// fn main() -> Result<net_core::Ended, net_core::StartError> {
+/// fn main() -> Result<net_core::server::Ended, net_core::StartError> {
 ///     Server::new().listen("127.0.0.1:9000").loops(Loops::PerCore).run(|_place| Echo)
 /// }
 /// ```

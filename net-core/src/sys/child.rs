@@ -38,7 +38,7 @@ pub(crate) fn remember() {
 ///
 /// let mut command = Command::new("true");
 /// // SAFETY: the function is async-signal-safe, as it says.
-/// unsafe { command.pre_exec(net_core::restore_for_child) };
+/// unsafe { command.pre_exec(net_core::process::restore_for_child) };
 /// assert!(command.status()?.success());
 /// # Ok::<(), std::io::Error>(())
 /// ```

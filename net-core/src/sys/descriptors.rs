@@ -58,7 +58,7 @@ pub(crate) fn open_now() -> io::Result<usize> {
 /// Signal handlers need no promise: on such a loop's thread every signal is blocked, except signals that
 /// report the thread's own faults. Otherwise a signal handler that uses a descriptor by its number, such as
 /// the self-pipe of a library, would write to a client. A child process that a callback starts inherits the
-/// blocked signals; see [`restore_for_child`](crate::restore_for_child).
+/// blocked signals; see [`restore_for_child`](crate::process::restore_for_child).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PrivateTables(());
 

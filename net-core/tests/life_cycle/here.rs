@@ -1,7 +1,7 @@
 //! A loop on the thread of the caller, who has it back as it was.
 
 use super::*;
-use net_core::Counter;
+use net_core::metrics::Counter;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;

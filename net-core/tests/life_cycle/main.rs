@@ -9,10 +9,8 @@ mod failed_starts;
 mod here;
 
 use bound::{Bound, bound};
-use net_core::{
-    Accept, Addr, CloseReason, Conn, FdTable, Handler, Input, LoopContext, Loops, Peer,
-    PrivateTables, Server,
-};
+use net_core::server::{Accept, FdTable, PrivateTables};
+use net_core::{Addr, CloseReason, Conn, Handler, Input, LoopContext, Loops, Peer, Server};
 use std::convert::Infallible;
 use std::fs;
 use std::io::{Read, Write};

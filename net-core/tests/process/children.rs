@@ -1,9 +1,10 @@
 //! What a child inherits of a server, and what signals reach a loop with a descriptor table of its own.
 
 use super::*;
-use net_core::{
-    Conn, FdTable, FileRange, Handler, Input, Loops, Peer, PrivateTables, Server, restore_for_child,
-};
+use net_core::handler::FileRange;
+use net_core::process::restore_for_child;
+use net_core::server::{FdTable, PrivateTables};
+use net_core::{Conn, Handler, Input, Loops, Peer, Server};
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;

@@ -1,7 +1,8 @@
 //! Signals: while it starts, while a callback does not return, and where nobody asked for them.
 
 use super::*;
-use net_core::{Conn, Ended, Handler, Input, Loops, Peer, Running, Server, StartError};
+use net_core::server::Ended;
+use net_core::{Conn, Handler, Input, Loops, Peer, Running, Server, StartError};
 use std::convert::Infallible;
 use std::os::unix::process::ExitStatusExt;
 

@@ -2,9 +2,8 @@
 //! meanwhile.
 
 use super::*;
-use net_core::{
-    Accept, Conn, FdTable, Handler, Input, Limits, Loops, Peer, PrivateTables, Running, Server,
-};
+use net_core::server::{Accept, FdTable, PrivateTables};
+use net_core::{Conn, Handler, Input, Limits, Loops, Peer, Running, Server};
 use std::convert::Infallible;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};

@@ -142,7 +142,7 @@ impl Conductor<'_> {
             (state.right + state.wrong - before + state.lost, this.open_goal())
         })?;
         measured.verify = self.figures()?;
-        measured.full = self.probe()?;
+        measured.full = self.look()?;
         Ok(())
     }
 
@@ -248,8 +248,8 @@ impl Conductor<'_> {
         Ok(cpu_seconds("/".as_ref(), server.pid()).map_err(|error| error.to_string())?)
     }
 
-    fn probe(&mut self) -> Result<View, Trouble> {
+    fn look(&mut self) -> Result<View, Trouble> {
         let observer = self.observer.as_ref().expect("it watches since before the first connect");
-        Ok(observer.probe()?)
+        Ok(observer.look()?)
     }
 }
