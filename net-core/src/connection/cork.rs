@@ -1,4 +1,4 @@
-//! `Cork`: one block per loop in which small writes wait, until they go out as one send each.
+//! `Cork`: one block per loop in which small writes wait, until each connection's go out as one send.
 //!
 //! A handler that answers many connections in one turn leaves a few bytes for each, over and
 //! over. They are appended to one block that stays in the cache, each connection's pieces linked
@@ -16,11 +16,11 @@ use std::io::IoSlice;
 const NIL: u32 = u32::MAX;
 
 pub(crate) struct Cork {
-    /// At most its first capacity; never grown.
+    /// At most its first capacity; the block never grows.
     block: Vec<u8>,
     records: Vec<Record>,
     owners: Vec<Owner>,
-    /// Owners which have not been let go. At zero everything is free again.
+    /// Owners that have not been let go. At zero everything is free again.
     waiting: usize,
 }
 
@@ -47,8 +47,8 @@ impl Cork {
         }
     }
 
-    /// Appends `bytes` behind what waits for owner number `of` (0: a new owner, whose number comes
-    /// back). `None` if there is no room: nothing was taken.
+    /// Appends `bytes` behind the waiting bytes of owner number `of` (0: a new owner, whose number is
+    /// returned). `None`: there is no room, and nothing was taken.
     pub(crate) fn add(&mut self, of: u16, id: ConnId, bytes: &[u8]) -> Option<u16> {
         let start = self.block.len();
         let no_room = start + bytes.len() > self.block.capacity();
@@ -107,7 +107,7 @@ impl Cork {
         (used, bytes)
     }
 
-    /// Nothing waits for this owner any more, sent or moved elsewhere or dropped.
+    /// No bytes wait for this owner any more: they were sent, moved or dropped.
     pub(crate) fn let_go(&mut self, of: u16) {
         let owner = &mut self.owners[usize::from(of) - 1];
         if owner.first != NIL {
@@ -122,18 +122,18 @@ impl Cork {
         }
     }
 
-    /// The connection behind an owner's number, if it still waits.
+    /// The connection with this owner number, if it still waits.
     pub(crate) fn owner(&self, of: u16) -> Option<ConnId> {
         let owner = self.owners.get(usize::from(of).checked_sub(1)?)?;
         (owner.first != NIL).then_some(owner.id)
     }
 
-    /// Time to send, before there is no room.
+    /// True if it is time to send, before there is no room.
     pub(crate) fn is_half_full(&self) -> bool {
         self.block.len() > self.block.capacity() / 2
     }
 
-    /// How many owners have been numbered since it was last empty.
+    /// How many owners have been numbered since the cork was last empty.
     pub(crate) fn owners(&self) -> usize {
         self.owners.len()
     }

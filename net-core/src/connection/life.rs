@@ -1,7 +1,7 @@
-//! A connection's life as a table: state × event → next state, callback, word to the driver.
+//! A connection's life as a table: state × event → next state, callback, order to the driver.
 //!
-//! Pure. `docs/LIFE.md` shows the same table for reading; a test holds the two together. Pausing,
-//! watermarks and budgets are not here: they delay an event, but change no state.
+//! The table is pure. `docs/LIFE.md` shows the same table for reading; a test holds the two together.
+//! Pausing, watermarks and budgets are not here: they delay an event, but change no state.
 
 use crate::base::close_reason::Callback;
 
@@ -9,7 +9,7 @@ use crate::base::close_reason::Callback;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum State {
-    /// Both directions work. (Zero, because the straight path asks for it.)
+    /// Both directions work. (Zero, because the straight path tests for zero.)
     Open = 0,
     /// Dialled; the kernel has not decided yet.
     Connecting,
@@ -29,7 +29,7 @@ pub(crate) enum State {
     Dead,
 }
 
-/// What happens to a connection, or is asked of it.
+/// What happens to a connection, or what its handler asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Event {
     /// The dialled connection is up.
@@ -46,8 +46,8 @@ pub(crate) enum Event {
     Deadline,
     /// Nothing has moved for a while, and a heartbeat is due.
     Heartbeat,
-    /// A bound on closing has come: write timeout, stuck above the mark, the longest life, linger timeout
-    /// or linger bytes.
+    /// A bound on closing has come: write timeout, stuck above the watermark, the longest life, linger
+    /// timeout or linger bytes.
     Overdue,
     /// The handler called `finish`.
     Finish,
@@ -94,7 +94,7 @@ pub(crate) struct Step {
 }
 
 impl State {
-    /// Its name, as it is exported.
+    /// The state's name, as it is exported.
     pub(crate) const fn label(self) -> &'static str {
         match self {
             State::Open => "open",
@@ -140,7 +140,7 @@ impl State {
         )
     }
 
-    /// The handler has ended it, or is being ended: only the bounds on closing run.
+    /// The handler has ended the connection, or it is being ended: only the bounds on closing run.
     pub(crate) const fn is_closing(self) -> bool {
         matches!(self, State::Closing | State::Lingering | State::LastBytes)
     }
@@ -148,8 +148,8 @@ impl State {
 
 /// The cell for `event` in `state`. `owed`: unsent bytes are queued.
 ///
-/// `None` is "can't happen": the loop asserts it. The driver is not asked for more after End or
-/// Failed, a deadline is replaced when closing begins, and nothing is told twice.
+/// `None` is "can't happen": the loop asserts it. The driver is not asked for more after End or Failed, a
+/// deadline is replaced when closing begins, and nothing is told to the driver twice.
 pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step> {
     use Callback as C;
     use Event as E;
@@ -167,11 +167,11 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
     const RESET: Option<Step> = Some(Step { to: State::Dead, call: None, tell: Tell::Reset });
 
     match (state, event) {
-        // Only words of the last callback can still come; they change nothing.
+        // Only wishes of the last callback can still come; they change nothing.
         (S::Dead, E::Finish | E::Close | E::Reset | E::Panicked) => to(S::Dead),
         (S::Dead, _) => None,
 
-        // The same everywhere else.
+        // The same in every other state.
         (_, E::Reset | E::OutputFull) => RESET,
         (S::Lingering, E::Stop) => CLOSED,
         (_, E::Stop) => RESET,
@@ -180,7 +180,7 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
         (S::Connecting, E::Connected) => call(S::Open, C::Open),
         // Nothing was promised to a peer that was never reached.
         (S::Connecting, E::Overdue | E::Close | E::Panicked | E::Draining) => CLOSED,
-        // The wish is kept until it is up.
+        // The wish is kept until the connection is up.
         (S::Connecting, E::Finish) => to(S::Connecting),
         (S::Connecting, _) => None,
         (_, E::Connected) => None,
@@ -207,7 +207,7 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
         }
         (S::Closing | S::Lingering | S::LastBytes, E::Deadline) => None,
         (S::Open | S::PeerEnded, E::Heartbeat) => call(state, C::Heartbeat),
-        // It can say nothing more.
+        // The connection can send nothing more.
         (S::Finishing | S::Finished, E::Heartbeat) => to(state),
         (S::Closing | S::Lingering | S::LastBytes, E::Heartbeat) => None,
         (S::Lingering, E::Overdue) => CLOSED,
@@ -222,7 +222,7 @@ pub(crate) const fn step(state: State, event: Event, owed: bool) -> Option<Step>
 
         (S::Open | S::Finishing, E::Close | E::Panicked | E::InputFull) if owed => to(S::Closing),
         (S::Open, E::Close | E::Panicked | E::InputFull) => fin(S::Lingering),
-        // Finishing with nothing owed was Flushed; the callback that asks runs before that.
+        // With nothing owed, Flushed ends `Finishing`. The callback that asks runs before that event.
         (S::Finishing, E::Close | E::Panicked | E::InputFull) => fin(S::Lingering),
         (S::Finished, E::Close | E::Panicked | E::InputFull) => to(S::Lingering),
         (S::Closing | S::Lingering | S::LastBytes, E::Close) => to(state),

@@ -1,7 +1,7 @@
-//! All that a loop remembers, without kernel and without user code.
+//! The state of one loop, without kernel and without user code.
 //!
-//! Callbacks see this, through `Conn` and `LoopContext`, and the turn sees it; neither the driver nor
-//! the handler is in it.
+//! Callbacks see this, through `Conn` and `LoopContext`, and the turn sees it. Neither the driver nor the
+//! handler is in it.
 
 mod owed;
 mod rates;
@@ -50,7 +50,7 @@ pub(crate) struct LoopState<S, M> {
     pub(crate) dials: VecDeque<ConnId>,
     /// Jobs in slices, the next first: each a `Job` of the handler.
     pub(crate) jobs: VecDeque<Box<dyn Any>>,
-    /// What is to be sent from each endpoint for datagrams. Shared with a datagram's callback.
+    /// What is to be sent from each datagram endpoint. Shared with a datagram's callback.
     pub(crate) datagrams: Vec<Rc<RefCell<Outgoing>>>,
     pub(crate) jitter: Jitter,
     pub(crate) topics: Topics,
@@ -59,9 +59,9 @@ pub(crate) struct LoopState<S, M> {
     /// When a connection that moves a byte in this turn would be idle; with heartbeats, when it
     /// would have been quiet for half their interval. `MAX`: never.
     pub(crate) idle_deadline: Tick,
-    /// From a byte to that time.
+    /// Milliseconds from a byte to `idle_deadline`.
     quiet_millis: u64,
-    /// The idle timeout. `MAX`: none.
+    /// The idle timeout in milliseconds. `MAX`: none.
     idle_millis: u64,
     pub(crate) tally: Tally,
     pub(crate) limits: Limits,
@@ -69,18 +69,18 @@ pub(crate) struct LoopState<S, M> {
     /// How other threads reach this loop.
     pub(crate) inbox: Arc<Inbox<M>>,
     peer_of: fn(&Socket) -> io::Result<Addr>,
-    /// Where those come from who came by way of a proxy that said so.
+    /// The client's address of each connection whose proxy has announced one.
     pub(crate) clients: HashMap<ConnId, Addr>,
-    /// The names by which connections were dialled that were dialled by one.
+    /// The names of connections that were dialled by name.
     pub(crate) names: HashMap<ConnId, Arc<str>>,
-    /// The buckets of those connections that have a rate limit, each of which is `RATED`.
+    /// The buckets of connections with a rate limit, each of which is `RATED`.
     pub(crate) rates: HashMap<ConnId, Rates>,
-    /// What is still to come for those connections for which something is.
+    /// What is still to come for a connection. Only connections for which something is.
     pub(crate) owed: HashMap<ConnId, Owed>,
-    /// The last words of those that are to close when they are idle, and have one.
+    /// The last words of connections that are to close when they are idle, and have one.
     pub(crate) last_words: HashMap<ConnId, LastWord>,
-    /// By slot, where a connection counts. As long as the highest slot used, if sources are limited,
-    /// and else empty. (It grows by moving pages, not bytes: realloc(3) of so much is mremap(2).)
+    /// By slot, the source to which a connection counts. As long as the highest slot used, if sources are
+    /// limited, and else empty. (It grows by moving pages, not bytes: realloc(3) of so much is mremap(2).)
     sources: Vec<Option<Source>>,
 }
 
@@ -105,7 +105,7 @@ impl<S, M> LoopState<S, M> {
         shared: Arc<Shared<M>>,
         peer_of: fn(&Socket) -> io::Result<Addr>,
     ) -> Self {
-        // And the one that keeps a truncated clock from being early.
+        // One millisecond more keeps a truncated clock from being early.
         let millis =
             |t: Option<Duration>| t.map_or(u64::MAX, |t| Tick::millis_of(t).saturating_add(1));
         let idle_millis = millis(limits.idle_timeout);
@@ -157,7 +157,7 @@ impl<S, M> LoopState<S, M> {
         self.table.get(id).map(|connection| &mut connection.head)
     }
 
-    /// Runs `work` on a connection's head beside the outbox.
+    /// Runs `work` on the outbox and a connection's head.
     pub(crate) fn with<R>(
         &mut self,
         id: ConnId,
@@ -169,8 +169,8 @@ impl<S, M> LoopState<S, M> {
 
     /// Enters a connection that is to be dialled at the end of the turn.
     pub(crate) fn dial(&mut self, dial: Dial, session: S) -> Result<ConnId, DialRejected<S>> {
-        // The order itself, not what was obeyed of it: whoever is entered before an order comes is
-        // met by it in the table.
+        // The order itself, not the phase that is carried out: a connection that enters before an order comes
+        // is told of it in the table.
         match self.inbox.control.phase() {
             Phase::Run => {}
             Phase::Stop => return Err(DialRejected { why: CloseReason::Stopped, session }),
@@ -185,7 +185,7 @@ impl<S, M> LoopState<S, M> {
         }
         let dialling = Box::new(Dialling::new(dial, self.now));
         if let Some(head) = self.head(id) {
-            // It is the one that asks: what comes are answers, for which nothing need wait.
+            // This end asks: the connection's input is answers, for which nothing need wait.
             head.status.set(Status::FULL_DUPLEX);
             head.cold().dialling = Some(dialling);
         }
@@ -193,7 +193,8 @@ impl<S, M> LoopState<S, M> {
         Ok(id)
     }
 
-    /// Where a connection comes from: as a proxy has said, or as the kernel does. `None`: it is gone.
+    /// A connection's peer address: as a proxy has said, or as the kernel does. `None`: the connection is
+    /// gone.
     pub(crate) fn peer(&mut self, id: ConnId) -> Option<Addr> {
         if !self.clients.is_empty()
             && let Some(client) = self.clients.get(&id)
@@ -204,8 +205,8 @@ impl<S, M> LoopState<S, M> {
         peer_of(&self.head(id)?.socket).ok()
     }
 
-    /// Forgets what was kept beside the table of a connection that is over.
-    /// Where it counted, if sources are limited.
+    /// Discards what was kept beside the table for a connection that is over. Returns the source to which it
+    /// counted, if sources are limited.
     pub(crate) fn forget(&mut self, id: ConnId) -> Option<Source> {
         if !self.clients.is_empty() {
             self.clients.remove(&id);
@@ -227,7 +228,7 @@ impl<S, M> LoopState<S, M> {
         self.sources.get_mut(id.slot() as usize)?.take()
     }
 
-    /// Keeps where a connection counts, until it is forgotten.
+    /// Keeps the source to which a connection counts, until the connection is forgotten.
     pub(crate) fn comes_from(&mut self, id: ConnId, source: Source) {
         let slot = id.slot() as usize;
         if slot >= self.sources.len() {
@@ -238,8 +239,8 @@ impl<S, M> LoopState<S, M> {
 
     // --- pairs -------------------------------------------------------------------------------
 
-    /// Makes each of two connections the partner of the other, and parts them from those they had.
-    /// What was held back is looked at anew. False: one of them is over, or it is one and the same.
+    /// Makes each of two connections the partner of the other, and parts them from the partners they had.
+    /// Input that was held back is looked at again. False: one of them is over, or both are the same.
     pub(crate) fn pair(&mut self, a: ConnId, b: ConnId) -> bool {
         let is_over = |head: &mut Head| head.status.state() == State::Dead;
         if a == b || [a, b].into_iter().any(|id| self.head(id).is_none_or(is_over)) {
@@ -261,7 +262,7 @@ impl<S, M> LoopState<S, M> {
         true
     }
 
-    /// Makes two connections a pair that needs no handler. False: as `pair`.
+    /// Makes two connections a pair that needs no handler. False: as for `pair`.
     pub(crate) fn tunnel(&mut self, a: ConnId, b: ConnId) -> bool {
         let are_paired = self.pair(a, b);
         if are_paired {
@@ -274,7 +275,7 @@ impl<S, M> LoopState<S, M> {
         are_paired
     }
 
-    /// Parts a pair, and says from whom: the caller lets that one read on.
+    /// Parts a pair, and returns the partner: the caller lets the partner read on.
     pub(crate) fn part(&mut self, id: ConnId) -> Option<ConnId> {
         let partner = self.partner_of(id)?;
         for id in [id, partner] {
@@ -295,8 +296,8 @@ impl<S, M> LoopState<S, M> {
         head.cold.as_deref().and_then(|cold| cold.partner)
     }
 
-    /// Bytes that may be received for the handler now. Zero: it is paused, or held back until there
-    /// is room for what it brings: in its own output, or in its partner's; or it is above its rate.
+    /// Bytes that may be received for the handler now. Zero: the connection is paused, or above its rate, or
+    /// held back until there is room for what it brings, in its own output or in its partner's.
     pub(crate) fn input_room(&mut self, id: ConnId) -> usize {
         const OWES: u32 = Status::UNSENT | Status::CORKED;
         const BOUNDED: u32 = Status::PAUSED | Status::HELD | Status::PAIRED | Status::RATED | OWES;
@@ -314,14 +315,14 @@ impl<S, M> LoopState<S, M> {
         let filled = if is_paired {
             self.partner_of(id)
         } else {
-            // What is answered with as much as was asked always finds room, so that whoever reads
-            // slowly is held back and not closed.
+            // If the answers are as long as the requests, they always find room. So a peer that reads slowly
+            // is held back and not closed.
             Some(id).filter(|_| status.has(Status::HELD | OWES))
         };
         let Some(filled) = filled else { return tokens };
         let room = self.with(filled, |outbox, head| {
-            // One that ends refuses whatever comes, and that is the handler's to see. So to hold its input
-            // back helps nobody, and its peer may wait until it is read.
+            // A connection that ends refuses all bytes, and that is the handler's to see. To hold input back
+            // would not help, and the peer may wait until it is read.
             if !head.status.state().takes_output() {
                 usize::MAX
             } else if is_paired {
@@ -335,8 +336,8 @@ impl<S, M> LoopState<S, M> {
 
     // --- deadlines ---------------------------------------------------------------------------
 
-    /// Sets when the connection must be looked at. Later than before is one store; earlier files
-    /// it anew; `MAX` takes it out.
+    /// Sets when the connection must be looked at. A later time is one store. An earlier time files the
+    /// connection anew. `MAX` takes it out.
     pub(crate) fn file(&mut self, id: ConnId, deadline: Tick) {
         let Some(connection) = self.table.get(id) else { return };
         let head = &mut connection.head;
@@ -350,7 +351,7 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
-    /// A byte has moved: puts the deadline off, by whatever rule the state has.
+    /// A byte has moved: puts the deadline off, by the rule of the state.
     pub(crate) fn touch(&mut self, id: ConnId) {
         let idle_deadline = self.idle_deadline;
         let write_deadline = self.now.after(self.limits.write_timeout);
@@ -374,8 +375,8 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
-    /// Files the nearest of the connection's deadlines: the idle or first-byte one, and those that
-    /// no traffic moves.
+    /// Files the nearest of the connection's deadlines: the idle or first-byte deadline, and the deadlines
+    /// that no traffic moves.
     pub(crate) fn refile(&mut self, id: ConnId, idle: Tick) {
         let Some(head) = self.head(id) else { return };
         match head.deadlines().nearest() {
@@ -410,7 +411,7 @@ impl<S, M> LoopState<S, M> {
         self.now.saturating_add(self.idle_millis)
     }
 
-    /// When the connection is idle (or its first byte is late), as it stands.
+    /// When the connection will be idle (or its first byte late), as it stands.
     pub(crate) fn idle_end_of(&mut self, id: ConnId) -> Tick {
         let deadline = self.idle_deadline_of(id);
         let beyond = self.idle_millis.saturating_sub(self.quiet_millis);
@@ -418,14 +419,15 @@ impl<S, M> LoopState<S, M> {
         if beyond == 0 || head.status.has(Status::FIRST_BYTE) {
             return deadline;
         }
-        // With heartbeats. It has moved a byte half an interval before that deadline at the latest.
+        // With heartbeats. The connection has moved a byte half an interval before that deadline at the
+        // latest.
         match head.deadlines().unanswered {
             Tick::MAX => deadline.saturating_add(beyond),
             until => until,
         }
     }
 
-    /// Puts off when the connection is idle, which it would be now.
+    /// Puts off the end of the idle time, which has come.
     pub(crate) fn put_idle_off(&mut self, id: ConnId, until: Tick) {
         if self.limits.heartbeat_interval.is_some() {
             self.set_deadlines(id, |deadlines| deadlines.unanswered = until);
@@ -434,7 +436,7 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
-    /// The time of a message begins anew. `is_marked`: the handler says where it ends.
+    /// The message deadline begins anew. `is_marked`: the handler says where the message ends.
     pub(crate) fn message_begins(&mut self, id: ConnId, is_marked: bool) {
         if let Some(timeout) = self.limits.message_timeout {
             let until = self.now.after(timeout);
@@ -451,7 +453,7 @@ impl<S, M> LoopState<S, M> {
         let Some(head) = self.head(id) else { return };
         let state = head.status.state();
         if state.is_closing() || matches!(state, State::Dead) {
-            return; // only the bounds on closing run
+            return; // only the deadlines of closing run
         }
         change(&mut head.cold().deadlines);
         if state != State::Connecting {
@@ -459,7 +461,7 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
-    /// Sets until when the unsent bytes must have fallen to the low mark. `MAX`: they have.
+    /// Sets until when the unsent bytes must have fallen to the low watermark. `MAX`: they have.
     pub(crate) fn set_stuck(&mut self, id: ConnId, until: Tick) {
         let Some(head) = self.head(id) else { return };
         if !head.status.state().is_closing() {
@@ -474,27 +476,27 @@ impl<S, M> LoopState<S, M> {
 
     // --- the end -----------------------------------------------------------------------------
 
-    /// Notes why it ends, unless that is decided already.
+    /// Notes why the connection ends, unless that is decided already.
     pub(crate) fn because(&mut self, id: ConnId, why: CloseReason) {
         if let Some(head) = self.head(id) {
             head.because(why);
         }
     }
 
-    /// Notes why it is cut short.
+    /// Notes why the connection is cut short.
     pub(crate) fn cut_short_because(&mut self, id: ConnId, why: CloseReason) {
         if let Some(head) = self.head(id) {
             head.cut_short(why);
         }
     }
 
-    /// How many may come or go in this turn: few, and one for every eight messages, so that those who come
-    /// have their share of a loop that is busy with others.
+    /// How many connections may come or go in this turn: `few`, and one for every eight messages. So new
+    /// connections have their share of a loop that is busy with others.
     pub(crate) fn a_few(&self, few: usize) -> usize {
         few.saturating_add(self.tally.receives as usize / 8)
     }
 
-    /// To be received from in the next turn, or later in this one.
+    /// Lists the connection to be received from in the next turn, or later in this one.
     pub(crate) fn make_ready(&mut self, id: ConnId) {
         if let Some(head) = self.table.get(id).map(|c| &mut c.head)
             && !head.status.has(Status::READY)

@@ -1,4 +1,4 @@
-//! What a loop remembers of its connections: the state table, the slots, the unsent bytes.
+//! The state that a loop keeps of its connections: the state table, the slots, the unsent bytes.
 
 pub(crate) mod cork;
 pub(crate) mod life;

@@ -1,4 +1,4 @@
-//! What a loop remembers of one connection: 48 bytes, and a cold box while something is unfinished.
+//! The state of one connection: 48 bytes, and a cold box while something is unfinished.
 
 use crate::base::close_reason::{CloseReason, DeadlineKind};
 use crate::base::id::ConnId;
@@ -20,20 +20,20 @@ pub(crate) struct Connection<S> {
 pub(crate) struct Head {
     pub(crate) socket: Socket,
     pub(crate) link: Link,
-    /// The generation that makes this connection's id its own. Equal to the table's for the slot.
+    /// The generation that makes this connection's id unique. Equal to the table's for the slot.
     pub(crate) generation: NonZeroU32,
     pub(crate) status: Status,
-    /// Its place in the wheel's lists.
+    /// The connection's place in the wheel's lists.
     pub(crate) links: Links,
     /// When it must be looked at. The wheel files it no later than this, so that moving it later
     /// is this one store; moving it earlier files it anew.
     pub(crate) deadline: Tick,
     pub(crate) slot: Slot,
-    /// Its list of waiting bytes in the loop's cork, plus one; 0: none. Valid with `CORKED`.
+    /// The connection's list of waiting bytes in the loop's cork, plus one; 0: none. Valid with `CORKED`.
     pub(crate) corked: u16,
-    /// Why it is ending, from the moment that is decided.
+    /// Why the connection is ending, from the moment that is decided.
     pub(crate) why: Option<CloseReason>,
-    /// There exactly while something is unfinished.
+    /// `Some` while something is unfinished.
     pub(crate) cold: Option<Box<Cold>>,
 }
 
@@ -50,15 +50,15 @@ pub(crate) struct Cold {
     pub(crate) discarded: usize,
     /// Until when the idle deadline was put off, and how many bytes were unacknowledged then.
     pub(crate) looked: Option<(Tick, usize)>,
-    /// How it is dialled, until it is up.
+    /// The connection's dial, until the connection is up.
     pub(crate) dialling: Option<Box<Dialling>>,
-    /// With `HELD`: its own input waits until the low mark, since some of what waits answers it, or there
-    /// is no room for more.
+    /// With `HELD`: the connection's own input waits until the low watermark, since some of the waiting bytes
+    /// answer it, or there is no room for more.
     pub(crate) answers: bool,
-    /// A message of so many bytes was taken that the hard cap alone would not have let in.
+    /// The length of a message that was taken although the hard cap alone would not have let it in.
     pub(crate) long: usize,
-    /// Whose input it is fed with, and feeds with its own. There exactly with `PAIRED`, and then
-    /// that one lives too and has this one as its partner.
+    /// The connection from which this one gets its input, and to which it gives its own. `Some` exactly with
+    /// `PAIRED`. Then the partner lives too, and has this connection as its partner.
     pub(crate) partner: Option<ConnId>,
 }
 
@@ -83,14 +83,15 @@ pub(crate) struct Deadlines {
     pub(crate) own: Tick,
     /// Until when the message that has begun must be whole.
     pub(crate) message: Tick,
-    /// The handler says where a message begins and ends: what it takes moves nothing.
+    /// The handler says where a message begins and ends: the bytes it takes move nothing.
     pub(crate) message_is_marked: bool,
-    /// Until when the unsent bytes must have fallen to the low mark.
+    /// Until when the unsent bytes must have fallen to the low watermark.
     pub(crate) stuck: Tick,
     pub(crate) lifetime: Tick,
-    /// When it is idle because no heartbeat was answered. Traffic does not move this one, but ends it.
+    /// When the connection is idle because no heartbeat was answered. Traffic does not move this one, but
+    /// ends it.
     pub(crate) unanswered: Tick,
-    /// When a rate limit lets it go on.
+    /// When a rate limit lets the connection go on.
     pub(crate) refill: Tick,
 }
 
@@ -114,12 +115,12 @@ impl Deadlines {
         own.min(self.unanswered).min(self.refill)
     }
 
-    /// Of a connection that closes: when it ends, although its peer takes some of the rest.
+    /// When a closing connection ends, although its peer takes some of the rest.
     pub(crate) fn of_closing(&self) -> Tick {
         self.stuck.min(self.lifetime)
     }
 
-    /// Takes one that is due and ends a connection by itself, and says which it was.
+    /// Takes a due deadline that by itself ends a connection, and returns which it was.
     pub(crate) fn take_due(&mut self, now: Tick) -> Option<DeadlineKind> {
         let all = [
             (&mut self.lifetime, DeadlineKind::Lifetime),
@@ -139,13 +140,13 @@ impl Deadlines {
 pub(crate) struct Status(u32);
 
 impl Status {
-    /// It has a rate limit.
+    /// The connection has a rate limit.
     pub(crate) const RATED: u32 = 1 << 4;
-    /// Its answers wait until its quiet time is over.
+    /// Its answers are held back until its quiet time is over.
     pub(crate) const HOLDS: u32 = 1 << 5;
-    /// What it brings goes to its partner, and not to the handler.
+    /// The bytes it receives go to its partner, and not to the handler.
     pub(crate) const TUNNEL: u32 = 1 << 6;
-    /// It is one end of a tunnel, and what it has brought last was much: the next is spliced.
+    /// It is one end of a tunnel, and its last receive brought much: the next is a splice.
     pub(crate) const BULK: u32 = 1 << 7;
     /// Unread input is kept in the cold box.
     pub(crate) const UNREAD: u32 = 1 << 8;
@@ -155,12 +156,12 @@ impl Status {
     pub(crate) const CORKED: u32 = 1 << 10;
     /// The handler has paused it.
     pub(crate) const PAUSED: u32 = 1 << 11;
-    /// Its output passed the high mark, and `on_writable` is owed: its partner's input is held back, or its
-    /// own, where that helps (see decision 0061).
+    /// Its output passed the high watermark, and `on_writable` is owed. Its partner's input is held back, or
+    /// its own input if that helps (see decision 0061).
     pub(crate) const HELD: u32 = 1 << 12;
     /// It is on the ready list: to be received from without an edge.
     pub(crate) const READY: u32 = 1 << 13;
-    /// It is on the list of those to be sent from at the turn's end.
+    /// It is on the list of connections to flush at the end of the turn.
     pub(crate) const TO_FLUSH: u32 = 1 << 14;
     /// It is on the list of wishes.
     pub(crate) const WISHED: u32 = 1 << 15;
@@ -173,26 +174,26 @@ impl Status {
     pub(crate) const WISH_RESUME: u32 = 1 << 20;
     /// Close as soon as nothing is under way.
     pub(crate) const WHEN_IDLE: u32 = 1 << 21;
-    /// The handler works for it elsewhere: not idle.
+    /// The handler works for the connection elsewhere: it is not idle.
     pub(crate) const BUSY: u32 = 1 << 22;
     /// It was told of the drain.
     pub(crate) const TOLD: u32 = 1 << 23;
     /// No byte has come yet, and a first-byte deadline runs.
     pub(crate) const FIRST_BYTE: u32 = 1 << 24;
-    /// `Head::deadline` is the nearest of several; the cold box has them.
+    /// `Head::deadline` is the nearest of several deadlines, which are in the cold box.
     pub(crate) const SEVERAL: u32 = 1 << 25;
-    /// What is kept unread comes to the handler again, although nothing was added to it.
+    /// The handler gets the unread bytes again, although nothing was added to them.
     pub(crate) const AGAIN: u32 = 1 << 27;
     /// The close is a reset.
     pub(crate) const RESET: u32 = 1 << 26;
-    /// More is to be expected behind what came: it is not idle before a quiet time has passed.
+    /// More bytes are to be expected: the connection is not idle before a quiet time has passed.
     pub(crate) const FLOWS: u32 = 1 << 28;
-    /// Bytes have flowed again since that time began.
+    /// Bytes have flowed again since that quiet time began.
     pub(crate) const FLOWS_ON: u32 = 1 << 29;
-    /// It has a partner: `HELD` holds back that one's input, and not its own.
+    /// It has a partner: `HELD` holds back the partner's input, and not its own.
     pub(crate) const PAIRED: u32 = 1 << 30;
-    /// Its input does not wait for its output: whoever sends it waits for us to read. (Of no interest to
-    /// the straight path, on which no output waits.)
+    /// Its input does not wait for its output: its peer waits for us to read. (Of no interest to the straight
+    /// path, on which no output waits.)
     pub(crate) const FULL_DUPLEX: u32 = 1 << 31;
 
     pub(crate) const WISHES: u32 = Self::WISH_FINISH
@@ -207,7 +208,7 @@ impl Status {
         Self(state as u32)
     }
 
-    /// Open, and nothing else to think about.
+    /// The connection is open, and no flag is set but `FULL_DUPLEX`.
     #[inline]
     pub(crate) fn is_straight(self) -> bool {
         self.0 & !Self::FULL_DUPLEX == 0
@@ -276,7 +277,7 @@ impl Head {
         }
     }
 
-    /// How it is dialled, while it is not up.
+    /// The connection's dial, while the connection is not up.
     pub(crate) fn dialling(&mut self) -> Option<&mut Dialling> {
         self.cold.as_deref_mut()?.dialling.as_deref_mut()
     }
@@ -286,20 +287,20 @@ impl Head {
         self.cold.as_deref().map_or_else(Deadlines::default, |cold| cold.deadlines)
     }
 
-    /// It ends, and this is why, unless that is decided already.
+    /// Notes that the connection ends, and why, unless that is decided already.
     pub(crate) fn because(&mut self, why: CloseReason) {
         self.why.get_or_insert(why);
     }
 
-    /// As `because`, of one that is not left to end by itself: that its peer had ended before is then not
-    /// the news.
+    /// As `because`, for a connection that is not left to end by itself. `why` then replaces the reason that
+    /// the peer had ended before.
     pub(crate) fn cut_short(&mut self, why: CloseReason) {
         if self.why.is_none_or(|before| before == CloseReason::PeerEnded) {
             self.why = Some(why);
         }
     }
 
-    /// Bytes that its handler has left for later.
+    /// Unread bytes that the handler has left for later.
     pub(crate) fn kept(&self) -> usize {
         let unread = self.cold.as_deref().and_then(|cold| cold.unread.as_ref());
         unread.map_or(0, Unread::len)

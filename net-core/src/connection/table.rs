@@ -1,9 +1,9 @@
 //! The connection table of one loop: slots in chunks, and a generation for each slot.
 //!
-//! A chunk never grows past its first allocation, so no entry ever moves and no insert copies a
-//! million. New connections fill the lowest chunk with room, and an empty chunk gives its memory
-//! back when there is another empty one: one stays, against flapping at the border. Generations
-//! outlive their chunk, so that a stale id finds nothing, for ever.
+//! A chunk never grows past its first allocation. So no entry ever moves, and no insert copies a million. New
+//! connections fill the lowest chunk with room. An empty chunk gives its memory back when there is another
+//! empty chunk. One empty chunk stays, so that the border between two chunks costs no allocation each time.
+//! Generations outlive their chunk, so that a stale id finds nothing, for ever.
 
 use crate::base::close_reason::{CloseReason, RefuseReason};
 use crate::base::id::{ConnId, SLOTS_MAX};
@@ -20,20 +20,20 @@ const CHUNK: usize = 1 << 16;
 
 pub(crate) struct Table<S> {
     in_loop: u8,
-    /// Of the first connection in each slot.
+    /// The generation of the first connection in each slot.
     first: NonZeroU32,
     chunks: Vec<Chunk<S>>,
     live: usize,
     /// No chunk below this one has room.
     lowest: usize,
-    /// As if every slot were taken.
+    /// For tests: as if every slot were taken.
     #[cfg(test)]
     pub(crate) is_full: bool,
 }
 
 struct Chunk<S> {
     places: Slab<Place<S>>,
-    /// For each slot ever used: the generation of its present or else its next connection.
+    /// For each slot ever used: the generation of its present connection, or else of its next one.
     generations: Vec<NonZeroU32>,
     retired: usize,
 }
@@ -60,7 +60,7 @@ impl<S> Table<S> {
         }
     }
 
-    /// Connections in the table, and those that wait to come in.
+    /// Connections in the table, and connections that wait to come in.
     pub(crate) fn len(&self) -> usize {
         self.live
     }
@@ -73,7 +73,7 @@ impl<S> Table<S> {
         }
     }
 
-    /// Counts a connection that is not in the table yet, and comes in or [goes](Self::count_out).
+    /// Counts a connection that is not in the table yet. It comes in, or [goes](Self::count_out).
     pub(crate) fn count_in(&mut self) {
         self.live += 1;
     }
@@ -82,13 +82,13 @@ impl<S> Table<S> {
         self.live -= 1;
     }
 
-    /// Takes the memory of the first connections, so that a machine that has none says so at the start.
+    /// Allocates the first chunk, so that a machine without that memory says so at the start.
     pub(crate) fn begin(&mut self) -> Result<(), TryReserveError> {
         self.add_chunk()
     }
 
-    /// Takes a connection in, or gives its parts back and says why: all slots are used, or there is no
-    /// memory for more.
+    /// Takes a connection in. Otherwise gives its parts back and the reason: all slots are used, or there is
+    /// no memory for more.
     pub(crate) fn insert(
         &mut self,
         socket: Socket,
@@ -136,7 +136,7 @@ impl<S> Table<S> {
         Ok(at)
     }
 
-    /// Puts one behind the others.
+    /// Adds a chunk behind the others.
     fn add_chunk(&mut self) -> Result<(), TryReserveError> {
         let mut generations = Vec::new();
         generations.try_reserve_exact(CHUNK)?;
@@ -144,7 +144,7 @@ impl<S> Table<S> {
         Ok(())
     }
 
-    /// The connection of that id, if it still lives.
+    /// The connection with that id, if it still lives.
     #[inline]
     pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut Connection<S>> {
         let connection = self.in_slot(id.slot())?;
@@ -188,7 +188,8 @@ impl<S> Table<S> {
         Some(connection)
     }
 
-    /// Chunk `emptied` has become empty: with another empty one, the higher gives its memory back.
+    /// Chunk `emptied` has become empty. If there is another empty chunk, the higher one gives its memory
+    /// back.
     fn shrink(&mut self, emptied: usize) {
         let holds_memory =
             |chunk: &Chunk<S>| chunk.places.is_empty() && chunk.places.capacity() > 0;
@@ -217,10 +218,10 @@ impl<S> Table<S> {
     }
 }
 
-/// A chunk's places. Address space only: the kernel gives a page when its first slot is used.
+/// A chunk's places: address space only. The kernel gives a page when the page's first slot is used.
 fn places<S>() -> Result<Slab<Place<S>>, TryReserveError> {
-    // A slab that cannot have its memory ends the process. So the same amount is tried before, by one
-    // loop at a time, or another might take what this one has tried.
+    // A slab that cannot have its memory ends the process. So the same amount is tried before, by one loop at
+    // a time: another loop might take what this loop has tried.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock();
     Vec::<Place<S>>::new().try_reserve_exact(CHUNK)?;
@@ -301,8 +302,8 @@ mod tests {
         assert_eq!(table.len(), 0);
     }
 
-    /// Generations began at 1 in every process: an id from before a restart found whoever came first
-    /// after it, and a `kill` of a page that had stayed open ended a stranger.
+    /// Generations began at 1 in every process. An id from before a restart found the first connection after
+    /// it, and a `kill` of a page that had stayed open ended a stranger's connection.
     #[test]
     fn an_id_of_a_process_before_finds_nobody() {
         let table = |chance| {

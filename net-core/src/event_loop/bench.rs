@@ -44,7 +44,7 @@ pub struct Connections(Table<()>);
 
 impl Connections {
     /// An empty one.
-    #[allow(clippy::new_without_default)] // nobody needs a default of it
+    #[allow(clippy::new_without_default)] // no bench needs a default of it
     pub fn new() -> Self {
         Self(Table::new(0, 0))
     }
@@ -193,7 +193,7 @@ impl Handler for Echo {
 
 /// A kernel in which something has always arrived, and there is always room.
 struct Eager {
-    /// Watched, and not yet among the events, which stay as they are from wait to wait.
+    /// Tokens that are watched and not yet among the events. The events stay as they are from wait to wait.
     new: Vec<u64>,
 }
 

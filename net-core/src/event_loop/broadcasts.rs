@@ -1,5 +1,5 @@
-//! Sends one payload to many connections, a few in each turn, so that whoever else is on the loop
-//! waits no longer than that.
+//! Sends one payload to many connections, a few in each turn, so that the loop's other connections wait only
+//! for these few.
 
 use super::{EventLoop, guard};
 use crate::api::handler::Handler;
@@ -12,15 +12,15 @@ use crate::features::broadcast::{Fate, Part};
 use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 
-/// Connections looked at in a turn, of which only some are receivers.
+/// Connections that a broadcast looks at in a turn. Only some of them are receivers.
 const LOOKS: usize = 1024;
 
 /// A broadcast that is under way on this loop.
 pub(super) struct FanOut {
     part: Part,
-    /// The slot from which it goes on; `None`: it has been everywhere.
+    /// The slot from which the broadcast goes on. `None`: it has passed all slots.
     from: Option<u32>,
-    /// Those who were given it in the last turn, which has sent since.
+    /// Connections that were given the payload in the last turn. The loop has sent since.
     given: Vec<ConnId>,
 }
 
@@ -31,10 +31,10 @@ impl FanOut {
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// A broadcast has come. It begins when those before it are through, so that everyone gets them
-    /// in the same order.
+    /// A broadcast has come. It begins when the broadcasts before it are over, so that all receivers get
+    /// broadcasts in the same order.
     pub(super) fn broadcast(&mut self, part: Part) {
-        self.count_those_who_left(); // before it: they are none of its receivers
+        self.count_those_who_left(); // they left before this broadcast, and are not its receivers
         if self.fan_outs.len() < self.state.limits.broadcasts_max {
             self.fan_outs.push_back(FanOut { part, from: Some(0), given: Vec::new() });
             self.state.topics.notes_leaves = true;
@@ -44,11 +44,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let in_loop = self.state.number;
                 tracing::warn!(in_loop, held_back, "a broadcast too many is not sent");
             }
-            self.drop_of_user(part); // perhaps the last that has its bytes
+            self.drop_of_user(part); // perhaps the last reference to its bytes
         }
     }
 
-    /// Goes on with the oldest broadcast, for some receivers more.
+    /// Goes on with the oldest broadcast, for some more receivers.
     #[cold]
     pub(super) fn fan_out(&mut self) {
         self.watch_own_work();
@@ -59,10 +59,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.count(&fan_out.part, fate);
         }
         if self.phase >= Phase::ForceClose {
-            // Its receivers are reset now, and each is counted as gone when it is buried.
+            // The broadcast's receivers are reset now, and each is counted as gone when it is buried.
             self.fan_outs.push_front(fan_out);
         } else if fan_out.from.is_some() && !fan_out.part.is_cancelled() {
-            // Where loops share a core, one that always has work keeps the others from theirs until
+            // If loops share a core, a loop that always has work keeps the other loops from their work until
             // the scheduler's next tick, milliseconds later.
             std::thread::yield_now();
             self.give(&mut fan_out);
@@ -78,7 +78,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// A connection that was up is over. Broadcasts that have not come to it yet will not find it.
+    /// A connection that was up is over. Broadcasts that have not reached its slot yet will not find it.
     #[cold]
     pub(super) fn is_gone_for_broadcasts(&mut self, id: ConnId) {
         self.count_those_who_left(); // before its slot has another connection
@@ -91,7 +91,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Nor will they find who has unsubscribed.
+    /// Counts connections that have unsubscribed: broadcasts will not find them either.
     fn count_those_who_left(&mut self) {
         for (slot, name) in self.state.topics.take_left() {
             for fan_out in &self.fan_outs {
@@ -102,8 +102,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The loop is told to stop, and nobody is left: no broadcast goes on. What became of it for those who
-    /// were given it in the last turn is still counted.
+    /// The loop is told to stop and has no connection left, so no broadcast goes on. Connections that were
+    /// given the payload in the last turn are still counted.
     #[cold]
     pub(super) fn end_broadcasts(&mut self) {
         while let Some(mut fan_out) = self.fan_outs.pop_front() {
@@ -136,7 +136,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let taken = self.state.with(id, |outbox, head| {
                 match head.status.state() {
                     State::Open | State::PeerEnded => {}
-                    // Not open yet; or over, and counted when that came.
+                    // Not open yet, or over and counted already.
                     State::Connecting | State::Dead => return None,
                     _ => return Some(Fate::Gone),
                 }
@@ -161,7 +161,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let counter = match fate {
             Fate::Dropped => Counter::BroadcastDropped,
             Fate::Delivered | Fate::SendOutcome => Counter::BroadcastSent,
-            Fate::Gone => return, // it is a connection that is counted as closed
+            Fate::Gone => return, // the connection is counted as closed
         };
         self.state.inbox.counters.add(counter, 1);
     }
@@ -179,7 +179,7 @@ fn next<S, M>(state: &mut LoopState<S, M>, fan_out: &FanOut) -> Option<ConnId> {
     }
 }
 
-/// What has become of it for one who was given it, when the turn has sent what it could.
+/// What became of the payload at one receiver, after the turn has sent what it could.
 fn fate_of<S, M>(state: &mut LoopState<S, M>, id: ConnId) -> Fate {
     let pending = state.with(id, |outbox, head| {
         (head.status.state() != State::Dead).then(|| outbox.pending(head))

@@ -1,5 +1,5 @@
-//! Answers questions about the loop's connections: a walk over the table, in slices, so that a
-//! million connections hold no turn up.
+//! Answers queries about the loop's connections by a walk over the table. The walk goes in slices, so that a
+//! million connections delay no turn.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -10,22 +10,22 @@ use crate::driver::Driver;
 use crate::observe::connection_query::{By, Largest, PendingQuery, Query, QueryResult, Row};
 use std::sync::Arc;
 
-/// Connections looked at in a turn, where each is a few loads.
+/// Connections that a walk looks at in a turn, if each costs a few loads.
 const SLICE: usize = 1024;
-/// The same, where each is a system call.
+/// The same, if each costs a system call.
 const SLICE_OF_CALLS: usize = 128;
 
 /// A walk that is under way.
 pub(super) struct Walk {
     asked: Arc<PendingQuery>,
     by: By,
-    /// The slot from which it goes on.
+    /// The slot from which the walk goes on.
     from: u32,
     largest: Largest<u64>,
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// Somebody asks. A walk begins in this turn.
+    /// A query has come. Its walk, if it needs one, begins in this turn.
     pub(super) fn asked(&mut self, asked: Arc<PendingQuery>) {
         match asked.question {
             Query::Kill(id) => {
@@ -39,7 +39,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 asked.answer(QueryResult::Killed(found == Some(true)));
             }
             Query::Top { by, most } => {
-                // Who asks bounds its own questions, but may forget some and ask anew.
+                // The asker bounds its own queries, but may forget some and ask anew.
                 self.walks.retain(|walk| !walk.asked.is_forgotten());
                 self.walks.push_back(Walk { asked, by, from: 0, largest: Largest::new(most) });
             }
@@ -57,7 +57,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let slice = if walk.by == By::Bytes { SLICE_OF_CALLS } else { SLICE };
         for _ in 0..slice {
             let Some(id) = self.state.table.next_live(walk.from) else {
-                // Some may have ended meanwhile.
+                // Some of these connections may have ended meanwhile.
                 let rows = walk.largest.into_ids().filter_map(|id| self.row(id));
                 return walk.asked.answer(QueryResult::Top(rows.collect()));
             };

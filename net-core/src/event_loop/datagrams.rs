@@ -1,4 +1,4 @@
-//! Datagrams: from a socket to `on_datagram`, and what it sends.
+//! Datagrams: from a socket to `on_datagram`, and the datagrams that the handler sends.
 
 use super::{EventLoop, guard};
 use crate::accept::accept_error::{AcceptError, judge};
@@ -18,43 +18,44 @@ use std::rc::Rc;
 /// Receives that may fail in a row before the endpoint rests.
 const FAILURES_MAX: u32 = 16;
 
-/// What waits is sent before the end of a batch where it has become so much.
+/// If more bytes than this wait to be sent, they are sent before the end of a batch.
 const MUCH: usize = 256 << 10;
 
 /// The loop's own sockets for datagrams. The kernel spreads peers over the loops.
 pub(super) struct Endpoints {
-    /// Room for the next batch, where no endpoint has it.
+    /// Room for the next batch, unless an endpoint has it.
     spare: Option<Inbound>,
     all: Vec<Endpoint>,
-    /// Where they are bound.
+    /// The addresses to which the endpoints are bound.
     bound: Rc<[SocketAddr]>,
 }
 
 struct Endpoint {
     at: SocketAddr,
-    /// There until the drain.
+    /// `None` after the drain has begun, or once the endpoint is broken.
     socket: Option<Socket>,
-    /// Something may be there, although no edge will tell.
+    /// Datagrams may wait in the kernel, although no edge will come for them.
     has_more: bool,
-    /// What was received and had no place in the turn's budget: served first in the next turn.
+    /// Datagrams that were received beyond the turn's budget. They are served first in the next turn.
     rest: Option<Rest>,
     /// Receives in a row that have failed.
     failed: u32,
-    /// Too many have: nothing is received before this.
+    /// Too many receives have failed: nothing is received before this.
     rests_until: Option<Tick>,
     outgoing: Rc<RefCell<Outgoing>>,
-    /// Of the loops that share the address, this one hears what came to a group or to a broadcast address.
+    /// Of the loops that share the address, this loop gets the datagrams to a group or to a broadcast
+    /// address.
     hears_group: bool,
 }
 
-/// A received batch, of which the handler has been given those before number `next`.
+/// A received batch. The handler has been given the datagrams before number `next`.
 struct Rest {
     inbound: Inbound,
     next: usize,
 }
 
 impl Rest {
-    /// Datagrams that are left of it.
+    /// Datagrams that are left of the batch.
     fn len(&self) -> usize {
         self.inbound.len() - self.next
     }
@@ -73,13 +74,13 @@ impl Endpoints {
 
     pub(super) fn signalled(&mut self, n: usize) {
         if let Some(endpoint) = self.all.get_mut(n) {
-            // One that is closed may have signalled in the wait before that.
+            // The endpoint may have been closed after it signalled.
             endpoint.has_more = endpoint.socket.is_some() && endpoint.rests_until.is_none();
             endpoint.outgoing.borrow_mut().is_held = false; // the signal may be that there is room
         }
     }
 
-    /// Those whose rest is over may have more: no new edge comes for what waited meanwhile.
+    /// An endpoint whose rest is over may have more: no new edge comes for datagrams that waited meanwhile.
     pub(super) fn end_rests(&mut self, now: Tick) {
         for endpoint in &mut self.all {
             if endpoint.rests_until.is_some_and(|until| now >= until) {
@@ -89,7 +90,7 @@ impl Endpoints {
         }
     }
 
-    /// When the first rest is over.
+    /// When the first rest of an endpoint is over.
     pub(super) fn first_rested(&self) -> Option<Tick> {
         self.all.iter().filter_map(|endpoint| endpoint.rests_until).min()
     }
@@ -115,7 +116,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let outgoing = Outgoing::new(self.state.limits.datagram_queue_bytes, joins);
         let outgoing = Rc::new(RefCell::new(outgoing));
         self.state.datagrams.push(Rc::clone(&outgoing));
-        // What came before it was watched is an edge too; to look once more costs nothing.
+        // Datagrams that came before the socket was watched cause an edge too. To look once more costs
+        // nothing.
         endpoints.all.push(Endpoint {
             at,
             socket: Some(socket),
@@ -130,7 +132,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         Ok(())
     }
 
-    /// Some wait to be received.
+    /// True if datagrams wait to be received.
     #[cold]
     pub(super) fn has_datagrams(&self) -> bool {
         self.endpoints.as_ref().is_some_and(|of| of.all.iter().any(Endpoint::is_waiting))
@@ -147,9 +149,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.endpoints = Some(endpoints);
     }
 
-    /// A last look, within a turn's budget unless all is to stop at once, and then the sockets are
-    /// closed. What was received beyond that budget is dropped, and counted; so is no less than what the
-    /// kernel still has.
+    /// Receives once more, within a turn's budget, unless all is to stop at once. Then closes the sockets.
+    /// Datagrams received beyond that budget are dropped and counted. Datagrams that the kernel still has are
+    /// dropped, and not counted.
     #[cold]
     pub(super) fn end_datagrams(&mut self) {
         if self.phase < Phase::Stop {
@@ -172,8 +174,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Gives the handler as many datagrams as a turn may: of one batch there may be far more, since the
-    /// kernel joins them. The rest waits here for the next turn.
+    /// Gives the handler as many datagrams as a turn may. One batch may hold far more, since the kernel joins
+    /// datagrams. The rest waits in the endpoint for the next turn.
     fn serve_endpoint(
         &mut self,
         endpoint: &mut Endpoint,
@@ -212,8 +214,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Gives the handler the next `most` datagrams of a batch, and says how many they were: at least 1, so
-    /// that an empty batch ends too.
+    /// Gives the handler the next `most` datagrams of a batch, and returns how many they were. At least 1, so
+    /// that empty batches end too.
     fn hear_some(
         &mut self,
         endpoint: &mut Endpoint,
@@ -255,7 +257,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Sends what other callbacks have left in this turn.
+    /// Sends the datagrams that other callbacks have left in this turn.
     #[cold]
     pub(super) fn flush_datagrams(&mut self) {
         let Some(mut endpoints) = self.endpoints.take() else { return };
@@ -263,7 +265,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.endpoints = Some(endpoints);
     }
 
-    /// Sends what waits, until the socket is full: then a signal comes when there is room.
+    /// Sends the waiting datagrams until the socket is full. Then a signal comes when there is room.
     fn send_datagrams(&mut self, endpoint: &mut Endpoint) {
         let counters = &self.state.inbox.counters;
         let outgoing = &mut *endpoint.outgoing.borrow_mut();
@@ -282,11 +284,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                         tracing::debug!(at = %endpoint.at, "the device cuts up no messages (udp(7))");
                         outgoing.never_join();
                     }
-                    // The way is too narrow for one of them.
+                    // The path is too narrow for one of the joined datagrams.
                     Err(errno) if first.datagrams() > 1 && is_of_joined(errno) => {
                         outgoing.refuse_joined(first.datagrams());
                     }
-                    // The first one's fault, or of one that was sent before: it costs the others nothing.
+                    // The error is of the first datagram, or of a datagram sent before. The others are still
+                    // sent.
                     Err(_) => {
                         counters.add(Counter::DatagramsFailed, 1);
                         outgoing.remove(1);
@@ -297,7 +300,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         counters.add(Counter::DatagramsDropped, outgoing.take_dropped());
     }
 
-    /// An error that the kernel kept for the socket is taken by the call that told of it.
+    /// A receive has failed. The error that the kernel kept for the socket is cleared by this call.
     #[cold]
     fn datagram_trouble(&mut self, endpoint: &mut Endpoint, errno: Errno) {
         self.state.inbox.counters.add(Counter::DatagramErrors, 1);
@@ -310,7 +313,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Whoever refuses the call, a filter or a security module, would be asked without end.
+    /// A filter or a security module may refuse the call. Without a rest the loop would try again without
+    /// end.
     #[cold]
     fn rest_endpoint(&mut self, endpoint: &mut Endpoint, errno: Errno) {
         let now = self.state.now;
@@ -338,18 +342,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 }
 
-/// Whether it says that it comes from one of our own endpoints, to which an answer would come back to
-/// us: by a stranger's forgery, two datagrams would answer each other for ever. `at`: where the endpoint
-/// that it came to is bound.
+/// Whether the datagram says that it comes from one of our own endpoints. The answer to it would come back to
+/// us. By a stranger's forgery, two datagrams would answer each other for ever. `at`: where the endpoint that
+/// received it is bound.
 ///
-/// An endpoint of a group is none: what its own machine says to the group comes back to it by design,
-/// and an answer leaves to one address, at which it does not receive.
+/// False for an endpoint of a group. What its own machine sends to the group comes back to it by design. An
+/// answer leaves to one address, at which the endpoint does not receive.
 fn is_own(bound: &[SocketAddr], at: SocketAddr, ends: Ends) -> bool {
     let (ip, port) = (ends.peer.ip().to_canonical(), ends.peer.port());
     if at.ip().is_multicast() || bound.iter().all(|own| own.port() != port) {
         return false;
     }
-    // All addresses of the machine are not known here; the kernel lets none of them in from outside.
+    // The loop does not know all addresses of the machine. The kernel lets none of them in from outside.
     let came_to = ends.own.unwrap_or(at.ip()).to_canonical();
     let is_ours = ip == came_to || ip.is_loopback();
     bound.iter().filter(|own| own.port() == port).any(|own| match own.ip().to_canonical() {

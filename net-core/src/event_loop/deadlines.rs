@@ -1,7 +1,7 @@
 //! The deadlines that no traffic moves, from their beginning to their end.
 //!
-//! A connection is in the wheel once, by the nearest of its deadlines. Only the idle one moves with
-//! every byte, and lies in the entry; all others are in the cold box, which is there while one runs.
+//! A connection is in the wheel once, by the nearest of its deadlines. Only the idle deadline moves with
+//! every byte, and lies in the entry. All others are in the cold box, which is there while one runs.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -21,7 +21,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// `on_data` has left bytes, or none. With the bytes of the next message its time begins anew.
+    /// `on_data` has left bytes, or none. With the bytes of the next message the message deadline begins
+    /// anew.
     pub(super) fn message_goes_on(&mut self, id: ConnId, is_begun: bool, took_some: bool) {
         let Some(timeout) = self.state.limits.message_timeout else { return };
         let Some(head) = self.state.head(id) else { return };
@@ -37,7 +38,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// What waits is about to be offered: if it is above the mark, its time runs.
+    /// The connection is above its high watermark, and its bytes are about to be offered: its stuck deadline
+    /// runs.
     pub(super) fn stuck_from_now(&mut self, id: ConnId) {
         let Some(timeout) = self.state.limits.stuck_timeout else { return };
         let Some(head) = self.state.head(id) else { return };
@@ -47,7 +49,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// It is at its low mark.
+    /// The connection is at its low watermark: its stuck deadline ends.
     pub(super) fn not_stuck(&mut self, id: ConnId) {
         if let Some(head) = self.state.head(id)
             && head.deadlines().stuck < Tick::MAX
@@ -56,8 +58,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// It has begun to close, which takes its other deadlines away: those by which it ends at the latest,
-    /// however its peer takes the rest. Where its life is over already, the rest has one write timeout.
+    /// The connection has begun to close, which takes its other deadlines away. Returns the deadlines by
+    /// which it ends at the latest, however its peer takes the rest. If its life is over already, the rest
+    /// has one write timeout.
     pub(super) fn deadlines_of_closing(&self, before: Deadlines, is_held: bool) -> Deadlines {
         let (now, limits) = (self.state.now, &self.state.limits);
         let mut deadlines =
@@ -74,7 +77,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         deadlines
     }
 
-    /// Which of them is due. A message that comes slowly because nobody reads it is not late.
+    /// Which deadline is due. A message that comes slowly because the loop does not read it is not late.
     pub(super) fn take_due(&mut self, id: ConnId) -> Option<DeadlineKind> {
         let now = self.state.now;
         let cold = self.state.head(id)?.cold.as_deref_mut()?;
@@ -87,7 +90,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         Some(which)
     }
 
-    /// Whether it is above its high mark, and above the low one since.
+    /// Whether the connection is above its high watermark, or was and is above the low one since.
     pub(super) fn is_above_its_marks(&mut self, id: ConnId) -> bool {
         self.state.head(id).is_some_and(|head| head.status.has(Status::HELD))
     }

@@ -1,9 +1,9 @@
 //! Connections to others: attempts, their outcomes, and the pauses between them.
 //!
-//! A dialled connection is in the table from the moment it is asked for, and has a socket only
-//! while an attempt is under way. In an attempt at a name, several sockets may race. All attempts and
-//! all sockets go by one id, so a signal may be that of another one, or of one that was given up: what
-//! it says is asked of each socket, and believed only if that has decided.
+//! A dialled connection is in the table from the moment it is asked for, and has a socket only while an
+//! attempt is under way. In an attempt at a name, several sockets may race. All attempts and all sockets go
+//! by one id. So a signal may be of another socket, or of a socket that was given up. Each socket is asked,
+//! and believed only if it has decided.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -36,7 +36,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// It is the turn of a dial: of its next attempt, or of the addresses that were found for it.
+    /// It is the turn of a dial: of its next attempt, or of the addresses that were found for its name.
     #[inline(never)] // what it needs would be on the turn's stack
     fn attempt(&mut self, id: ConnId) {
         let (now, timeout) = (self.state.now, self.state.limits.connect_timeout);
@@ -68,8 +68,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The resolver has answered: the addresses are tried when it is this dial's turn. Very many may be
-    /// answered at once.
+    /// The resolver has answered. The addresses are tried when it is this dial's turn, since very many dials
+    /// may be answered at once.
     #[cold]
     #[inline(never)]
     pub(super) fn resolved(&mut self, answer: LookupResult) {
@@ -95,8 +95,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Begins a connect to the next address that takes one. Where none is left, and no connect is
-    /// undecided, the attempt has failed: by the last error, which may be `lost` before.
+    /// Begins a connect to the next address for which that does not fail at once. If no address is left, and
+    /// no connect is undecided, the attempt has failed with the last error. That may be `lost`, from before.
     fn try_next_address(&mut self, id: ConnId, lost: Option<Errno>) {
         let (now, mut last) = (self.state.now, lost);
         loop {
@@ -122,15 +122,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let Some(overdue) = head.dialling().map(|dialling| dialling.overdue()) else { return };
         if head.socket.number() >= 0 {
-            // Those that are undecided have the rest of the attempt's time.
+            // The undecided connects have the rest of the attempt's time.
             self.state.file(id, overdue);
         } else if let Some(errno) = last {
             self.attempt_failed(id, CloseReason::Machine(errno));
         }
     }
 
-    /// Begins a connect, beside those that are undecided. All signal under the one id, and each signal
-    /// asks all of them.
+    /// Begins a connect, beside the undecided ones. All sockets signal under the one id, and at each signal
+    /// all of them are asked.
     fn connect(&mut self, id: ConnId, to: &Addr) -> Result<(), Errno> {
         let Some(head) = self.state.head(id) else { return Ok(()) };
         let Some(dialling) = head.dialling() else { return Ok(()) };
@@ -191,7 +191,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if head.socket.number() < 0
                 && let Some(older) = undecided.pop()
             {
-                head.socket = older; // which there is whenever a connect is under way
+                head.socket = older; // there is one in `head` whenever a connect is under way
             }
             if let Some(dialling) = head.dialling() {
                 dialling.older = undecided;
@@ -218,12 +218,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.refile(id, self.state.idle_deadline);
         self.step(id, Event::Connected);
         if !self.state.outbox.marks.is_empty() {
-            // One that was set meanwhile may have nothing in front of it.
+            // A mark that was set meanwhile may have no bytes in front of it.
             self.state.with(id, |outbox, head| outbox.list_wish(head, id));
         }
     }
 
-    /// Its pause is over, or it is time for the next address, or the attempt under way has taken too long.
+    /// The dial's pause is over, or it is time for the next address, or the attempt under way has taken too
+    /// long.
     pub(super) fn dial_is_due(&mut self, id: ConnId) {
         let now = self.state.now;
         let Some(head) = self.state.head(id) else { return };
@@ -243,7 +244,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Hangs up, and tries again later, or gives up.
+    /// Ends the attempt, and tries again later, or gives up.
     #[cold]
     fn attempt_failed(&mut self, id: ConnId, why: CloseReason) {
         self.hang_up(id);
@@ -265,8 +266,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// An attempt is over, or its dial: nobody waits for what it had begun beside the connection's own
-    /// socket.
+    /// An attempt is over, or its dial. Ends what it had begun beside the connection's own socket: the
+    /// lookup, and the older sockets.
     #[cold]
     pub(super) fn hang_up(&mut self, id: ConnId) {
         let Some(dialling) = self.state.head(id).and_then(Head::dialling) else { return };

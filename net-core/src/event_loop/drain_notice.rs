@@ -1,13 +1,13 @@
-//! An order, to drain or to stop, told to each connection: some in each turn, and a drain evenly over its
-//! spread.
+//! Tells each connection of an order, to drain or to stop: some connections in each turn, and a drain evenly
+//! over its spread.
 //!
-//! Clients whose connections all end in one moment all come back in one moment, somewhere else. With a
-//! spread, the walk over the table goes on only as time does, and who has not been told yet is served
-//! as ever. Which place a client has in the table is chance enough.
+//! If all connections end at one moment, all their clients reconnect elsewhere at one moment. With a spread,
+//! the walk over the table goes on only as time passes. A connection that has not been told yet is served as
+//! before. A client's place in the table is random enough.
 //!
-//! What was taken before the drain is carried out first: the mail that waits, and the broadcasts that
-//! are under way or come with it. Else the walk, which is faster than a broadcast, would close those for
-//! whom it is. What comes later finds whoever is left.
+//! What came before the drain is carried out first: the mail in the mailbox, and the broadcasts that are
+//! under way or in that mail. Otherwise the walk, which is faster than a broadcast, would close the
+//! broadcast's receivers. Mail that comes later reaches the connections that are left.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -20,19 +20,19 @@ use crate::threads::control::Phase;
 use net_timer::Tick;
 use std::time::Duration;
 
-/// How far the walk has got that tells an order.
+/// The progress of the walk that tells the connections of an order.
 pub(super) struct DrainNotice {
-    /// The slot from which the order is still to be carried out.
+    /// The slot from which the walk goes on.
     from: u32,
-    /// Over how long: in milliseconds, from when on.
+    /// The spread, in milliseconds, and when it began.
     spread: u64,
     began: Tick,
-    /// How many have been told, of how many there were when it began.
+    /// How many connections have been told, of how many there were when the walk began.
     told: u64,
     of: u64,
 }
 
-/// What was taken before a drain: mail that is still to be read, and then broadcasts.
+/// What came before a drain: mail that is still to be read, and then broadcasts.
 #[derive(Clone, Copy)]
 pub(super) struct Promised {
     mail: u64,
@@ -44,7 +44,7 @@ impl DrainNotice {
         Self { from: 0, spread: Tick::millis_of(spread), began: now, told: 0, of: of as u64 }
     }
 
-    /// How many more are due by now.
+    /// How many more connections are due by now.
     fn due(&self, now: Tick) -> u64 {
         let passed = now.saturating_since(self.began);
         if passed >= self.spread {
@@ -54,7 +54,7 @@ impl DrainNotice {
         (due as u64).saturating_sub(self.told)
     }
 
-    /// When the next one is due.
+    /// When the next connection is due.
     pub(super) fn next(&self) -> Tick {
         let whole = u128::from(self.told + 1) * u128::from(self.spread);
         let passed = whole.div_ceil(u128::from(self.of.max(1))).min(u128::from(self.spread));
@@ -63,7 +63,7 @@ impl DrainNotice {
 }
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// A new order is told to everybody, from the first slot on.
+    /// A new order has come. All connections are told of it, from the first slot on.
     #[cold]
     pub(super) fn begin_drain_notice(&mut self) {
         let mail = self.state.inbox.mail.len() as u64;
@@ -72,7 +72,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.notify_from_now();
     }
 
-    /// Begins with the first slot, unless something is to be done before.
+    /// Begins the walk with the first slot, unless mail or a broadcast comes first.
     fn notify_from_now(&mut self) {
         if self.promised.is_some_and(|left| left.mail > 0 || left.broadcasts > 0) {
             return;
@@ -87,7 +87,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.set_next_due(); // the order itself may have come turns ago, and nothing else wakes the loop
     }
 
-    /// So much mail has been read.
+    /// `taken` items of mail have been read.
     #[inline]
     pub(super) fn mail_is_read(&mut self, taken: u64) {
         if self.promised.is_some() {
@@ -103,21 +103,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.notify_from_now();
     }
 
-    /// The oldest of the broadcasts has been everywhere.
+    /// The oldest broadcast is over.
     pub(super) fn broadcast_is_through(&mut self) {
         let Some(left) = &mut self.promised else { return };
         left.broadcasts = left.broadcasts.saturating_sub(1);
         self.notify_from_now();
     }
 
-    /// Some are due by now.
+    /// True if connections are due by now, or wait for a PROXY header.
     #[cold]
     pub(super) fn notifies_now(&self) -> bool {
         let is_due = |notice: &DrainNotice| notice.next() <= self.state.now;
         self.drain_notice.as_ref().is_some_and(is_due) || self.has_waiting()
     }
 
-    /// Carries the order out for some more connections, also for those that wait for a PROXY header.
+    /// Carries the order out for some more connections, and for connections that wait for a PROXY header.
     #[cold]
     #[inline(never)]
     pub(super) fn notify_more(&mut self) {

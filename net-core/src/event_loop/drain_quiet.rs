@@ -1,18 +1,19 @@
-//! Quiet: when nothing more is to be expected on a connection that is to close when it is idle.
+//! Quiet: when no more bytes are to be expected on a connection that is to close when it is idle.
 //!
-//! A stream in full flow has gaps. A receive that finds nothing proves little while the peer's
-//! kernel holds more behind a window that was shut until just now: closing there would cut the
-//! stream. So after a large piece, after input was held back, or just after any byte when a drain
-//! begins, the connection is left open until it has been quiet for a while.
+//! A stream in full flow has gaps. A receive that finds nothing proves little, since the peer's kernel may
+//! hold more behind a window that was shut until just now. A close would cut the stream. So after a large
+//! piece, after input was held back, or just after any byte when a drain begins, the connection stays open
+//! until it has been quiet for a while.
 //!
-//! A client that asks anew as soon as it is answered would never be quiet. But it is, if its last
-//! answer is held back: who sends on without it is a stream, and who does not is let go with it,
-//! its next question unasked. What is held is the answer to one receive at least, and no more than
-//! the high mark. (A stream of small pieces does not count as one: each would hold the drain up.)
+//! A client that sends its next request as soon as it is answered would never be quiet. So its last answer is
+//! held back. A client that sends on without the answer is a stream. A client that does not gets the answer
+//! and the end together, before its next request. The loop holds the answer to one receive at least, and no
+//! more than the high watermark. (A stream of small pieces does not count as a stream: each piece would hold
+//! the drain up.)
 //!
-//! An answer may also come later than the callback that brought its question: from a timer, another
+//! An answer may also come later than the callback that brought its request: from a timer, another
 //! connection, another thread. It is held back too, if nothing else is under way. Sent at once, it would
-//! bring the next question before the loop looks, and the connection would never be idle.
+//! bring the next request before the loop looks, and the connection would never be idle.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -23,7 +24,7 @@ use crate::driver::Driver;
 use crate::threads::control::Phase;
 use net_timer::Tick;
 
-/// A receive of so many bytes is taken for a piece of something larger.
+/// A receive of so many bytes is taken for a piece of a stream.
 const PIECE_OF_A_FLOW: u32 = 4096;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -38,7 +39,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// What is held is let go before it would be more than may be held, with the answer to come.
+    /// Sends the held bytes if, with the answer to come, they would pass the high watermark.
     fn make_room_for_answer(&mut self, id: ConnId, bytes: usize) {
         let held = self.state.with(id, |outbox, head| {
             let is_held = head.status.has(Status::HOLDS);
@@ -49,8 +50,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Whether what a callback has left, and `bytes` that it echoed, wait for the quiet. Not where they
-    /// may be a question, to a server that answers only when it has it; nor where more work is to come.
+    /// Whether the bytes that a callback has left, and `bytes` that it echoed, wait for the quiet. Not on a
+    /// paired connection: the bytes may be a request to a server, which answers only when it has them. Not if
+    /// more work is to come.
     pub(super) fn holds_answer(&mut self, id: ConnId, bytes: usize) -> bool {
         let drains = self.phase > Phase::Run;
         if self.flowing.is_empty() && !drains {
@@ -66,10 +68,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         holds == Some(true)
     }
 
-    /// Holds back an answer that came from elsewhere than `on_data`, in a drain, if it may be the last: the
-    /// connection closes once it is idle, and nothing else is under way. Not what continues a stream, whose
-    /// handler is to be told that a piece has left. True: it is held. Outside of a drain a handler may ask
-    /// for the end with each answer, which is then not to be late.
+    /// In a drain, holds back an answer that did not come from `on_data`, if it may be the last: the
+    /// connection closes once it is idle, and nothing else is under way. Bytes with a mark are not held: they
+    /// may continue a stream, whose handler waits for `on_sent`. True: the answer is held. Outside of a drain
+    /// a handler may ask for the end with each answer, and the answer must not be late.
     #[inline]
     pub(super) fn holds_last_answer(&mut self, id: ConnId) -> bool {
         self.phase > Phase::Run && self.holds_if_last(id)
@@ -110,21 +112,21 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Its state has changed: there is no next question to wait for, or nobody to ask it.
+    /// The connection's state has changed, so no next request is awaited. Lists the held bytes to be sent.
     pub(super) fn hold_no_more(&mut self, id: ConnId) {
         if self.end_hold(id) {
             self.list_to_flush(id);
         }
     }
 
-    /// What is held back goes out now.
+    /// Sends the held bytes now.
     fn let_go(&mut self, id: ConnId) {
         if self.end_hold(id) {
             self.flush(id);
         }
     }
 
-    /// Nothing is held back any more. False: nothing was.
+    /// Ends the hold. False: nothing was held back.
     pub(super) fn end_hold(&mut self, id: ConnId) -> bool {
         let Some(head) = self.state.head(id) else { return false };
         let held = head.status.has(Status::HOLDS);
@@ -132,14 +134,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         held
     }
 
-    /// What was received, or may be now, has more behind it: it matters if the connection closes.
+    /// More bytes are to be expected: it matters only if the connection is to close when it is idle.
     pub(super) fn flows_if_closing(&mut self, id: ConnId) {
         if self.state.head(id).is_some_and(|head| head.status.has(Status::WHEN_IDLE)) {
             self.flows(id);
         }
     }
 
-    /// The drain begins for this connection: was it just in use?
+    /// The drain begins for this connection. If it was just in use, it has a quiet time first.
     pub(super) fn flows_if_just_used(&mut self, id: ConnId) {
         let quiet = Tick::millis_of(self.state.limits.quiet_time);
         let Some(head) = self.state.head(id) else { return };
@@ -162,15 +164,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.next_due = self.next_due.min(until);
     }
 
-    /// Something is under way beside the answer that is held back, so that no end follows it.
+    /// True if something is under way beside the held answer. Then no end follows the answer.
     fn goes_on_when_quiet(&mut self, id: ConnId) -> bool {
         let kept = Status::UNREAD | Status::PAUSED | Status::BUSY;
         self.state.head(id).is_some_and(|head| head.status.has(kept))
-            || self.state.outbox.marks.has(id) // it is told, and may then go on
+            || self.state.outbox.marks.has(id) // the handler is told of the mark, and may then go on
             || self.state.input_room(id) == 0
     }
 
-    /// Looks at those that have had time to be quiet.
+    /// Serves connections whose quiet time is over.
     pub(super) fn end_quiet_times(&mut self) {
         for _ in 0..self.state.limits.timers_per_turn {
             let due = self.flowing.front().filter(|(until, _)| *until <= self.state.now);
@@ -182,10 +184,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if flows_on {
                 self.flows(id);
             } else {
-                // Unless something has come meanwhile, or is under way, FIN leaves with the last answer. The
-                // look comes before the answer: a client that has it might ask at once. And the kernel keeps
-                // the end of the answer until FIN, so that a client which looks for FIN before it asks does
-                // not find the one without the other.
+                // Unless something has come meanwhile, or is under way, the FIN leaves with the last answer.
+                // The look comes before the answer, because a client that has the answer might send a request
+                // at once. The kernel keeps the end of the answer until the FIN. So a client that looks for a
+                // FIN before its next request does not find the answer without the FIN.
                 if !self.goes_on_when_quiet(id) {
                     self.close_if_idle(id);
                     if self.is_in(id, State::Closing) {

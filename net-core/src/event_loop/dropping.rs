@@ -1,4 +1,4 @@
-//! Drops of what is the user's: each may panic, and costs no more than a callback that does.
+//! Drops of values of the user: each may panic, and costs no more than a callback that panics.
 
 use super::{EventLoop, guard};
 use crate::api::handler::Handler;
@@ -14,7 +14,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// Payloads of these connections panicked when they were dropped, sent or not: a panic of each.
+    /// Payloads of these connections panicked when they were dropped, sent or not. Each is counted as a
+    /// panic.
     #[cold]
     pub(super) fn payloads_panicked(&mut self) {
         for id in std::mem::take(&mut self.state.outbox.panicked) {
@@ -27,14 +28,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Drops something of the user's.
+    /// Drops a value of the user.
     pub(super) fn drop_of_user<T>(&mut self, value: T) {
         if guard(|| drop(value)).is_none() {
             self.count_panic(Callback::Drop, None);
         }
     }
 
-    /// Bytes from another thread, with a policy or without. What is refused is dropped here.
+    /// Queues bytes from another thread, or a last word. Bytes that are refused are dropped here.
     pub(super) fn sent_from_afar(&mut self, id: ConnId, bytes: Bytes, at_limit: OverflowPolicy) {
         let len = bytes.len() as u64;
         let state = &mut self.state;
@@ -49,7 +50,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         if queued.is_none() {
             self.count_panic(Callback::Drop, None);
-            // It was refused, most often since the connection ends; if not, it ends now.
+            // The bytes were refused, most often since the connection ends. If it does not, it ends now.
             self.state.with(id, |outbox, head| {
                 if head.status.state() != State::Dead {
                     outbox.wish(head, id, Status::WISH_CLOSE);
@@ -58,8 +59,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The loop is over, or has died: what is left of the user's is dropped, each value by itself. Two
-    /// that panic in one drop would end the process.
+    /// The loop is over, or has died. The user's values that are left are dropped one by one: two panics in
+    /// one drop would end the process.
     pub(crate) fn dismantle(self) {
         let Self { mut state, handler, fan_outs, .. } = self;
         let inbox = Arc::clone(&state.inbox);
@@ -79,7 +80,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 }
 
-/// Nobody is left who could be asked what is to become of the rest.
+/// Drops a value of the user. The handler cannot be asked any more whether the server goes on.
 fn last_drop<T>(counters: &Counters, value: T) {
     if guard(|| drop(value)).is_none() {
         counters.add(Counter::Panics, 1);

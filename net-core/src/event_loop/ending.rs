@@ -1,4 +1,4 @@
-//! A connection's life carried out: what the table says, done.
+//! Carries out a connection's life: does what the table says.
 
 use super::{EventLoop, guard};
 use crate::accept::listener::turn_away;
@@ -27,7 +27,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         };
         let owed = owed || self.owes_word(id, from, event);
         let Some(cell) = step(from, event, owed) else {
-            // Our own mistake. Its price is one connection, in production.
+            // Our own mistake. In production it costs one connection.
             debug_assert!(false, "{event:?} cannot come to {id} in {from:?}");
             tracing::error!(%id, ?from, ?event, "a connection met an event that cannot come");
             self.state.because(id, CloseReason::Machine(Errno::IO));
@@ -60,7 +60,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Some(Callback::Draining) => {
                 self.call(id, Callback::Draining, |handler, conn| handler.on_draining(conn));
-                self.flush(id); // a notice of the drain is no answer that may be the last
+                self.flush(id); // a notice of the drain is not held back as a last answer
             }
             _ => {}
         }
@@ -68,7 +68,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             Tell::Nothing => {}
             Tell::Finish => {
                 if let Some(head) = self.state.head(id) {
-                    // ENOTCONN: the peer has reset it meanwhile, and reading will say so.
+                    // ENOTCONN: the peer has reset the connection meanwhile, and the next receive will say
+                    // so.
                     let _ = self.driver.finish(&head.socket);
                 }
             }
@@ -80,8 +81,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Marks of `notify_sent` are told after a `finish`, and not after an end that is more. A `finish` whose
-    /// peer has ended would end the connection at once: as if it owed bytes, it waits until it is told.
+    /// The handler is told of marks of `notify_sent` after a `finish`, and not after a stronger end. If the
+    /// peer has ended, a `finish` would end the connection at once. So the connection waits, as if it owed
+    /// bytes, until the handler is told.
     fn owes_word(&mut self, id: ConnId, from: State, event: Event) -> bool {
         let outbox = &mut self.state.outbox;
         if outbox.marks.is_empty() {
@@ -97,7 +99,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         owes
     }
 
-    /// Closing has begun, or gone on: only its own bounds run now, and input is thrown away.
+    /// A new state. Once closing has begun, only the deadlines of closing run, and input is thrown away.
     fn entered(&mut self, id: ConnId, state: State) {
         if !state.takes_output()
             && let Some(partner) = self.state.partner_of(id)
@@ -107,7 +109,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let (before, is_held) = (head.deadlines(), head.status.has(Status::HELD));
         if is_held && state == State::Finishing {
-            self.read_on(id); // what was held back for its answers, of which there are no more
+            self.read_on(id); // input held back for its answers, of which there are no more
         }
         let (bound, deadlines) = match state {
             State::Closing | State::LastBytes => {
@@ -139,12 +141,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.state.limit_closing(id);
         }
         if state.discards() {
-            // What lies in the kernel already, perhaps the peer's FIN, has had its edge.
+            // Bytes in the kernel, perhaps the peer's FIN, have had their edge already.
             self.state.make_ready(id);
         }
     }
 
-    /// The peer has ended: what is left of a message will never be whole, so nothing waits for it.
+    /// The peer has ended, so an unfinished message will never be whole. Drops its bytes, since nothing waits
+    /// for the rest.
     fn drop_rest(&mut self, id: ConnId) {
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
@@ -158,7 +161,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     pub(super) fn peer_ended(&mut self, id: ConnId) {
         if !self.state.outbox.marks.is_empty() && self.is_in(id, State::Finished) {
-            let mut all = usize::MAX; // that are there now: the end is the last that comes
+            let mut all = usize::MAX; // all that are reached now: nothing comes after the end
             self.tell_sent(id, &mut all);
             if self.is_in(id, State::Dead) {
                 return;
@@ -169,7 +172,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.fail_if_gone(id);
     }
 
-    /// Nobody reads on, so nobody would meet an error that was announced beside bytes or the end.
+    /// Serves an error that was signalled beside bytes or the end. No receive would report it now.
     pub(super) fn fail_if_gone(&mut self, id: ConnId) {
         if let Some(head) = self.state.head(id)
             && head.link.is_gone()
@@ -186,8 +189,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.cut_off(id, CloseReason::by_error(errno), Event::Failed);
     }
 
-    /// A connection is about to be reset at a limit: says at which. Once in a while, since of many it is one
-    /// piece of news.
+    /// Logs at which limit a connection is about to be reset. Only once in a while: many such connections are
+    /// one piece of news.
     #[cold]
     pub(super) fn tell_of_limit(&mut self, id: ConnId) {
         let limits = &self.state.limits;
@@ -209,13 +212,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// A file that was being sent has ended too early. A FIN would say that it was whole.
+    /// A file that was being sent has ended too early. A FIN would say that the file was whole.
     #[cold]
     pub(super) fn file_ended(&mut self, id: ConnId) {
         self.cut_off(id, CloseReason::FileEnded, Event::Reset);
     }
 
-    /// If anything is owed it cannot be sent any more, which is the news even if the peer has ended before.
+    /// Owed bytes cannot be sent any more. If there are any, `why` is the reason even if the peer has ended
+    /// before.
     fn cut_off(&mut self, id: ConnId, why: CloseReason, event: Event) {
         let Some((state, owed)) =
             self.state.with(id, |outbox, head| (head.status.state(), outbox.pending(head) > 0))
@@ -233,7 +237,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.step(id, event);
     }
 
-    /// A callback of this connection panicked. `pending`: the bytes that had waited before it.
+    /// A callback of this connection panicked. `pending`: the bytes that waited before the callback.
     #[cold]
     pub(super) fn panicked(&mut self, id: ConnId, callback: Callback, pending: usize) {
         self.state.outbox.direct = Default::default();
@@ -252,8 +256,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     // --- wishes --------------------------------------------------------------------------------
 
-    /// What callbacks wished of connections other than their own, or may do now: in the order in which
-    /// it was wished, within the turn's budget. What is wished meanwhile waits for the next turn.
+    /// Carries out what callbacks wished of connections other than their own, and looks again at connections
+    /// that may go on: in the order of the list, within the turn's budget. Wishes that come meanwhile wait
+    /// for the next turn.
     pub(super) fn grant_wishes(&mut self) {
         let mut left = self.state.limits.deferred_per_turn;
         for _ in 0..self.state.outbox.wishes.len() {
@@ -261,7 +266,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 return;
             }
             let Some(id) = self.state.outbox.wishes.pop_front() else { return };
-            // Who is over costs nothing, and does not count.
+            // A connection that is over costs nothing, and does not count.
             let Some(head) = self.state.head(id) else { continue };
             head.status.clear(Status::WISHED);
             left -= 1;
@@ -270,13 +275,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.tell_sent(id, &mut left);
             }
             self.finish_if_done(id);
-            // Only from here: the look may receive, and what is received may wish again.
+            // Not right after a callback: the look may receive, and `on_data` may wish again.
             self.close_if_idle(id);
         }
     }
 
-    /// Carries out what was wished of one connection: the strongest end, and no weaker one. To resume is no
-    /// end: it is done beside a `finish`, after which the connection still reads.
+    /// Carries out what was wished of one connection: the strongest end, and no weaker one. A resume is not
+    /// an end. It is carried out beside a `finish`, after which the connection still reads.
     pub(super) fn grant(&mut self, id: ConnId) {
         let Some(head) = self.state.head(id) else { return };
         let wished = head.status;
@@ -306,7 +311,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn finish(&mut self, id: ConnId) {
         let Some(head) = self.state.head(id) else { return };
         if head.status.state() == State::Connecting {
-            // What waits for it is still to be sent: this comes after it, once it is up.
+            // The waiting bytes are still to be sent. The finish comes after them, once the connection is up.
             head.status.set(Status::WISH_FINISH);
             return;
         }
@@ -314,14 +319,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.step(id, Event::Finish);
     }
 
-    /// Finishes a connection that is to finish when nothing is owed, if nothing is.
+    /// Finishes a connection that is to finish when nothing is owed, if nothing is owed now.
     fn finish_if_done(&mut self, id: ConnId) {
         if !self.state.is_to_finish(id) || self.state.is_owed(id) {
             return;
         }
         let Some(state) = self.state.head(id).map(|head| head.status.state()) else { return };
         if state == State::Connecting {
-            return; // what waits for it is still to be sent
+            return; // the waiting bytes are still to be sent
         }
         self.state.finishes_no_more(id);
         if state.takes_output() {
@@ -344,9 +349,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.step(id, if is_stuck { Event::Reset } else { Event::Close });
     }
 
-    /// Closes it if nothing is under way: nothing kept or queued, the handler not busy, no stream
-    /// in flow, and one more receive finds nothing. Otherwise it is looked at again when something
-    /// has changed.
+    /// Closes the connection if nothing is under way: nothing kept or queued, the handler not busy, no stream
+    /// in flow, and one more receive finds nothing. Otherwise the loop looks again when something has
+    /// changed.
     pub(super) fn close_if_idle(&mut self, id: ConnId) {
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
@@ -354,9 +359,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if !head.status.has(Status::WHEN_IDLE) {
             return;
         }
-        // Where nothing is left to read, a pause keeps nothing back.
+        // If the connection does not read any more, a pause keeps nothing back.
         let unread = if state.reads() { Status::UNREAD | Status::PAUSED } else { 0 };
-        // An answer that is held back leaves with the end.
+        // A held answer leaves with the end.
         let holds = head.status.has(Status::HOLDS);
         let unsent = if holds { 0 } else { Status::UNSENT | Status::CORKED };
         let under_way = unread | unsent | Status::BUSY;
@@ -366,7 +371,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         }
         if !self.state.outbox.marks.is_empty() && self.state.outbox.marks.has(id) {
-            return; // it is told first, and then looked at again
+            return; // the handler is told first, and then the loop looks again
         }
         if state.reads() {
             if head.status.has(Status::FLOWS) {
@@ -374,14 +379,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             let budget = self.state.limits.receive_bytes_per_turn.min(self.state.input_room(id));
             if budget == 0 {
-                return; // it is looked at again when its partner has room
+                return; // the loop looks again when the partner has room
             }
             let Some(head) = self.state.head(id) else { return };
             match self.driver.receive(&head.socket, &mut head.link, budget) {
                 Received::Drained => {}
                 Received::Bytes(lease) => {
                     self.take_in(id, lease);
-                    // Whatever comes behind it has no edge of its own; and then idle again?
+                    // Bytes behind these have no edge of their own. Then the connection may be idle again.
                     self.state.make_ready(id);
                     return self.look_again(id);
                 }
@@ -395,12 +400,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return;
         }
         let Some(head) = self.state.head(id) else { return };
-        // When the peer's kernel has all, close loses nothing, and there is nothing to linger for.
+        // If the peer's kernel has all bytes, a close loses nothing, and there is no need to linger.
         let all_arrived = self.driver.unacknowledged(&head.socket) == 0;
         self.step(id, if all_arrived && !holds { Event::Idle } else { Event::Close });
     }
 
-    /// The last word of an idle connection, and then its end. False: it has none.
+    /// Sends the last word of an idle connection, and then ends it. False: there is none, or it cannot be
+    /// sent.
     fn says_last_word(&mut self, id: ConnId) -> bool {
         if self.state.last_words.is_empty() {
             return false;
@@ -408,7 +414,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(last_word) = self.state.last_words.remove(&id) else { return false };
         if !self.state.head(id).is_some_and(|head| head.status.state().takes_output()) {
             self.drop_of_user(last_word);
-            return false; // it has had its FIN
+            return false; // the connection has sent its FIN
         }
         match last_word {
             LastWord::Bytes(bytes) => self.sent_from_afar(id, bytes, OverflowPolicy::Close),
@@ -425,8 +431,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         true
     }
 
-    /// Something has changed for a connection that is to close when it is idle, or to finish when
-    /// nothing is owed.
+    /// Something has changed for a connection that is to close when it is idle, or to finish when nothing is
+    /// owed: the turn looks at it again.
     pub(super) fn look_again(&mut self, id: ConnId) {
         let is_to_finish = self.state.is_to_finish(id);
         self.state.with(id, |outbox, head| {
@@ -448,14 +454,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let is_rated = head.status.has(Status::RATED);
         if is_rated && self.goes_on(id) && state.is_closing() {
-            // Its bounds on closing are filed again, also if one of them came in the same moment.
+            // The deadlines of closing are filed again, also if one of them came in the same moment.
             let bound = self.state.head(id).map_or(Tick::MAX, |head| head.deadline);
             return self.state.file(id, bound);
         }
         let Some(head) = self.state.head(id) else { return };
         if state.is_closing() {
             if state != State::Lingering {
-                // Whatever ended it: that the rest was lost is the more important news.
+                // Whatever ended the connection, that the rest was lost is the more important reason.
                 let due = head.cold.as_deref_mut().and_then(|cold| cold.deadlines.take_due(now));
                 head.why = Some(CloseReason::Deadline(due.unwrap_or(DeadlineKind::Write)));
             }
@@ -483,7 +489,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             DeadlineKind::Idle
         } else if idle > now {
-            // Bytes have moved the idle one, just now or since the nearest of several was filed.
+            // Bytes have moved the idle deadline, just now or since the nearest of several deadlines was
+            // filed.
             return self.state.refile(id, idle);
         } else if is_first_byte {
             if let Some(head) = self.state.head(id) {
@@ -495,7 +502,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         } else {
             DeadlineKind::Idle
         };
-        // The next one is filed before the callback, which may set its own.
+        // The next deadline is filed before the callback, which may set its own.
         let idle = match which {
             DeadlineKind::Idle | DeadlineKind::FirstByte => self.state.idle_deadline,
             _ => idle,
@@ -505,7 +512,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let before =
             self.state.head(id).and_then(|head| head.why.replace(CloseReason::Deadline(which)));
         self.step(id, Event::Deadline);
-        // It lives on as before, so this was no reason to end.
+        // The connection lives on as before, so this deadline was no reason to end.
         if let Some(head) = self.state.head(id)
             && head.status.state() == state
         {
@@ -515,7 +522,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     // --- the end -------------------------------------------------------------------------------
 
-    /// It is over: nothing more is sent or received. `on_close` comes before the turn ends.
+    /// The connection is over: nothing more is sent or received. `on_close` comes at the end of this turn, or
+    /// of a later turn if very many connections end.
     fn bury(&mut self, id: ConnId, how: Ending) {
         if let Some(partner) = self.state.part(id) {
             if self.is_tunnel(id) {
@@ -540,8 +548,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.dead.push_back(id);
     }
 
-    /// Says good-bye to the dead: `on_close`, then the slot is free, then the socket is closed, and
-    /// only then can its number name another. `left`: how many of them may still be closed in this turn.
+    /// Ends dead connections: calls `on_close`, frees the slot, then closes the socket. Only then can the
+    /// descriptor's number be used again. `left`: how many connections may still be closed in this turn.
     pub(super) fn reap(&mut self, left: &mut usize) {
         while *left > 0
             && let Some(id) = self.state.dead.pop_front()
@@ -587,7 +595,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 return;
             }
             if let Mail::Resolved(_) | Mail::Beyond = mail {
-                return; // the dial that asked has ended already; and the other is none
+                return; // the dial that asked has ended already; and `Beyond` is no item
             }
             lost += 1;
             // A message's own drop may panic; the rest must still be counted.

@@ -1,13 +1,13 @@
-//! Heartbeats: whoever has been quiet for a while is told so, each at a time of its own.
+//! Heartbeats: the handler is told of a connection that has been quiet for a while, each at its own time.
 //!
-//! With heartbeats, the one deadline of the entry is not the end of the idle time, but of half an
-//! interval without a byte; so traffic costs the one store that it costs without. When that time
-//! comes, the connection waits for the next point of its own grid, whose step is half an interval
-//! and whose phase is a hash of its id. So nothing is kept to remember the phase, and of a million
-//! who fell silent together a few are due in each millisecond of that half.
+//! With heartbeats, the one deadline of the entry is not the end of the idle time, but the end of half an
+//! interval without a byte. So traffic costs the one store that it costs without heartbeats. When that
+//! deadline comes, the connection waits for the next point of its own grid. The step of the grid is half an
+//! interval, and its phase is a hash of the connection's id. So nothing is kept to remember the phase. Of a
+//! million connections that fell silent together, a few are due in each millisecond of that half.
 //!
-//! From a heartbeat to its answer, and only if there is an idle timeout, the cold box has the end
-//! of the idle time, which the heartbeat's own bytes must not put off.
+//! From a heartbeat to its answer, and only if there is an idle timeout, the cold box has the end of the idle
+//! time. The heartbeat's own bytes must not put that end off.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -19,8 +19,9 @@ use crate::observe::counters::Counter;
 use net_timer::Tick;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// The deadline of a connection without others has come. `quiet`: when it has been quiet for
-    /// half an interval, or that has been put off to. True: it is idle, and nothing else was done.
+    /// The idle deadline of a connection has come, and no other deadline. `quiet`: when the connection has
+    /// been quiet for half an interval, or the time to which that was put off. True: the connection is idle,
+    /// and nothing else was done.
     pub(super) fn is_given_up(&mut self, id: ConnId, quiet: Tick) -> bool {
         let now = self.state.now;
         let Some(head) = self.state.head(id) else { return false };
@@ -61,13 +62,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             until => until,
         };
         self.state.refile(id, next);
-        // What waits to be sent says as much as a heartbeat behind it would.
+        // Bytes that wait to be sent do as much as a heartbeat behind them would.
         if self.state.with(id, |outbox, head| outbox.pending(head)) == Some(0) {
             self.state.tally.fired += 1;
             self.state.inbox.counters.add(Counter::Heartbeats, 1);
             self.step(id, Event::Heartbeat);
         }
-        // Only now: the bytes that it sent were none of the peer's.
+        // Only now: sent bytes clear this deadline, and the heartbeat's bytes are not the peer's.
         if until < Tick::MAX {
             self.state.set_deadlines(id, |deadlines| deadlines.unanswered = until);
         }

@@ -1,9 +1,9 @@
-//! Room for one more when the server is full: the place of a connection that has long been idle.
+//! Makes room for a new connection when the server is full: closes a connection that has long been idle.
 //!
-//! Admission lets a few in over the limit, and the loop to which one comes closes one of its own for
-//! it, or else the newcomer. Which one has been idle longest nobody knows: a list in that order would
-//! cost every connection 8 bytes, and every message the stores that move it. So a few are looked at,
-//! and of these it is the one of which the kernel says so.
+//! Admission lets a few connections in over the limit. The loop that gets such a connection closes one of its
+//! own for it, or else the new connection. The loop does not know which has been idle longest. A list in that
+//! order would cost every connection 8 bytes, and every message the stores that move it. So the loop looks at
+//! a few, and closes the one that the kernel says has been idle longest.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -15,10 +15,10 @@ use crate::connection::slot::Status;
 use crate::driver::Driver;
 use net_timer::Tick;
 
-/// Connections that are compared. With so many, the one that goes is among the idlest tenth in four
-/// of five times.
+/// Connections that are compared. With so many, the connection that is closed is among the idlest tenth in
+/// four of five times.
 const COMPARED: usize = 16;
-/// Slots that are looked into for them, where many are free.
+/// Slots that are looked at to find these connections, if many slots are free.
 const TRIES: usize = 64;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -26,7 +26,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     #[cold]
     pub(super) fn evict_idle(&mut self) -> bool {
         if self.shared.admission.has_room() {
-            return true; // somebody has left meanwhile
+            return true; // a connection has ended meanwhile
         }
         let WhenFull::ReuseIdle { min_idle } = self.state.limits.when_full else { return false };
         let Some(id) = self.longest_idle(Tick::millis_of(min_idle)) else { return false };
@@ -35,7 +35,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         true
     }
 
-    /// Of some connections, the one on which nothing has moved for longest: `least` milliseconds.
+    /// Of some connections, the one on which nothing has moved for longest, for `least` milliseconds at
+    /// least.
     fn longest_idle(&mut self, least: u64) -> Option<ConnId> {
         let slots = self.state.table.slots() as u64;
         let (mut compared, mut found) = (0, None);
@@ -52,8 +53,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         found.map(|(_, id)| id)
     }
 
-    /// How long nothing has moved on a connection with which nothing is under way, nor with its
-    /// partner. `None`: something is, or the kernel does not say.
+    /// For how long nothing has moved on a connection, nor on its partner. `None`: something is under way on
+    /// one of them, or the kernel does not say.
     fn idle_for(&mut self, id: ConnId) -> Option<u64> {
         let idle = self.idle_by_itself(id)?;
         match self.state.partner_of(id) {
@@ -78,7 +79,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return None;
         }
         let idle = self.driver.idle_for(&head.socket)?;
-        // What the peer has not taken yet would be lost with it.
+        // Bytes that the peer has not acknowledged would be lost with the connection.
         (self.driver.unacknowledged(&head.socket) == 0).then_some(idle)
     }
 }

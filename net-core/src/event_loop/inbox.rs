@@ -23,7 +23,7 @@ use net_timer::Tick;
 use std::sync::atomic::Ordering;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// Looks at the order, and carries it out for some more connections.
+    /// Reads the control word, and carries the order out for some more connections.
     pub(super) fn obey(&mut self) {
         let phase = self.state.inbox.control.phase();
         if phase > self.phase {
@@ -38,7 +38,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// What an order asks for over some turns.
+    /// Carries out what an order asks for over some turns.
     #[cold]
     fn obey_on(&mut self) {
         if self.drain_notice.is_some() {
@@ -60,7 +60,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             {
                 return; // as in most turns: two loads, where pop would cost a fence
             }
-            // The end is stored after the last arrival: looked at first, it holds for the queue.
+            // The end is stored after the last arrival. So it is read first: then it holds for the queue.
             let ended = self.state.inbox.arrivals_ended.load(Ordering::Acquire);
             let most = self.state.a_few(self.state.limits.arrivals_per_turn);
             let mut taken = 0;
@@ -79,8 +79,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// So many arrivals are in the table now, or refused: for the acceptor, which counts those on
-    /// their way.
+    /// Says that `arrivals` are in the table now, or refused. The acceptor counts the arrivals on their way.
     fn took(&mut self, arrivals: u64) {
         self.taken += arrivals;
         let inbox = &self.state.inbox;
@@ -144,12 +143,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.batch = accepted;
     }
 
-    /// Takes what is left at the listeners' doors, then shuts them. That is a system call for each; they
-    /// are let in over turns, with all that this costs.
+    /// Accepts what is left in the listeners' backlogs, then shuts the listeners. That is a system call for
+    /// each client. The clients enter the table over the next turns, with all that this costs.
     fn end_listening(&mut self) {
         let (limits, admission) = (&self.state.limits, &self.shared.admission);
         let (driver, counters) = (&mut self.driver, &self.state.inbox.counters);
-        // No more than a full backlog: a flood must not keep us here.
+        // No more than a full backlog: a flood must not keep the loop here.
         let batches = BACKLOG_MAX / limits.accepts_per_turn + 1;
         for listening in &mut self.listeners {
             listening.last_call();
@@ -170,7 +169,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.last_arrivals.extend(self.batch.drain(..));
     }
 
-    /// Lets some of those in who were at the doors when they were shut.
+    /// Lets some of the clients in that were accepted when the listeners were shut.
     #[cold]
     fn take_last_arrivals(&mut self) {
         let few = self.state.a_few(self.state.limits.arrivals_per_turn);
@@ -180,8 +179,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// A new connection enters the table. If a proxy is to say whose it is, it waits for its PROXY header
-    /// first.
+    /// A new connection enters the table. If a proxy is to announce the client, the connection waits for its
+    /// PROXY header first.
     fn adopt(&mut self, arrival: Arrival) {
         if self.phase >= Phase::ForceClose {
             let why = if self.phase == Phase::ForceClose {
@@ -197,8 +196,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.let_in(arrival, None, &[]);
     }
 
-    /// The one door in: admits, enters into the table, watches, opens. `client`: from where a proxy
-    /// has said that it comes. `early`: its bytes that came with what the proxy said.
+    /// The only way in for an arrival: asks `admit`, enters it into the table, attaches it to the driver,
+    /// calls `on_open`. `client`: the address that a proxy has announced. `early`: bytes of the client that
+    /// came with the PROXY header.
     pub(super) fn let_in(&mut self, arrival: Arrival, client: Option<Addr>, early: &[u8]) {
         let Arrival { socket, peer, permit, .. } = arrival;
         let is_tcp = peer.inet().is_some();
@@ -239,7 +239,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Not TCP: a short receive proves nothing on this one.
+    /// The connection is not TCP: a short receive does not prove that nothing more is there.
     fn read_to_the_end(&mut self, id: ConnId) {
         if let Some(head) = self.state.head(id) {
             head.link.read_to_the_end();
@@ -261,13 +261,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// There is no place for it after all.
+    /// There is no place for the connection after all.
     fn refuse_with(&mut self, socket: Socket, session: H::Session, why: CloseReason) {
         self.refuse(socket, why);
         self.drop_of_user(session);
     }
 
-    /// Keeps bytes that were received with the header: they come to the handler as if it had resumed.
+    /// Keeps bytes that were received with the PROXY header: the handler gets them as after a resume.
     fn keep_early(&mut self, id: ConnId, early: &[u8]) {
         self.first_byte(id);
         let Some(connection) = self.state.table.get(id) else { return };
@@ -278,7 +278,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.read_on(id);
     }
 
-    /// Attaches a new connection to the driver. False if the kernel refused: then it is over.
+    /// Attaches a new connection to the driver. False if the kernel refused: then the connection is over.
     fn watch(&mut self, id: ConnId) -> bool {
         let Some(head) = self.state.head(id) else { return false };
         match self.driver.attach(id.token(), &head.socket) {
@@ -328,7 +328,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let Some(mail) = self.state.inbox.mail.take() else { break };
             taken += 1;
             if !matches!(mail, Mail::Broadcast(_)) {
-                self.state.inbox.mail_weight.leave(mail.weight()); // a broadcast leaves when it is through
+                self.state.inbox.mail_weight.leave(mail.weight()); // a broadcast leaves when it is over
             }
             self.read(mail);
         }
@@ -339,15 +339,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.mail_is_read(taken);
     }
 
-    /// Takes what was posted while the mailbox was full, with a budget of its own. Behind the mail, as
-    /// the mailbox asks for.
+    /// Takes what was posted while the mailbox was full, with a budget of its own. It is taken after the
+    /// mail, as the mailbox asks for.
     fn take_mail_beyond(&mut self) -> u64 {
         let mut taken = 0;
         while let Some(mail) = self.state.inbox.mail.take_beyond() {
             taken += 1;
             self.read(mail);
             if taken == self.state.limits.mail_per_turn as u64 {
-                // So that the loop looks again. A mailbox that is full has something to look for.
+                // So that the loop looks again. If the mailbox is full, the loop looks because of that mail.
                 let _ = self.state.inbox.mail.post(Mail::Beyond);
                 break;
             }
@@ -376,7 +376,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             Mail::Ask(asked) => self.asked(asked),
             Mail::Resolved(answer) => self.resolved(*answer),
-            Mail::Beyond => {} // it is taken behind the mail
+            Mail::Beyond => {} // what it announces is taken after the mail
             Mail::Broadcast(part) => self.broadcast(part),
             Mail::Task(task) => {
                 self.perform(*task.downcast().expect("a runner is of its server's handler"));
@@ -444,12 +444,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             let Some(head) = self.state.head(id) else { continue };
             let deadline = head.deadline;
             if deadline > now {
-                // It has moved later meanwhile, by a store: file it where it belongs now.
+                // The deadline was moved later meanwhile, by a store: file it where it belongs now.
                 if deadline < Tick::MAX {
                     self.state.wheel.insert(&mut Filed(&mut self.state.table), slot, deadline);
                 }
             } else {
-                // So many looks that a few of them are the whole budget.
+                // A deadline counts as so many looks that `few` deadlines are the whole budget.
                 let few = self.state.a_few(self.state.limits.endings_per_turn);
                 left = left.saturating_sub(budget / few);
                 self.deadline(id);

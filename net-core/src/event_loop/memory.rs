@@ -1,10 +1,11 @@
-//! The loop's share of the memory budget: what it has buffered, and what is done when that is much.
+//! The loop's share of the memory budget: what the loop has buffered, and what it does if that is much.
 //!
-//! Every loop has the same share for itself, so the sum needs no counting together, and holds. Above
-//! three quarters of it, whoever has anything unsent is not read, and the pool keeps nothing. Above
-//! thirteen sixteenths, messages of which one may be dropped make no queue longer. Above seven eighths,
-//! the one with the most waiting loses those that wait for it, or else is reset, and then the next. What
-//! a callback would queue beyond the share is refused, and ends the connection to which it was sent.
+//! Every loop has the same share for itself. So the sum holds, and needs no counting together. Above three
+//! quarters of the share, a connection with unsent bytes is not read, and the pool keeps nothing. Above
+//! thirteen sixteenths, messages that may be dropped make no queue longer. Above seven eighths, the
+//! connection with the most waiting bytes loses its messages that may be dropped, or else is reset, and then
+//! the next. Bytes that a callback would queue beyond the share are refused, and the connection to which they
+//! were sent ends.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -18,20 +19,20 @@ use crate::observe::connection_query::Largest;
 use crate::observe::counters::Counter;
 use net_buffer::Unread;
 
-/// The largest connections that one walk over the table finds. The next walk is due when all of them
-/// are gone: so of a million connections, each costs a part of a walk only.
+/// The largest connections that one walk over the table finds. The next walk is due when all of these are
+/// gone. So of a million connections, each reset costs only a part of a walk.
 const FOUND: usize = 64;
 
 /// Entries of the table that are looked at in a turn when memory is no longer tight.
 const RELIEVED_PER_TURN: usize = 1024;
 
-/// What a loop may buffer, and where it stands.
+/// How much a loop may buffer, and how far it has got.
 pub(super) struct Share {
     /// Above it, reading is held back.
     soft: usize,
     /// Above it, connections are shed.
     hard: usize,
-    /// Memory was tight: whoever waits since then is looked at again, from this slot on.
+    /// Memory was tight. Connections that have waited since are looked at again, from this slot on.
     relieved_from: Option<u32>,
     /// Some of the largest connections, the largest last, and what each had when it was found.
     largest: Vec<(usize, ConnId)>,
@@ -55,7 +56,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn weigh(&mut self) {
         let Some(Share { soft, hard, .. }) = self.share else { return };
         let pool = &mut self.state.outbox.pool;
-        let most = pool.memory(); // as it has come to, and is exported
+        let most = pool.memory(); // before anything is freed: this number is exported
         if most > soft {
             pool.trim(0);
         }
@@ -73,14 +74,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.inbox.counters.set(Counter::Buffered, most as u64);
     }
 
-    /// Memory is no longer tight, and some are still to be looked at again.
+    /// True if memory is no longer tight, and connections are still to be looked at again.
     #[cold]
     pub(super) fn is_relieving(&self) -> bool {
         self.share.as_ref().is_some_and(|share| share.relieved_from.is_some())
     }
 
-    /// Those who are held only because memory was tight go on, some entries of the table in a turn: no
-    /// output of theirs need fall for it, and nothing else would tell of it.
+    /// Lets connections go on that are held only because memory was tight, some entries of the table in a
+    /// turn. Their output need not fall for that, so no other event would let them go on.
     pub(super) fn relieve(&mut self) {
         let Some(share) = &mut self.share else { return };
         let Some(mut from) = share.relieved_from.take() else { return };
@@ -119,8 +120,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// It loses messages of which one may be lost, and lives: by their policy that comes before a reset.
-    /// False: it has none.
+    /// Drops messages of the connection that may be dropped, and the connection lives: by their policy that
+    /// comes before a reset. False: it has no such message.
     fn sheds_messages(&mut self, id: ConnId, most: usize) -> bool {
         let shed = self.state.with(id, |outbox, head| outbox.shed_messages(head, id, most));
         let has_shed = shed == Some(true);
@@ -134,7 +135,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     fn most_expensive(&mut self) -> Option<ConnId> {
         loop {
             while let Some((found, id)) = self.share.as_mut()?.largest.pop() {
-                // It may have got rid of most since, and then others are more expensive.
+                // The connection may have freed most of it since, and then others are more expensive.
                 if self.expense(id).is_some_and(|expense| expense * 2 > found) {
                     return Some(id);
                 }
@@ -147,9 +148,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Those that are among the largest here; of these, those with at least half of what the most
-    /// expensive has, its bytes in the kernel included. By these one who never reads is told from
-    /// one who happens to be owed something, where each has one block here.
+    /// The largest connections here. Of these, the ones with at least half the expense of the most expensive,
+    /// bytes in the kernel included. The bytes in the kernel tell a peer that never reads from a peer that
+    /// happens to be owed something, if each has one block here.
     fn find_largest(&mut self) -> Vec<(usize, ConnId)> {
         let mut found = Largest::new(FOUND);
         let mut from = 0;
@@ -167,7 +168,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         largest
     }
 
-    /// What a reset would give back, here and in the kernel. `None`: nothing here.
+    /// Memory that a reset would free, here and in the kernel. `None`: none here.
     fn expense(&mut self, id: ConnId) -> Option<usize> {
         let memory = self.memory_of(id)?;
         let head = self.state.head(id)?;
@@ -182,7 +183,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
         let marks = self.state.outbox.memory_of_marks(id);
         let cold = self.state.head(id)?.cold.as_deref()?;
-        // Counted payloads are in no block; and what lies in a file is in no memory.
+        // Reference-counted payloads are in no block, and the bytes of a file are in no memory.
         let output = &cold.output;
         let own = output.memory() + output.bookkeeping();
         let unsent = own.max(output.len() - output.in_files());

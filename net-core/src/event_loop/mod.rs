@@ -55,7 +55,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// One loop: a driver, a handler, and what it remembers. Made and used on one thread.
+/// One event loop: the driver, the handler, and the loop's own state. It is made and used on one thread.
 pub(crate) struct EventLoop<H: Handler, D: Driver> {
     driver: D,
     handler: H,
@@ -63,13 +63,13 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     shared: Arc<Shared<H::Message>>,
     listeners: Vec<Listener>,
     fd_channel: Option<FdReceiver>,
-    /// There if the server receives datagrams.
+    /// `None` if the server receives no datagrams.
     endpoints: Option<Box<Endpoints>>,
     /// The phase that is being carried out.
     phase: Phase,
-    /// Connections that are still to be told of it. `None`: none.
+    /// The walk that tells the connections of the phase. `None`: it has not begun, or is over.
     drain_notice: Option<DrainNotice>,
-    /// What had been taken before the drain, and is still to be carried out before anybody is told.
+    /// Mail and broadcasts that came before the drain. They are carried out before any connection is told.
     promised: Option<Promised>,
     /// No more arrivals will come.
     saw_the_end: bool,
@@ -77,35 +77,36 @@ pub(crate) struct EventLoop<H: Handler, D: Driver> {
     taken: u64,
     /// Room for one batch of arrivals, empty between batches.
     batch: Vec<Arrival>,
-    /// Connections that flow (see `drain_quiet`), and when their quiet time is over: soonest first.
+    /// Connections that flow (see `drain_quiet`), each with the end of its quiet time: the soonest first.
     flowing: VecDeque<(Tick, ConnId)>,
-    /// There once a proxy has let a connection wait for its header.
+    /// Made when the first connection has to wait for its PROXY header.
     proxy_headers: Option<Box<ProxyHeaderWait>>,
-    /// The soonest of: a quiet time, a PROXY header that is awaited, a notice of the drain, an endpoint that
-    /// rests. `MAX`: none.
+    /// When the soonest of these is due: the end of a quiet time, of the wait for a PROXY header or of an
+    /// endpoint's rest, or the next notice of the drain. `MAX`: none is due.
     next_due: Tick,
-    /// Questions whose answer takes a walk over the table, the oldest first. Few: whoever asks by
-    /// mail bounds them.
+    /// Queries whose answer takes a walk over the table, the oldest first. They are few: the asker bounds its
+    /// own queries.
     walks: VecDeque<Walk>,
     /// Broadcasts that are under way, the oldest first.
     fan_outs: VecDeque<FanOut>,
-    /// Stalls are looked for, or callbacks timed, so the activity says what runs.
+    /// Stalls are looked for, or callbacks are timed. So `activity` says which callback runs.
     is_watched: bool,
-    /// There if callbacks are timed.
+    /// `None` if callbacks are not timed.
     cpu_accounting: Option<Box<CpuAccounting>>,
-    /// There with a memory budget.
+    /// `None` without a memory budget.
     share: Option<Share>,
-    /// It is watched, or memory is: there is something to do before each wait.
+    /// The loop is watched, or has a memory budget: `look_around` runs before each wait.
     looks_around: bool,
-    /// Troubles with newcomers and endpoints, each of which would else be a line of the log.
+    /// Limits the log lines about new connections, endpoints, dials and broadcasts.
     trouble: LogLimiter,
-    /// Connections that are reset at a limit.
+    /// Limits the log lines about connections that are reset at a limit.
     cuts: LogLimiter,
-    /// Panics of callbacks, which a peer may bring about.
+    /// Limits the log lines about panics of callbacks, which a peer may cause.
     panics: LogLimiter,
-    /// Clients that were at the listeners' doors when these were shut, and are still to be let in.
+    /// Clients accepted from the backlogs when the listeners were shut. They still have to enter the table.
     last_arrivals: VecDeque<Arrival>,
-    /// Bytes that the first of the ready may still receive before the next of them is served.
+    /// Bytes that the first connection of the ready list may still receive before the next connection is
+    /// served.
     row_left: usize,
 }
 
@@ -158,14 +159,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Takes the memory of the first connections' entries, which would else be missed only when the
+    /// Allocates the entries of the first connections. Otherwise a lack of memory would show only when the
     /// first client comes.
     pub(crate) fn begin_table(&mut self) -> io::Result<()> {
         self.state.table.begin().map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))
     }
 
-    /// Turns until the loop is over. An error is a fault of our own or of the machine's, in the
-    /// wait itself.
+    /// Turns until the loop is over. An error is an error of the wait itself: our own fault, or the
+    /// machine's.
     pub(crate) fn run(&mut self) -> io::Result<()> {
         if self.is_watched {
             self.state.inbox.activity.runs_by(cpu_clock::own());
@@ -179,8 +180,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.wait()?;
         self.obey();
         let waiting = self.state.ready.len();
-        // Signals first: one of them may be the listener's, the fd channel's or the waker's, and what
-        // it told of is then taken in this turn.
+        // Signals first. A signal of a listener, of the fd channel or of the waker announces arrivals or
+        // mail, which are then taken in this turn.
         self.take_signals();
         self.take_arrivals();
         self.take_mail();
@@ -208,8 +209,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         Ok(!self.is_over())
     }
 
-    /// Waits for the next deadline or signal, or only looks if there is work left, and then reads
-    /// the clock, once for the whole turn.
+    /// Waits for a signal or the next deadline. Does not sleep if work is left. Then reads the clock, once
+    /// for the whole turn.
     fn wait(&mut self) -> io::Result<()> {
         if self.looks_around {
             self.look_around();
@@ -235,7 +236,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         until
     }
 
-    /// What only some servers ask for, before each wait.
+    /// The work before each wait that only a watched loop has, or a loop with a memory budget.
     #[cold]
     fn look_around(&mut self) {
         self.weigh();
@@ -245,8 +246,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// A function by itself: inlined into the turn, its inner loop shares registers with all that a
-    /// turn may do besides, and each message takes six instructions more.
+    /// A function by itself. Inlined into the turn, its inner loop would share registers with everything else
+    /// that a turn does, and each message would take six instructions more.
     #[inline(never)]
     fn take_signals(&mut self) {
         if self.is_watched {
@@ -257,7 +258,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// As `take_signals`, saying what runs: apart, so that it costs nothing where nobody looks.
+    /// As `take_signals`, and says which callback runs. Apart, so that it costs nothing if the loop is not
+    /// watched.
     #[cold]
     #[inline(never)]
     fn take_signals_watched(&mut self) {
@@ -266,9 +268,9 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Carries out what callbacks have asked for, within budgets. What is over them, and what this
-    /// brings about in turn, is the next turn's, which does not sleep: so however a handler's callbacks
-    /// bring one another about, each turn ends, and the next one reads the control word.
+    /// Carries out what callbacks have asked for, within budgets. What is over a budget, and what this step
+    /// causes, is left to the next turn, which does not sleep. So each turn ends, however a handler's
+    /// callbacks cause one another, and the next turn reads the control word.
     #[inline]
     fn carry_out(&mut self) {
         let state = &self.state;
@@ -279,7 +281,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 
     fn carry_out_some(&mut self) {
         self.start_dials();
-        // More where many wait: else those who die faster than that would be ever more.
+        // More if many wait. Otherwise the list would grow for ever if connections end faster than that.
         let few = self.state.a_few(self.state.limits.endings_per_turn);
         let mut closes = few.saturating_add(self.state.dead.len() / 8);
         if !self.state.outbox.panicked.is_empty() {
@@ -289,11 +291,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.reap(&mut closes);
         self.flush_all();
         if !self.state.outbox.panicked.is_empty() {
-            self.payloads_panicked(); // of what was carried out just now
+            self.payloads_panicked(); // payloads that were dropped just now
         }
     }
 
-    /// Something is left to do that no signal will tell of.
+    /// True if work is left that no signal will announce.
     fn has_work(&self) -> bool {
         let state = &self.state;
         !state.outbox.is_empty()
@@ -310,10 +312,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             || (self.looks_around && self.is_relieving())
     }
 
-    /// The clock, and until when to wait.
+    /// The time, and until when to wait.
     ///
-    /// The turn has taken time since it read the clock. For a near deadline it is read again; for
-    /// a far one the wait ends a little early, which then is near: that costs less than another
+    /// The turn has taken time since it read the clock. For a near deadline the clock is read again. For a
+    /// far deadline the wait ends a little early, and the deadline is near then. That costs less than another
     /// reading in every turn.
     fn next_deadline(&self) -> (Tick, Option<Tick>) {
         const NEAR_MS: u64 = 64;
@@ -332,7 +334,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// As `has_work`, for what there is only once an order has come.
+    /// As `has_work`, for work that exists only after an order.
     #[cold]
     fn has_work_at_the_end(&self) -> bool {
         (self.drain_notice.is_some() && self.notifies_now()) || !self.last_arrivals.is_empty()
@@ -359,7 +361,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         is_over
     }
 
-    /// What a handler begins anew in every turn must not keep a loop that is told to stop.
+    /// Drops what a handler could begin anew in every turn: it must not keep a loop that is told to stop.
     #[cold]
     fn end_own_work(&mut self) {
         if !self.state.jobs.is_empty() {
@@ -392,7 +394,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         returned
     }
 
-    /// Counts a panic and asks the handler what is to become of the rest.
+    /// Counts a panic, and asks the handler whether the server goes on.
     #[cold]
     fn count_panic(&mut self, callback: Callback, id: Option<ConnId>) {
         self.state.inbox.counters.add(crate::observe::counters::Counter::Panics, 1);
@@ -409,8 +411,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     }
 }
 
-/// Runs a callback of one connection, which the outbox was told of, inside the guard. True if it
-/// returned.
+/// Runs a callback of one connection inside the guard. The outbox must have begun the connection. True if the
+/// callback returned.
 #[inline]
 fn run<H: Handler>(
     handler: &mut H,

@@ -1,9 +1,9 @@
 //! Progress that no signal tells of: a peer that reads slowly out of a full kernel buffer.
 //!
-//! The kernel says that it has room only when a third of its buffer is free, and that buffer may
-//! hold megabytes. A peer that reads all the time can so be silent for longer than the idle
-//! timeout. Therefore a connection that is to end as idle while bytes are unacknowledged is looked
-//! at once more, half a timeout later, and ends only if not one of them was acknowledged.
+//! The kernel signals EPOLLOUT only when a third of its send buffer is free, and that buffer may hold
+//! megabytes. So a peer that reads all the time can cause no signal for longer than the idle timeout.
+//! Therefore the loop looks at an idle connection with unacknowledged bytes once more, half a timeout later.
+//! The connection ends only if not one of these bytes was acknowledged.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -27,7 +27,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let next = match looked {
             Some((until, before)) if until == was && unacknowledged < before => idle_deadline,
             Some((until, _)) if until == was => return false,
-            // Never, or before bytes have moved the deadline.
+            // The connection was never looked at, or only before bytes have moved the deadline.
             _ => {
                 let until = now.after(timeout / 2);
                 head.cold().looked = Some((until, unacknowledged));
@@ -38,14 +38,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         true
     }
 
-    /// The partner of one that is to end as idle may be due in the same moment, and may be put off then. What
-    /// was noted of it stays, if it is not: its own turn is still to come.
+    /// When a connection is to end as idle, its partner may be due at the same moment, and may be put off
+    /// here. If it is not, the note of the last look stays: the partner's own deadline is still to be served.
     fn look_at_due(&mut self, partner: ConnId) {
         let was = self.state.idle_end_of(partner);
         let now = self.state.now;
         let Some(head) = self.state.head(partner) else { return };
         let state = head.status.state();
-        // Any other deadline is none that is put off: of its first byte, or of its end.
+        // Only an idle deadline is put off, not the deadline of the first byte or of closing.
         let is_idle_end =
             (state.delivers() || state == State::PeerEnded) && !head.status.has(Status::FIRST_BYTE);
         if was > now || !is_idle_end {
@@ -60,8 +60,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Its idle deadline has come, but one of a pair is not idle before the other is, who may be
-    /// slow to take what this one brings.
+    /// The idle deadline of the connection has come. A connection of a pair is not idle before its partner
+    /// is, which may be slow to take the bytes of this connection. True: the deadline is put off.
     pub(super) fn waits_for_partner(&mut self, id: ConnId) -> bool {
         let Some(partner) = self.state.partner_of(id) else { return false };
         self.look_at_due(partner);
@@ -70,7 +70,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             return false;
         }
         let Some(head) = self.state.head(id) else { return false };
-        // It has been looked at: two that stand still must not put each other off for ever.
+        // This counts as a look: two connections that stand still must not put each other off for ever.
         let unacknowledged = self.driver.unacknowledged(&head.socket);
         head.cold().looked = Some((until, unacknowledged));
         self.state.put_idle_off(id, until);

@@ -1,9 +1,9 @@
-//! The proxy_headers: where a connection waits that a proxy has not announced yet.
+//! Where a connection waits that its proxy has not announced yet.
 //!
-//! Who the client is must be known before `admit`, and before there is a session; so until its PROXY
-//! header has come whole, a connection is not in the table. Most never wait: the header is there
-//! when they are accepted. The others are watched under tokens of their own. A loop without proxies
-//! has none of this.
+//! The client must be known before `admit`, and before there is a session. So a connection is not in the
+//! table until its PROXY header has come whole. Most connections never wait, since the header is there when
+//! they are accepted. The others are watched under tokens of their own. A loop without proxies has none of
+//! this.
 
 use super::EventLoop;
 use crate::accept::admission::Arrival;
@@ -15,7 +15,7 @@ use crate::threads::control::Phase;
 use net_timer::{Entries, Links, Slot, Tick, Wheel};
 use slab::Slab;
 
-/// Those who wait, and until when.
+/// The connections that wait, and until when.
 pub(super) struct ProxyHeaderWait {
     waiting: Slab<Waiting>,
     wheel: Wheel,
@@ -24,16 +24,16 @@ pub(super) struct ProxyHeaderWait {
 struct Waiting {
     arrival: Arrival,
     link: Link,
-    /// What has come: the beginning of a header, and never more than the longest.
+    /// The bytes that have come: the beginning of a header, and never more than the longest header.
     heard: Vec<u8>,
-    /// Until when it must be whole, and what it is called if it is not.
+    /// Until when the header must be whole, and the close reason if it is not.
     until: (Tick, CloseReason),
-    /// Its place in the wheel.
+    /// The connection's place in the wheel.
     links: Links,
     slot: Slot,
 }
 
-/// Lets the wheel find those who wait.
+/// Lets the wheel find the connections that wait.
 struct Filed<'a>(&'a mut Slab<Waiting>);
 
 impl Entries for Filed<'_> {
@@ -60,7 +60,7 @@ impl ProxyHeaderWait {
         self.waiting.remove(n as usize)
     }
 
-    /// One whose time is over, and what that is called.
+    /// A connection whose time is over, and the close reason.
     fn pop_due(&mut self, now: Tick) -> Option<(u32, CloseReason)> {
         loop {
             let n = self.wheel.pop_due(&mut Filed(&mut self.waiting), now)?;
@@ -68,13 +68,13 @@ impl ProxyHeaderWait {
             if until <= now {
                 return Some((n, why));
             }
-            // Only brought closer: it was filed coarsely.
+            // Not due: filed coarsely, the connection was only brought closer.
             self.wheel.insert(&mut Filed(&mut self.waiting), n, until);
         }
     }
 }
 
-/// What became of one reading.
+/// What one read of the header brought.
 enum Heard {
     /// The header is whole.
     All(ProxyHeader),
@@ -114,8 +114,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.set_next_due();
     }
 
-    /// Until when the header of a connection that comes now must be whole, and what it is called if it
-    /// is not: by the soonest deadline that the connection has.
+    /// Until when the header of a connection that comes now must be whole, and the close reason if it is not:
+    /// by the soonest deadline that the connection has.
     fn header_timeout(&self) -> (Tick, CloseReason) {
         let limits = &self.state.limits;
         let deadlines = [
@@ -125,7 +125,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         ];
         let mut soonest = (limits.proxy_header_timeout, CloseReason::ProxyHeader(BadHeader::Late));
         for (timeout, why) in deadlines {
-            // Of equal ones the last, which says most.
+            // Of equal timeouts the last one, whose reason says most.
             if let Some(timeout) = timeout.filter(|timeout| *timeout <= soonest.0) {
                 soonest = (timeout, why);
             }
@@ -133,7 +133,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         (self.state.now.after(soonest.0), soonest.1)
     }
 
-    /// Something has come for number `n`, or for one that had this number before.
+    /// A signal has come for number `n`, or for an earlier connection with this number.
     #[cold]
     #[inline(never)]
     pub(super) fn waiting_signalled(&mut self, n: u32) {
@@ -160,7 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.heard(waiting, heard);
     }
 
-    /// Lets it in, or closes it.
+    /// Lets the connection in, or closes it.
     fn heard(&mut self, waiting: Waiting, heard: Heard) {
         let Waiting { mut arrival, heard: bytes, .. } = waiting;
         let why = match heard {
@@ -184,8 +184,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.refuse(arrival.socket, why);
     }
 
-    /// Reads until the header is whole, or nothing more is there: to the end, so that one who says only
-    /// half and then ends is met, whatever its signals say.
+    /// Reads until the header is whole, or nothing more is there. It reads to the end: so a peer that sends
+    /// only half and then ends is noticed, whatever its signals say.
     fn read_header(&mut self, waiting: &mut Waiting) -> Heard {
         let Waiting { arrival, link, heard, .. } = waiting;
         loop {
@@ -207,13 +207,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Some wait for a proxy to announce them.
+    /// True if connections wait for a proxy to announce them.
     pub(super) fn has_waiting(&self) -> bool {
         self.proxy_headers.as_deref().is_some_and(|pending| !pending.waiting.is_empty())
     }
 
-    /// The server ends, and nothing is under way for those who wait: who is not announced now is not
-    /// let in. Some in each turn.
+    /// The server ends, and nothing is under way for the connections that wait. A connection that is not
+    /// announced now is not let in. Some in each turn.
     #[cold]
     #[inline(never)]
     pub(super) fn end_waiting(&mut self) {
@@ -230,8 +230,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Those whose time to be announced is over: each is heard once more and then closed, or let in. Few in a
-    /// turn, as of those in the table.
+    /// Serves connections whose time to be announced is over: each is read once more and then closed, or let
+    /// in. Few in a turn, as of the connections in the table.
     pub(super) fn end_overdue_headers(&mut self) {
         let now = self.state.now;
         let few = self.state.a_few(self.state.limits.endings_per_turn);
@@ -250,7 +250,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
 }
 
 impl ProxyHeaderWait {
-    /// When the first of those who wait is overdue.
+    /// When the first of the waiting connections is overdue.
     pub(super) fn next_due(&self) -> Option<Tick> {
         self.wheel.next_due()
     }

@@ -15,18 +15,18 @@ use crate::observe::counters::Counter;
 use net_buffer::{Input, Unread};
 use std::io::IoSlice;
 
-/// Connections of the list of the ready that are served in a turn, or a quarter of those that wait: each
-/// is a system call, though it may bring nothing.
+/// Connections of the ready list that are served in a turn, or a quarter of those that wait if that is more.
+/// Each costs a system call, though it may bring nothing.
 pub(super) const READY_PER_TURN: usize = 64;
 
-/// Receives that use up what a connection may receive in a turn, however little each of them brings:
-/// each is a system call and a callback.
+/// So many receives use up what a connection may receive in a turn, however little each of them brings. Each
+/// is a system call and a callback.
 pub(super) const RECEIVES_PER_TURN: usize = 64;
 
 /// Where the bytes of one `on_data` lie.
 pub(super) enum Source {
     Lease(Lease),
-    /// What was kept from before, with the new bytes behind it.
+    /// Bytes kept from before, with the new bytes behind them.
     Unread(Unread),
 }
 
@@ -45,7 +45,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(id) = ConnId::from_token(signal.token) else {
             return self.other_signal(signal.token);
         };
-        // An event of a connection that is no more: it was closed earlier in this batch.
+        // The connection was closed earlier in this batch of events.
         let Some(connection) = self.state.table.get(id) else { return };
         let head = &mut connection.head;
         if !head.status.is_straight() || !signal.what.is_plain_arrival() {
@@ -63,8 +63,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// As `signal`, saying for whom, and always the long way: called from a second place, the straight
-    /// path would not be inlined into the first, which costs 25 instructions a message.
+    /// As `signal`, and says for which connection. Always the long path: if the straight path had a second
+    /// caller, it would not be inlined into `signal`, which costs 25 instructions a message.
     pub(super) fn signal_watched(&mut self, signal: Signal) {
         let Some(id) = ConnId::from_token(signal.token) else {
             return self.other_signal(signal.token);
@@ -130,7 +130,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// An event that asks for more than bytes on the straight path.
+    /// Serves an event that the straight path does not serve.
     #[cold]
     #[inline(never)]
     fn signal_in_detail(&mut self, id: ConnId, what: What) {
@@ -145,12 +145,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let is_held = state.delivers() && self.state.input_room(id) == 0;
         let Some(head) = self.state.head(id) else { return };
         if what.has(What::ARRIVED) && state.reads() && !is_held {
-            // What is on the ready list has its budget from there, and not once more.
+            // A connection on the ready list has its budget from there, and not once more.
             if !head.status.has(Status::READY) {
                 self.receive(id, self.state.limits.receive_bytes_per_turn);
             }
         } else if what.has(What::GONE) && state != State::Dead {
-            // Nobody reads, so nobody would be told, and this edge is the only one.
+            // The connection is not read, so no receive would report the error, and no other edge comes.
             if let Some(errno) = self.driver.failure(&head.socket) {
                 self.failed(id, errno);
             }
@@ -191,7 +191,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         loop {
             let Some(head) = self.state.head(id) else { return };
             let (state, is_bulk) = (head.status.state(), head.status.has(Status::BULK));
-            // What is kept comes to the handler before more is put behind it.
+            // The handler gets the kept bytes before more bytes are put behind them.
             let is_owed = state.delivers() && head.status.has(Status::AGAIN);
             let room = if state.delivers() { self.state.input_room(id) } else { usize::MAX };
             if !state.reads() || room == 0 {
@@ -223,8 +223,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Bytes that a receive is charged for at least. A peer may see to it that each brings one byte, as
-    /// with descriptors of a Unix socket between them.
+    /// Bytes that a receive is charged for at least. A peer can make each receive bring one byte, as with
+    /// descriptors of a Unix socket between the bytes.
     fn least_charged(&self) -> usize {
         self.state.limits.receive_bytes_per_turn.div_ceil(RECEIVES_PER_TURN)
     }
@@ -245,7 +245,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let state = head.status.state();
         debug_assert!(step(state, Event::Bytes, false).is_some(), "bytes in {state:?}");
         if state.discards() {
-            // While bytes are owed, only the write timeout counts: the peer may say what it likes.
+            // While bytes are owed, only the write timeout counts, and not what the peer sends.
             let len = if state == State::Lingering { lease.len as usize } else { 0 };
             let so_far = &mut head.cold().discarded;
             *so_far += len;
@@ -268,7 +268,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             None => Source::Lease(lease),
             Some(mut unread) => {
                 let bytes = self.driver.leased(&lease);
-                // The limit is looked at after the callback, when it has taken what it can.
+                // The limit is checked after the callback, when the handler has taken what it can.
                 let appended = unread.append(bytes, &mut self.state.outbox.pool, usize::MAX);
                 appended.expect("there is no limit here");
                 self.driver.settle(lease);
@@ -288,7 +288,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Lets the handler see the bytes, and does what it leaves.
+    /// Gives the bytes to the handler, and carries out what it leaves.
     fn hand_over(&mut self, id: ConnId, source: Source) {
         if self.is_tunnel(id) {
             return self.pass_on(id, source);
@@ -316,8 +316,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         taken: usize,
         pending: usize,
     ) {
-        // A handler that has put another `Input` in the place of its own has taken more than there
-        // is: its mistake, and no more than one connection's.
+        // A handler that has put another `Input` in the place of its own may have taken more than there is.
+        // That is the handler's mistake, and costs one connection.
         if !returned || taken > source.bytes(&self.driver).len() {
             self.panicked(id, Callback::Data, pending);
             self.put_away(source);
@@ -372,7 +372,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.after(id);
     }
 
-    /// Keeps what was not taken, up to the limit, and gives the rest of the memory back.
+    /// Keeps the bytes that were not taken, up to the limit, and gives the rest of the memory back.
     pub(super) fn keep(&mut self, id: ConnId, source: Source, taken: usize) {
         let pool = &mut self.state.outbox.pool;
         let kept = match source {
@@ -428,17 +428,17 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Connections that go on without an edge: over their budget last turn, or resumed.
-    /// Only the first `waiting`: who has used up its budget in this turn waits for the next.
+    /// Serves connections that go on without an edge: over their budget in the last turn, or resumed. Serves
+    /// only the first `waiting`: a connection that has used up its budget in this turn waits for the next.
     ///
-    /// All of them together receive what one may in a turn. Then whoever has something new is
-    /// looked at, so that bulk transfers keep the others waiting no longer than one of them would,
-    /// however many there are. One goes on for a few turns before the next is served: so its
-    /// peer's answers, and the memory of both, are still warm.
+    /// All of them together receive what one connection may receive in a turn. Then connections with new
+    /// events are served. So bulk transfers delay the others no longer than one bulk transfer would, however
+    /// many there are. One connection goes on for a few turns before the next is served: so its peer's
+    /// answers, and the memory of both, are still in the cache.
     ///
-    /// Who is over by now, or needs nothing any more, costs next to nothing and does not count. Of the
-    /// others a quarter of those that wait are served at least: else, where more come in each turn, the
-    /// list would be ever longer.
+    /// A connection that is over by now, or needs nothing any more, costs next to nothing and does not count.
+    /// Of the others at least a quarter of those that wait are served. Otherwise the list would grow for ever
+    /// if more come in each turn.
     pub(super) fn serve_ready(&mut self, waiting: usize) {
         let least = self.least_charged() as u64;
         let mut left = self.state.limits.receive_bytes_per_turn;
@@ -475,7 +475,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// What was kept while the connection was paused or held comes to the handler again.
+    /// Gives the handler again what was kept while the connection was paused or held.
     fn hand_over_again(&mut self, id: ConnId) {
         let is_held = self.state.input_room(id) == 0;
         let Some(head) = self.state.head(id) else { return };

@@ -1,5 +1,5 @@
-//! What is due by the clock beside the deadlines of connections: quiet times, PROXY headers that are awaited,
-//! notices of a drain, endpoints that rest. A turn looks at one number, the soonest of them.
+//! What is due by the clock beside the deadlines of connections: quiet times, awaited PROXY headers, notices
+//! of a drain, endpoints that rest. A turn looks at one number, when the soonest of these is due.
 
 use super::{DrainNotice, EventLoop, ProxyHeaderWait, sooner};
 use crate::api::handler::Handler;
@@ -19,7 +19,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.set_next_due();
     }
 
-    /// Notes when the soonest of them is due. Called by whatever adds one that may be sooner.
+    /// Notes when the soonest of these is due. Code that adds a sooner one calls this, or lowers `next_due`.
     pub(super) fn set_next_due(&mut self) {
         let flowing = self.flowing.front().map(|&(until, _)| until);
         let waiting = self.proxy_headers.as_deref().and_then(ProxyHeaderWait::next_due);

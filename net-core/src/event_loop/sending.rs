@@ -1,4 +1,4 @@
-//! From what callbacks left to the kernel, and `on_writable`.
+//! From the bytes that callbacks left to the kernel, and `on_writable`.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -10,7 +10,7 @@ use crate::connection::slot::Status;
 use crate::driver::{Driver, Sent, Then};
 use std::io::IoSlice;
 
-/// What one connection sends of files in a turn at most: more, and one disk read would be long.
+/// Bytes of files that one connection sends in a turn at most. With more, one disk read would be long.
 const FILE_BYTES: usize = 64 << 10;
 
 /// Pieces of the cork that one gathering send takes. A connection with more moves them to its own
@@ -26,8 +26,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// In the middle of a turn: to as many as a turn's end may send to, beside one answer for each
-    /// message that has come.
+    /// Flushes the cork in the middle of a turn: for as many connections as the end of a turn may send to,
+    /// and for one more with each message that has come.
     #[cold]
     fn flush_cork_early(&mut self) {
         let tally = &self.state.tally;
@@ -39,7 +39,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
     pub(super) fn after(&mut self, id: ConnId) {
         self.relieve_cork();
         let Some(head) = self.state.head(id) else { return };
-        // What is listed already, perhaps because it was over its budget, is sent from there.
+        // A connection that is listed already, perhaps because it was over its budget, is flushed from the
+        // list.
         let waits = head.status.has(Status::CORKED | Status::UNSENT);
         if waits && !head.status.has(Status::TO_FLUSH) && !self.holds_last_answer(id) {
             self.flush(id);
@@ -48,12 +49,12 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.after_wishes(id);
     }
 
-    /// Offers what waits for one connection, unless the kernel is known to be full.
+    /// Offers the waiting bytes of one connection to the kernel, unless the socket is known to be full.
     pub(super) fn flush(&mut self, id: ConnId) {
         self.flush_and(id, false);
     }
 
-    /// As `flush`. `more`: something follows that is to leave with the last of it.
+    /// As `flush`. `more`: something follows that is to leave with the last of the bytes.
     pub(super) fn flush_and(&mut self, id: ConnId, more: bool) {
         let Some(status) = self.state.head(id).map(|head| head.status) else { return };
         if status.has(Status::HOLDS) {
@@ -61,8 +62,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 self.state.with(id, |outbox, head| outbox.spill(head));
                 return;
             }
-            // Above its high mark it is not read: what was held back for its next question would keep
-            // the question from being heard.
+            // Above its high watermark the connection is not read. Its answer, held back for the next
+            // request, would keep that request from being read.
             self.end_hold(id);
         }
         if status.has(Status::HELD) {
@@ -105,7 +106,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             if has_file {
                 budget = budget.min(FILE_BYTES).min(outbox.files_left);
             }
-            // Of what waits for its rate, the rest comes later than the kernel should wait for it.
+            // If the rate limit keeps a rest back, the rest comes later than the kernel should wait for it.
             let more = more && cold.output.len() <= budget;
             let (socket, link) = (&head.socket, &mut head.link);
             let (output, pool) = (&mut cold.output, &mut outbox.pool);
@@ -130,8 +131,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Some of a file may have been sent. That a long one stays above the high mark says nothing of the
-    /// peer, as long as it takes something.
+    /// Some of a file may have been sent. A long file stays above the high watermark. That says nothing of
+    /// the peer, as long as the peer takes something: the stuck deadline begins anew.
     #[cold]
     fn file_moved(&mut self, id: ConnId, taken: Sent) {
         if taken.bytes > 0 && self.is_above_its_marks(id) {
@@ -140,8 +141,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Bytes that its rate lets out now, if anything waits. It waits in its own queue, since the cork
-    /// goes out as a whole.
+    /// Bytes that the rate limit lets out now, if anything waits. The bytes wait in the connection's own
+    /// queue, since the cork goes out as a whole.
     #[cold]
     fn tokens_to_send(&mut self, id: ConnId) -> usize {
         self.state.with(id, |outbox, head| outbox.spill(head));
@@ -149,7 +150,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         if waits { self.state.tokens(id, Way::Out) } else { usize::MAX }
     }
 
-    /// Its deadline has come: what a rate limit has held back may go on. True: something did.
+    /// The connection's deadline has come: what a rate limit has held back may go on. True: something did.
     #[cold]
     pub(super) fn goes_on(&mut self, id: ConnId) -> bool {
         let (goes_in, goes_out) = self.state.refill(id);
@@ -176,7 +177,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Less waits than before: perhaps nothing, perhaps no more than the low mark.
+    /// Fewer bytes wait than before: perhaps none, perhaps no more than the low watermark.
     fn output_fell(&mut self, id: ConnId) {
         let low = self.state.outbox.low_watermark();
         let Some((pending, was_held)) = self.state.with(id, |outbox, head| {
@@ -211,7 +212,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let owes_fin =
             matches!(head.status.state(), State::Finishing | State::Closing | State::LastBytes);
-        // What `on_writable` sent counts too; it is looked at again when that is flushed.
+        // Bytes that `on_writable` sent count too. The loop comes here again when these are flushed.
         if pending == 0 && !head.status.has(Status::UNSENT | Status::CORKED) {
             if owes_fin && self.told_before_the_end(id) {
                 self.step(id, Event::Flushed);
@@ -222,14 +223,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// Below its low mark again: tells the handler, and goes on reading.
+    /// The connection is at its low watermark again. Tells the handler, and goes on reading.
     fn room(&mut self, id: ConnId) {
         let Some(head) = self.state.head(id) else { return };
         let state = head.status.state();
         if state.takes_output() {
             self.call(id, Callback::Room, |handler, conn| handler.on_writable(conn));
-            // Its bytes go out at the end of the turn: offering them here would let a handler
-            // that fills the kernel's buffer each time keep the turn for itself.
+            // The handler's bytes go out at the end of the turn. If they were offered here, a handler that
+            // fills the kernel's buffer each time would keep the turn for itself.
             if let Some(true) = self.state.with(id, |_, head| head.status.has(Status::UNSENT)) {
                 self.list_to_flush(id);
             }
@@ -241,8 +242,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The last byte has left. Where nothing comes behind it, the handler is told of its marks first, of
-    /// a turn's at a time. False: it is not told of all yet, or that has ended the connection.
+    /// The last byte has left. In `LastBytes` the handler is told of its marks first, of as many in a turn as
+    /// a turn may tell. False: it is not told of all yet, or the callback has ended the connection.
     fn told_before_the_end(&mut self, id: ConnId) -> bool {
         if self.state.outbox.marks.is_empty() || !self.is_in(id, State::LastBytes) {
             return true;
@@ -256,16 +257,16 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         is_told && self.is_in(id, State::LastBytes)
     }
 
-    /// Tells the handler of the marks that are reached now, of `left` at most. Those that it sets
-    /// meanwhile are the next turn's, though nothing may be before them: else a handler that is told and
-    /// marks again would never let the turn end. Nor is it told of more than one above its high mark:
-    /// what it sends goes out at the end of the turn. A handler that has ended the connection is told of
-    /// no more.
+    /// Tells the handler of the marks that are reached now, of `left` at most. Marks that the handler sets
+    /// meanwhile wait for the next turn, even with no bytes before them. Otherwise a handler that is told and
+    /// marks again would never let the turn end. Above its high watermark the handler is told of one mark
+    /// only, since its bytes go out at the end of the turn. A handler that has ended the connection is told
+    /// of no more.
     #[cold]
     pub(super) fn tell_sent(&mut self, id: ConnId, left: &mut usize) {
         for n in 0..self.state.outbox.marks.reached(id, left.saturating_add(1)) {
             let Some(status) = self.state.head(id).map(|head| head.status) else { return };
-            // In `LastBytes` there are marks only if it has not closed.
+            // In `LastBytes` there are marks only if the handler has not closed.
             let ended = [State::Closing, State::Lingering, State::Dead, State::Connecting];
             if ended.contains(&status.state()) {
                 return;
@@ -283,18 +284,18 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.after_wishes(id);
         }
         if self.state.outbox.marks.reached(id, 1) > 0 {
-            // In the next turn, behind those who wait already.
+            // In the next turn, after the connections that wait already.
             self.state.with(id, |outbox, head| outbox.list_wish(head, id));
         }
     }
 
-    /// What held a partner's input back is no more.
+    /// The partner's input is no longer held back.
     pub(super) fn partner_reads_on(&mut self, partner: ConnId) {
         self.read_on(partner);
         self.look_again(partner);
     }
 
-    /// As if an edge had come: for input that was left in the kernel, or kept, meanwhile.
+    /// Reads on as if an edge had come, for input that was left in the kernel, or kept, meanwhile.
     pub(super) fn read_on(&mut self, id: ConnId) {
         if let Some(head) = self.state.head(id) {
             if head.status.has(Status::UNREAD) {
@@ -308,12 +309,11 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.with(id, |outbox, head| outbox.list_to_flush(head, id));
     }
 
-    /// Sends what waits in the cork: one gathering send for each connection, of `left` at most. For the
-    /// others it waits in their own queues, in order: the cork is free again either way.
+    /// Sends what waits in the cork: one gathering send for each connection, of `left` at most. The bytes of
+    /// the others go to their own queues, in order. The cork is free again either way.
     #[cold]
     fn flush_cork(&mut self, left: &mut usize) {
-        // Callbacks may add owners meanwhile, who are not among these; and the last flush empties the
-        // list.
+        // Callbacks may add owners meanwhile, which are not served here. The last flush empties the list.
         for owner in 1..=self.state.outbox.cork.owners() {
             let Some(id) = self.state.outbox.cork.owner(owner as u16) else { continue };
             if *left > 0 {
@@ -325,14 +325,15 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// What the cork holds for a connection that cannot be sent to now must not keep the cork.
+    /// Flushes a connection's bytes from the cork. If it cannot be sent to now, they must not stay in the
+    /// cork.
     fn flush_corked(&mut self, id: ConnId) {
         if !self.holds_last_answer(id) {
             self.flush(id);
         }
         if self.state.head(id).is_some_and(|head| head.status.has(Status::CORKED)) {
             self.state.with(id, |outbox, head| outbox.spill(head));
-            // Perhaps it was `on_writable` that put it there, and nothing is full.
+            // Perhaps `on_writable` put these bytes there, and the socket is not full.
             self.list_to_flush(id);
         }
         self.after_wishes(id);
@@ -344,8 +345,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// The end of the turn: whatever waits is offered once, within the turn's budget, of which those that
-    /// are listed have a half if they need it.
+    /// The end of the turn: each connection with waiting bytes is flushed once, within the turn's budget.
+    /// Listed connections have a half of that budget if they need it.
     pub(super) fn flush_all(&mut self) {
         let mut left = self.state.limits.deferred_per_turn;
         if self.state.outbox.cork.owners() > 0 {
@@ -354,14 +355,14 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             self.flush_cork(&mut corked);
             left = listed + corked;
         }
-        // What is over its budget is listed anew, for the next turn; behind those for whom nothing
-        // was left of the budget of files.
+        // A connection over its budget is listed anew, for the next turn. It is behind the connections for
+        // which nothing was left of the budget of files.
         let mut waiting = self.state.outbox.to_flush.len();
         let mut served = 0;
         while waiting > 0 && left > 0 {
             waiting -= 1;
             let Some(id) = self.state.outbox.to_flush.pop_front() else { break };
-            // Who is over costs nothing, and does not count.
+            // A connection that is over costs nothing, and does not count.
             let Some(head) = self.state.head(id) else { continue };
             head.status.clear(Status::TO_FLUSH);
             left -= 1;

@@ -12,8 +12,8 @@ use crate::observe::counters::Counter;
 use crate::threads::control::Phase;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
-    /// One slice of a job after the other, in rotation, for as long as this turn has for them, and within
-    /// its budget: slices that are next to nothing would else be very many.
+    /// Runs slices of the jobs in rotation, for the time that a turn has for slices, and within a budget of
+    /// slices. Without that budget, slices that take almost no time would be very many.
     #[cold]
     #[inline(never)]
     pub(super) fn run_slices(&mut self) {
@@ -77,7 +77,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// What a job holds is the user's, and so is its drop.
+    /// What a job holds is the user's, and so is the drop of it.
     fn drop_job(&mut self, job: Job<H>) {
         self.drop_of_user(job);
     }

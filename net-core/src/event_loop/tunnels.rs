@@ -1,9 +1,9 @@
-//! Tunnels: two connections whose bytes and ends pass from one to the other, and no handler between.
+//! Tunnels: two connections whose bytes and ends pass from one to the other without the handler.
 //!
-//! What comes is copied into the partner's queue, as a handler would; only if much came it is worth a
-//! splice, which takes more calls. A splice decides nothing: that it brought little, or nothing, may
-//! be because the socket is empty, or the pipe full, or because urgent data is next. So after
-//! each that was not whole a receive follows, and what that finds, bytes or the end, is believed.
+//! Received bytes are copied into the partner's queue, as a handler would copy them. A splice takes more
+//! calls, and is worth it only if many bytes came. A splice decides nothing: it may bring few bytes, or none,
+//! because the socket is empty, or the pipe full, or because urgent data is next. So after each splice that
+//! was not whole a receive follows. The loop believes what the receive finds, bytes or the end.
 
 use super::EventLoop;
 use super::receiving::Source;
@@ -15,8 +15,7 @@ use crate::connection::slot::Status;
 use crate::driver::{Driver, Ending, Spliced};
 use crate::observe::counters::Counter;
 
-/// From so many bytes in one receive on, or from a full block, the next one is a splice. See decision
-/// 0050.
+/// After a receive of so many bytes, or of a full block, the next receive is a splice. See decision 0050.
 const BULK_BYTES: usize = 32 << 10;
 
 impl<H: Handler, D: Driver> EventLoop<H, D> {
@@ -24,8 +23,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.state.head(id).is_some_and(|head| head.status.has(Status::TUNNEL))
     }
 
-    /// Queues what one end has brought for the other one. What finds no room is kept, and comes again
-    /// when there is some.
+    /// Queues the bytes received at one end for the other end. Bytes that find no room are kept, and come
+    /// again when there is room.
     pub(super) fn pass_on(&mut self, id: ConnId, source: Source) {
         let bytes = source.bytes(&self.driver);
         let len = bytes.len();
@@ -37,7 +36,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             })?
         });
         if queued.is_none() {
-            // The other end takes nothing more, and this one is told so by its end, or has been.
+            // The other end takes no more bytes. This end learns that by its own end, or has learnt it.
             self.state.outbox.drops.add_bytes(len as u64);
         }
         if len >= self.bulk_bytes()
@@ -49,13 +48,13 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         self.after(id);
     }
 
-    /// Moves what has come, `most` bytes at most, to the other end past this process. `None`: the
-    /// connection has failed. Fewer than `most`: a receive must tell why.
+    /// Moves `most` received bytes at most to the other end, inside the kernel. `None`: the connection has
+    /// failed. Fewer than `most`: a receive must tell why.
     #[cold]
     pub(super) fn splice(&mut self, id: ConnId, most: usize) -> Option<usize> {
         let Some(partner) = self.state.partner_of(id) else { return Some(0) };
         if self.state.head(id).is_some_and(|head| head.status.has(Status::UNREAD)) {
-            return Some(0); // what is kept goes first
+            return Some(0); // the kept bytes go first
         }
         let queue = self.state.with(partner, |outbox, head| outbox.lend_queue(head));
         let Some(mut queue) = queue.flatten() else { return Some(0) };
@@ -83,7 +82,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// So many bytes were spliced: whatever a receive of them would have brought about.
+    /// `bytes` were spliced. Does everything that a receive of them would have done.
     fn brought(&mut self, id: ConnId, bytes: usize, is_little: bool) {
         self.state.tally.receives += 1;
         self.state.tally.received_bytes += bytes as u64;
@@ -104,7 +103,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         BULK_BYTES.min(self.state.limits.receive_max())
     }
 
-    /// One end's peer sends no more, and so the other end is to send no more than what it has.
+    /// The peer of one end sends no more. So the other end sends what it has, and then no more.
     pub(super) fn pass_end(&mut self, id: ConnId) {
         let Some(partner) = self.state.partner_of(id) else {
             return self.wish(id, Status::WISH_CLOSE);
@@ -121,7 +120,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// One end was dialled and is up. The other one's peer may have ended before.
+    /// One end was dialled and is up. The peer of the other end may have ended before.
     pub(super) fn end_came_before(&mut self, id: ConnId) {
         let Some(partner) = self.state.partner_of(id) else { return };
         let has_ended =
@@ -131,7 +130,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// One end is over, and so the other one ends: with what it has, or at once if something failed.
+    /// One end is over, so the other end ends: after its queued bytes, or at once if something failed.
     pub(super) fn end_tunnel(&mut self, id: ConnId, partner: ConnId, how: Ending) {
         let Some(head) = self.state.head(id) else { return };
         let is_orderly = how == Ending::Close && head.why.is_none_or(|why| why.is_orderly());

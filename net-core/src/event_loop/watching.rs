@@ -1,4 +1,4 @@
-//! What a loop says of what it does, while somebody wants to know: its pulse, and its ledger.
+//! What a watched loop publishes of its work: its activity, and its CPU accounting.
 
 use super::EventLoop;
 use crate::api::handler::Handler;
@@ -16,7 +16,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// What comes is the loop's own work, and no callback's.
+    /// From here on the loop does its own work, and no callback's.
     pub(super) fn watch_own_work(&mut self) {
         if let Some(cpu_accounting) = &mut self.cpu_accounting {
             cpu_accounting.begin(self.driver.nanos());
@@ -32,8 +32,8 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         }
     }
 
-    /// A callback is about to run, and whoever looks may see which. What the loop itself does between
-    /// this one and the next counts as this one's: it moves what the callback left.
+    /// A callback is about to run. A watched loop publishes which. The loop's own work between this callback
+    /// and the next counts as this callback's: it moves what the callback left.
     #[inline]
     pub(super) fn runs(&mut self, callback: Callback, of: Option<ConnId>) {
         if self.is_watched {

@@ -17,18 +17,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub(crate) struct Inbox<M> {
     pub(crate) waker: LoopWaker,
     pub(crate) control: Control,
-    /// Connections for this loop, where it shares the acceptor's descriptor table.
+    /// Connections for this loop, if it shares the acceptor's descriptor table.
     pub(crate) arrivals: ArrayQueue<Arrival>,
     /// No more arrivals will come by the queue. Stored (Release) after the last push.
     pub(crate) arrivals_ended: AtomicBool,
     pub(crate) mail: Mailbox<Mail<M>>,
-    /// Bytes that wait in it, and in broadcasts that are under way.
+    /// Bytes that wait in the mailbox, and in broadcasts that are under way.
     pub(crate) mail_weight: MailWeight,
     pub(crate) counters: Counters,
     /// What the loop does now, while stalls are looked for.
     pub(crate) activity: LoopActivity,
-    /// Arrivals that the loop has taken so far. Stored (Release) after the open count that
-    /// includes them, so that who reads this first never counts a connection as neither.
+    /// Arrivals that the loop has taken so far. Stored (Release) after the open count that includes them, so
+    /// that a thread that reads this first never counts a connection as neither.
     pub(crate) taken: AtomicU64,
     /// The loop's thread is past its last turn, or gone.
     pub(crate) is_over: AtomicBool,
@@ -72,7 +72,7 @@ impl LoopWaker {
         Self { word: SleepWord::new(), eventfd }
     }
 
-    /// After something was put where the loop looks: wakes it if it sleeps. Any thread.
+    /// Wakes the loop if it sleeps, after something was put where the loop looks. Any thread.
     pub(crate) fn wake(&self) {
         if self.word.must_wake() {
             self.eventfd.wake();

@@ -11,28 +11,28 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What comes by mail.
+/// An item of mail, which other threads post to a loop.
 pub(crate) enum Mail<M> {
     Message(M),
     Bytes(ConnId, Bytes),
     /// In a box: it is larger than the rest, and rare.
     BytesOr(Box<(ConnId, Bytes, OverflowPolicy)>),
     Close(ConnId),
-    /// In a box, as the last but one.
+    /// In a box, as `BytesOr`.
     Arrival(Box<Arrival>),
     Ask(Arc<PendingQuery>),
     /// In a box, as an arrival.
     Resolved(Box<LookupResult>),
     /// Something was posted beyond the mailbox's bound.
     Beyond,
-    /// The loop's part of a broadcast. Dropped unread, it says itself that this loop missed it.
+    /// The loop's part of a broadcast. If it is dropped unread, its drop counts that this loop missed it.
     Broadcast(Part),
     /// A `Task` for the handler of this loop.
     Task(Box<dyn Any + Send>),
 }
 
 impl<M> Mail<M> {
-    /// Bytes that it brings along.
+    /// Bytes that the item carries.
     pub(crate) fn weight(&self) -> usize {
         match self {
             Mail::Bytes(_, bytes) => bytes.len(),
@@ -43,7 +43,7 @@ impl<M> Mail<M> {
     }
 }
 
-/// A bound on the bytes that wait for a loop. A count by itself: the mailbox orders what is posted.
+/// A bound on the bytes that wait for a loop. Only a count: the mailbox orders what is posted.
 pub(crate) struct MailWeight {
     bytes: AtomicUsize,
     most: usize,
@@ -54,7 +54,7 @@ impl MailWeight {
         Self { bytes: AtomicUsize::new(0), most }
     }
 
-    /// So many bytes more are about to be posted. False: too many wait.
+    /// `bytes` bytes more are about to be posted. False: too many wait.
     pub(crate) fn enter(&self, bytes: usize) -> bool {
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let is_taken = before == 0 || before.saturating_add(bytes) <= self.most;
@@ -64,7 +64,7 @@ impl MailWeight {
         is_taken
     }
 
-    /// They wait no more.
+    /// `bytes` bytes wait no more.
     pub(crate) fn leave(&self, bytes: usize) {
         if bytes > 0 {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);

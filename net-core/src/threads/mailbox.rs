@@ -1,17 +1,16 @@
-//! A bounded inbox from any thread to one loop: what was posted is taken, drained at the end, or
-//! given back.
+//! A bounded inbox from any thread to one loop: each item is taken, drained at the end, or given back.
 //!
 //! Senders post, the owning loop takes within its budget of the turn. The mailbox promises:
 //!
-//! - **a bound**: a full mailbox takes nothing, at once, and gives the item back; except what is posted
-//!   [beyond](Mailbox::post_beyond) it, whose number is bounded elsewhere;
+//! - **a bound**: a full mailbox gives an item back at once; except an item that is posted
+//!   [beyond](Mailbox::post_beyond) the bound: the number of these is bounded elsewhere;
 //! - **order**: the items of one sender arrive in the order in which it posted them;
 //! - **nothing lost silently**: after [`Mailbox::close_and_drain`] each successful post has been
 //!   handed to the owner exactly once, also those that raced with the close, and every other post
 //!   got its item back.
 //!
-//! It neither sleeps nor wakes anybody: who posts must ask the loop's [sleep word](crate::sleep)
-//! afterwards.
+//! The mailbox neither sleeps nor wakes a loop: a sender must ask the loop's [sleep word](crate::sleep) after
+//! its post.
 
 mod close_gate;
 
@@ -29,14 +28,14 @@ use close_gate::CloseGate;
 /// Any thread may [`post`](Self::post); taking and draining are the owner's.
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
-    /// Every push happens inside it, so that the last one is known.
+    /// Every push happens inside the gate, so that the last push is known.
     close_gate: CloseGate,
     queue: ArrayQueue<T>,
-    /// What was posted beyond the bound, in order.
+    /// Items that were posted beyond the bound, in order.
     beyond: Mutex<VecDeque<T>>,
-    /// Whether something is there. SeqCst, as it stands against the queue's own place of reading: who
-    /// posts stores it and then finds the queue full; the owner takes from the queue and then loads it.
-    /// So either the queue has room for the mark, or the owner sees this.
+    /// Whether `beyond` has items. SeqCst, as it stands against the queue's own place of reading: a sender
+    /// stores it and then finds the queue full; the owner takes from the queue and then loads it. So either
+    /// the queue has room for the mark, or the owner sees this flag.
     is_beyond: AtomicBool,
 }
 
@@ -68,15 +67,15 @@ impl<T> Mailbox<T> {
         pushed.map_err(PostError::Full)
     }
 
-    /// Whether its loop is over, and nothing more is taken.
+    /// Whether the mailbox is closed: its loop is over, and nothing more is taken.
     pub(crate) fn is_closed(&self) -> bool {
         self.close_gate.is_closed()
     }
 
-    /// Posts one item also where the mailbox is full, and then tries to put a `mark` behind it, for the
-    /// owner to take: it looks [beyond](Self::take_beyond) each time after it has taken something. For
-    /// items whose number is bounded elsewhere, and whose thread must not wait. The item comes back from
-    /// a mailbox that is closed.
+    /// Posts one item also if the mailbox is full. Then it tries to put a `mark` into the mailbox, for the
+    /// owner to take: the owner looks [beyond](Self::take_beyond) each time after it has taken something. For
+    /// items whose number is bounded elsewhere, and whose thread must not wait. A closed mailbox gives the
+    /// item back.
     pub(crate) fn post_beyond(&self, item: T, mark: impl FnOnce() -> T) -> Result<(), T> {
         if !self.close_gate.enter() {
             return Err(item);
@@ -99,8 +98,8 @@ impl<T> Mailbox<T> {
         let mut beyond = self.beyond.lock();
         let item = beyond.pop_front();
         if beyond.is_empty() {
-            *beyond = VecDeque::new(); // a crowd's memory goes back
-            self.is_beyond.store(false, Ordering::SeqCst); // under the lock: what comes later sets it
+            *beyond = VecDeque::new(); // the memory of many items goes back
+            self.is_beyond.store(false, Ordering::SeqCst); // under the lock: a later post sets it
         }
         item
     }
@@ -132,9 +131,8 @@ impl<T> Mailbox<T> {
     /// Closes, waits for the posts under way, and hands over all that is left, oldest first. The
     /// owner only, at its end.
     ///
-    /// When this returns, every post that succeeded has come out of the mailbox: there is none to
-    /// come. The wait is for a few instructions of each sender inside a post, and no further one
-    /// can join them.
+    /// When this returns, every item that was posted has come out of the mailbox, and no item is to come. The
+    /// wait is for a few instructions of each sender inside a post, and no further sender can join them.
     pub(crate) fn close_and_drain(&self, mut each: impl FnMut(T)) {
         self.close_gate.close();
         self.close_gate.wait_until_empty();

@@ -1,4 +1,4 @@
-//! What crosses threads: the word of control, the mailbox, the wake-up, the names that are looked up.
+//! What crosses threads: the control word, the mailbox, the wake-up, the names that are looked up.
 
 pub(crate) mod control;
 pub(crate) mod inbox;

@@ -1,20 +1,20 @@
 //! The resolver: looks names up for the loops, on threads of its own, because the system's resolver
 //! blocks.
 //!
-//! A loop asks, and goes on; the answer comes back to it by mail. The threads are
-//! started by the acceptor's thread, on the first question and whenever one waits that may be asked,
-//! and never more than the limit. Nobody waits for them at the end: a look-up may hang for as long as a
-//! name server is silent, and nobody takes what it finds then.
+//! A loop asks, and goes on. The answer comes back to the loop by mail. The acceptor's thread starts the
+//! resolver's threads: on the first question, and whenever a question waits that may be asked, and never more
+//! than the limit. The end of the server does not wait for them. A look-up may hang for as long as a name
+//! server is silent, and its result is then not used.
 //!
 //! A look-up cannot be cancelled, so the resolver sees to it that silent name servers do not use up all
 //! threads:
 //!
 //! - **Equal questions are one look-up.** A name that is asked again joins the look-up that waits or is
-//!   under way, and all who have joined get its answer.
+//!   under way, and all dials that have joined get its answer.
 //! - **A domain has a share**: half of the threads, and half of the queue. A domain is the last two
 //!   labels of a name.
-//! - **What nobody wants is not looked up.** A dial that ends takes its question back; and what a loop
-//!   asked that is stuck since is passed over once its time is over.
+//! - **A name that no dial wants is not looked up.** A dial that ends takes its question back. The
+//!   question of a loop that is stuck is passed over once its time is over.
 //! - **No thread waits for a loop.** An answer is posted beyond the bound of a mailbox that is full.
 
 use crate::base::id::ConnId;
@@ -28,26 +28,26 @@ use std::sync::Arc;
 /// Addresses of one name that are tried. Names with more are rare, and a dial has only so much time.
 const ADDRESSES_MAX: usize = 16;
 
-/// How often a full queue is searched for what is overdue: the search takes some microseconds of the
-/// loop that asks.
+/// How often a full queue is searched for overdue names: the search takes some microseconds of the loop that
+/// asks.
 const SEARCH_EVERY_MS: u64 = 100;
 
 /// A dial that waits for the addresses of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lookup {
     pub(crate) id: ConnId,
-    /// Which of its attempts asks, so that no later one takes the answer for its own.
+    /// Which of the dial's attempts asks, so that no later attempt takes the answer for its own.
     pub(crate) attempt: u32,
     /// `host:port`.
     pub(crate) name: Arc<str>,
-    /// When the attempt is over, and nobody waits for the answer.
+    /// When the attempt is over, and the dial no longer waits for the answer.
     pub(crate) until: Tick,
 }
 
 /// What was found, in the system's order. Not empty if it is `Ok`.
 pub(crate) type Found = Result<Arc<[SocketAddr]>, Arc<io::Error>>;
 
-/// What was found, for one of those who asked.
+/// What was found, for one of the dials that asked.
 #[derive(Debug)]
 pub(crate) struct LookupResult {
     pub(crate) id: ConnId,
@@ -57,7 +57,7 @@ pub(crate) struct LookupResult {
 
 pub(crate) struct Resolver {
     inner: Mutex<Inner>,
-    /// A name waits, or it is over.
+    /// Signals that a name waits, or that the resolver is over.
     news: Condvar,
     names_max: usize,
     threads_max: usize,
@@ -65,14 +65,14 @@ pub(crate) struct Resolver {
 
 #[derive(Default)]
 struct Inner {
-    /// Who waits for which name. A name is here exactly while it is in `queue` or `running`.
+    /// The dials that wait for each name. A name is here exactly while it is in `queue` or `running`.
     asked: HashMap<Arc<str>, Vec<Lookup>>,
     /// Names that wait for a thread, the oldest first.
     queue: VecDeque<Arc<str>>,
     /// Names that a thread looks up: one for each thread that is not idle.
     running: Vec<Arc<str>>,
     threads: usize,
-    /// The latest time that a loop has told, and when the queue was last searched for what is overdue.
+    /// The latest time that a loop has told, and when the queue was last searched for overdue names.
     now: Tick,
     searched_at: Tick,
     is_over: bool,
@@ -117,7 +117,7 @@ impl Inner {
         self.queue.iter().position(may_run)
     }
 
-    /// Takes the name out of the queue that is to be looked up next.
+    /// Takes the name that is to be looked up next out of the queue.
     fn pop(&mut self, threads_max: usize) -> Option<Arc<str>> {
         while let Some(place) = self.next_place(threads_max) {
             let name = self.queue.remove(place)?;
@@ -129,8 +129,8 @@ impl Inner {
         None
     }
 
-    /// Somebody waits for it whose time is not over. A dial that is over has taken its question back,
-    /// but not one of a loop that is stuck.
+    /// Whether a dial waits for the name whose time is not over. A dial that is over has taken its question
+    /// back, but a dial of a loop that is stuck has not.
     fn is_wanted(&self, name: &str) -> bool {
         self.asked.get(name).is_some_and(|all| all.iter().any(|q| q.until > self.now))
     }
@@ -163,8 +163,8 @@ impl Resolver {
         Self { inner: Mutex::default(), news: Condvar::new(), names_max, threads_max }
     }
 
-    /// Asks, without waiting. `Ok(true)`: one more thread would help, so the acceptor should be woken.
-    /// Full, or over, it gives the question back.
+    /// Asks, without waiting. `Ok(true)`: one more thread would help, so the acceptor should be woken. If the
+    /// queue is full, or the resolver is over, the question is given back.
     pub(crate) fn ask(&self, question: Lookup, now: Tick) -> Result<bool, Lookup> {
         let mut inner = self.inner.lock();
         if inner.is_over {
@@ -185,7 +185,7 @@ impl Resolver {
         Ok(inner.wants_thread(self.threads_max))
     }
 
-    /// The dial that asked is over, or its attempt. A name that nobody else wants is not looked up.
+    /// The dial that asked is over, or its attempt. A name that no other dial wants is not looked up.
     #[cold]
     pub(crate) fn withdraw(&self, id: ConnId, name: &str) {
         let mut inner = self.inner.lock();
@@ -199,7 +199,7 @@ impl Resolver {
         }
     }
 
-    /// Whether to start one more thread now; it counts from here. The acceptor's thread only.
+    /// Whether to start one more thread now. The thread counts from here. The acceptor's thread only.
     pub(crate) fn takes_thread(&self) -> bool {
         let mut inner = self.inner.lock();
         let takes = inner.wants_thread(self.threads_max);
@@ -207,8 +207,8 @@ impl Resolver {
         takes
     }
 
-    /// The thread that was to be started could not be. Without any, nobody would ever answer: the
-    /// questions come back.
+    /// The thread that was to be started could not be. If there is no other thread, no question would ever be
+    /// answered: the questions come back.
     pub(crate) fn gives_thread_back(&self) -> Vec<Lookup> {
         let mut inner = self.inner.lock();
         inner.threads -= 1;
@@ -219,7 +219,7 @@ impl Resolver {
         inner.asked.drain().flat_map(|(_, questions)| questions).collect()
     }
 
-    /// Looks one name up after the other until it is over: what a thread of the resolver does.
+    /// What a thread of the resolver does: looks up one name after the other until the resolver is over.
     pub(crate) fn serve(
         &self,
         lookup: impl Fn(&str) -> io::Result<Vec<SocketAddr>>,
@@ -247,7 +247,7 @@ impl Resolver {
         }
     }
 
-    /// The look-up is over. Returns who waits for it.
+    /// The look-up is over. Returns the questions that wait for it.
     fn done(&self, name: &str) -> Vec<Lookup> {
         let mut inner = self.inner.lock();
         if let Some(place) = inner.running.iter().position(|running| **running == *name) {
@@ -270,7 +270,7 @@ impl Resolver {
         Some(question)
     }
 
-    /// It is over: threads that wait end now, others after what they are at.
+    /// Ends the resolver: threads that wait end now, the others after their present look-up.
     pub(crate) fn end(&self) {
         let mut inner = self.inner.lock();
         inner.is_over = true;

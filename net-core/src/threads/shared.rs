@@ -22,7 +22,7 @@ pub(crate) struct Shared<M> {
     pub(crate) acceptor: Counters,
     pub(crate) admission: Arc<Admission>,
     pub(crate) listener_health: Arc<ListenerHealth>,
-    /// What its loops may buffer.
+    /// What the server's loops together may buffer.
     pub(crate) memory_budget: Option<usize>,
     pub(crate) times_callbacks: bool,
     /// What the server as a whole was asked to do, by a handler or another thread.
@@ -70,15 +70,15 @@ impl<M> Shared<M> {
         asked.is_ok()
     }
 
-    /// Brings an answer to the loop that asked. One that is over has no use for it.
+    /// Brings an answer to the loop that asked. A loop that is over has no use for it.
     pub(crate) fn answer(&self, answer: LookupResult) {
         let to = answer.id.in_loop();
         let _ = self.deliver(to, Mail::Resolved(Box::new(answer)));
     }
 
-    /// Posts what a thread of the library owes to a loop, also where its mailbox is full: else a loop
-    /// that is stuck would hold that thread, and with it what other loops wait for. Each connection is
-    /// owed few answers, so these are bounded without the mailbox. It comes back from a loop that is over.
+    /// Posts what a thread of the library owes to a loop, even if the loop's mailbox is full. Otherwise a
+    /// loop that is stuck would hold that thread, and with it what other loops wait for. Each connection is
+    /// owed few answers, so these are bounded without the mailbox. A loop that is over gives the mail back.
     pub(crate) fn deliver(&self, to: usize, mail: Mail<M>) -> Result<(), Mail<M>> {
         let inbox = &self.loops[to];
         inbox.mail.post_beyond(mail, || Mail::Beyond)?;
@@ -93,7 +93,8 @@ impl<M> Shared<M> {
             Err(unfit) => return Err(AdoptError::new(fd, AdoptRejected::Unfit(unfit))),
         };
         match self.admission.enter(Some(&peer)) {
-            // Over the limit it comes back, where an accepted one may be refused later.
+            // Over the limit the descriptor is given back here, while an accepted connection may be refused
+            // later.
             Ok(permit) if !permit.is_over() => {
                 Ok(Arrival { socket: Socket::from_owned(fd), peer, permit, is_announced: false })
             }

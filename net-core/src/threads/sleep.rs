@@ -1,15 +1,15 @@
-//! The word by which a loop tells other threads that it sleeps, so that they wake only sleepers.
+//! The word by which a loop tells other threads that it sleeps, so that they wake only a loop that sleeps.
 //!
 //! Waking costs a system call; a busy loop needs none, because it looks at its queues every turn
 //! anyway. So a loop declares that it is about to sleep, and a sender wakes (writes the loop's
 //! eventfd) only after having seen that declaration. This module promises:
 //!
 //! - **no lost wake-up**: a loop which sleeps with an item waiting has a wake on its way;
-//! - **one wake per sleep**: of N senders who find the loop asleep, exactly one is told to wake.
+//! - **one wake per sleep**: of N senders that find the loop asleep, exactly one is told to wake.
 //!
-//! It knows neither the queues nor the eventfd. The caller publishes before it asks
-//! [`SleepWord::must_wake`], and says in [`SleepWord::try_sleep`] how to look for work; one word
-//! serves any number of queues.
+//! The module knows neither the queues nor the eventfd. The caller publishes before it asks
+//! [`SleepWord::must_wake`], and says in [`SleepWord::try_sleep`] how to look for work. One word serves any
+//! number of queues.
 //!
 //! # Why nothing is lost
 //!
@@ -21,7 +21,7 @@
 //!   1.  word := ASLEEP                     a.  publish the item
 //!   2.  ===== fence(SeqCst) =====          b.  ===== fence(SeqCst) =====
 //!   3.  look for items again  (reads a)    c.  look at the word  (reads 1)
-//!   4.  none? sleep until a wake           d.  ASLEEP? make it AWAKE; who did so wakes
+//!   4.  none? sleep until a wake           d.  ASLEEP? make it AWAKE; on success wake the loop
 //! ```
 //!
 //! A wake-up is lost only if *both* looks miss: 3 sees no item and c sees no sleeper. This is the
@@ -30,14 +30,14 @@
 //! SeqCst fences forbid it. All such fences have one order that all threads agree on, and a load
 //! behind the later fence sees any store before the earlier one (or something newer). So
 //!
-//! - if 2 comes first, c sees ASLEEP or something newer, and the sender wakes unless someone newer
-//!   did;
+//! - if 2 comes first, c sees ASLEEP or something newer, and the sender wakes the loop unless a newer
+//!   sender did;
 //! - if b comes first, 3 sees the item, and the loop does not sleep.
 //!
-//! "Something newer" than this ASLEEP at c is an AWAKE. It was put there by another sender, whose
-//! wake for this sleep is then on its way; or by the loop, which is awake and has another 1-2-3
-//! ahead of it before it can sleep again. c did not see the ASLEEP of *that* round either, so b
-//! comes before its fence, and its second look finds the item.
+//! "Something newer" than this ASLEEP at c is an AWAKE. Another sender may have put it there: its wake for
+//! this sleep is then on its way. Or the loop has put it there: the loop is awake, and has another 1-2-3
+//! ahead of it before it can sleep again. c did not see the ASLEEP of *that* round either, so b comes before
+//! that round's fence, and the loop's second look finds the item.
 //!
 //! What each part is for, and what is lost without it:
 //!
@@ -49,8 +49,8 @@
 //!   looked before 1, waits until something else wakes the loop.
 //! - **a before c**: a sender may look before the loop declares, and publish after the loop has
 //!   looked.
-//! - **compare-and-swap in d**: by a plain store, two senders would both take themselves for the
-//!   one who must wake.
+//! - **compare-and-swap in d**: by a plain store, two senders would both believe that they must wake the
+//!   loop.
 //!
 //! # Late and stale wakes
 //!
@@ -62,8 +62,8 @@
 //! look that follows finds the item. This puts one duty on the loop: *read the eventfd first, then
 //! take from the queues*, and never between the second look and the sleep.
 //!
-//! Nor can a wake that was meant for this sleep be used up by an earlier one: its sender took
-//! *this* ASLEEP away, so it wrote the eventfd after the loop's last read.
+//! A wake that is meant for this sleep cannot be used up by an earlier sleep: its sender took *this* ASLEEP
+//! away, so the sender wrote the eventfd after the loop's last read.
 //!
 //! libuv coalesces wake-ups by a bit too, but `uv_async_send` looks at it by a relaxed load without
 //! a fence; fence b is left to its callers, who may not know. When BIND 9 lost wake-ups
@@ -77,10 +77,10 @@ use std::marker::PhantomData;
 
 use crate::threads::sync::{AtomicU32, Ordering, fence};
 
-/// The loop looks at its queues before it next sleeps; nobody needs to wake.
+/// The loop looks at its queues before it next sleeps; no sender needs to wake it.
 const AWAKE: u32 = 0;
-/// The loop sleeps, or is about to unless its second look finds work. Whoever replaces this by
-/// AWAKE must wake.
+/// The loop sleeps, or is about to unless its second look finds work. A sender that replaces this by AWAKE
+/// must wake the loop.
 const ASLEEP: u32 = 1;
 
 /// Whether one loop sleeps. The loop calls [`try_sleep`](Self::try_sleep) and [`woke`](Self::woke),
@@ -104,16 +104,16 @@ impl<F: Fences> SleepWord<F> {
         SleepWord { word: AtomicU32::new(AWAKE), fences: PhantomData }
     }
 
-    /// For the loop: declares it asleep, then looks again. True: nothing waits, and whoever
-    /// publishes from now on wakes, so the loop may sleep, and calls [`woke`](Self::woke)
-    /// afterwards. False: there is work, and the loop is awake.
+    /// For the loop: declares it asleep, then looks again. True: nothing waits, and a sender that publishes
+    /// from now on wakes the loop. So the loop may sleep, and calls [`woke`](Self::woke) afterwards. False:
+    /// there is work, and the loop is awake.
     ///
     /// `has_work` must look at *every* inbox whose senders ask this word. A turn which is not
     /// going to sleep need not call this at all.
     #[must_use = "a loop that sleeps although there is work may sleep for ever"]
     pub(crate) fn try_sleep(&self, has_work: impl FnOnce() -> bool) -> bool {
-        // Pairs with the load in `must_wake`, by way of the fences. Below the look it would come
-        // too late.
+        // Pairs with the load in `must_wake`, by way of the fences. After the look, the store would come too
+        // late.
         self.word.store(ASLEEP, Ordering::Relaxed);
         F::sleeper();
         if has_work() {
@@ -132,8 +132,8 @@ impl<F: Fences> SleepWord<F> {
         self.word.store(AWAKE, Ordering::Relaxed);
     }
 
-    /// For a sender, *after* it has published its item: true if it must wake now. Of all the
-    /// senders who meet the same sleep, exactly one is told so.
+    /// For a sender, *after* it has published its item: true if it must wake the loop now. Of all senders
+    /// that meet the same sleep, exactly one gets true.
     #[must_use = "the loop sleeps until the one who was told so has rung"]
     pub(crate) fn must_wake(&self) -> bool {
         F::sender();

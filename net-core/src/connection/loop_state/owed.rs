@@ -1,5 +1,5 @@
-//! What is still to come for a connection: answers that are made elsewhere, what is to be done when
-//! nothing is owed any more, and what is said last.
+//! What is still to come for a connection: answers that are made elsewhere, a finish when nothing is owed any
+//! more, and the last word.
 
 use super::LoopState;
 use crate::base::id::ConnId;
@@ -7,28 +7,27 @@ use crate::connection::slot::Status;
 use bytes::Bytes;
 use std::any::Any;
 
-/// Beside the table. There while the connection has a job under way, or is to finish when nothing is
-/// owed.
+/// Kept beside the table, while the connection has a job under way or is to finish when nothing is owed.
 #[derive(Default)]
 pub(crate) struct Owed {
     /// Jobs of this connection that are under way, in slices or in a pool.
     jobs: u32,
-    /// What the handler itself has said last by `set_busy`. `Status::BUSY` is set while this is, or a job
+    /// What the handler has said last by `set_busy`. `Status::BUSY` is set while this is true, or while a job
     /// is under way.
     is_busy: bool,
-    /// It finishes as soon as nothing is owed.
+    /// The connection finishes as soon as nothing is owed.
     finishes: bool,
 }
 
-/// What is said to a peer at the moment at which its connection is found idle, and closes.
+/// What is sent to a peer at the moment at which its connection is found idle, and closes.
 pub(crate) enum LastWord {
     Bytes(Bytes),
-    /// What sends it, a `SaysLast` of the handler.
+    /// A callback that sends it: a `SaysLast` of the handler.
     By(Box<dyn Any>),
 }
 
 impl<S, M> LoopState<S, M> {
-    /// A job of this connection has begun: it is busy until that is done.
+    /// A job of this connection has begun: the connection is busy until the job is done.
     pub(crate) fn job_begun(&mut self, id: ConnId) {
         let Some(head) = self.table.get(id).map(|connection| &mut connection.head) else { return };
         let owed = self.owed.entry(id).or_default();
@@ -39,7 +38,7 @@ impl<S, M> LoopState<S, M> {
         owed.jobs += 1;
     }
 
-    /// A job of this connection is done, or given up. Afterwards it is to be looked at again.
+    /// A job of this connection is done, or given up. The caller then looks at the connection again.
     pub(crate) fn job_done(&mut self, id: ConnId) {
         let Some(owed) = self.owed.get_mut(&id).filter(|owed| owed.jobs > 0) else { return };
         owed.jobs -= 1;
@@ -72,7 +71,7 @@ impl<S, M> LoopState<S, M> {
     }
 
     /// Whether an answer may still come for this connection: it is busy, or `on_writable` or `on_sent` is
-    /// due, in which a handler goes on with a long one.
+    /// due, in which a handler goes on with a long answer.
     pub(crate) fn is_owed(&mut self, id: ConnId) -> bool {
         let Some(head) = self.table.get(id).map(|connection| &connection.head) else {
             return false;
@@ -85,12 +84,12 @@ impl<S, M> LoopState<S, M> {
         self.owed.entry(id).or_default().finishes = true;
     }
 
-    /// Whether it is to finish when nothing is owed.
+    /// Whether the connection is to finish when nothing is owed.
     pub(crate) fn is_to_finish(&self, id: ConnId) -> bool {
         !self.owed.is_empty() && self.owed.get(&id).is_some_and(|owed| owed.finishes)
     }
 
-    /// It has been finished.
+    /// The connection has been finished.
     pub(crate) fn finishes_no_more(&mut self, id: ConnId) {
         if let Some(owed) = self.owed.get_mut(&id) {
             owed.finishes = false;

@@ -1,7 +1,7 @@
-//! Rate limits: of a connection that has one, at the gates between it and the kernel.
+//! Rate limits of a connection, where bytes pass between the connection and the kernel.
 //!
-//! A direction whose bucket is empty waits for the wheel, which has the connection once, by the
-//! nearest of its deadlines; until then it is as if it were paused, or the kernel full.
+//! A direction whose bucket is empty waits for the wheel, which has the connection once, by the nearest of
+//! its deadlines. Until then the direction is as if paused, or as if the kernel were full.
 
 use super::LoopState;
 use crate::base::id::ConnId;
@@ -22,12 +22,12 @@ pub(crate) enum Way {
 #[derive(Default)]
 pub(crate) struct Rates {
     ways: [Option<Bucket>; 2],
-    /// The deadline of a closing connection that waits for a token, which comes before.
+    /// The deadline of a closing connection that waits for a token. The token is due before it.
     write_by: Option<Tick>,
 }
 
 impl Rates {
-    /// What is to be sent waits for a token.
+    /// Output waits for a token.
     #[cfg(test)]
     pub(crate) fn holds_output(&self) -> bool {
         self.ways[Way::Out as usize].as_ref().is_some_and(|bucket| bucket.is_waiting)
@@ -39,14 +39,14 @@ impl<S, M> LoopState<S, M> {
         self.rates.get_mut(&id)
     }
 
-    /// Holds one direction to a rate, or to none any more. What waited is offered anew.
+    /// Sets the rate of one direction, or takes it away. Bytes that waited are offered anew.
     pub(crate) fn limit(&mut self, id: ConnId, way: Way, rate: Option<Rate>) {
         let now = self.now;
         if self.head(id).is_none_or(|head| head.status.state() == State::Dead) {
             return;
         }
         let rates = self.rates.entry(id).or_default();
-        // It waits for a token of the former limit: what it is offered now is looked at anew.
+        // The connection waited for a token of the former limit, and is looked at anew.
         let write_by = rates.write_by.take();
         let bucket = &mut rates.ways[way as usize];
         let was_limited = bucket.is_some();
@@ -75,7 +75,7 @@ impl<S, M> LoopState<S, M> {
         }
     }
 
-    /// Bytes for which that direction has tokens. Zero: the wheel lets it go on.
+    /// Bytes for which that direction has tokens. Zero: the direction waits for the wheel.
     pub(crate) fn tokens(&mut self, id: ConnId, way: Way) -> usize {
         let now = self.now;
         let Some(bucket) = self.rates(id).and_then(|rates| rates.ways[way as usize].as_mut())
@@ -90,7 +90,7 @@ impl<S, M> LoopState<S, M> {
         room
     }
 
-    /// Bytes have gone that way.
+    /// `bytes` have gone that way.
     pub(crate) fn take_tokens(&mut self, id: ConnId, way: Way, bytes: usize) {
         let now = self.now;
         if let Some(bucket) = self.rates(id).and_then(|rates| rates.ways[way as usize].as_mut()) {
@@ -107,7 +107,7 @@ impl<S, M> LoopState<S, M> {
         self.await_tokens(id);
     }
 
-    /// Files when the first bucket that waits has tokens again.
+    /// Files when the first waiting bucket has tokens again.
     fn await_tokens(&mut self, id: ConnId) {
         let Some(rates) = self.rates(id) else { return };
         let waiting = rates.ways.iter().flatten().filter(|bucket| bucket.is_waiting);
@@ -126,7 +126,7 @@ impl<S, M> LoopState<S, M> {
         self.set_deadlines(id, |deadlines| deadlines.refill = next);
     }
 
-    /// Its deadline has come. Which directions may go on: in, and out.
+    /// The connection's deadline has come. Returns which directions may go on: in, and out.
     pub(crate) fn refill(&mut self, id: ConnId) -> (bool, bool) {
         let now = self.now;
         let Some(rates) = self.rates(id) else { return (false, false) };
@@ -147,7 +147,7 @@ impl<S, M> LoopState<S, M> {
         (goes_in, goes_out)
     }
 
-    /// Sets when a closing connection ends, which may wait for a token.
+    /// Sets when a closing connection ends. The connection may wait for a token.
     pub(crate) fn file_closing(&mut self, id: ConnId, write_by: Tick) {
         let Some(before) = self.head(id).map(|head| head.deadline) else { return };
         let until = match self.rates(id).and_then(|rates| rates.write_by.as_mut()) {
@@ -160,8 +160,8 @@ impl<S, M> LoopState<S, M> {
         self.file(id, until);
     }
 
-    /// It begins to close: what it says is thrown away, at any rate, and its rest still goes out at
-    /// the one it had.
+    /// The connection begins to close. Its input is thrown away, at any rate. Its unsent bytes still go out
+    /// at the rate it had.
     pub(crate) fn limit_closing(&mut self, id: ConnId) {
         let Some(rates) = self.rates(id) else { return };
         rates.ways[Way::In as usize] = None;

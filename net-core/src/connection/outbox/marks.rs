@@ -1,5 +1,5 @@
-//! Marks in what waits to be sent, whose handler wants to be told when the kernel has taken all in
-//! front of them. Beside the table: who asks for nothing pays nothing.
+//! Marks in the unsent bytes: a handler wants to be told when the kernel has taken all bytes before a mark.
+//! Kept beside the table, so that a connection without marks pays nothing.
 
 use crate::base::id::ConnId;
 use std::collections::{HashMap, VecDeque};
@@ -7,47 +7,47 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Default)]
 pub(crate) struct Marks(HashMap<ConnId, Line>);
 
-/// The marks of one connection. There exactly as long as it has one.
+/// The marks of one connection. It exists exactly as long as it has a mark.
 #[derive(Default)]
 struct Line {
     /// Bytes that have left since the line began.
     sent: u64,
-    /// At how many such bytes it is reached, and its tag. In order.
+    /// At how many sent bytes each mark is reached, and its tag. In order.
     marks: VecDeque<(u64, u64)>,
 }
 
 impl Marks {
-    /// Nobody waits to be told.
+    /// True if no connection has a mark.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether that connection waits to be told.
+    /// Whether that connection has a mark.
     pub(crate) fn has(&self, id: ConnId) -> bool {
         self.0.contains_key(&id)
     }
 
-    /// Marks of that connection.
+    /// The number of marks of that connection.
     pub(crate) fn of(&self, id: ConnId) -> usize {
         if self.0.is_empty() { 0 } else { self.0.get(&id).map_or(0, |line| line.marks.len()) }
     }
 
-    /// Marks the place with so many unsent bytes in front of it.
+    /// Sets a mark with `before` unsent bytes in front of it.
     pub(crate) fn set(&mut self, id: ConnId, before: usize, tag: u64) {
         let line = self.0.entry(id).or_default();
         line.marks.push_back((line.sent + before as u64, tag));
     }
 
-    /// So many bytes have left. True: a mark is reached.
+    /// `bytes` have left. True: a mark is reached.
     pub(crate) fn sent(&mut self, id: ConnId, bytes: usize) -> bool {
         let Some(line) = self.0.get_mut(&id) else { return false };
         line.sent += bytes as u64;
         line.is_reached()
     }
 
-    /// Of what waits, the `old` bytes behind the first `before` are `new` ones now. True: a mark is
-    /// reached.
+    /// Of the unsent bytes, the `old` bytes behind the first `before` have become `new` bytes. True: a mark
+    /// is reached.
     pub(crate) fn moved(&mut self, id: ConnId, before: usize, old: usize, new: usize) -> bool {
         let Some(line) = self.0.get_mut(&id) else { return false };
         let from = line.sent + before as u64;
@@ -76,7 +76,7 @@ impl Marks {
         tag.map(|(_, tag)| tag)
     }
 
-    /// That connection tells nothing more. How many marks it had.
+    /// Discards the marks of that connection. Returns how many it had.
     pub(crate) fn forget(&mut self, id: ConnId) -> usize {
         let line = if self.0.is_empty() { None } else { self.0.remove(&id) };
         line.map_or(0, |line| line.marks.len())

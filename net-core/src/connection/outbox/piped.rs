@@ -1,4 +1,4 @@
-//! What comes to be sent past the handler: the bytes that the other end of a tunnel brings.
+//! Output that does not come from the handler: the bytes that the other end of a tunnel has received.
 
 use super::{ENDING, Outbox};
 use crate::base::id::ConnId;
@@ -6,15 +6,15 @@ use crate::connection::slot::{Cold, Head, Status};
 use net_buffer::Unread;
 
 impl Outbox {
-    /// How many of `len` bytes are to be queued now, that its partner has brought: no more than there
-    /// is room for below the hard cap. `None`: it takes no more, ever.
+    /// How many of `len` bytes that the partner has received are to be queued now: no more than there is room
+    /// for below the hard cap. `None`: the connection takes no more, ever.
     pub(crate) fn room_for(&self, head: &Head, len: usize) -> Option<usize> {
         let takes = head.status.state().takes_output() && !head.status.has(ENDING);
         takes.then(|| self.room(head).min(len))
     }
 
-    /// Queues what was kept of its partner's, whose end has come. That does not wait for room, since the
-    /// end may not overtake it: so what waits may be more than the hard cap by what may be kept.
+    /// Queues the kept bytes of the partner, whose end has come. They do not wait for room, since the end may
+    /// not overtake them. So the queue may pass the hard cap by as much as may be kept.
     pub(crate) fn queue_kept(&mut self, head: &mut Head, id: ConnId, kept: Unread) {
         if self.room_for(head, 0).is_some() {
             self.spill(head);
@@ -27,14 +27,15 @@ impl Outbox {
         kept.release(&mut self.pool);
     }
 
-    /// Gives its queue away for a splice, to be given back by `return_queue`. `None`: it takes no more.
+    /// Lends the connection's queue to a splice, which gives it back by `return_queue`. `None`: it takes no
+    /// more.
     pub(crate) fn lend_queue(&mut self, head: &mut Head) -> Option<Box<Cold>> {
         self.room_for(head, usize::MAX)?;
         self.spill(head);
         Some(head.cold.take().unwrap_or_default())
     }
 
-    /// Takes its queue back. What was put into it goes out at the end of the turn.
+    /// Takes the queue back. Bytes that the splice has put into it go out at the end of the turn.
     pub(crate) fn return_queue(&mut self, head: &mut Head, id: ConnId, queue: Box<Cold>) {
         let waits = !queue.output.is_empty();
         head.cold = Some(queue);

@@ -1,4 +1,4 @@
-//! What becomes of a message that does not fit below the hard cap.
+//! What happens to a message that does not fit below the hard cap.
 
 use super::{Outbox, SendOutcome};
 use crate::base::id::ConnId;
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use net_buffer::Replaced;
 use std::collections::HashMap;
 
-/// What was taken from handlers, or brought by them, and never reaches the kernel.
+/// What handlers have sent, and never reaches the kernel.
 #[derive(Default)]
 pub(crate) struct Drops {
     /// Something below is to be published.
@@ -16,9 +16,9 @@ pub(crate) struct Drops {
     pub(crate) bytes: u64,
     /// Messages that a policy has dropped, new ones and old ones.
     pub(crate) messages: u64,
-    /// Messages in whose place a newer one is.
+    /// Messages that a newer one has replaced.
     pub(crate) replaced: u64,
-    /// Messages dropped or replaced, of each connection that lives and has lost any.
+    /// Messages dropped or replaced, of each living connection that has lost any.
     of: HashMap<ConnId, u64>,
 }
 
@@ -38,7 +38,7 @@ impl Drops {
         self.lost(id, taken);
     }
 
-    /// A connection has lost a message, of which so many bytes had been taken from the handler.
+    /// A connection has lost a message, of which `taken` bytes had been taken from the handler.
     fn lost(&mut self, id: ConnId, taken: usize) {
         self.is_noted = true;
         *self.of.entry(id).or_default() += 1;
@@ -50,7 +50,7 @@ impl Drops {
         self.of.get(&id).copied().unwrap_or(0)
     }
 
-    /// That connection is over.
+    /// Discards the count of a connection that is over.
     pub(crate) fn forget(&mut self, id: ConnId) {
         if !self.of.is_empty() {
             self.of.remove(&id);
@@ -59,8 +59,8 @@ impl Drops {
 }
 
 impl Outbox {
-    /// Queues a message, or does at the hard cap as the policy says. How many older ones it has cost
-    /// comes back too.
+    /// Queues a message, or does at the hard cap as the policy says. Returns also how many older messages
+    /// that has cost.
     pub(crate) fn send_with(
         &mut self,
         head: &mut Head,
@@ -92,7 +92,7 @@ impl Outbox {
             if !made_room {
                 self.drops.dropped(id, 0);
                 if head.status.has(Status::UNSENT) {
-                    // Of what waits, some may have left the cork, which would have sent it, and some
+                    // Some of the waiting bytes may have left the cork, which would have sent them, and some
                     // may be dropped.
                     self.list_unsent(head, id);
                 }
@@ -100,14 +100,14 @@ impl Outbox {
             }
         }
         if !self.has_memory(self.pool.cost_of(&bytes)) {
-            head.thaw(); // where that it is long was noted
+            head.thaw(); // in the cold box its length may be noted
             self.drops.dropped(id, 0);
             return (SendOutcome::Dropped, cost);
         }
         self.spill(head);
         let output = &mut head.cold.get_or_insert_default().output;
         if at_limit == OverflowPolicy::DropNewest {
-            output.push_shared(bytes, &mut self.pool); // once it is in, nobody drops it
+            output.push_shared(bytes, &mut self.pool); // once it is queued, it is never dropped
         } else {
             output.push_message(bytes, key, &mut self.pool);
         }
@@ -116,14 +116,14 @@ impl Outbox {
         (self.mark(head, id), cost)
     }
 
-    /// Bytes of older messages that are to go for this one: what would be above the hard cap, in bytes
-    /// or in what the queue takes beside them; and while memory is short, as many as it brings, so that
-    /// a queue grows no more. One for which nothing waits may have it all the same: a prompt reader is not
-    /// the one to pay.
+    /// Bytes of older messages that are to go for this one. They are what would be above the hard cap, in
+    /// bytes or in the queue's other memory. While memory is short, they are at least as many as the message
+    /// brings, so that a queue grows no more. A connection for which nothing waits may have the message all
+    /// the same: a prompt reader is not the one to pay.
     fn excess(&self, head: &mut Head, bytes: &Bytes, at_limit: OverflowPolicy) -> usize {
         let waits = self.in_memory(head);
         let mut excess = self.excess_over_cap(head, bytes.len());
-        // Once it is in, nobody drops it, so that it may share a block with others.
+        // Once it is queued, such a message is never dropped, so it may share a block with others.
         let takes_a_place = at_limit != OverflowPolicy::DropNewest;
         if takes_a_place && self.bookkeeping(head) > self.lists_max() {
             excess = excess.max(1);
@@ -136,7 +136,7 @@ impl Outbox {
         excess
     }
 
-    /// Puts a message in the place of an older one. `None`: there is none.
+    /// Replaces an older message of the same key. `None`: there is none.
     fn replace(
         &mut self,
         head: &mut Head,
@@ -160,7 +160,7 @@ impl Outbox {
             Replaced::Old(old) => {
                 self.drops.replaced(id, old.len);
                 self.moved(head, id, old.before, old.len, bytes.len());
-                // Listed although nothing may have been added: less may wait than the low mark.
+                // Listed although nothing may have been added: less may wait than the low watermark.
                 self.list_unsent(head, id);
                 self.blame(head, id);
                 Some((self.mark(head, id), 1))
@@ -181,8 +181,8 @@ impl Outbox {
         made_room
     }
 
-    /// Memory is to be had again: drops the connection's oldest messages that may be dropped, until the
-    /// loop has no more than `memory`, or none is left. True: some were dropped.
+    /// Memory is needed again: drops the connection's oldest messages that may be dropped, until the loop has
+    /// no more than `memory`, or none is left. True: some were dropped.
     pub(crate) fn shed_messages(&mut self, head: &mut Head, id: ConnId, memory: usize) -> bool {
         let Some(cold) = head.cold.as_deref_mut() else { return false };
         let mut dropped = Vec::new();
@@ -195,10 +195,10 @@ impl Outbox {
         !dropped.is_empty()
     }
 
-    /// Of what waits for a connection, the `old` bytes behind the first `before` are `new` ones now.
+    /// Of a connection's unsent bytes, the `old` bytes behind the first `before` have become `new` bytes.
     fn moved(&mut self, head: &mut Head, id: ConnId, before: usize, old: usize, new: usize) {
         if self.running == Some(id) && before < self.begun {
-            // On the straight path it is another callback's, and means nothing.
+            // On the straight path `begun` is of another callback, and means nothing.
             self.begun = self.begun.saturating_sub(old) + new;
         }
         if self.marks.moved(id, before, old, new) {

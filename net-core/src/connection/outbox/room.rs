@@ -1,11 +1,11 @@
-//! How much more a connection may be given: the marks between which its input waits, and the cap.
+//! How many more bytes a connection may be given: the watermarks between which its input waits, and the cap.
 
 use super::{Outbox, SendOutcome};
 use crate::base::id::ConnId;
 use crate::config::limits::Limits;
 use crate::connection::slot::{Head, Status};
 
-/// Unsent bytes of a connection above which its input is held back, and at which it goes on.
+/// Unsent bytes of a connection above which its input is held back, and at which its input goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Watermarks {
     high: usize,
@@ -13,19 +13,19 @@ pub(super) struct Watermarks {
 }
 
 impl Watermarks {
-    /// Below the cap in any case, so that whoever is at the cap is above its marks.
+    /// Both are below the cap, so that a connection at the cap is above its watermarks.
     pub(super) fn of(limits: &Limits) -> Self {
         let below_cap = limits.output_limit.saturating_sub(1);
         let (high, low) = (limits.high_watermark, limits.low_watermark);
         Self { high: high.min(below_cap), low: low.min(below_cap) }
     }
 
-    /// Whoever has anything unsent is held back.
+    /// A connection with unsent bytes is held back.
     const TIGHT: Watermarks = Watermarks { high: 0, low: 0 };
 }
 
 impl Outbox {
-    /// While memory is tight, the marks are at 0. True: that has changed.
+    /// While memory is tight, the watermarks are at 0. True: that has changed.
     pub(crate) fn be_tight(&mut self, is_tight: bool) -> bool {
         let before = self.watermarks;
         self.watermarks = if is_tight { Watermarks::TIGHT } else { self.usual };
@@ -44,7 +44,7 @@ impl Outbox {
         if !self.hold_if_above(head) {
             return SendOutcome::Queued;
         }
-        // With no input of its own there would be none of this; so to let the next wait helps.
+        // Without input of its own there would be no such output, so it helps to let the next input wait.
         let is_own_callback = self.running == Some(id);
         if is_own_callback && (self.lent.1 > 0 || self.brings_outcome) {
             self.hold_own_input(head);
@@ -52,9 +52,9 @@ impl Outbox {
         SendOutcome::AboveHighWatermark
     }
 
-    /// With so many bytes more in memory, those above the hard cap. Whoever is not above its high mark
-    /// takes a message of any length: nobody has told its handler to wait, and the reader is not slow.
-    /// What comes behind such a message is judged as if that one were not there.
+    /// With `more` bytes in memory, how many would be above the hard cap. A connection that is not above its
+    /// high watermark takes a message of any length: its handler was not told to wait, and its reader is not
+    /// slow. The bytes behind such a message are judged as if that message were not there.
     pub(super) fn excess_over_cap(&self, head: &mut Head, more: usize) -> usize {
         let waits = self.in_memory(head);
         let excess = waits.saturating_add(more).saturating_sub(self.output_limit);
@@ -75,14 +75,14 @@ impl Outbox {
         judged.saturating_add(more).saturating_sub(self.output_limit)
     }
 
-    /// Whether a message of so many bytes would be taken, and whoever gets it is not above its high mark.
+    /// Whether a message of `len` bytes would be taken by a connection that is not above its high watermark.
     pub(crate) fn has_room(&self, head: &Head, len: usize) -> bool {
         let waits = self.in_memory(head);
         let fits = waits.saturating_add(len) <= self.output_limit || waits <= self.usual.high;
         fits && !head.status.has(Status::HELD)
     }
 
-    /// Bytes that a connection takes before it refuses: none above its high mark.
+    /// Bytes that a connection takes before it refuses: none above its high watermark.
     pub(crate) fn room(&self, head: &Head) -> usize {
         if head.status.has(Status::HELD) {
             return 0;
@@ -90,8 +90,8 @@ impl Outbox {
         self.output_limit.saturating_sub(self.in_memory(head))
     }
 
-    /// Bytes that a connection's partner may receive, of which this one gets as much, and which has
-    /// `kept` bytes of an unfinished message. None: it is held until the low mark.
+    /// Bytes that a connection's partner may receive, of which this connection gets as much. The partner has
+    /// `kept` bytes of an unfinished message. Zero: the partner is held until the low watermark.
     pub(crate) fn room_for_input(&mut self, head: &mut Head, id: ConnId, kept: usize) -> usize {
         if head.status.has(Status::HELD) {
             return 0;
@@ -100,19 +100,19 @@ impl Outbox {
         let (pending, room) = (self.pending(head), self.room(head));
         if pending > high || (pending > low && room <= kept) {
             head.status.set(Status::HELD);
-            self.list_to_flush(head, id); // where the time begins in which it may be stuck
+            self.list_to_flush(head, id); // where its stuck deadline begins
             return 0;
         }
-        // With next to nothing unsent, to wait would not help: the message is longer than the cap.
+        // With almost nothing unsent, to wait would not help: the message is longer than the cap.
         if room > kept { room - kept } else { room }
     }
 
-    /// Bytes that a connection may receive itself, whose handler may answer with as much as it gets.
+    /// Bytes that a connection may receive itself, if its handler may answer with as much as it gets.
     ///
-    /// Above the high mark none, if what waits are answers: to wait for the reader is all that helps.
-    /// If the handler has sent it of its own accord, the peer may not read before it is read itself; so
-    /// reading goes on until half of what the hard cap leaves is used up, or all of it, if the connection
-    /// is known for that. Then what is held comes again at the low mark.
+    /// None above the high watermark if the unsent bytes are answers: only waiting for the reader helps. If
+    /// the handler has sent them of its own accord, the peer may not read before it is read itself. So
+    /// reading goes on until half of what the hard cap leaves is used up, or all of it if the connection is
+    /// full duplex. Then the input is held, and comes again at the low watermark.
     pub(crate) fn room_for_own_input(&mut self, head: &mut Head, id: ConnId, kept: usize) -> usize {
         let is_full_duplex = head.status.has(Status::FULL_DUPLEX);
         let is_held = head.status.has(Status::HELD);
@@ -122,7 +122,7 @@ impl Outbox {
         if !is_full_duplex && !is_held {
             let room = self.room_for_input(head, id, kept);
             if room == 0 {
-                head.cold().answers = true; // or it would be read on, now that it is held
+                head.cold().answers = true; // otherwise it would be read, now that it is `HELD`
             }
             return room;
         }
@@ -133,7 +133,7 @@ impl Outbox {
         };
         let room = most.saturating_sub(self.in_memory(head));
         if room == 0 {
-            // Until the low mark, where somebody reads on.
+            // Until the low watermark, at which reading goes on.
             head.status.set(Status::HELD);
             head.cold().answers = true;
             self.list_to_flush(head, id);
@@ -141,14 +141,14 @@ impl Outbox {
         if room > kept { room - kept } else { room }
     }
 
-    /// What waits are answers to its own input, which is to wait too.
+    /// The unsent bytes are answers to the connection's own input, which is to wait too.
     pub(super) fn hold_own_input(&self, head: &mut Head) {
         if !head.status.has(Status::FULL_DUPLEX) {
             head.cold().answers = true;
         }
     }
 
-    /// Above its high mark it is held until the low one.
+    /// Above its high watermark the connection is held until the low one.
     pub(crate) fn hold_if_above(&self, head: &mut Head) -> bool {
         let is_above = self.pending(head) > self.watermarks.high;
         if is_above {

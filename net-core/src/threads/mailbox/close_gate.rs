@@ -1,9 +1,9 @@
 //! The close gate of a mailbox: lets senders pass until it is closed, and knows how many are still
 //! inside.
 //!
-//! Closing has to answer one question exactly: is there a sender who was let in and has not
-//! finished? With a closed flag beside a count, a sender would write the one and read the other
-//! while the owner does the reverse, and both would need a full fence. In one word they need none.
+//! Closing has to answer one question exactly: is there a sender that was let in and has not finished? With a
+//! closed flag beside a count, a sender would write the one and read the other while the owner does the
+//! reverse, and both would need a full fence. In one word they need none.
 //!
 //! ```text
 //!   word = senders inside × INSIDE | CLOSED
@@ -14,12 +14,12 @@
 //!     leave: - INSIDE                        drain the queue: it is final
 //! ```
 //!
-//! Why that is enough: all changes of one word have one order. A sender who enters before the close
-//! is counted in the word, so the owner waits for it; one who comes after it is not let in and
-//! pushes nothing. Hence *once closed, the count only falls*, and the wait is bounded by the
-//! senders already inside, however hard others knock. Each leaves by a Release, and every later
-//! change of the word carries that on (a release sequence); so when the owner's Acquire reads a
-//! count of zero, each push happened before, and the drain sees it.
+//! Why that is enough: all changes of one word have one order. A sender that enters before the close is
+//! counted in the word, so the owner waits for it. A sender that comes after the close is not let in, and
+//! pushes nothing. Hence *once closed, the count only falls*, and the wait is bounded by the senders already
+//! inside, however many others try. Each leaves by a Release, and every later change of the word carries that
+//! on (a release sequence). So when the owner's Acquire reads a count of zero, each push happened before, and
+//! the drain sees it.
 
 use crate::threads::sync::{AtomicUsize, Ordering, yield_now};
 
@@ -38,7 +38,7 @@ pub(super) struct CloseGate {
 }
 
 impl CloseGate {
-    /// An open close gate with nobody inside.
+    /// An open close gate with no sender inside.
     pub(super) fn new() -> Self {
         CloseGate { word: AtomicUsize::new(0) }
     }
@@ -57,31 +57,30 @@ impl CloseGate {
         self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, let_in).is_ok()
     }
 
-    /// Whether nobody is let in any more. Relaxed: for whoever only wants to say so.
+    /// Whether no sender is let in any more. Relaxed: for callers that only report it.
     #[allow(dead_code)] // in the model
     pub(super) fn is_closed(&self) -> bool {
         self.word.load(Ordering::Relaxed) & CLOSED != 0
     }
 
-    /// For a sender who was let in: what it pushed is pushed.
+    /// For a sender that was let in: its push is done.
     pub(super) fn leave(&self) {
         // Pairs with the load in `wait_until_empty`. Relaxed, the owner could see the count fall
         // before it sees the push.
         self.word.fetch_sub(INSIDE, Ordering::Release);
     }
 
-    /// From now on nobody is let in. Any thread, any number of times.
+    /// From now on no sender is let in. Any thread, any number of times.
     pub(super) fn close(&self) {
-        // Relaxed: it only has to have its place in the order of this word.
+        // Relaxed: the change only has to have its place in the order of this word.
         self.word.fetch_or(CLOSED, Ordering::Relaxed);
     }
 
-    /// For the owner, after [`close`](Self::close): returns when everybody who was let in has left,
-    /// and all they pushed is visible. They need a few instructions each, so this yields rather
-    /// than sleeps.
+    /// For the owner, after [`close`](Self::close): returns when every sender that was let in has left, and
+    /// all their pushes are visible. A sender needs a few instructions, so this yields rather than sleeps.
     pub(super) fn wait_until_empty(&self) {
-        // Pairs with `leave`. The closed bit is ours, so the word is exactly CLOSED when nobody is
-        // inside.
+        // Pairs with `leave`. The owner has set the closed bit, so the word is exactly CLOSED when no sender
+        // is inside.
         while self.word.load(Ordering::Acquire) != CLOSED {
             yield_now();
         }
