@@ -1,4 +1,4 @@
-//! What the examples share: their common command line, and the parts of `million`.
+//! Code that the examples share: their common command line, and the parts of `http` and `million`.
 
 pub mod fan_in;
 pub mod flags;

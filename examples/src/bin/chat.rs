@@ -39,13 +39,14 @@ impl Handler for Chat {
         }
         let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n') else { return };
         // All whole lines go out as one piece. Sent one by one, 64 KiB of empty lines would be 64 Ki sends to
-        // each of the others, in one callback. One copy, counted: all who receive it share it.
+        // each other connection, in one callback. The piece is copied once and counted: all receivers share
+        // it.
         let lines = Bytes::copy_from_slice(&bytes[..=end]);
         input.consume(lines.len());
         // A reader too slow for the chat is closed by its output limit.
         conn.others(|other| _ = other.send_shared(lines.clone()));
         for other_loop in (0..self.all.loops()).filter(|&n| n != self.own) {
-            // A full mailbox loses the lines for that loop: nobody here can wait for it.
+            // A full mailbox loses the lines for that loop, because nothing here can wait for it.
             let _ = self.all.post(other_loop, lines.clone());
         }
     }

@@ -2,9 +2,9 @@
 //!
 //!     cargo run --release --bin fan_in -- --upstream 127.0.0.1:9000 --query hello --query 42
 //!
-//! A question is a line, and so is its answer; `echo` will do as a server. No more than `--at-once`
-//! questions are under way, over at most `--connections` connections to each server, which are used
-//! again for the next question. A question that fails is asked again, up to `--attempts` times.
+//! A question is a line, and so is its answer. `echo` will do as a server. At most `--at-once` questions are
+//! under way, over at most `--connections` connections to each server. A connection is used again for the
+//! next question. A question that fails is asked again, up to `--attempts` times.
 //!
 //! It is also an example of a program without a server: a `Server` that listens nowhere has loops, a
 //! `ServerHandle` to post to them, and a drain that ends it.
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     let (say, outcomes) = mpsc::channel();
     let jobs: VecDeque<Ask> = plan.jobs().collect();
     let asked = jobs.len();
-    // One loop asks them all, on this thread, and ends the server when the last answer is in.
+    // One loop asks all questions, on this thread. It ends the server when the last answer is in.
     let client = Server::new().pin(false).run_alone_on_current_thread(
         |_place| FanIn::new(plan, say),
         |running| _ = running.handle().post(0, jobs), // a mailbox that is new has room
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The table, then what the answers come to together. True if none is missing.
+/// Shows the table, and then the sums over all answers. Returns true if no answer is missing.
 fn show(flags: &Flags, outcomes: &[Outcome], asked: usize) -> std::io::Result<bool> {
     let mut out = std::io::stdout().lock();
     let (mut answered, mut numbers) = (0, Vec::new());

@@ -1,4 +1,4 @@
-//! HTTP/1.1: a greeting, a count of what was sent, chunks back, and files from a folder.
+//! HTTP/1.1: a greeting, a count of the body's bytes, the body back in chunks, and files from a folder.
 //!
 //!     cargo run --release --bin http -- --listen 127.0.0.1:8080 --root docs
 //!     curl http://127.0.0.1:8080/                          # Hello, or docs/index.html
@@ -7,8 +7,8 @@
 //!     curl -d hello http://127.0.0.1:8080/back             # hello, as chunks
 //!     ab -k -c 1000 -n 100000 http://127.0.0.1:8080/
 //!
-//! Requests of a connection are answered in order, and it goes on after each unless one side says
-//! otherwise. A request that is none is answered with what is wrong, and is the last.
+//! The requests of a connection are answered in order. The connection goes on after each request, unless one
+//! side says otherwise. Bytes that are no request are answered with an error, and that answer is the last.
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
@@ -34,14 +34,14 @@ struct Flags {
 
 const GREETING: &[u8] = b"Hello, world!\n";
 
-/// Bytes and headers of a request's head; more are refused.
+/// The most bytes and headers of a request's head. A request with more is refused.
 const HEAD_MAX: usize = 8192;
 const HEADERS_MAX: usize = 64;
 
-/// Files of one connection that are being sent at once: each is a descriptor, however few bytes it has.
+/// Files of one connection that are being sent at once. Each takes a descriptor, however few bytes it has.
 const FILES_MAX: usize = 8;
 
-/// Tells that a file was sent.
+/// The tag of `on_sent` for a file.
 const FILE_SENT: u64 = 1;
 
 /// The largest body that is read to its end.
@@ -67,14 +67,14 @@ struct Request {
     /// Bytes of the body that have come.
     came: u64,
     what: What,
-    /// It waits for a word before it sends its body.
+    /// The client waits for "100 Continue" before it sends the body.
     expects: bool,
     is_last: bool,
     is_1_0: bool,
 }
 
 impl Request {
-    /// The head of its answer.
+    /// The head of the response to this request.
     fn head(&self, status: Status, kind: &'static str, length: Length) -> Head {
         Head { status, kind, length, is_last: self.is_last, is_1_0: self.is_1_0 }
     }
@@ -97,7 +97,7 @@ enum What {
 }
 
 impl Http {
-    /// A request from the bytes before its empty line; or how it fails.
+    /// Reads a request from the bytes up to its empty line. The error is the status of the answer.
     fn request(&self, head: &[u8]) -> Result<Request, Status> {
         if !has_clean_lines(head) {
             return Err(Status::BadRequest);
@@ -128,7 +128,8 @@ impl Http {
         if hosts > 1 || hosts == 0 && !is_1_0 || !named("host").all(|host| is_host(host.value)) {
             return Err(Status::BadRequest);
         }
-        // What is of 1.0 knows no chunks: whoever sent it on has not understood it. RFC 9112, 6.1.
+        // HTTP/1.0 has no chunks, so the proxy that forwarded the request has not understood it. RFC 9112,
+        // 6.1.
         if is_1_0 && named("transfer-encoding").next().is_some() {
             return Err(Status::BadRequest);
         }
@@ -153,15 +154,15 @@ impl Http {
         Ok(Request { body, came: 0, what, expects, is_last: !goes_on, is_1_0 })
     }
 
-    /// The head has come. What is answered before the body is begun here.
+    /// The head has come. Begins a response that need not wait for the body.
     fn begin(&mut self, conn: &mut Conn<'_, Self>, request: &Request) {
         if request.expects && !request.is_1_0 && request.body != Body::Over {
-            let _ = conn.send(b"HTTP/1.1 100 Continue\r\n\r\n"); // refused: the answer is refused too
+            let _ = conn.send(b"HTTP/1.1 100 Continue\r\n\r\n"); // refused: so is the response
         }
         if matches!(request.what, What::Back) {
             let kind = "application/octet-stream";
             let head = request.head(Status::Ok, kind, Length::Chunked);
-            let _ = conn.send(self.heads.write(head)); // as what follows
+            let _ = conn.send(self.heads.write(head)); // refused: so are the sends after it
         }
     }
 
@@ -174,14 +175,14 @@ impl Http {
     ) -> SendOutcome {
         request.came += bytes.len() as u64;
         if matches!(request.what, What::Back) {
-            let _ = conn.send(format!("{:x}\r\n", bytes.len()).as_bytes()); // as the last of them
+            let _ = conn.send(format!("{:x}\r\n", bytes.len()).as_bytes()); // as the last send below
             let _ = conn.send(bytes);
             return conn.send(b"\r\n");
         }
         SendOutcome::Queued
     }
 
-    /// All of the request has come.
+    /// The whole request has come.
     fn answer(&mut self, conn: &mut Conn<'_, Self>, request: &Request) -> SendOutcome {
         let plain = "text/plain; charset=utf-8";
         let mut send = |status, kind, body: &[u8], with_body: bool| {
@@ -211,7 +212,7 @@ impl Http {
                         conn.notify_sent(FILE_SENT);
                         conn.session().files += 1;
                         if conn.session().files == FILES_MAX {
-                            conn.pause(); // until one of them was sent
+                            conn.pause(); // until one file is sent
                             return SendOutcome::AboveHighWatermark;
                         }
                         queued
@@ -221,15 +222,15 @@ impl Http {
         }
     }
 
-    /// Says what is wrong, and that this was the last.
+    /// Sends the error as the last response.
     fn refuse(&mut self, conn: &mut Conn<'_, Self>, status: Status) {
         let (kind, length) = ("text/plain", Length::Bytes(0));
         let head = Head { status, kind, length, is_last: true, is_1_0: false };
-        let _ = conn.send(self.heads.write(head)); // refused: it is ending already
+        let _ = conn.send(self.heads.write(head)); // refused: the connection is ending already
         conn.close();
     }
 
-    /// The body is wrong. Where the answer has begun, that it does not end says so.
+    /// The body is wrong. If the response has begun, its missing end tells the client so.
     fn give_up(&mut self, conn: &mut Conn<'_, Self>, request: &Request, status: Status) {
         match request.what {
             What::Back => conn.close(),
@@ -271,7 +272,7 @@ impl Handler for Http {
                     }
                     let is_over = request.body == Body::Over;
                     conn.session().request = Some(request);
-                    // The answer's end waits for no more input, of which none may come.
+                    // The end of the response does not wait for more input, because none may come.
                     if is_over { SendOutcome::Queued } else { queued }
                 }
                 Part::NotYet => {
@@ -287,7 +288,7 @@ impl Handler for Http {
                     queued
                 }
             };
-            // Above its mark the rest of the input waits, and comes again when there is room.
+            // Above its high watermark, the rest of the input waits, and comes again when there is room.
             if queued != SendOutcome::Queued {
                 return;
             }
@@ -302,8 +303,8 @@ impl Handler for Http {
     }
 }
 
-/// Whether each line ends with CR and LF, which stand nowhere else, nor a NUL. httparse takes a bare line
-/// feed for an end of line, and others do not.
+/// Whether each line ends with CR LF, and no CR, LF or NUL stands elsewhere. httparse takes a bare line feed
+/// for a line end, and other readers do not.
 fn has_clean_lines(head: &[u8]) -> bool {
     let mut before = b' ';
     head.iter().all(|&byte| {
@@ -313,13 +314,13 @@ fn has_clean_lines(head: &[u8]) -> bool {
     })
 }
 
-/// Whether this may be a host and a port.
+/// Whether the value may be a host and a port.
 fn is_host(value: &[u8]) -> bool {
     value.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#@\\,\"<>".contains(byte))
 }
 
-/// A target as most clients write it: without the scheme and the server's name, which any may write before
-/// it, RFC 9112, 3.2.2.
+/// The target without a scheme and a host. Most clients do not write them, but any client may: RFC 9112,
+/// 3.2.2.
 fn of_this_server(target: &str) -> &str {
     let scheme = "http://";
     match target.split_at_checked(scheme.len()) {
@@ -360,7 +361,7 @@ mod tests {
         Http { folder: None, head_end, heads: Heads::default() }
     }
 
-    /// A request, its head's bytes, and of its body what has come.
+    /// A request, the bytes of its head, and the part of its body that has come.
     struct Read {
         head: Vec<u8>,
         request: Request,
@@ -368,7 +369,7 @@ mod tests {
         is_whole: bool,
     }
 
-    /// What `on_data` makes of `pieces`: the requests, and how the first failed that is none.
+    /// What `on_data` makes of `pieces`: the requests, and the error of the first that is not valid.
     fn requests(http: &Http, pieces: &[&[u8]]) -> (Vec<Read>, Option<Status>) {
         let (mut all, mut kept): (Vec<Read>, _) = (Vec::new(), Vec::new());
         let mut searched = Searched::default();
@@ -404,7 +405,7 @@ mod tests {
         (all, None)
     }
 
-    /// All that says how a request is answered.
+    /// Everything that decides how the requests are answered.
     fn told((all, failed): &(Vec<Read>, Option<Status>)) -> String {
         let mut text = String::new();
         for Read { request, body, is_whole, .. } in all {
@@ -422,7 +423,7 @@ mod tests {
         text + &format!("{failed:?}")
     }
 
-    /// A head that was taken, read line by line by the letter of RFC 9112.
+    /// Checks an accepted head line by line, strictly by RFC 9112.
     fn is_by_the_letter(head: &[u8], request: &Request) {
         let text: String = head.iter().map(|byte| char::from(*byte)).collect();
         let text = text.strip_suffix("\r\n\r\n").unwrap();

@@ -1,4 +1,5 @@
-//! Publish and subscribe: whatever is published to a topic goes to everyone who has subscribed.
+//! Publish and subscribe: a line that is published to a topic goes to every client that has subscribed to the
+//! topic.
 //!
 //!     cargo run --release --bin hub -- --listen 127.0.0.1:9000
 //!     nc -C 127.0.0.1 9000
@@ -7,12 +8,13 @@
 //!
 //!     sub TOPIC
 //!     unsub TOPIC
-//!     pub TOPIC, and in the next line what is published
+//!     pub TOPIC, and in the next line the content
 //!
-//! With `--heartbeat 30s`, a client that has been quiet for so long gets a line `ping`. It may answer
-//! `pong`; with `--idle-timeout 60s` beside it, one that says nothing at all is closed.
+//! With `--heartbeat 30s`, a client that has been quiet for so long gets a line `ping`. It may answer `pong`.
+//! With `--idle-timeout 60s` too, a client that says nothing at all is closed.
 //!
-//! A subscriber gets `pub TOPIC` and the line, as they came. What is none of these gets one line that
+//! A subscriber gets `pub TOPIC` and the line, unchanged. Any other line gets one line that begins with
+//! `error`, and the connection is closed.
 //! begins with `error`, and is the connection's last.
 
 use clap::Parser;
@@ -41,30 +43,31 @@ struct Flags {
 /// A longer line closes its connection.
 const LINE_MAX: usize = 4096;
 
-/// Messages of one publisher that are on their way at once. More have to wait, and so has it.
+/// Messages of one publisher that are on their way at once. Further messages wait, and so does the publisher.
 const UNDER_WAY: usize = 8;
 
 /// Messages of all publishers that are on their way at once. A loop has room for so many broadcasts
-/// (`Limits::broadcasts_max`), and one more misses it; so each loop's publishers have an equal part.
+/// (`Limits::broadcasts_max`), and misses a further broadcast. So the publishers of each loop get an equal
+/// part.
 const UNDER_WAY_IN_ALL: usize = 64;
 
-/// How often a publisher that waits is looked at.
+/// How often a waiting publisher is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 struct Hub {
     all: ServerHandle<Infallible>,
-    /// Messages of this loop's publishers.
+    /// Messages of this loop's publishers that are on their way.
     under_way: Vec<BroadcastHandle>,
 }
 
 #[derive(Default)]
 struct Session {
-    /// The topic of a `pub` whose second line is still to come.
+    /// The topic of a `pub` whose second line has not come yet.
     publishing: Option<Box<[u8]>>,
     under_way: VecDeque<BroadcastHandle>,
 }
 
-/// What is wrong with a line. It is told to the peer.
+/// What is wrong with a line. The text is sent to the peer.
 type Wrong = String;
 
 impl Hub {
@@ -111,7 +114,7 @@ impl Hub {
         conn.session().under_way.push_back(delivery);
     }
 
-    /// Whether all publishers of this loop together may have one message more on its way.
+    /// Whether this loop's publishers together may have one more message on its way.
     fn has_room(&mut self) -> bool {
         let most = (UNDER_WAY_IN_ALL / self.all.loops()).max(1);
         if self.under_way.len() >= most {
@@ -120,7 +123,7 @@ impl Hub {
         self.under_way.len() < most
     }
 
-    /// Whether the publisher may go on. If not it is looked at again soon.
+    /// Whether the publisher may go on. If not, it is checked again soon.
     fn may_publish(&mut self, conn: &mut Conn<'_, Self>) -> bool {
         let under_way = &mut conn.session().under_way;
         while under_way.front().is_some_and(BroadcastHandle::is_over) {
@@ -152,7 +155,7 @@ impl Handler for Hub {
                 return fail(conn, &wrong);
             }
         }
-        // What is left in `input` comes again with the resume.
+        // The rest of `input` comes again after the resume.
         conn.pause();
     }
 
@@ -165,7 +168,7 @@ impl Handler for Hub {
     }
 
     fn on_heartbeat(&mut self, conn: &mut Conn<'_, Self>) {
-        let _ = conn.send(b"ping\r\n"); // refused: it is ending
+        let _ = conn.send(b"ping\r\n"); // refused: the connection is ending
     }
 
     fn on_message(&mut self, _here: &mut LoopContext<'_, Self>, message: Infallible) {
@@ -174,7 +177,7 @@ impl Handler for Hub {
 }
 
 fn fail(conn: &mut Conn<'_, Hub>, wrong: &str) {
-    let _ = conn.send(format!("error: {wrong}\r\n").as_bytes()); // refused: it is ending already
+    let _ = conn.send(format!("error: {wrong}\r\n").as_bytes()); // refused: the connection is ending already
     conn.close();
 }
 

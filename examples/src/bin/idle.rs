@@ -1,4 +1,4 @@
-//! Sends everything back, and sends those away who say nothing: eight seconds, or `--idle-timeout`.
+//! Sends everything back, and closes clients that say nothing for eight seconds, or for `--idle-timeout`.
 //!
 //!     cargo run --release --bin idle -- --listen 127.0.0.1:9000
 //!     nc 127.0.0.1 9000
@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Without `--idle-timeout`.
+/// The idle timeout, without `--idle-timeout`.
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Sends everything back, and sends those away who say nothing.
@@ -35,10 +35,10 @@ impl Handler for Idle {
         let _ = conn.echo(input); // refused only when the connection is ending
     }
 
-    /// Nothing has moved for the whole timeout. Each byte puts this off by one store in the
-    /// connection's entry: there is no list to move it in, and no timer to set anew.
+    /// No byte has moved for the whole timeout. Each byte puts the deadline off by one store in the
+    /// connection's entry. There is no list in which the entry moves, and no timer that is set anew.
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
-        let _ = conn.send(b"you were idle\n"); // who does not read is closed without it
+        let _ = conn.send(b"you were idle\n"); // a client that does not read is closed without it
         conn.close();
     }
 }

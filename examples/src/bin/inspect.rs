@@ -1,4 +1,4 @@
-//! A toy server to be looked at from inside: what it does on request is what the admin endpoint shows.
+//! A toy server to look at from inside: its commands do what the admin endpoint shows.
 //!
 //!     cargo run --release --bin inspect -- --listen 127.0.0.1:9000 --admin 127.0.0.1:9001
 //!     nc 127.0.0.1 9000
@@ -9,8 +9,8 @@
 //! Its lines:
 //!
 //!     sleep MS      holds the loop up: /metrics counts a stall, the log names the callback, and
-//!                   who sent it is first in /connections?by=cpu
-//!     owe BYTES     sends so much: who does not read is first in /connections?by=queue
+//!                   the client that sent it is first in /connections?by=cpu
+//!     owe BYTES     sends so much: a client that does not read is first in /connections?by=queue
 //!     anything else comes back
 
 use clap::Parser;
@@ -32,11 +32,11 @@ struct Flags {
 /// A longer line closes its connection.
 const LINES: Lines = Lines::new(1024);
 
-/// The longest sleep, and the most that is owed at once: a toy is not to be a weapon.
+/// The longest sleep, and the most bytes that are owed at once, so that the toy is no weapon.
 const SLEEP_MS_MAX: u64 = 2_000;
 const OWED_MAX: usize = 512 << 10;
 
-/// From how long on a callback is a stall, unless `--stall-threshold` says otherwise.
+/// How long a callback runs until it is a stall, unless `--stall-threshold` says otherwise.
 const STALL: Duration = Duration::from_millis(50);
 
 struct Toy;
@@ -47,12 +47,12 @@ impl Toy {
         let (command, number) = text.split_once(' ').unwrap_or((&text, ""));
         let answer = match (command, number.trim().parse::<u64>()) {
             ("sleep", Ok(ms)) if ms <= SLEEP_MS_MAX => {
-                // What no callback should do, to be seen.
+                // No callback should do this. It shows the stall.
                 std::thread::sleep(Duration::from_millis(ms));
                 format!("slept {ms} ms\n")
             }
             ("owe", Ok(bytes)) if bytes <= OWED_MAX as u64 => {
-                let _ = conn.send_shared(vec![b'.'; bytes as usize].into()); // as the answer below
+                let _ = conn.send_shared(vec![b'.'; bytes as usize].into()); // refused as the answer below
                 "\n".to_owned()
             }
             ("sleep" | "owe", _) => {
@@ -75,12 +75,12 @@ impl Handler for Toy {
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
         loop {
             match input.take_frame(LINES.after(conn.session())) {
-                // Above its mark the rest of the input waits, and comes again when there is room.
+                // Above its high watermark, the rest of the input waits, and comes again when there is room.
                 Ok(Some(line)) if Self::line(conn, line) != SendOutcome::Queued => return,
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(error) => {
-                    let _ = conn.send(format!("error: {error}\n").as_bytes()); // it ends anyway
+                    let _ = conn.send(format!("error: {error}\n").as_bytes()); // refused: it ends anyway
                     return conn.close();
                 }
             }

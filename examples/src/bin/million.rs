@@ -273,7 +273,7 @@ fn lead(
     }
 }
 
-/// Finds out before the run, and not after it, that its report cannot be written.
+/// Finds out before the run, and not after it, whether the report can be written.
 fn try_to_write(json: &Path) -> Result<(), Trouble> {
     let refused = |error| Trouble::Refused(format!("write {}: {error}", json.display()));
     if let Some(directory) = json.parent() {
@@ -298,7 +298,7 @@ fn any_seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// Prints; a closed standard output hurts nobody.
+/// Prints the text. A closed standard output is no error.
 fn print(text: &str) {
     use std::io::Write;
     let _ = std::io::stdout().lock().write_all(text.as_bytes());

@@ -1,5 +1,5 @@
-//! Work that is too long for a callback, in two ways side by side: on the threads of a pool, and in slices
-//! on the loop itself. Whoever shares the loop is answered meanwhile.
+//! Work that is too long for a callback, in two ways side by side: on the threads of a pool, and in slices on
+//! the loop itself. Other connections of the loop are answered meanwhile.
 //!
 //!     cargo run --release --bin offload -- --listen 127.0.0.1:9000
 //!     nc 127.0.0.1 9000
@@ -11,8 +11,8 @@
 //!     anything else comes back, at once
 //!
 //! The pool uses other cores, and its work may block. Slices need no thread, and their job may use the
-//! handler without a lock; but they take the loop's own time. Each connection has one question under way:
-//! the next line waits in the kernel until that is answered.
+//! handler without a lock. But they take the loop's own time. Each connection has one question under way. The
+//! next line waits in the kernel until that question is answered.
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
@@ -97,15 +97,15 @@ impl Worker {
     }
 }
 
-/// By trial division: it is to take its time.
+/// By trial division, because the work should take time.
 fn is_prime(number: u32) -> bool {
     (2..)
         .take_while(|divisor| divisor * divisor <= number)
         .all(|divisor| !number.is_multiple_of(divisor))
 }
 
-/// A question is under way: further lines wait in the kernel. The library knows of the job, so a drain, and
-/// a client that sends no more, wait for its answer.
+/// A question is under way, so further lines wait in the kernel. The library knows of the job. So a drain
+/// waits for the answer, and so does the end of a client that sends no more.
 fn asks(conn: &mut Conn<'_, Worker>) {
     conn.session().is_asking = true;
     conn.pause();
@@ -145,7 +145,8 @@ impl Handler for Worker {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    // Before the server starts: with private tables, a thread that a loop starts would share its table.
+    // Before the server starts. With private tables, a thread that a loop starts would share the loop's
+    // table.
     let pool = match Pool::new(flags.pool_threads.into(), flags.pool_queue as usize) {
         Ok(pool) => pool,
         Err(error) => return flags::fail(1, &format!("start the pool's threads: {error}")),

@@ -1,12 +1,12 @@
-//! For the tests: owes each client what it asks for, again and again, whether it reads or not. So one
-//! sees what memory that takes, by the kind of what is owed.
+//! For the tests: sends each client the messages that it asks for, again and again, whether the client reads
+//! or not. So the tests see how much memory that takes, for each kind of message.
 //!
 //!     cargo run --release --bin owing -- --listen 127.0.0.1:9000 --memory-budget 16m
 //!     echo shared 4096 | nc 127.0.0.1 9000
 //!
-//! A client sends one line: a kind, and how many bytes each message has. The kinds are those of [`Kind`],
-//! in small letters. What is above the limits, resets or drops the server; this one never looks at what
-//! a send answers, as many do.
+//! A client sends one line: a kind, and the bytes of each message. The kinds are those of [`Kind`], in small
+//! letters. At its limits the server resets connections or drops messages. Like many handlers, this one never
+//! looks at the result of a send.
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
@@ -30,29 +30,29 @@ struct Flags {
     server: ServerFlags,
 }
 
-/// How often each client is owed more, and how many messages: of small ones more, or the kernel takes
-/// all of them for too long.
+/// How often each client is sent more, and how many messages. Small messages are sent in larger numbers, or
+/// the kernel would take all of them for too long.
 const EVERY: Duration = Duration::from_millis(2);
 const AT_ONCE: usize = 30;
 const SMALL_AT_ONCE: usize = 300;
 const SMALL: usize = 100;
 
-/// How what is owed is sent.
+/// How the messages are sent.
 #[derive(Clone, Copy)]
 enum Kind {
     /// A copy, by `send`.
     Own,
-    /// One payload for all who ask for this kind, by `send_shared`.
+    /// One payload for all clients of this kind, by `send_shared`.
     Shared,
-    /// A payload of its own for each, by `send_shared`.
+    /// A payload of its own for each client, by `send_shared`.
     Unique,
     /// A payload of its own, by `send_frame`.
     Framed,
-    /// A stretch of this program's file.
+    /// A range of this program's file.
     File,
-    /// A copy, and a stretch of the file behind it.
+    /// A copy, and a range of the file behind it.
     Mixed,
-    /// A copy, and a mark behind it.
+    /// A copy, and a `notify_sent` in front of it.
     Marked,
     /// By `send_with`, with each policy.
     Newest,
@@ -62,7 +62,7 @@ enum Kind {
     Lossy,
     /// By mail, from the loop to itself.
     Mailed,
-    /// To everybody, by a broadcast that drops the oldest.
+    /// To every client, by a broadcast that drops the oldest.
     Broadcast,
 }
 
@@ -148,7 +148,7 @@ impl Owing {
         let len = payload.len();
         let copy = || payload.to_vec();
         let file = || FileRange::new(Arc::clone(&self.file), 0, len);
-        // Whatever becomes of it: that is what this is about.
+        // The outcome of each send is ignored: that is the purpose of this program.
         let _ = match kind {
             Kind::Own => conn.send(&payload),
             Kind::Shared => conn.send_shared(payload),
@@ -168,7 +168,7 @@ impl Owing {
             }
             Kind::Newest => conn.send_with(copy(), OverflowPolicy::DropNewest),
             Kind::Oldest => conn.send_with(copy(), OverflowPolicy::DropOldest),
-            // (Among so many that a search for each does not take the whole of a core.)
+            // (Few enough keys that a search for each does not take a whole core.)
             Kind::Conflated => conn.send_with(copy(), OverflowPolicy::Conflate(self.number % 2000)),
             Kind::Lossy => conn.send_with(payload, OverflowPolicy::DropOldest),
             Kind::Mailed => {

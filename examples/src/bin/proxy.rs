@@ -3,12 +3,12 @@
 //!     cargo run --release --bin proxy -- --listen 127.0.0.1:9000 --upstream 127.0.0.1:8080
 //!     curl http://127.0.0.1:9000/
 //!
-//! The two are a tunnel: what comes in bulk is spliced from one socket to the other, and not taken
-//! into this process; `--copy` does without, as a proxy must that looks at the bytes.
+//! The two connections are a tunnel: bytes in bulk are spliced from one socket to the other, and not taken
+//! into this process. `--copy` does not splice, like a proxy that must look at the bytes.
 //!
-//! A side that reads slowly holds the other back, so memory is bounded whatever goes through. Each
-//! direction ends by itself, and an error on one side is a reset on the other. SIGTERM, SIGINT and
-//! SIGQUIT let the conversations under way end, for `--drain-timeout` at the most.
+//! A side that reads slowly holds the other side back, so memory is bounded for any traffic. Each direction
+//! ends by itself, and an error on one side is a reset on the other side. SIGTERM, SIGINT and SIGQUIT let the
+//! conversations under way end, for at most `--drain-timeout`.
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};
@@ -49,13 +49,13 @@ struct Proxy {
     copies: bool,
 }
 
-/// What is remembered of each side.
+/// The state that is kept for each side.
 #[derive(Default)]
 struct Side {
-    /// Of a client, once it is dialled, the upstream connection; of that, the client.
+    /// For a client, the upstream connection once it is dialled. For the upstream connection, the client.
     other: Option<ConnId>,
     is_up: bool,
-    /// Its peer has ended before the other side was up, and so could be told.
+    /// The peer has ended before the other side was up. The other side must still be told.
     owes_end: bool,
 }
 
@@ -77,7 +77,7 @@ impl Handler for Proxy {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
         conn.session().is_up = true;
         if conn.session().other.is_some() {
-            // The upstream side is up; what the client has said meanwhile goes out now.
+            // The upstream side is up. The bytes that the client has sent meanwhile go out now.
             if Self::other(conn).is_some_and(|mut client| client.session().owes_end) {
                 conn.finish();
             }
@@ -101,26 +101,26 @@ impl Handler for Proxy {
         }
     }
 
-    // The next two are called with `--copy` only: what a tunnel brings, and its ends, it passes on itself.
+    // The next two are called with `--copy` only. A tunnel forwards bytes and ends by itself.
 
     fn on_data(&mut self, conn: &mut Conn<'_, Self>, input: &mut Input<'_>) {
-        // Gone: its on_close comes in this turn, and ends this side.
+        // The other side is over: its on_close comes in this turn, and ends this side.
         let Some(mut other) = Self::other(conn) else { return };
-        let _ = other.send(input.take_all()); // refused: it is ending, and then so is this side
+        let _ = other.send(input.take_all()); // refused: the other side is ending, and so this side will end
     }
 
     fn on_end(&mut self, conn: &mut Conn<'_, Self>) {
         let is_up = Self::other(conn).map(|mut other| other.session().is_up);
         match (is_up, Self::other(conn)) {
             (Some(true), Some(mut other)) => other.finish(),
-            // To finish what is not up would end it, and with it what waits for it.
+            // A finish of a side that is not up would end it, and with it the bytes that wait for it.
             (Some(false), _) => conn.session().owes_end = true,
             _ => conn.close(),
         }
     }
 
     fn on_draining(&mut self, _conn: &mut Conn<'_, Self>) {
-        // What is silent may still be waited for: the conversation ends when its two ends say so.
+        // A silent connection may still be waited for. The conversation ends when both of its ends say so.
     }
 
     fn on_close(&mut self, conn: &mut Conn<'_, Self>, why: &CloseReason) {
@@ -135,7 +135,7 @@ impl Handler for Proxy {
         match Self::other(conn) {
             Some(mut other) if is_orderly => other.close(),
             Some(mut other) => other.reset(),
-            None => {} // it has ended already, as of a tunnel it does by itself
+            None => {} // it has ended already, as in a tunnel, which ends it by itself
         }
     }
 }

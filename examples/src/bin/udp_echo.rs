@@ -1,14 +1,15 @@
-//! Sends every datagram back to where it says it comes from.
+//! Sends every datagram back to its source address.
 //!
 //!     cargo run --release --bin udp_echo -- --listen 127.0.0.1:9000
 //!     nc -u 127.0.0.1 9000
 //!
-//! Of the flags, those about connections have nothing to act on. Anybody can forge where a datagram
-//! comes from: on an open network, a server should answer no more bytes than it was sent. And two echoes
-//! answer each other for ever, if one datagram to the one says that it comes from the other: so nothing is
-//! answered that comes from a port below 1024, where such services are (echo has 7, chargen 19, DNS 53, NTP
-//! 123; CERT advisory CA-1996-01), nor from the port at which this one listens, where another of its kind
-//! may. A client's port is neither, unless it chose it. What comes from this server's own address the
+//! The flags for connections have no effect. Any sender can forge the source address of a datagram. So on an
+//! open network, a server should answer with no more bytes than it has received. Two echo servers would
+//! answer each other for ever, if a datagram to one of them has the other's address as its source. So a
+//! datagram from a port below 1024 is not answered, because such services are there (echo has 7, chargen 19,
+//! DNS 53, NTP 123; CERT advisory CA-1996-01). Nor is a datagram from the port at which this server listens,
+//! where another server of this kind may be. A client has such a port only by choice. The library drops
+//! datagrams from this server's own address.
 //! library drops.
 
 use clap::Parser;
@@ -42,11 +43,11 @@ impl Handler for Echo {
         if is_of_a_service(datagram.peer().port(), datagram.at().port()) {
             return;
         }
-        let _ = datagram.reply(datagram.bytes()); // what is dropped is counted
+        let _ = datagram.reply(datagram.bytes()); // a datagram that is dropped is counted
     }
 }
 
-/// Whether that port may be another server's, which would answer the answer. `own`: where this one listens.
+/// Whether the port may be another server's, which would answer the answer. `own`: the port of this server.
 fn is_of_a_service(port: u16, own: u16) -> bool {
     port < 1024 || port == own
 }

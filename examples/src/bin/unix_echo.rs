@@ -4,8 +4,8 @@
 //!     cargo run --release --bin unix_echo -- --listen unix:/tmp/echo.sock
 //!     nc -U /tmp/echo.sock
 //!
-//! A file that a dead server has left is replaced, one of a living server is not, and the own one
-//! goes when the server ends. `unix:@NAME` has no file: an abstract name, of Linux only.
+//! A file that a dead server has left is replaced. A file of a living server is not. The server's own file is
+//! removed when the server ends. `unix:@NAME` has no file: it is an abstract name, on Linux only.
 
 use clap::Parser;
 use examples::flags::{self, ServerFlags};

@@ -1,4 +1,4 @@
-//! The head of an answer.
+//! The head of a response.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -43,26 +43,26 @@ pub enum Length {
     Chunked,
 }
 
-/// What is known of an answer before its body.
+/// What is known of a response before its body.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    /// How it came out.
+    /// The result of the request.
     pub status: Status,
     /// The media type of the body.
     pub kind: &'static str,
     /// How long the body is.
     pub length: Length,
-    /// The connection ends behind it.
+    /// The connection ends after the response.
     pub is_last: bool,
-    /// The request was one of HTTP/1.0, where a connection that goes on is the exception.
+    /// The request was HTTP/1.0. There, a connection that goes on is the exception.
     pub is_1_0: bool,
 }
 
-/// Writes heads, each into the memory of the last.
+/// Writes heads. Each head reuses the memory of the head before.
 #[derive(Default)]
 pub struct Heads {
     text: Vec<u8>,
-    /// The second that `date` is of.
+    /// The second for which `date` was written.
     second: u64,
     date: String,
 }
@@ -94,7 +94,7 @@ impl Heads {
         text
     }
 
-    /// A date is written once a second.
+    /// Writes the date once a second.
     fn look_at_the_clock(&mut self) {
         let now = SystemTime::now();
         let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |past| past.as_secs());

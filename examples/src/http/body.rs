@@ -1,26 +1,26 @@
-//! The body of a request: how long it is, and its bytes, in whatever pieces they come.
+//! The body of a request: how long it is, and its bytes, in any pieces.
 //!
-//! What stands between chunks is read by the letter of RFC 9112, section 7.1. Where one reader takes a
-//! bare line feed for the end of a line, or a blank for nothing, and another does not, a request can be
-//! hidden in a body from the one that stands in front.
+//! Lines between chunks are read strictly by RFC 9112, section 7.1. Some readers take a bare line feed for
+//! the end of a line, or ignore a blank, and others do not. Between two such readers, a request can be hidden
+//! in a body from the reader in front.
 
 use net_core::Input;
 
-/// What is still to come of a body.
+/// The part of a body that is still to come.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub enum Body {
     /// Nothing.
     #[default]
     Over,
-    /// So many bytes.
+    /// This number of bytes.
     Bytes(u64),
-    /// A chunk, whose size comes first.
+    /// A chunk, which begins with its size.
     ChunkSize,
-    /// So many bytes of a chunk, then its line's end.
+    /// This number of bytes of a chunk, then the line end behind it.
     Chunk(u64),
-    /// The line's end behind a chunk.
+    /// The line end behind a chunk.
     ChunkEnd,
-    /// Lines up to an empty one, of so many bytes at most.
+    /// Trailer lines up to an empty line, with at most this number of bytes.
     Trailers(usize),
 }
 
@@ -31,25 +31,25 @@ pub enum Part<'a> {
     Bytes(&'a [u8]),
     /// The rest has not come.
     NotYet,
-    /// That was all.
+    /// The body is complete.
     End,
-    /// What came is none: the connection can go on no more.
+    /// The bytes are no body. The connection cannot go on.
     Bad,
 }
 
-/// A longer line between chunks is no honest one.
+/// No honest client sends a longer line between chunks.
 const LINE_MAX: usize = 1024;
 /// Bytes of all trailers together: as many as a head may have.
 const TRAILERS_MAX: usize = 8192;
 
 impl Body {
-    /// The body that a request's headers announce; an error says what is wrong with them.
+    /// The body that a request's headers announce. The error says what is wrong with the headers.
     pub fn announced(headers: &[httparse::Header<'_>]) -> Result<Self, &'static str> {
         let mut length = None;
         let mut is_chunked = false;
         for header in headers {
             if header.name.eq_ignore_ascii_case("content-length") {
-                // Two of them, or a sign: whoever stands between may have read them otherwise.
+                // Two lengths, or a length with a sign: a proxy in between may have read them differently.
                 let digits = std::str::from_utf8(header.value).ok();
                 let digits = digits.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
                 let bytes = digits.and_then(|text| text.parse().ok());
@@ -106,7 +106,7 @@ impl Body {
         }
     }
 
-    /// What follows a line between chunks; `None`: it is none of those that may stand there.
+    /// The state after a line between chunks. `None`: such a line may not stand there.
     fn line(&self, line: &[u8]) -> Option<Body> {
         match self {
             Body::ChunkEnd => line.is_empty().then_some(Body::ChunkSize),
@@ -115,7 +115,7 @@ impl Body {
                 left.checked_sub(line.len()).filter(|_| is_field(line)).map(Body::Trailers)
             }
             _ => {
-                // An extension, behind a semicolon, says nothing to us, but is one.
+                // An extension, behind a semicolon, is ignored, but must be valid.
                 let end = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
                 let (digits, extensions) = line.split_at(end);
                 let digits = std::str::from_utf8(digits).ok()?;
@@ -129,10 +129,10 @@ impl Body {
     }
 }
 
-/// The bytes up to the end of a line are none that may stand there.
+/// The bytes up to the line end are not a line that may stand there.
 struct NoLine;
 
-/// The next line, without its end, which is CR and LF and nothing else.
+/// The next line, without its line end. Only CR LF is a line end.
 fn take_line<'a>(input: &mut Input<'a>) -> Result<Option<&'a [u8]>, NoLine> {
     let bytes = input.peek();
     let Some(end) = bytes.iter().take(LINE_MAX + 2).position(|byte| *byte == b'\n') else {
@@ -152,9 +152,9 @@ fn breaks_a_line(byte: &u8) -> bool {
     matches!(byte, b'\r' | b'\n' | b'\0')
 }
 
-/// Whether this is what may follow the size of a chunk: nothing, or `;name`, `;name=value` again and
-/// again. No blank before the first semicolon, though the text allows one: no honest sender writes it,
-/// and readers differ over it.
+/// Whether the bytes may follow the size of a chunk: nothing, or `;name` and `;name=value`, any number of
+/// them. A blank before the first semicolon is refused, although the RFC allows it. No honest sender writes
+/// it, and readers treat it differently.
 fn are_extensions(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         let Some(rest) = bytes.strip_prefix(b";") else { return false };
@@ -172,7 +172,7 @@ fn are_extensions(mut bytes: &[u8]) -> bool {
     true
 }
 
-/// What follows a token, of one character at least.
+/// The bytes after a token of at least one character.
 fn token(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.iter().take_while(|byte| is_token(**byte)).count();
     Some(&bytes[end..]).filter(|_| end > 0)
@@ -182,7 +182,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// What follows a string in double quotes.
+/// The bytes after a string in double quotes.
 fn quoted(bytes: &[u8]) -> Option<&[u8]> {
     let mut rest = bytes.strip_prefix(b"\"")?;
     loop {
@@ -194,13 +194,13 @@ fn quoted(bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// It may stand in a field's value or a quoted string.
+/// Whether the byte may stand in a field's value or in a quoted string.
 fn is_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
-/// Whether this line is a field: a name, a colon right behind it, and a value. Neither is one that goes on
-/// the line before (obs-fold).
+/// Whether this line is a field: a name, a colon right behind it, and a value. A line that continues the line
+/// before (obs-fold) is not.
 fn is_field(line: &[u8]) -> bool {
     let value = token(line).and_then(|rest| rest.strip_prefix(b":"));
     value.is_some_and(|value| value.iter().all(|byte| is_text(*byte)))
@@ -224,7 +224,7 @@ mod tests {
         Body::announced(&headers)
     }
 
-    /// Feeds it in pieces of `size` bytes, and returns the body, and the bytes behind it.
+    /// Feeds the bytes in pieces of `size` bytes. Returns the body, and the bytes behind it.
     fn read(mut body: Body, bytes: &[u8], size: usize) -> Result<(Vec<u8>, Vec<u8>), ()> {
         let (mut got, mut kept) = (Vec::new(), Vec::new());
         let mut pieces = bytes.chunks(size);
@@ -305,8 +305,8 @@ mod tests {
         }
     }
 
-    /// A bare line feed ended a line, blanks around a size were nothing, and an extension could hold
-    /// anything: what another reader takes for a body was a request here.
+    /// A bare line feed ended a line, blanks around a size were ignored, and an extension could hold
+    /// anything. So a body for another reader was a request here.
     #[test]
     fn what_two_readers_could_cut_differently_is_no_chunk() {
         let wrong: [&[u8]; 40] = [
@@ -420,8 +420,8 @@ mod tests {
         });
     }
 
-    /// A chunked body in one piece, in the obvious way: its bytes and how long it was; `None` if it is none,
-    /// or not all there.
+    /// Reads a chunked body in one piece, in a simple way. Returns its bytes and its length in the input.
+    /// `None`: it is not valid, or not complete.
     fn by_lines(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
         let line = |at: usize| {
             let length = bytes[at..].windows(2).position(|two| two == b"\r\n")?;

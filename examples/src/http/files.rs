@@ -9,21 +9,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// A folder that is served by one loop.
+/// A folder that one loop serves.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Opened when it is first asked for: by then this loop has the descriptor table that it keeps.
+    /// Opened at the first request. By then this loop has the descriptor table that it keeps.
     open: Option<OwnedFd>,
 }
 
 impl Folder {
-    /// Not opened yet.
+    /// The folder is not opened yet.
     pub fn new(path: PathBuf) -> Self {
         Self { path, open: None }
     }
 
-    /// Whether it can be opened.
+    /// Checks whether the folder can be opened.
     pub fn check(path: &Path) -> io::Result<()> {
         open(path).map(drop)
     }

@@ -1,9 +1,9 @@
-//! Leads a run from its parent process: starts both halves, takes them through the phases, and
-//! keeps what comes of it.
+//! Leads a run from its parent process: starts both halves, takes them through the phases, and keeps the
+//! results.
 //!
-//! Connect, verify, hold, broadcast, close: `phases` is that order; here is what all phases
-//! need. No phase waits for ever: where nothing moves for too long, it ends with what there is, and
-//! the report says what is missing.
+//! Connect, verify, hold, broadcast, close: `phases` has this order. This file has what all phases need. No
+//! phase waits for ever. If nothing moves for too long, the phase ends with what there is, and the report
+//! says what is missing.
 
 mod phases;
 mod summary;
@@ -23,10 +23,10 @@ use super::talk::{Books, ServerNews, ServerOrder, ServerState, SwarmNews, SwarmO
 use super::trouble::Trouble;
 use net_core::process::Machine;
 
-/// How often the run is looked at from outside.
+/// How often the run is sampled from outside.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a half may take to end after it was told to.
+/// How long a half may take to end after the order to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a run is asked to do.
@@ -36,11 +36,11 @@ pub struct Wanted {
     pub plan: Plan,
     /// The machine it was planned for.
     pub machine: Machine,
-    /// Where the server listens, or where it is already, by the plan's role.
+    /// Where the server listens, or where a server listens already, as the plan's role says.
     pub server: SocketAddr,
-    /// Where the server shows what it does, if it shall.
+    /// The address of the server's admin endpoint, if there is one.
     pub admin: Option<String>,
-    /// Callbacks are timed, for who looks.
+    /// Callbacks are timed, for the admin endpoint.
     pub time_callbacks: bool,
     /// Local addresses of the swarm; see `SwarmSetup::sources`.
     pub sources: Vec<IpAddr>,
@@ -58,10 +58,10 @@ pub struct Wanted {
     pub command: String,
 }
 
-/// Runs it. The report may be of a run that failed: ask it for its verdict.
+/// Runs it. The report may be of a run that failed: its verdict says so.
 ///
 /// # Errors
-/// Where it could not be finished.
+/// If the run could not be finished.
 pub fn run(wanted: &Wanted) -> Result<Report, Trouble> {
     let interrupted = catch_interrupts().map_err(|e| format!("catch SIGINT and SIGTERM: {e}"))?;
     let mut conductor = Conductor::new(wanted, interrupted);
@@ -73,8 +73,8 @@ pub fn run(wanted: &Wanted) -> Result<Report, Trouble> {
     outcome
 }
 
-/// True once SIGINT or SIGTERM has come. Another SIGINT ends the program at once; the halves then
-/// lose their parent, and stop.
+/// True once SIGINT or SIGTERM has come. A further SIGINT ends the program at once. The halves then lose
+/// their parent, and stop.
 fn catch_interrupts() -> std::io::Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let came = Arc::new(AtomicBool::new(false));
@@ -103,7 +103,7 @@ struct Conductor<'a> {
     observer: Option<Observer>,
     sampled: Instant,
     phase: Phase,
-    /// The fewest open at once, by whoever counts fewest, while this is `Some`.
+    /// While this is `Some`: the fewest connections open at once, by the lowest of the counts.
     held: Option<u64>,
     progress: Progress,
 }
@@ -157,8 +157,8 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Goes on until `progress` (so many, of so many) is complete: true; or has not changed for
-    /// too long: false.
+    /// Runs until `progress` (done, of all) is complete: true. Or until it has not changed for too long:
+    /// false.
     fn until(&mut self, progress: impl Fn(&Self) -> (u64, u64)) -> Result<bool, Trouble> {
         let mut last = progress(self);
         let mut moved = Instant::now();
@@ -177,12 +177,12 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Takes in what happens within `time`.
+    /// Takes the events that come within `time`.
     fn step(&mut self, time: Duration) -> Result<(), Trouble> {
         match self.events.recv_timeout(time) {
             Ok(event) => {
                 self.take(event)?;
-                // What else is there already is taken too: it makes what is known newer.
+                // Further events that are there already are taken too, so that the state is newer.
                 while let Ok(event) = self.events.try_recv() {
                     self.take(event)?;
                 }
@@ -252,7 +252,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Looks at the run from outside.
+    /// Takes a sample of the run from outside.
     fn sample(&mut self) -> Result<(), Trouble> {
         self.sampled = Instant::now();
         let Some(observer) = &mut self.observer else { return Ok(()) };
@@ -266,13 +266,13 @@ impl<'a> Conductor<'a> {
         Ok(())
     }
 
-    /// Ends both halves, whatever they do.
+    /// Ends both halves, in any state.
     fn stop(&mut self) {
         self.tell_swarm(&SwarmOrder::Stop);
         self.tell_server(&ServerOrder::Stop);
         for half in [&mut self.swarm, &mut self.server] {
             if let Some(mut half) = half.take() {
-                half.wait(END_PATIENCE); // killed, where that is not enough
+                half.wait(END_PATIENCE); // killed on drop if that is not enough
             }
         }
     }

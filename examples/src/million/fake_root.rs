@@ -3,7 +3,7 @@
 use net_core::process::proc_file::Root;
 use std::path::Path;
 
-/// A directory of its own, removed when dropped.
+/// A new directory, which is removed when dropped.
 pub(crate) struct FakeRoot(tempfile::TempDir);
 
 impl FakeRoot {

@@ -1,4 +1,4 @@
-//! How numbers are written for people: 1,000,000 and 8.3 KB, the same everywhere.
+//! How numbers are written for readers: 1,000,000 and 8.3 KB, the same everywhere.
 //!
 //! KB, MB and GB are decimal (1,000 bytes to the KB), as memory per connection is quoted.
 
@@ -23,7 +23,7 @@ pub fn bytes(number: u64) -> String {
     }
     let mut value = number as f64 / 1e3;
     let mut unit = 0;
-    // 999.95 would be written as 1000.0, so it already belongs to the next unit.
+    // 999.95 would be written as 1000.0, so it belongs to the next unit.
     while value >= 999.95 && unit + 1 < UNITS.len() {
         value /= 1e3;
         unit += 1;
@@ -31,7 +31,7 @@ pub fn bytes(number: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// A count with its noun, which gets an `s` unless there is one of it: `1 loop`, `52 loops`.
+/// A count with its noun, which gets an `s` unless the count is 1: `1 loop`, `52 loops`.
 pub fn counted(number: u64, noun: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
     format!("{} {noun}{ending}", grouped(number))

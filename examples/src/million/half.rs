@@ -1,9 +1,8 @@
-//! One half of the run, as its parent sees it: a process of its own that takes orders and tells
-//! news.
+//! One half of the run, as its parent sees it: a child process that takes orders and sends news.
 //!
-//! Each half is a process group of its own, so a Ctrl-C at the terminal reaches the parent alone,
-//! which ends both in order. A parent that is killed takes its ends of the pipes with it, and a
-//! half whose orders end stops.
+//! Each half is a process group of its own. So a Ctrl-C at the terminal reaches only the parent, which ends
+//! both halves in order. If the parent is killed, its ends of the pipes are closed. A half whose orders end
+//! stops.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
@@ -36,18 +35,18 @@ impl fmt::Display for Who {
     }
 }
 
-/// What a half has said.
+/// A message of a half.
 #[derive(Debug)]
 pub enum Event {
     /// The server.
     Server(ServerNews),
     /// The swarm.
     Swarm(Box<SwarmNews>),
-    /// It says no more: its standard output has ended.
+    /// The half says no more: its standard output has ended.
     Silent(Who),
 }
 
-/// A running half. Dropped, it is killed.
+/// A running half. A drop kills it.
 pub struct Half {
     who: Who,
     child: Child,
@@ -55,7 +54,7 @@ pub struct Half {
 }
 
 impl Half {
-    /// Starts this program again as that half, under the name that is its hidden subcommand.
+    /// Starts this program again as that half. The name of the half is its hidden subcommand.
     ///
     /// # Errors
     /// One sentence on why it cannot be started.
@@ -83,19 +82,19 @@ impl Half {
         Ok(half)
     }
 
-    /// Its process.
+    /// The process id of the half.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Gives an order. If nobody is there to read it, the silence will say so.
+    /// Gives an order. If the half is gone, its silence reports that.
     pub fn tell<T: Serialize>(&mut self, order: &T) {
         if let (Some(orders), Ok(line)) = (&mut self.orders, serde_json::to_string(order)) {
             let _ = writeln!(orders, "{line}").and_then(|()| orders.flush()); // see above
         }
     }
 
-    /// How it ended, if it does within `patience`. It gets no further order.
+    /// Waits for the end of the half, for at most `patience`. The half gets no further order.
     pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         self.orders = None;
         let until = Instant::now() + patience;
@@ -108,7 +107,7 @@ impl Half {
         }
     }
 
-    /// Why it is silent, in one sentence.
+    /// Says in one sentence why the half is silent.
     pub fn obituary(&mut self) -> String {
         let who = self.who;
         match self.wait(Duration::from_secs(5)) {
@@ -122,13 +121,13 @@ impl Drop for Half {
     #[expect(clippy::disallowed_methods, reason = "it was killed")]
     fn drop(&mut self) {
         if self.wait(Duration::ZERO).is_none() {
-            let _ = self.child.kill(); // it ended by itself a moment ago
+            let _ = self.child.kill(); // if this fails, it has just ended by itself
             let _ = self.child.wait();
         }
     }
 }
 
-/// Passes on what a half says until it says no more.
+/// Passes on what a half says, until its output ends.
 fn read<T: DeserializeOwned>(
     news: impl BufRead,
     events: &Sender<Event>,
@@ -140,7 +139,7 @@ fn read<T: DeserializeOwned>(
         match serde_json::from_str(&line) {
             Ok(news) => {
                 if events.send(event(news)).is_err() {
-                    return; // nobody listens: the run is over
+                    return; // no receiver: the run is over
                 }
             }
             // Something of its own that printed there. It belongs where people look.

@@ -1,4 +1,4 @@
-//! What the kernel says it holds at this moment: sockets, memory, objects.
+//! The kernel's own counts at this moment: sockets, memory, objects.
 
 use std::path::Path;
 
@@ -9,24 +9,24 @@ use net_core::process::proc_file::{ProbeError, Root, kib_line};
 
 /// `/proc/net/sockstat` and `sockstat6`.
 ///
-/// Not all of it is about the same thing: what is *in use* and in TIME_WAIT is counted for the
-/// network namespace of the reader, what is allocated, orphaned and buffered for the whole system.
-/// Counters are kept per core and summed while they move, so a reading during a burst is close
-/// and not exact.
+/// The counts have different scopes. Sockets *in use* and in TIME_WAIT are counted for the reader's network
+/// namespace. Allocated and orphaned sockets and buffers are counted for the whole system. The kernel keeps
+/// counters per core, and sums them while they change. So a reading during a burst is close and not exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketStat {
-    /// TCP sockets over IPv4 with an address: listeners and *both* ends of a loopback connection
-    /// count, TIME_WAIT and unfinished handshakes do not.
+    /// TCP sockets over IPv4 with an address. Listeners and *both* ends of a loopback connection count.
+    /// TIME_WAIT and unfinished handshakes do not.
     pub in_use: u64,
-    /// The same over IPv6. What a dual-stack listener accepts from IPv4 clients is counted here.
+    /// The same over IPv6. A connection that a dual-stack listener accepts from an IPv4 client is counted
+    /// here.
     pub in_use_v6: u64,
-    /// TCP sockets nobody holds and that still have to send or wait; system-wide.
+    /// TCP sockets that no process holds, and that still have to send or wait. System-wide.
     pub orphans: u64,
     /// Connections in TIME_WAIT, which are not sockets any more.
     pub time_wait: u64,
-    /// TCP sockets that exist, also those without an address; system-wide.
+    /// TCP sockets that exist, also sockets without an address. System-wide.
     pub allocated: u64,
-    /// Pages charged to TCP for buffered bytes, against `tcp_mem`; system-wide.
+    /// Pages charged to TCP for buffered bytes, against `tcp_mem`. System-wide.
     pub buffered_pages: u64,
 }
 
@@ -55,8 +55,8 @@ impl SocketStat {
         self.in_use.saturating_add(self.in_use_v6)
     }
 
-    /// Connections open by the kernel's own count, given a reading from before any was opened and
-    /// how many ends of each are here. Listeners opened in between must be in `before`.
+    /// Open connections by the kernel's count. `before` is a reading from before the first connection, and
+    /// must include all listeners. `ends` of each connection are on this machine.
     pub fn connections_since(&self, before: &Self, ends: u64) -> u64 {
         self.in_use_in_all().saturating_sub(before.in_use_in_all()) / ends.max(1)
     }
@@ -70,17 +70,17 @@ fn field(text: &str, line: &str, name: &str) -> Option<u64> {
     words.next()?.parse().ok()
 }
 
-/// `/proc/meminfo`, as far as sockets move it. All in bytes.
+/// The values of `/proc/meminfo` that sockets change. All in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryStat {
-    /// What the kernel believes could be used. It takes the inodes and dentries of open sockets
-    /// for reclaimable, about 2.1 KB of each loopback pair: too hopeful by that much.
+    /// The memory that the kernel believes to be usable. It takes the inodes and dentries of open sockets for
+    /// reclaimable. That is too much by about 2.1 KB for each loopback pair.
     pub available_bytes: u64,
-    /// What nobody uses at all.
+    /// Memory that is not used at all.
     pub free_bytes: u64,
     /// All object caches.
     pub slab_bytes: u64,
-    /// Those that are never given back under pressure.
+    /// The caches that are never given back under pressure.
     pub slab_unreclaimable_bytes: u64,
 }
 
@@ -102,14 +102,14 @@ impl MemoryStat {
     }
 }
 
-/// All of it, read together.
+/// All counts, read together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelStat {
     /// Sockets.
     pub sockets: SocketStat,
     /// Memory.
     pub memory: MemoryStat,
-    /// Objects; `None` unless we are root.
+    /// Objects. `None` unless the reader is root.
     pub slabs: Option<Slabs>,
 }
 
@@ -127,8 +127,8 @@ impl KernelStat {
         })
     }
 
-    /// Kernel memory taken since `before`, in bytes: by the caches of sockets where both readings
-    /// have them, by all slab memory otherwise. Never below zero.
+    /// The kernel memory taken since `before`, in bytes: by the caches of sockets if both readings have them,
+    /// otherwise by all slab memory. Never below zero.
     pub fn kernel_bytes_since(&self, before: &Self) -> u64 {
         match (&self.slabs, &before.slabs) {
             (Some(now), Some(before)) => now.bytes_since(before),
@@ -136,7 +136,7 @@ impl KernelStat {
         }
     }
 
-    /// All slab memory taken since `before`, in bytes: also what others took meanwhile.
+    /// All slab memory taken since `before`, in bytes. It includes what other programs took meanwhile.
     pub fn slab_bytes_since(&self, before: &Self) -> u64 {
         self.memory.slab_bytes.saturating_sub(before.memory.slab_bytes)
     }

@@ -1,4 +1,4 @@
-//! What was read of the machine, as text.
+//! The machine's limits, as text.
 
 use net_core::process::Machine;
 

@@ -1,8 +1,9 @@
 //! A million live connections on one machine: what the `million` example is made of.
 //!
-//! Read in this order: [`walls`] says how many connections each limit of the machine allows, [`plan`] decides, [`serve`] and [`swarm`] are the two halves, which [`conductor`]
-//! starts as processes of their own and leads through the run; [`kernel_stat`] and [`process_stat`]
-//! measure, [`report`] keeps what came of it, [`page`] and [`progress`] show it.
+//! Read in this order: [`walls`] says how many connections each limit of the machine allows, and [`plan`]
+//! decides. [`serve`] and [`swarm`] are the two halves. [`conductor`] starts them as processes of their own
+//! and leads them through the run. [`kernel_stat`] and [`process_stat`] measure. [`report`] keeps the
+//! results, and [`page`] and [`progress`] show them.
 
 pub mod asked;
 pub mod conductor;

@@ -1,4 +1,4 @@
-//! Looks at the run from outside, once a second: the kernel's counts and the server's memory.
+//! Watches the run from outside, once a second: the kernel's counts and the server's memory.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use super::process_stat::{ProcessStat, descriptors};
 use super::report::{Phase, Sample};
 use super::talk::{ServerState, SwarmState};
 
-/// What is known of one moment.
+/// What is known at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// The kernel.
@@ -17,8 +17,8 @@ pub struct View {
     pub server: ProcessStat,
     /// The swarm's process.
     pub swarm: ProcessStat,
-    /// Descriptors in all tables of the server, or of the swarm if the server runs elsewhere, where
-    /// the kernel tells.
+    /// Descriptors in all tables of the server, or of the swarm if the server runs elsewhere. `None`: the
+    /// kernel does not tell.
     pub descriptors: Option<u64>,
 }
 
@@ -36,9 +36,9 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Looks for the first time: with the listener open and before anything connects. `ends` of
-    /// each connection are on this machine; `server` is its process if it is here, and `swarm` the
-    /// clients'.
+    /// Takes the first view: when the listener is open, and before anything connects. `ends` of each
+    /// connection are on this machine. `server` is the server's process, if it is here. `swarm` is the
+    /// clients' process.
     ///
     /// # Errors
     /// One sentence on what cannot be read.
@@ -63,13 +63,13 @@ impl Observer {
         &self.before
     }
 
-    /// Looks now.
+    /// Takes a view now.
     ///
     /// # Errors
     /// One sentence on what cannot be read.
     pub fn look(&self) -> Result<View, String> {
         let kernel = KernelStat::sample(&self.root).map_err(|error| error.to_string())?;
-        // While a process ends it has no memory any more, and nothing is lost by not knowing.
+        // A process that is ending has no memory any more, so zeros are right.
         let process = |pid| match ProcessStat::sample(&self.root, pid) {
             Ok(stat) => Ok(stat.unwrap_or_default()),
             Err(error) => Err(error.to_string()),
@@ -82,7 +82,7 @@ impl Observer {
         })
     }
 
-    /// Looks, and keeps the sample.
+    /// Takes a view, and keeps it as a sample.
     ///
     /// # Errors
     /// As [`look`](Self::look).
@@ -108,10 +108,9 @@ impl Observer {
 
     /// Connections open at the last sample, by the kernel's own count.
     ///
-    /// `sockstat` counts the whole network namespace, so it reads too low when other programs
-    /// close sockets meanwhile. The descriptor tables of one half are counted by the kernel as well,
-    /// and are nobody else's. A connection that is lost is missing in both, so the higher one is
-    /// taken.
+    /// `sockstat` counts the whole network namespace, so it reads too low if other programs close sockets
+    /// meanwhile. The kernel also counts the descriptor tables of one half, which no other program uses. A
+    /// connection that is lost is missing in both counts, so the higher count is taken.
     pub fn kernel_open(&self) -> u64 {
         let sockets = &self.last.kernel.sockets;
         let by_sockets = sockets.connections_since(&self.before.kernel.sockets, self.ends);

@@ -1,4 +1,4 @@
-//! Limits which bind a rate or a moment, not the number of connections that can be held.
+//! Limits on a rate or on a moment, and not on the number of connections that can be held.
 
 use std::fmt;
 
@@ -7,26 +7,26 @@ use serde::{Deserialize, Serialize};
 use super::figures::grouped;
 use net_core::process::Machine;
 
-/// The most closes a second from either side: a mass close passes through states the kernel
+/// The most closes per second from either side. Connections that close pass through states that the kernel
 /// bounds for the whole system (orphans, TIME_WAIT).
 pub const CLOSES_PER_SECOND_MAX: u64 = 20_000;
 
 /// How fast the run may go where the kernel would otherwise drop something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pace {
-    /// Messages that may be unread at once, system-wide: the smallest unread message charges a
-    /// whole page against `tcp_mem`. Half of where memory pressure begins.
+    /// Messages that may be unread at once, system-wide. The smallest unread message charges a whole page
+    /// against `tcp_mem`. It is half of the number at which memory pressure begins.
     pub unread_messages_max: u64,
-    /// Closes in a second from either side: an eighth of what may be orphaned at once, for an
+    /// Closes per second from either side: an eighth of the sockets that may be orphaned at once, because an
     /// orphan lives a few milliseconds on loopback.
     pub closes_per_second: u64,
-    /// Connects that may wait for the server's accept: half of the longest accept queue, beyond
-    /// which handshakes are dropped and retried a second later.
+    /// Connects that may wait for the server's accept: half of the longest accept queue. Beyond that queue,
+    /// handshakes are dropped and retried a second later.
     pub connects_in_flight_max: u64,
 }
 
 impl Pace {
-    /// The pace for this machine; defaults of an untuned small kernel stand in for unknown limits.
+    /// The pace for this machine. An unknown limit counts as the default of an untuned small kernel.
     pub fn of(machine: &Machine) -> Self {
         let pressure = machine.tcp_mem_pages.map_or(65_536, |[_, pressure, _]| pressure);
         let orphans = machine.tcp_max_orphans.unwrap_or(65_536);

@@ -1,31 +1,31 @@
-//! How many may be done now, at so many a second: what a timer's callback may spend.
+//! How many operations may be done now, at a rate per second: the budget of a timer's callback.
 
 use net_core::Tick;
 
-/// Spreads a rate over the moments at which somebody asks.
+/// Spreads a rate over the moments at which a caller asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacer {
     per_second: u64,
-    /// Done so far is worth this many milliseconds times `per_second`; the rest is carried over.
+    /// What is owed, in thousandths of an operation. The fraction is carried over.
     owed: u64,
     last: Tick,
 }
 
-/// What was missed for longer than this is not made up for: a burst would undo the pacing.
+/// Time above this that was missed is not made up for, because a burst would undo the pacing.
 const CATCH_UP_MS: u64 = 100;
 
 impl Pacer {
-    /// At least one a second, from `now` on.
+    /// At least one operation per second, from `now` on.
     pub fn new(per_second: u64, now: Tick) -> Self {
         Self { per_second: per_second.max(1), owed: 0, last: now }
     }
 
-    /// One loop's part of a rate that `loops` share, at least one a second.
+    /// One loop's part of a rate that `loops` loops share: at least one operation per second.
     pub fn share(per_second: u64, loops: usize, now: Tick) -> Self {
         Self::new(per_second.div_ceil(loops.max(1) as u64), now)
     }
 
-    /// How many may be done at `now`, since the last time it was asked.
+    /// How many operations may be done at `now`, since the last call.
     pub fn quota(&mut self, now: Tick) -> usize {
         let passed = now.saturating_since(self.last).min(CATCH_UP_MS);
         self.last = now;
@@ -34,7 +34,7 @@ impl Pacer {
         usize::try_from(owed / 1_000).unwrap_or(usize::MAX)
     }
 
-    /// Forgets the time until `now`, in which nothing was allowed.
+    /// Skips the time until `now`, in which nothing was allowed.
     pub fn skip(&mut self, now: Tick) {
         self.last = now;
     }

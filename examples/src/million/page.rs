@@ -1,4 +1,4 @@
-//! The report as one HTML page that needs nothing else: figures, plots over time, the whole table.
+//! The report as one HTML page without other files: figures, plots over time, the whole table.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use super::plots::{COLORS, Points, lines};
 use super::report::{Report, Sample};
 use super::report_rows::{Row, microseconds};
 
-/// Writes the page to `path`, and makes the directory it is in.
+/// Writes the page to `path`, and makes the directory if needed.
 ///
 /// # Errors
 /// When the directory or the file cannot be written; the error names it.
@@ -103,7 +103,7 @@ fn headline(report: &Report) -> String {
     format!("<dl>\n{}\n</dl>\n", cards.join("\n"))
 }
 
-/// One plot: what it shows, and a name and points for each line. A line that is alone has no name.
+/// One plot: its title, and a name and points for each line. A single line has no name.
 struct Plot {
     title: &'static str,
     lines: Vec<(&'static str, Points)>,

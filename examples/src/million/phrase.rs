@@ -1,13 +1,14 @@
-//! The bytes that a connection sends to prove that it lives: its own, and different every time.
+//! The bytes that a connection sends to prove that it lives. Each connection sends its own, different every
+//! time.
 
-/// What a client says first; the answer shows that a loop of the server serves it.
+/// The first bytes of a client. The answer shows that a loop of the server serves the client.
 pub const GREETING: &[u8] = b"?";
 
 /// Length of a phrase, in bytes.
 pub const PHRASE_BYTES: usize = 32;
 
-/// The phrase of one connection in one round. Two runs with different seeds share none, nor do
-/// two connections or two rounds of a run: the connection's number is in it, and the rest is a
+/// The phrase of one connection in one round. Runs with different seeds share no phrase. Nor do two
+/// connections or two rounds of a run: the phrase contains the connection's number, and the rest is a
 /// bijection of seed, number and round.
 pub fn phrase(seed: u64, connection: u64, round: u32) -> [u8; PHRASE_BYTES] {
     let mut bytes = [0; PHRASE_BYTES];

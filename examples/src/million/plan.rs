@@ -1,5 +1,5 @@
-//! The plan: how many connections, in how many loops, with whose descriptor tables, from which
-//! addresses. Decided once, from the machine and what was asked; pure.
+//! The plan: how many connections, in how many loops, with which descriptor tables, from which addresses. It
+//! is decided once, from the machine and the command line. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +25,9 @@ pub struct Plan {
     pub server: Option<Tables>,
     /// The swarm's loops and tables, if it runs here. The swarm is one process.
     pub swarm: Option<Tables>,
-    /// Connections from one source address to one port at most.
+    /// The most connections from one source address to one port.
     pub connections_per_source: u64,
-    /// Memory all this is expected to take.
+    /// The memory that the run is expected to take.
     pub prediction: Prediction,
     /// The wall that is met first when connections are added, and how to get past it.
     pub first_wall: WallFound,
@@ -36,11 +36,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Decides. Where nothing was asked, a million connections or what fits if that is less; what
-    /// was asked for by number is done or refused, never trimmed.
+    /// Makes the plan. Without a number on the command line: a million connections, or what fits if that is
+    /// less. A number on the command line is done or refused, and never reduced.
     ///
     /// # Errors
-    /// When what was asked for does not fit, with the arithmetic.
+    /// If the requested number does not fit. The error has the arithmetic.
     pub fn make(machine: &Machine, asked: &Asked) -> Result<Self, Refusal> {
         let loops = asked.loops.number(machine.cores).unwrap_or(1);
         if loops > LOOPS_MAX {
@@ -71,8 +71,7 @@ impl Plan {
         })
     }
 
-    /// What each loop of the swarm opens, and from which addresses; empty if the swarm runs
-    /// elsewhere.
+    /// What each loop of the swarm opens, and from which addresses. Empty if the swarm runs elsewhere.
     pub fn shares(&self) -> Vec<Share> {
         let loops = self.swarm.map(|swarm| swarm.loops);
         let per_source = self.connections_per_source;
@@ -80,8 +79,8 @@ impl Plan {
     }
 }
 
-/// What fits when loops and tables are ours to choose. A run without a number aims at this, so
-/// that a `--loops` which is too small is refused, and not obeyed with fewer connections.
+/// What fits if the program chooses loops and tables. A run without a number aims at this. So a `--loops`
+/// that is too small is refused, and not obeyed with fewer connections.
 fn fits_at_best(machine: &Machine, asked: &Asked) -> u64 {
     let free = Asked { loops: LoopsAsked::Auto, fd_table: FdTableAsked::Auto, ..asked.clone() };
     Walls::of(machine, &free).fits()

@@ -1,35 +1,35 @@
-//! Line plots as SVG text that sits inside a page: no fonts, no scripts, no outside resource.
+//! Line plots as SVG text inside a page: no fonts, no scripts, no other file.
 //!
-//! Axes and labels are drawn in `currentColor`, so the page's light or dark text colour is theirs.
+//! Axes and labels have the colour `currentColor`, which is the page's light or dark text colour.
 
 use std::error::Error;
 
 use plotters::prelude::*;
 use plotters::style::RGBAColor;
 
-/// The canvas, in SVG units. Narrow, so that labels stay readable on a phone.
+/// The canvas, in SVG units. It is narrow, so that labels stay readable on a phone.
 const SIZE: (u32, u32) = (480, 220);
 
-/// Stands for the page's text colour until the SVG is finished; no series may use it.
+/// The placeholder for the page's text colour until the SVG is finished. No series may use it.
 const INK: RGBColor = RGBColor(1, 2, 3);
 const INK_IN_SVG: &str = "\"#010203\"";
 
-/// The colours of the first and second line, readable on light and on dark.
+/// The colours of the first and the second line, readable on light and on dark.
 pub const COLORS: [(u8, u8, u8); 2] = [(47, 129, 247), (217, 115, 13)];
 
 /// One line, as (seconds, value).
 pub type Points = Vec<(f64, f64)>;
 
-/// Draws up to two lines over the time axis from 0 to `seconds`; the other axis begins at 0 too. The
-/// first line is broad, so that it shows below a second one that covers it.
+/// Draws up to two lines over the time axis from 0 to `seconds`. The other axis begins at 0 too. The first
+/// line is broad, so that it shows below a second line that covers it.
 ///
 /// # Errors
-/// When the plotting library cannot draw, which it can onto text.
+/// If the plotting library cannot draw. It always can draw onto text.
 pub fn lines(series: &[Points], seconds: f64) -> Result<String, Box<dyn Error>> {
     let mut svg = String::new();
     draw(&mut svg, series, seconds)?;
     let size = format!(" width=\"{}\" height=\"{}\"", SIZE.0, SIZE.1);
-    // Without a size of its own it takes the page's width and keeps its shape, by the viewBox.
+    // Without a size, the SVG takes the page's width, and the viewBox keeps its shape.
     Ok(svg.replacen(&size, "", 1).replace(INK_IN_SVG, "\"currentColor\""))
 }
 
@@ -69,7 +69,7 @@ fn draw(svg: &mut String, series: &[Points], seconds: f64) -> Result<(), Box<dyn
     Ok(())
 }
 
-/// An axis needs some length, even where every value is zero.
+/// An axis needs a length above zero, even if every value is zero.
 fn above_zero(value: f64) -> f64 {
     if value > 0.0 { value } else { 1.0 }
 }

@@ -1,4 +1,4 @@
-//! What a process of ours holds in user space, read from outside.
+//! The user-space memory of a process of this run, read from outside.
 
 use std::path::Path;
 
@@ -9,21 +9,21 @@ use net_core::process::proc_file::{ProbeError, Root, kib_line};
 /// One process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStat {
-    /// Pages that this process alone has, clean and dirty, in bytes. Shared libraries are not in
-    /// it, so it is what ending the process would give back.
+    /// Pages that only this process has, clean and dirty, in bytes. They do not include shared libraries. So
+    /// this is the memory that the end of the process would give back.
     pub private_bytes: u64,
-    /// Pages that are mapped and present, shared ones too, in bytes.
+    /// Pages that are mapped and present, including shared pages, in bytes.
     pub resident_bytes: u64,
     /// Threads.
     pub threads: u64,
 }
 
 impl ProcessStat {
-    /// Reads process `pid` now; `root` is `/` in production. The kernel walks the process's page
-    /// tables for it: milliseconds where it holds gigabytes. `None` once the process has ended.
+    /// Reads process `pid` now. `root` is `/` in production. The kernel walks the process's page tables for
+    /// it, which takes milliseconds for gigabytes. `None`: the process has ended.
     ///
     /// # Errors
-    /// When a file is there and cannot be read (another user's process) or understood.
+    /// If a file is there and cannot be read (another user's process) or understood.
     pub fn sample(root: &Path, pid: u32) -> Result<Option<Self>, ProbeError> {
         let root = Root::new(root);
         let status_file = format!("/proc/{pid}/status");
@@ -48,18 +48,18 @@ impl ProcessStat {
     }
 }
 
-/// CPU time that process `pid` has used so far, in seconds, to the hundredth: kernel time and
-/// threads that have ended included. `None` once the process has ended.
+/// The CPU time that process `pid` has used so far, in seconds, to the hundredth. It includes kernel time and
+/// ended threads. `None`: the process has ended.
 ///
 /// # Errors
 /// When the file is there and cannot be read or understood.
 pub fn cpu_seconds(root: &Path, pid: u32) -> Result<Option<f64>, ProbeError> {
-    /// What `/proc` counts in: USER_HZ, which is 100 wherever we run (time(7)).
+    /// The unit of `/proc`: USER_HZ, which is 100 on every supported system (time(7)).
     const TICKS_PER_SECOND: f64 = 100.0;
     let root = Root::new(root);
     let file = format!("/proc/{pid}/stat");
     let Some(text) = root.text(&file)? else { return Ok(None) };
-    // The name, in parentheses, may hold anything; behind it fields 14 and 15 are 12th and 13th.
+    // The name in parentheses may hold anything. Fields 14 and 15 are the 12th and 13th behind it.
     let behind_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let fields = behind_name.split_whitespace().skip(11).take(2);
     let ticks: Vec<u64> = fields.filter_map(|field| field.parse().ok()).collect();
@@ -69,10 +69,10 @@ pub fn cpu_seconds(root: &Path, pid: u32) -> Result<Option<f64>, ProbeError> {
     }
 }
 
-/// Descriptors open in all descriptor tables of process `pid`: the size which the kernel states for
-/// `/proc/PID/fd` (since Linux 6.2), so that no entry has to be listed, which would make an inode
-/// of each. Threads called `net-loop-…` may have tables of their own; where they share the
-/// process's, that is counted once. `None` where the kernel does not say.
+/// Descriptors open in all descriptor tables of process `pid`. It is the size that the kernel states for
+/// `/proc/PID/fd` (since Linux 6.2), because listing the entries would make an inode for each. Threads called
+/// `net-loop-…` may have tables of their own. If they share the process's table, it is counted once. `None`:
+/// the kernel does not say.
 pub fn descriptors(root: &Path, pid: u32) -> Option<u64> {
     let root = Root::new(root);
     let size = |file: &str| std::fs::metadata(root.path(file)).ok().map(|of| of.len());
@@ -81,14 +81,14 @@ pub fn descriptors(root: &Path, pid: u32) -> Option<u64> {
     let mut own = Vec::new();
     for task in std::fs::read_dir(tasks).ok()? {
         let id = task.ok()?.file_name().into_string().ok()?;
-        // A thread that has ended since it was listed holds none.
+        // A thread that has ended since it was listed has no descriptors.
         let Ok(Some(name)) = root.text(&format!("/proc/{pid}/task/{id}/comm")) else { continue };
         if name.starts_with("net-loop-") {
             own.extend(size(&format!("/proc/{pid}/task/{id}/fd")));
         }
     }
-    // A private table lacks the listener and the acceptor's epoll, so equal sizes of all loops
-    // and the process mean one table.
+    // A private table lacks the listener and the acceptor's epoll. So equal sizes of all loops and the
+    // process mean one table.
     let is_shared = own.iter().all(|&count| count == main);
     Some(main + if is_shared { 0 } else { own.iter().sum() })
 }
@@ -134,7 +134,7 @@ mod tests {
         let count = || descriptors(Path::new("/"), std::process::id());
         let Some(before) = count() else { return }; // an older kernel
         let opened: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
-        // Other tests of this process open and close some meanwhile.
+        // Other tests of this process open and close some files meanwhile.
         assert!(count().unwrap() + 50 >= before + opened.len() as u64);
         assert_eq!(descriptors(FakeRoot::new().path(), 7), None);
     }

@@ -1,5 +1,5 @@
-//! One progress bar on stderr while connections come up, or a plain line now and then where
-//! stderr is no terminal.
+//! One progress bar on stderr while connections come up, or a plain line now and then if stderr is no
+//! terminal.
 //!
 //! A run does not wait for the reader of stderr: a thread of its own writes the lines, and lines that stderr
 //! does not take are dropped.
@@ -14,7 +14,7 @@ use net_core::process::{LogGuard, LogWriter};
 use super::figures::{bytes, grouped};
 use super::report::Sample;
 
-/// How a run shows how far it is.
+/// Shows how far a run is.
 pub struct Progress {
     face: Face,
     total: u64,
@@ -46,7 +46,7 @@ impl Progress {
         Self { face: Face::Bar(bar), total }
     }
 
-    /// Writes a line to `out` about every tenth of the way, and the last one at `total`.
+    /// Writes a line to `out` for about every tenth of the connections, and the last line at `total`.
     pub fn in_lines(total: u64, out: Box<dyn Write + Send>) -> Self {
         let face = match LogWriter::start(out, LINES_QUEUED) {
             Ok((out, guard)) => Face::Lines { out, guard, tenths_said: 0, began: Instant::now() },
@@ -55,7 +55,7 @@ impl Progress {
         Self { face, total }
     }
 
-    /// Shows a new state. May be called as often as is convenient.
+    /// Shows a new state. It may be called at any rate.
     pub fn show(&mut self, sample: &Sample) {
         let connections = sample.connections.min(self.total);
         let [user, kernel] = [sample.user_bytes, sample.kernel_bytes].map(bytes);
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
 
-    /// What was written, to look at afterwards.
+    /// The written text, kept for the test.
     #[derive(Clone, Default)]
     struct Paper(Arc<Mutex<Vec<u8>>>);
 

@@ -5,14 +5,14 @@ use std::fmt;
 use super::tables::LOOPS_MAX;
 use super::wall::Wall;
 
-/// What was asked for and does not fit: one sentence with the arithmetic.
+/// A request that does not fit, as one sentence with the arithmetic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// More loops than a connection's id can name.
     TooManyLoops(u32),
-    /// The lowest wall is below what was asked for.
+    /// The lowest wall is below the requested number.
     Wall {
-        /// What was asked for.
+        /// The requested number.
         connections: u64,
         /// The lowest wall.
         wall: Wall,

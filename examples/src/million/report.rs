@@ -1,6 +1,6 @@
-//! The report of one run: every figure it claims, in the form in which it is published.
+//! The report of one run: every figure that it claims, in the form in which it is published.
 //!
-//! The names of the fields are the keys of `report.json`; scripts read them, so they stay.
+//! The names of the fields are the keys of `report.json`. Scripts read them, so they do not change.
 
 use std::collections::BTreeMap;
 
@@ -51,15 +51,16 @@ pub struct Report {
     /// Growth of kernel memory for each connection with its ends here, in bytes, by the caches
     /// that sockets take from.
     pub kernel_bytes_per_pair: f64,
-    /// Objects by which each cache grew; null where the kernel does not list it or we may not look.
+    /// Objects by which each cache grew. Null if the kernel does not list the cache, or the program may not
+    /// read it.
     pub slab: SlabSet<Option<u64>>,
     /// Size of one object of each, in bytes.
     pub slab_object_bytes: SlabSet<Option<u64>>,
-    /// Growth of all slab memory for each connection, in bytes: a cross-check on
-    /// `kernel_bytes_per_pair` which includes what others took meanwhile.
+    /// Growth of all slab memory for each connection, in bytes. It is a cross-check on
+    /// `kernel_bytes_per_pair`, and includes what other programs took meanwhile.
     pub slab_bytes_per_pair: f64,
-    /// Memory nobody uses at all which is less than before, for each connection, in bytes: another
-    /// cross-check, and the swarm's memory and everyone else's are in it.
+    /// Decrease of the memory that is not used at all, for each connection, in bytes. It is another
+    /// cross-check, and includes the swarm's memory and that of all other programs.
     pub free_bytes_per_pair: f64,
     /// Round trips of the verification, in microseconds.
     pub rtt_us: RttUs,
@@ -75,7 +76,7 @@ pub struct Report {
     pub books_balance: bool,
     /// The server's loops.
     pub loops: u32,
-    /// Whose descriptors each loop's table holds.
+    /// Which descriptors each loop's table holds.
     pub fd_table: FdTable,
     /// How the server accepted.
     pub accept: Accept,
@@ -89,7 +90,7 @@ pub struct Report {
     pub machine: Machine,
     /// What was planned.
     pub plan: Option<Plan>,
-    /// What was predicted, and by how much that was off.
+    /// The prediction, and its error.
     pub forecast: Forecast,
     /// The run over time.
     pub samples: Vec<Sample>,
@@ -167,21 +168,21 @@ pub struct Broadcast {
     pub seconds: f64,
 }
 
-/// The sizing model against what was measured. Percentages are positive where the model was too
-/// high, and null where nothing was measured.
+/// The sizing model compared with the measured values. A percentage is positive if the model was too high,
+/// and null if nothing was measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
-    /// What the model said of this run.
+    /// The model's prediction for this run.
     pub predicted: Prediction,
     /// Kernel memory this run took, in bytes.
     pub measured_kernel_bytes: u64,
     /// Private memory of the server when full, in bytes.
     pub measured_user_bytes: u64,
-    /// How far off it was with the kernel.
+    /// The model's error for the kernel.
     pub kernel_error_percent: Option<f64>,
-    /// How far off it was with the server.
+    /// The model's error for the server.
     pub user_error_percent: Option<f64>,
-    /// What it says of ten million over loopback with the same number of loops.
+    /// The model's prediction for ten million connections over loopback with the same number of loops.
     pub ten_million: Prediction,
 }
 

@@ -1,4 +1,4 @@
-//! The report as a table of labels and values, for the terminal and for the page alike.
+//! The report as a table of labels and values, for the terminal and for the page.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::report::Report;
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// What it is.
+    /// The name of the figure.
     pub label: String,
     /// The figure, with its unit.
     pub value: String,

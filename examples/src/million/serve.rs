@@ -1,8 +1,7 @@
-//! The server half: an echo server that can also announce something to everyone.
+//! The server half: an echo server that can also send an announcement to every connection.
 //!
-//! Led by the parent ([`led`]) it is told on standard input what to do next; by hand ([`by_hand`])
-//! it runs until a signal ends it. Its memory is read from outside, so this process does nothing
-//! else.
+//! Led by the parent ([`led`]), it is told on standard input what to do next. By hand ([`by_hand`]), it runs
+//! until a signal ends it. Its memory is read from outside, so this process does nothing else.
 
 mod echo;
 
@@ -26,14 +25,14 @@ use super::talk::{self, ServerNews, ServerOrder, ServerSetup, ServerState};
 use echo::{Announcement, Board, Echo};
 use net_core::process::proc_file::Root;
 
-/// A connection on which nothing moves for so long is closed. Longer than any run, and armed for
-/// each connection, so that the timer wheel carries them all.
+/// A connection on which nothing moves for so long is closed. It is longer than any run. Each connection has
+/// it armed, so that the timer wheel carries them all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How often it says how it stands.
+/// How often it reports its state.
 const STATE_EVERY: Duration = Duration::from_millis(50);
 
-/// Runs as the parent says. The exit code is 0 if it ended in order.
+/// Runs as the parent says. The exit code is 0 if the server ended in order.
 pub fn led() -> ExitCode {
     let orders = match talk::orders::<ServerOrder>() {
         Ok(orders) => orders,
@@ -64,8 +63,8 @@ pub fn led() -> ExitCode {
     if is_draining { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Waits for the end. Meanwhile it says how the server stands, and stops it if the parent says so
-/// or is gone.
+/// Waits for the end. Meanwhile it reports the server's state, and stops the server if the parent says so or
+/// is gone.
 fn while_watched(
     orders: &Receiver<ServerOrder>,
     running: Running<Announcement>,
@@ -91,7 +90,7 @@ fn while_watched(
     ended.map_err(|error| error.to_string())
 }
 
-/// Runs until SIGTERM or SIGINT, which drain it; prints its books.
+/// Runs until SIGTERM or SIGINT, which drain the server. Prints the server's books.
 ///
 /// # Errors
 /// One sentence on what cannot be done.
@@ -161,7 +160,7 @@ fn server(setup: &ServerSetup) -> Result<Server, String> {
     Ok(server)
 }
 
-/// Obeys until it is told to end. True: by draining.
+/// Obeys until it is told to end. True: by a drain.
 fn obey(
     orders: &Receiver<ServerOrder>,
     handle: &ServerHandle<Announcement>,
@@ -207,8 +206,8 @@ fn state(handle: &ServerHandle<Announcement>, board: &Board) -> ServerState {
     }
 }
 
-/// Watches the pages that unread bytes charge to the kernel, system-wide: above its limit the
-/// kernel starts to drop.
+/// Watches the pages that unread bytes charge to the kernel, system-wide. Above its limit the kernel starts
+/// to drop segments.
 struct Brake {
     pages_before: u64,
     pages_max: u64,
@@ -232,10 +231,10 @@ impl Brake {
     }
 }
 
-/// The address as the setup wants it: the first that the name stands for.
+/// The address for the setup: the first address of the name.
 ///
 /// # Errors
-/// One sentence on what is wrong with it.
+/// One sentence on what is wrong with the text.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let addr: net_core::Addr =
         text.parse().map_err(|error: net_core::socket::AddrError| error.to_string())?;

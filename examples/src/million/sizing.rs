@@ -5,9 +5,9 @@
 //! sizes are those of `/proc/slabinfo` on Linux 6.18, x86-64; the list was checked by opening 19,000
 //! loopback pairs and looking at which caches grew, and by how much.
 //!
-//! Why whole-machine readings say less: `MemAvailable` takes `sock_inode_cache` and `dentry` for
-//! reclaimable, though those of an open socket are pinned. That is 2.1 KB of each pair which looks
-//! free and is not; 8.3 KB by objects reads as 6.2 KB by `MemAvailable`. `MemFree` shows them.
+//! Readings of the whole machine say less. `MemAvailable` takes `sock_inode_cache` and `dentry` for
+//! reclaimable, although those of an open socket are pinned. So 2.1 KB of each pair look free and are not:
+//! 8.3 KB by objects are 6.2 KB by `MemAvailable`. `MemFree` shows them.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,14 +25,14 @@ const DENTRY: u64 = 4_096 / 21;
 const LSM: u64 = 32 + 24;
 /// `eventpoll_epi` 128, `eventpoll_pwq` 64 and `ep_head` 16 bytes: one of each per registration.
 const EPOLL: u64 = 128 + 64 + 16;
-/// Which control group pays: one 8-byte pointer for each object above, in lists that belong to the
-/// slabs. Measured: 99 bytes a pair, in the caches of `kmalloc`.
+/// The control group that pays: one 8-byte pointer for each object above, in lists that belong to the slabs.
+/// Measured: 99 bytes a pair, in the caches of `kmalloc`.
 const OWNERS: u64 = 50;
-/// The place in the descriptor table: 8 bytes, and a table doubles, so up to 16; 32,768 places for
-/// 20,000 descriptors in use make 13, and the bitmaps a quarter byte.
+/// The place in the descriptor table: 8 bytes, and up to 16 because a table doubles. 32,768 places for 20,000
+/// descriptors in use make 13 bytes. The bitmaps take a quarter of a byte.
 const TABLE_PLACE: u64 = 13;
-/// `tcp_bind2_bucket`, 128 bytes: one for each (address, port) a client binds. The
-/// accepted side uses its listener's.
+/// `tcp_bind2_bucket`, 128 bytes: one for each (address, port) that a client binds. The accepted side uses
+/// its listener's bucket.
 const BIND_BUCKET: u64 = 128;
 
 /// Kernel bytes of one accepted socket that a server's epoll watches.
@@ -50,19 +50,19 @@ pub const KERNEL_BYTES_PER_PAIR: u64 =
 /// and 4 for the slot's generation.
 pub const USER_BYTES_PER_CONNECTION: u64 = 52;
 
-/// Swarm's own bytes per connection: as the server's, 16 to remember what it has said, 8 for the
-/// list of those that are up.
+/// Swarm's own bytes per connection: as the server's, 16 bytes for the state of the connection, and 8 bytes
+/// for the list of connections that are up.
 pub const SWARM_BYTES_PER_CONNECTION: u64 = 76;
 
-/// Own bytes of a loop without connections, once it has served: the touched part of its receive
-/// block and stack, its event batch, its queues, the last page of each of its arrays.
+/// Own bytes of a loop without connections, after it has served some: the touched part of its receive block
+/// and stack, its event batch, its queues, the last page of each of its arrays.
 pub const USER_BYTES_PER_LOOP: u64 = 81_000;
 
-/// Own bytes of an arena of the allocator. The first threads get one each, the others share.
+/// Own bytes of an arena of the allocator. The first threads get one each. The other threads share these.
 pub const USER_BYTES_PER_ARENA: u64 = 51_000;
 
-/// Arenas that glibc's allocator makes: eight per core, and this was fitted on two. Where there
-/// are more, the error is the size of an arena each.
+/// Arenas that glibc's allocator makes: eight per core. This was fitted on two cores. On more cores, each
+/// further arena is an error of its size.
 pub const ARENAS_MAX: u64 = 16;
 
 /// Own bytes of the server's process with no loop.
@@ -75,8 +75,8 @@ pub const SWARM_BYTES_PER_PROCESS: u64 = 800_000;
 /// start with, epoll, eventfd and its end of the fd channel.
 pub const KERNEL_BYTES_PER_LOOP: u64 = 64 * 1024;
 
-/// Memory that is left for everything else on the machine, in bytes: it keeps the kernel from
-/// reclaiming in the middle of the run.
+/// Memory left for everything else on the machine, in bytes. It keeps the kernel from reclaiming in the
+/// middle of the run.
 pub const MEMORY_RESERVE_BYTES: u64 = 1 << 30;
 
 /// What a number of connections is expected to take.
@@ -136,8 +136,8 @@ pub fn bytes_per_connection(role: Role) -> u64 {
     predict_for(role, 1, 0).total_bytes() - predict_for(role, 0, 0).total_bytes()
 }
 
-/// By how many percent the prediction is above (or, negative, below) what was measured; `None`
-/// where nothing was.
+/// By how many percent the prediction is above the measured value, or below it if negative. `None`: nothing
+/// was measured.
 pub fn error_percent(predicted: u64, measured: u64) -> Option<f64> {
     if measured == 0 {
         return None;
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_pair_is_what_its_objects_add_up_to() {
-        // 19,000 pairs grew these caches by 8,198 bytes a pair; owners and table places come on top.
+        // 19,000 pairs grew these caches by 8,198 bytes a pair. Owners and table places come on top.
         let caches = 5041 + 1723 + 389 + 390 + 64 + 48 + 2 * 128 + 128 + 127 + 32;
         assert_eq!(caches, 8_198);
         let difference = KERNEL_BYTES_PER_PAIR as f64 / caches as f64 - 1.0;

@@ -6,9 +6,9 @@
 //!   often hides behind `anon_vma_chain`. `/sys/kernel/slab` tells which share a cache; the count is
 //!   then that of all of them together. `eventpoll_epi`, for one, grows by three for each loopback
 //!   pair where it is merged with `tcp_bind2_bucket`.
-//! - Someone who lists `/proc/PID/fd` makes a `dentry` and an inode for each descriptor. They are
-//!   given back under pressure, and no socket needs them. So of the caches that serve every kind of
-//!   file, [`Slabs::bytes_since`] counts no more objects than there are new sockets.
+//! - A program that lists `/proc/PID/fd` makes a `dentry` and an inode for each descriptor. They are given
+//!   back under pressure, and no socket needs them. So of the caches that serve every kind of file,
+//!   [`Slabs::bytes_since`] counts no more objects than there are new sockets.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -37,7 +37,7 @@ pub struct SlabSet<T> {
 }
 
 impl<T> SlabSet<T> {
-    /// Another set, made entry by entry.
+    /// Another set, made from each entry.
     pub fn map<U>(self, mut each: impl FnMut(T) -> U) -> SlabSet<U> {
         SlabSet {
             tcp: each(self.tcp),
@@ -65,7 +65,7 @@ impl<T> SlabSet<T> {
 /// One cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cache {
-    /// Objects in use. The kernel counts those a core has set aside for itself as used.
+    /// Objects in use. The kernel counts objects that a core has set aside for itself as used.
     pub objects: u64,
     /// Size of one, in bytes.
     pub object_bytes: u64,
@@ -76,7 +76,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// What that many objects take, in bytes, each at its share of the pages of a slab.
+    /// The bytes of this number of objects, each with its share of the pages of a slab.
     fn bytes_of(&self, objects: u64) -> u64 {
         let bytes = u128::from(objects) * u128::from(self.used_bytes);
         let share = bytes.checked_div(u128::from(self.objects)).unwrap_or(0);
@@ -84,29 +84,29 @@ impl Cache {
     }
 }
 
-/// Objects more than before; none where the cache is not listed.
+/// How many more objects there are than before. 0 if the cache is not listed.
 fn gained(now: Option<Cache>, before: Option<Cache>) -> u64 {
     let objects = |cache: Option<Cache>| cache.map_or(0, |cache| cache.objects);
     objects(now).saturating_sub(objects(before))
 }
 
-/// All of it at one moment.
+/// All caches at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slabs {
     /// The caches a report shows. `None` where the kernel lists no such cache.
     pub caches: SlabSet<Option<Cache>>,
     /// `lsm_inode_cache`, of which every inode takes one where security modules are built in.
     pub lsm_inode: Option<Cache>,
-    /// Pages of all caches a socket takes from, also those not shown, in bytes; without those that
-    /// every kind of inode takes from, `dentry` and `lsm_inode_cache`. A cache that several names
-    /// share is counted once.
+    /// Pages of all caches from which a socket takes objects, in bytes, including caches that are not shown.
+    /// Not included are `dentry` and `lsm_inode_cache`, from which every kind of inode takes. A cache that
+    /// several names share counts once.
     pub socket_bytes: u64,
-    /// Of that, the share of the objects in use, in bytes.
+    /// The share of these pages that the objects in use have, in bytes.
     pub socket_used_bytes: u64,
 }
 
-/// Caches that sockets take from and no report shows. The last ones hold, among other things, the
-/// list of each slab that says which control group pays for each of its objects.
+/// Caches from which sockets take objects and that no report shows. The last ones hold, among other things,
+/// the list of each slab that says which control group pays for each of its objects.
 const NOT_SHOWN: [&str; 11] = [
     "TCPv6",
     "ep_head",
@@ -131,7 +131,7 @@ const SHOWN: SlabSet<&str> = SlabSet {
 };
 
 impl Slabs {
-    /// Reads them now. `None` if the file is missing or only for root.
+    /// Reads the caches now. `None` if the file is missing or only root may read it.
     ///
     /// # Errors
     /// When the file cannot be read for another reason.
@@ -161,9 +161,9 @@ impl Slabs {
         Ok(Some(Self { caches, lsm_inode, socket_bytes, socket_used_bytes }))
     }
 
-    /// Memory which sockets have taken since `before`, in bytes: the pages that came, or the share
-    /// of the objects that came if that is more. Pages alone would leave out what went into places
-    /// that were free before, which a run shortly after another finds in plenty.
+    /// The memory that sockets have taken since `before`, in bytes: the new pages, or the share of the new
+    /// objects if that is more. Pages alone would leave out objects in places that were free before. A run
+    /// shortly after another run finds many such places.
     pub fn bytes_since(&self, before: &Self) -> u64 {
         let pages = self.socket_bytes.saturating_sub(before.socket_bytes);
         let own = pages.max(self.socket_used_bytes.saturating_sub(before.socket_used_bytes));
@@ -182,7 +182,7 @@ impl Slabs {
     }
 }
 
-/// The text of the file, with what is needed to find a cache that goes by another name.
+/// The text of the file, and what is needed to find a cache under another name.
 struct Listing<'a> {
     root: &'a Root<'a>,
     text: &'a str,
@@ -190,7 +190,7 @@ struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
-    /// The cache and the name it is listed under.
+    /// The cache, and the name under which it is listed.
     fn cache(&self, name: &str) -> Option<(&'a str, Cache)> {
         self.row(name).or_else(|| {
             let home = self.home(name)?;
@@ -203,7 +203,7 @@ impl<'a> Listing<'a> {
         self.text.lines().skip(2).filter_map(|line| line.split_whitespace().next())
     }
 
-    /// The directory of the merged cache that this name is a link to.
+    /// The directory of the merged cache to which this name is a link.
     fn home(&self, name: &str) -> Option<PathBuf> {
         std::fs::read_link(self.root.path(&format!("/sys/kernel/slab/{name}"))).ok()
     }
@@ -232,7 +232,7 @@ fn is_forbidden(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
 }
 
-/// The kernel's page size. The list of our own mappings states it; 4 KiB if it cannot be read.
+/// The kernel's page size, from the list of this process's mappings. 4 KiB if it cannot be read.
 fn page_bytes(root: &Root<'_>) -> u64 {
     let maps = root.text("/proc/self/smaps").ok().flatten();
     maps.and_then(|text| kib_line(&text, "KernelPageSize")).unwrap_or(4096)

@@ -12,15 +12,14 @@ use serde::{Deserialize, Serialize};
 /// The most connections from one source address to one destination port, however wide the range.
 pub const CONNECTIONS_PER_SOURCE: u64 = 14_000;
 
-/// The port range of a kernel that nobody tuned, used where the real one cannot be read.
+/// The port range of an untuned kernel, used if the real range cannot be read.
 pub const PORT_RANGE_DEFAULT: [u64; 2] = [32_768, 60_999];
 
 /// Addresses of 127.0.0.0/8 that [`loopback_source`] can give: 254 × 256 × 250.
 pub const LOOPBACK_SOURCES: u64 = 254 * 256 * 250;
 
-/// Connections that one source address can open to one port without a search: the even half of
-/// the range, less one in 128 for ports that others hold, and never above
-/// [`CONNECTIONS_PER_SOURCE`].
+/// Connections that one source address can open to one port without a search: the even half of the range,
+/// less one in 128 for ports that other sockets hold, and at most [`CONNECTIONS_PER_SOURCE`].
 pub fn connections_per_source(port_range: Option<[u64; 2]>) -> u64 {
     let [first, last] = port_range.unwrap_or(PORT_RANGE_DEFAULT);
     let ports = (last + 1).saturating_sub(first);
@@ -28,8 +27,8 @@ pub fn connections_per_source(port_range: Option<[u64; 2]>) -> u64 {
     CONNECTIONS_PER_SOURCE.min(easy - easy / 128)
 }
 
-/// The source address with that number: 127.1.0.1 is number 0. Never ends in 0 or 255, and never
-/// is 127.0.x.y, where the server listens.
+/// The source address with this number. 127.1.0.1 is number 0. An address never ends in 0 or 255, and is
+/// never 127.0.x.y, where the server listens.
 ///
 /// # Panics
 /// At [`LOOPBACK_SOURCES`] and above: there is no such address.
@@ -41,7 +40,7 @@ pub fn loopback_source(number: u64) -> Ipv4Addr {
     Ipv4Addr::new(127, second as u8, third as u8, last as u8)
 }
 
-/// What one loop of the swarm opens: its connections and the addresses that it alone uses.
+/// What one loop of the swarm opens: its connections, and the addresses that no other loop uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// Number of the first connection; connections are numbered through the whole swarm.
@@ -55,8 +54,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// The address from which this loop's `nth` connection comes: round-robin over its own, so
-    /// that none takes more than its part.
+    /// The address of this loop's `nth` connection: round-robin over the loop's own addresses, so that none
+    /// takes more than its part.
     ///
     /// # Panics
     /// If this loop owns no address.

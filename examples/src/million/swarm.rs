@@ -1,7 +1,7 @@
 //! The swarm half: the clients of all connections, on loops of net-core that listen nowhere.
 //!
-//! It does what its orders say, one phase after the other, and says how it stands several times a
-//! second. What counts as right, wrong, or lost is decided here, on the client's side.
+//! It carries out its orders, one phase after the other, and reports its state several times a second. Here,
+//! on the client's side, it is decided what counts as right, wrong or lost.
 
 mod board;
 mod client;
@@ -23,13 +23,13 @@ use super::talk::{self, SwarmNews, SwarmOrder, SwarmSetup};
 use board::Board;
 use client::{Clients, Task};
 
-/// How often it says how it stands.
+/// How often it reports its state.
 const STATE_EVERY: Duration = Duration::from_millis(50);
 
-/// How often the loops hand in their round trips.
+/// How often the loops hand over their round trips.
 const P99_EVERY: Duration = Duration::from_secs(1);
 
-/// Runs as the parent says. The exit code is 0 if it ended in order.
+/// Runs as the parent says. The exit code is 0 if the swarm ended in order.
 pub fn led() -> ExitCode {
     match lead() {
         Ok(code) => code,
@@ -53,7 +53,7 @@ fn lead() -> Result<ExitCode, String> {
     talk::tell(&SwarmNews::Done);
     if !obey(&orders, &handle, &board) {
         running.handle().stop();
-        let _ = running.wait(); // it was to end at once, and has
+        let _ = running.wait(); // it was told to end at once, and has
         return Ok(ExitCode::FAILURE);
     }
     handle.drain();
@@ -111,7 +111,7 @@ fn obey(orders: &Receiver<SwarmOrder>, handle: &ServerHandle<Task>, board: &Boar
     }
 }
 
-/// Gives the order to all loops, and answers once each has taken it.
+/// Gives the order to all loops, and answers when each has taken it.
 fn carry_out(order: SwarmOrder, handle: &ServerHandle<Task>, board: &Board) {
     let wants_figures = order == SwarmOrder::Figures;
     match order {

@@ -1,6 +1,6 @@
 //! How many descriptors a process can hold, in one table or in one for each of its loops.
 //!
-//! `RLIMIT_NOFILE` binds a *table*, not a process: loops with private tables multiply it.
+//! `RLIMIT_NOFILE` binds a *table*, and not a process. Loops with private tables multiply it.
 
 use std::fmt;
 
@@ -9,24 +9,24 @@ use serde::{Deserialize, Serialize};
 use super::asked::{Accept, FdTableAsked};
 
 /// Places in every table that are not for connections: standard streams, epoll, eventfd, fd channel,
-/// listener, and whatever a library opens.
+/// listener, and what a library opens.
 pub const PLACES_RESERVED: u64 = 100;
 
-/// Places more for each loop where all loops live in one table: its epoll, its eventfd and two for
-/// a listener or bridge of its own.
+/// Further places for each loop if all loops share one table: its epoll, its eventfd, and two for a listener
+/// or bridge of its own.
 pub const PLACES_PER_SHARED_LOOP: u64 = 4;
 
 /// Loops a process can have: a loop's number is 8 bits of every connection's id.
 pub const LOOPS_MAX: u32 = 256;
 
-/// Whose descriptors a loop's table holds.
+/// Which descriptors a loop's table holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FdTable {
-    /// Those of the whole process.
+    /// The descriptors of the whole process.
     #[default]
     Shared,
-    /// Those of this loop alone.
+    /// The descriptors of this loop alone.
     PerLoop,
 }
 
@@ -93,8 +93,8 @@ impl Room {
         }
     }
 
-    /// The tables to use for that many connections: the simplest that hold them, or the largest
-    /// if none do.
+    /// The tables to use for that many connections: the simplest that hold them, or the largest if none holds
+    /// them.
     pub fn tables_for(&self, connections: u64) -> Tables {
         let shared = self.shared();
         let shared_does = connections <= shared.places();
@@ -107,14 +107,14 @@ impl Room {
         self.private(loops)
     }
 
-    /// Fewest loops with private tables that hold that many connections. May exceed
-    /// [`LOOPS_MAX`], for whoever explains why that does not work.
+    /// The fewest loops with private tables that hold that many connections. It may exceed [`LOOPS_MAX`], for
+    /// a caller that explains why that does not work.
     pub fn fewest_private_loops(&self, connections: u64) -> u64 {
         connections.div_ceil(self.private(1).places_per_table.max(1))
     }
 
-    /// The fewest, one more so that no table has to be filled to the brim, and as many on every
-    /// core.
+    /// The fewest loops plus one, so that no table has to be filled completely, rounded up to the same number
+    /// on every core.
     fn private_loops_for(&self, connections: u64) -> u32 {
         let cores = u64::from(self.cores.max(1));
         let fewest = self.fewest_private_loops(connections).min(u64::from(LOOPS_MAX));
@@ -142,8 +142,8 @@ impl Room {
     }
 }
 
-/// How much fuller than the mean a table must be expected to get where a hash deals: six standard
-/// deviations of a Poisson count, which a run does not meet by chance.
+/// How much fuller than the mean a table may get if a hash spreads connections: six standard deviations of a
+/// Poisson count, which a run does not exceed by chance.
 fn hash_spread(mean: u64) -> u64 {
     6 * mean.isqrt()
 }

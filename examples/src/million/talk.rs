@@ -1,7 +1,7 @@
-//! What the parent and its two halves say to each other: one JSON object per line, orders on
-//! standard input, news on standard output.
+//! The messages between the parent and its two halves: one JSON object per line, orders on standard input,
+//! news on standard output.
 //!
-//! A half whose standard input ends has lost its parent and stops, so nothing is left behind
+//! If the standard input of a half ends, the parent is gone, and the half stops. So nothing is left behind,
 //! however the parent ends.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ pub enum ServerOrder {
     Begin(ServerSetup),
     /// Send this to every connection, at this rate.
     Broadcast {
-        /// What is sent, once to each.
+        /// The bytes that each connection gets, once.
         payload: String,
         /// Sends in a second, over all loops.
         per_second: u64,
@@ -55,9 +55,9 @@ pub struct ServerSetup {
     pub connections_max: Option<u64>,
     /// Connections that it must have places for.
     pub connections: u64,
-    /// Where it shows what it does, if it shall.
+    /// The address of the admin endpoint, if there is one.
     pub admin: Option<String>,
-    /// Callbacks are timed, for who looks.
+    /// Callbacks are timed, for the admin endpoint.
     pub time_callbacks: bool,
 }
 
@@ -95,14 +95,14 @@ pub struct Books {
     pub open: u64,
     /// Connections closed, by reason; reasons without any are left out.
     pub closed: BTreeMap<String, u64>,
-    /// True if what came is open or closed for a reason.
+    /// True if each connection of `came` is open, or closed for a reason.
     pub balance: bool,
     /// Descriptors more than before the half began.
     pub descriptors_left: u64,
 }
 
 impl Books {
-    /// True if all that came was closed, and nothing is left.
+    /// True if each connection was closed, and nothing is left.
     pub fn are_closed(&self) -> bool {
         self.balance && self.open == 0 && self.descriptors_left == 0
     }
@@ -125,9 +125,9 @@ pub enum SwarmOrder {
         /// Milliseconds between two sends of one connection.
         period_ms: u64,
     },
-    /// No more of that.
+    /// End the hold: no more pings.
     Rest,
-    /// Say the round trips of the phase so far, by `RoundTrips`, and begin anew.
+    /// Report the round trips of the phase so far, by `RoundTrips`, and begin anew.
     Figures,
     /// The server will send this to each connection.
     Expect {
@@ -143,7 +143,7 @@ pub enum SwarmOrder {
     },
     /// From now on the server may end connections.
     ServerEnds,
-    /// Close what is left and end; answered by `Ended`.
+    /// Close the connections that are left and end. Answered by `Ended`.
     Leave,
     /// Reset everything and end.
     Stop,
@@ -152,14 +152,14 @@ pub enum SwarmOrder {
 /// How the swarm is set up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SwarmSetup {
-    /// Whom it connects to.
+    /// The address to connect to.
     pub target: SocketAddr,
     /// Its loops and their descriptor tables.
     pub tables: Tables,
     /// What each loop opens.
     pub shares: Vec<Share>,
-    /// Local addresses to come from, dealt in turn. Empty: those of the shares if the target is
-    /// on loopback, the system's choice otherwise.
+    /// Local addresses to come from, in turn. Empty: the addresses of the shares if the target is on
+    /// loopback, otherwise the system's choice.
     pub sources: Vec<IpAddr>,
     /// The seed of the phrases.
     pub seed: u64,
@@ -231,7 +231,7 @@ pub fn orders<T: DeserializeOwned + Send + 'static>() -> io::Result<Receiver<T>>
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new().name("orders".into()).spawn(move || {
         for line in io::stdin().lock().lines() {
-            // A line that is no order comes from nobody we know: as good as the end.
+            // A line that is no order does not come from the parent. It counts as the end.
             let Some(order) = line.ok().and_then(|line| serde_json::from_str(&line).ok()) else {
                 return;
             };
@@ -243,7 +243,7 @@ pub fn orders<T: DeserializeOwned + Send + 'static>() -> io::Result<Receiver<T>>
     Ok(receiver)
 }
 
-/// Tells the parent. A parent that is gone shows as the end of orders, so a failure here is none.
+/// Sends news to the parent. If the parent is gone, the orders end too, so a failure here is ignored.
 pub fn tell<T: Serialize>(news: &T) {
     if let Ok(line) = serde_json::to_string(news) {
         let mut out = io::stdout().lock();

@@ -5,17 +5,17 @@ use std::fmt;
 /// What went wrong: one sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// What was asked for is not possible here; nothing was started.
+    /// The request is not possible here. Nothing was started.
     Refused(String),
-    /// It began, and could not go on.
+    /// The run began, and could not go on.
     Failed(String),
-    /// Somebody ended it.
+    /// A signal ended the run.
     Interrupted,
 }
 
 impl Trouble {
-    /// The program's exit code: 2 for what was refused, 1 for what failed, and what a shell says
-    /// of a program that SIGINT ended.
+    /// The program's exit code: 2 for a refusal, 1 for a failure. After SIGINT, the code that a shell reports
+    /// for a program that SIGINT ended.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(_) => 2,

@@ -26,7 +26,7 @@ impl Report {
         unless(self.held_at_once >= asked, format!("only {held} held at once"));
         unless(self.hold.lost == 0, format!("{} lost in the hold", grouped(self.hold.lost)));
         let delivered = self.broadcast.delivered;
-        // A server on another machine is told nothing, so it announces nothing.
+        // The run gives no orders to a server on another machine, so that server announces nothing.
         let announces = self.plan.as_ref().is_none_or(|plan| plan.role.serves());
         unless(
             delivered >= asked || !announces,

@@ -17,8 +17,8 @@ pub enum Wall {
         /// What decides the tables.
         room: Room,
     },
-    /// `fs.file-max`. The kernel lets a process with CAP_SYS_ADMIN pass it; a plan does not count
-    /// on that, for everyone else on the machine would be left without files.
+    /// `fs.file-max`. The kernel lets a process with CAP_SYS_ADMIN exceed it. A plan does not rely on that,
+    /// because the other programs on the machine would be left without files.
     Files {
         /// The limit.
         max: u64,
@@ -91,7 +91,7 @@ impl Wall {
     }
 }
 
-/// The largest number below 2^40 that fits, where everything below a number that fits does too.
+/// The largest number below 2^40 that fits. Every number below a number that fits must fit too.
 fn largest(fits: impl Fn(u64) -> bool) -> u64 {
     let (mut low, mut high) = (0, 1 << 40);
     while high - low > 1 {

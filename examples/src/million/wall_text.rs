@@ -1,4 +1,4 @@
-//! What a wall says: why a number does not fit, and what to do about it.
+//! The text of a wall: why a number does not fit, and what to do about it.
 
 use super::asked::FdTableAsked;
 use super::figures::{bytes, counted, grouped};
@@ -7,8 +7,8 @@ use super::tables::{FdTable, LOOPS_MAX, PLACES_RESERVED, Room};
 use super::wall::{FILES_RESERVED, Wall};
 
 impl Wall {
-    /// The arithmetic by which that many connections do not fit, and the way out: one sentence.
-    /// Means nothing for a number that fits.
+    /// The arithmetic by which that many connections do not fit, and the remedy, in one sentence. It has no
+    /// meaning for a number that fits.
     pub fn refusal(&self, connections: u64) -> String {
         let asked = grouped(connections);
         let way_out = self.way_out(connections);

@@ -19,8 +19,8 @@ pub struct Walls {
 }
 
 impl Walls {
-    /// The walls this machine puts up against what was asked. A limit which the kernel does not
-    /// have, or that does not bind here, is no wall.
+    /// The walls of this machine for this command line. A limit that the kernel does not have, or that does
+    /// not bind here, is no wall.
     pub fn of(machine: &Machine, asked: &Asked) -> Self {
         let ends = asked.role.ends();
         let mut rows = Vec::new();
@@ -58,7 +58,7 @@ impl Walls {
         &self.rows
     }
 
-    /// The one that is met first when connections are added.
+    /// The wall that is reached first when connections are added.
     pub fn first(&self) -> &Wall {
         self.rows.first().expect("memory is always a wall")
     }
@@ -73,7 +73,8 @@ impl fmt::Display for Walls {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for wall in &self.rows {
             let allows = wall.allows();
-            // The way to twice as many shows a command with a number that makes a difference.
+            // The remedy is for twice as many connections, so that its command has a number that makes a
+            // difference.
             let way_out = match wall {
                 Wall::Memory { .. } => "add memory".to_owned(),
                 _ => wall.way_out(allows.max(1).saturating_mul(2)),
@@ -114,8 +115,8 @@ pub fn server_room(machine: &Machine, asked: &Asked) -> Room {
     }
 }
 
-/// What decides the swarm's tables: nothing that can be asked for. Each of its loops connects for
-/// itself, so no hash deals.
+/// What decides the swarm's tables. The command line does not change them. Each loop of the swarm connects
+/// for itself, so no hash spreads connections.
 pub fn swarm_room(machine: &Machine) -> Room {
     let asked = Asked::default();
     Room { loops: None, ..server_room(machine, &asked) }

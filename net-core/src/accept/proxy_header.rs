@@ -17,8 +17,8 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, then version and command, family and transport, and two bytes of length.
 const FIXED: usize = 16;
 /// Largest number of bytes of addresses and extensions in a header of version 2. The longest addresses have
-/// 216 bytes. The extensions that proxies add (names, a certificate's parts, an endpoint's number) have some
-/// hundred.
+/// 216 bytes. The extensions that proxies add (names, a certificate's parts, an endpoint's number) have a few
+/// hundred bytes.
 const REST_MAX: usize = 4096;
 
 /// The longest header. With this many bytes, [`parse`] always has a result.

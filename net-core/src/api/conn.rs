@@ -394,7 +394,7 @@ impl<'a, H: Handler> Conn<'a, H> {
             if let Some(cold) = self.parts().0.cold.as_deref_mut() {
                 cold.answers = false;
             }
-            self.wish(Status::WISH_RESUME); // what was held goes on
+            self.wish(Status::WISH_RESUME); // input that was held back goes on
         }
     }
 

@@ -30,7 +30,7 @@ pub(crate) enum Task<H: Handler> {
 /// Each piece of work is boxed. For work that comes often, a message costs less.
 pub struct LoopSpawner<H: Handler> {
     handle: ServerHandle<H::Message>,
-    /// Only a loop of that server makes a runner, so the handlers of the server's loops are of this type.
+    /// Only a loop of that server makes a spawner, so the handlers of the server's loops are of this type.
     handler: PhantomData<fn() -> H>,
 }
 

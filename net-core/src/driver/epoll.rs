@@ -1,7 +1,7 @@
 //! The readiness driver: epoll, edge-triggered, registered once.
 //!
-//! All connections of a loop receive into one block, so an idle connection owns no buffer. What
-//! an edge means is decided in `readiness`; here are only the calls.
+//! All connections of a loop receive into one block, so an idle connection owns no buffer. `readiness`
+//! decides what an edge means. This file only makes the calls.
 
 use super::splice::splice;
 use super::{Driver, Ending, Lease, Link, Received, Sent, Signal, Spliced, Then, WAKER, What};
@@ -19,7 +19,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// As many slices as the gather of one send uses. The kernel allows 1,024 (`IOV_MAX`).
+/// The number of slices in one gathering send. The kernel allows 1,024 (`IOV_MAX`).
 const SLICES: usize = 64;
 
 /// The default driver, over the kernel's system calls or over a model of them.
@@ -27,13 +27,13 @@ pub(crate) struct Epoll<K: Kernel = Linux> {
     kernel: K,
     waker: Arc<Waker>,
     events: Events,
-    /// The event that `next` gives next.
+    /// The index of the event that `next` returns next.
     position: usize,
     block: Box<[u8]>,
 }
 
 impl<K: Kernel> Epoll<K> {
-    /// The kernel behind it, for tests that steer a model.
+    /// The kernel below the driver, for tests that control a model of it.
     #[cfg(test)]
     pub(crate) fn kernel(&mut self) -> &mut K {
         &mut self.kernel
@@ -61,8 +61,8 @@ impl<K: Kernel> Driver for Epoll<K> {
             waker,
             events: Events::with_capacity(limits.events_per_wait),
             position: 0,
-            // No larger than what one connection may receive in a turn, which the straight path
-            // then need not look at.
+            // The block is no larger than the bytes that one connection may receive in a turn. So the
+            // straight path need not check that bound.
             block: vec![0; limits.receive_max()].into_boxed_slice(),
         })
     }
@@ -82,7 +82,7 @@ impl<K: Kernel> Driver for Epoll<K> {
 
     #[inline]
     fn wait(&mut self, now: Tick, until: Option<Tick>) -> io::Result<()> {
-        // The reading was truncated to whole milliseconds, so the difference is never too short.
+        // `now` was truncated to whole milliseconds, so the timeout is never too short.
         let timeout_ms = match until {
             None => -1,
             Some(until) => until.saturating_since(now).min(i32::MAX as u64) as i32,
@@ -155,8 +155,9 @@ impl<K: Kernel> Driver for Epoll<K> {
         if !self.kernel.is_connected(socket) {
             return None;
         }
-        // A dialled port of the ephemeral range can be given to the dialler itself, and TCP then
-        // connects the socket to itself (simultaneous open). That is nobody.
+        // The kernel may give a dialled port of the ephemeral range to the dialling socket itself. TCP then
+        // connects the socket to itself (simultaneous open). No server answered, so the dial counts as
+        // refused.
         match (K::local(socket), K::peer(socket)) {
             (Ok(local @ Addr::Inet(_)), Ok(peer)) if local == peer => Some(Err(Errno::CONNREFUSED)),
             _ => Some(Ok(())),
@@ -200,7 +201,7 @@ impl<K: Kernel> Driver for Epoll<K> {
 
     #[inline]
     fn settle(&mut self, lease: Lease) {
-        // The one block is free again as soon as nobody looks at it.
+        // There is only one block, and it is free again when no callback reads it any more.
         let Lease { .. } = lease;
     }
 
@@ -256,16 +257,17 @@ impl<K: Kernel> Driver for Epoll<K> {
                 let most = left.min(budget - sent);
                 match self.kernel.send_file(socket, file, from, most) {
                     Ok(0) => Sent { bytes: 0, then: Then::FileEnded },
-                    // Few bytes say nothing of room: the file may end there. The next call tells.
+                    // A short send does not mean that the socket is full: the file may end there. The next
+                    // call tells.
                     Ok(bytes) => Sent { bytes, then: Then::Done },
                     result => Self::sent(link, most, result),
                 }
             } else if let Some((pipe, left)) = output.next_pipe() {
                 let most = left.min(budget - sent);
                 match self.kernel.send_pipe(pipe, socket, most) {
-                    // The pipe has less than was counted into it: our own mistake.
+                    // The pipe has fewer bytes than were counted into it: our own mistake.
                     Ok(0) => Sent { bytes: 0, then: Then::Failed(Errno::IO) },
-                    // Few bytes say nothing of room either.
+                    // As for a file: a short send does not mean that the socket is full.
                     Ok(bytes) => Sent { bytes, then: Then::Done },
                     result => Self::sent(link, most, result),
                 }
@@ -311,7 +313,7 @@ impl<K: Kernel> Driver for Epoll<K> {
     }
 }
 
-// The bits have one meaning on both sides of the waist, so that nothing is translated per event.
+// A bit of an epoll event and a bit of `What` have the same value, so no event needs a translation.
 const _: () = {
     assert!(epoll::IN == What::ARRIVED.bits() && epoll::PRI == What::URGENT.bits());
     assert!(epoll::OUT == What::ROOM.bits() && epoll::ERR == What::GONE.bits());

@@ -1,22 +1,22 @@
 //! What an edge-triggered event means for one connection: pure logic, no socket.
 //!
-//! Edges come once. Whoever stops before the kernel said "no more" must either know that a new
+//! An edge comes once. If the loop stops before the kernel has said EAGAIN, it must either know that a new
 //! edge will come, or come back by itself. The rules, each with its source:
 //!
-//! - A receive that filled less than was asked for has emptied a TCP stream, so the call that
-//!   would only say EAGAIN is saved (epoll(7), Q9). *Except* when a FIN, a reset or urgent data
-//!   was announced: those may lie behind the bytes just read, and their edge is spent. A receive
-//!   also stops short *at* the urgent mark, with more bytes behind it. So once such a bit was
-//!   seen, this connection is read to EAGAIN for the rest of its life.
-//! - A Unix stream stops at each message that carried descriptors, with more bytes behind it and no
-//!   edge to come (`unix_stream_read_generic`). So it is read to EAGAIN from the start.
-//! - EPOLLOUT stands beside every EPOLLIN of a socket with room. It means something only where
-//!   the last send ended short; then the kernel has noted that we wait, and one edge will come.
+//! - A receive that returned fewer bytes than were asked for has emptied a TCP stream. So the loop saves the
+//!   next call, which would only return EAGAIN (epoll(7), Q9). *Except* after the kernel has announced a FIN,
+//!   a reset or urgent data: these may lie behind the bytes just read, and their edge is spent. A receive
+//!   also stops short *at* the urgent mark, with more bytes behind it. So after such a bit, this connection
+//!   is read to EAGAIN for the rest of its life.
+//! - A Unix stream stops at each message that carried descriptors, with more bytes behind it and no edge to
+//!   come (`unix_stream_read_generic`). So a Unix stream is read to EAGAIN from the start.
+//! - EPOLLOUT comes with every EPOLLIN of a socket with room. It means something only if the last send ended
+//!   short. Then the kernel has noted that the loop waits for room, and one edge will come.
 
 use std::ops::{BitOr, BitOrAssign};
 
-/// All that one event said, as bits. The values are those of epoll, so that driver translates
-/// nothing; other drivers build them from what they know.
+/// All that one event reports, as bits. The values are those of epoll, so that the epoll driver translates
+/// nothing. Other drivers build the bits from what they know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct What(u32);
 
@@ -25,13 +25,13 @@ impl What {
     pub(crate) const ARRIVED: What = What(0x1);
     /// Urgent data (TCP out-of-band) was announced.
     pub(crate) const URGENT: What = What(0x2);
-    /// There may be room to send; a dialled connection may be up.
+    /// There may be room to send, or a dialled connection may be up.
     pub(crate) const ROOM: What = What(0x4);
-    /// The connection failed. What was received before can still be read.
+    /// The connection failed. Bytes received before can still be read.
     pub(crate) const GONE: What = What(0x8);
     /// Both directions are shut.
     pub(crate) const HUNG_UP: What = What(0x10);
-    /// The peer will send no more; bytes may lie before its FIN.
+    /// The peer will send no more. Bytes may lie before its FIN.
     pub(crate) const ENDED: What = What(0x2000);
 
     const LATER_BYTES: What = What(Self::URGENT.0 | Self::GONE.0 | Self::HUNG_UP.0 | Self::ENDED.0);
@@ -47,14 +47,14 @@ impl What {
         self.0
     }
 
-    /// Bytes arrived and nothing else is to be thought of: there is no need to
-    /// [observe](Link::observe) it for a connection whose last send was whole.
+    /// Only bytes have arrived. The loop need not [observe](Link::observe) such an event for a connection
+    /// whose last send was not short.
     #[inline]
     pub(crate) const fn is_plain_arrival(self) -> bool {
         self.0 & !Self::ROOM.0 == Self::ARRIVED.0
     }
 
-    /// Whether any of `other`'s bits are here.
+    /// Whether any bit of `other` is set.
     #[inline]
     pub(crate) const fn has(self, other: What) -> bool {
         self.0 & other.0 != 0
@@ -74,29 +74,29 @@ impl BitOrAssign for What {
     }
 }
 
-/// What a driver remembers of a connection between events: four bytes in the connection's entry.
+/// The state of a connection that a driver keeps between events: four bytes in the connection's entry.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct Link(u32);
 
-/// After a receive: is there reason to ask again?
+/// Whether the loop must receive again after a receive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum AfterReceive {
-    /// Only another receive can tell.
+    /// Yes: only another receive can tell.
     AskAgain,
-    /// The stream is empty, and an edge will come when it is not.
+    /// No: the stream is empty, and an edge will come when it is not.
     Drained,
 }
 
 impl Link {
-    /// The last send ended short; a ROOM edge will come.
+    /// The last send ended short. A ROOM edge will come.
     const FULL: u32 = 1;
-    /// A short receive proves nothing here.
+    /// A short receive does not mean that this stream is empty.
     const TO_THE_END: u32 = 2;
-    /// An error was announced, and the edge that did so is spent.
+    /// The kernel has announced an error, and that edge is spent.
     const GONE: u32 = 4;
 
-    /// Takes an event in. What comes back is what is left to be done about it: ROOM only where
-    /// it was waited for, and ARRIVED where an end or an error is to be fetched by reading.
+    /// Notes an event. Returns what the loop must do about it: ROOM only if the connection waited for room,
+    /// and ARRIVED if a read has to fetch an end or an error.
     #[inline]
     pub(crate) fn observe(&mut self, what: What) -> What {
         let mut left = what;
@@ -118,22 +118,22 @@ impl Link {
         left
     }
 
-    /// An error was announced at some time. Who stops reading must ask for it.
+    /// The kernel has announced an error at some time. A loop that stops reading must ask for the error.
     pub(crate) fn is_gone(self) -> bool {
         self.0 & Self::GONE != 0
     }
 
-    /// It is no TCP stream: only EAGAIN ends a drain.
+    /// The socket is no TCP stream, so only EAGAIN shows that it is empty.
     pub(crate) fn read_to_the_end(&mut self) {
         self.0 |= Self::TO_THE_END;
     }
 
-    /// A dialled connection: its first ROOM is waited for.
+    /// A dialled connection waits for its first ROOM.
     pub(crate) fn await_room(&mut self) {
         self.0 |= Self::FULL;
     }
 
-    /// A receive that asked for `asked` bytes brought `got` of them, at least one.
+    /// A receive that asked for `asked` bytes returned `got` of them, at least one.
     #[inline]
     pub(crate) fn after_receive(self, asked: usize, got: usize) -> AfterReceive {
         if got < asked && self.0 & Self::TO_THE_END == 0 {
@@ -143,7 +143,7 @@ impl Link {
         }
     }
 
-    /// A send took `sent` of `offered` bytes (0 for EAGAIN). True if it ended full.
+    /// A send took `sent` of `offered` bytes (0 for EAGAIN). Returns whether the socket is full.
     #[inline]
     pub(crate) fn after_send(&mut self, offered: usize, sent: usize) -> bool {
         let is_full = sent < offered;
@@ -153,7 +153,7 @@ impl Link {
         is_full
     }
 
-    /// The last send ended short, and its edge has not come yet: another send would be in vain.
+    /// The last send ended short, and its edge has not come yet. Another send would find no room.
     #[inline]
     pub(crate) fn is_full(self) -> bool {
         self.0 & Self::FULL != 0
@@ -162,7 +162,7 @@ impl Link {
 
 #[cfg(test)]
 thread_local! {
-    /// A mutation: ROOM is passed on whether or not it was waited for. A test must notice.
+    /// A mutation for tests: ROOM is passed on even if the connection did not wait for it. A test must fail.
     pub(crate) static ROOM_ALWAYS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 

@@ -1,10 +1,10 @@
-//! Splices, as every driver makes them: which pipe, and what an error means.
+//! The splice that all drivers share: it chooses the pipe, and decides what an error means.
 
 use super::Spliced;
 use crate::sys::Errno;
 use net_buffer::{Output, Pipe, Pool};
 
-/// Moves bytes by `fill` into a pipe at the end of `output`; by `make`, if one must be made first.
+/// Moves bytes by `fill` into a pipe at the end of `output`. `make` makes the pipe if the pool has none.
 pub(super) fn splice<K>(
     kernel: &mut K,
     output: &mut Output,
@@ -21,12 +21,12 @@ pub(super) fn splice<K>(
     }
     match output.fill_pipe(pool, |pipe| fill(kernel, pipe)) {
         None => Spliced::NoPipe,
-        // Perhaps the end; but that is for a receive to say, as for a stream that is copied.
+        // Perhaps the peer's end of stream. A receive decides that, as for a stream that is copied.
         Some(Ok(0)) => Spliced::Nothing,
         Some(Ok(bytes)) => Spliced::Bytes(bytes),
         Some(Err(errno)) => match errno {
             Errno::AGAIN => Spliced::Nothing,
-            // The call itself is refused, or this kind of socket.
+            // The system refuses the call, or splices of this kind of socket.
             Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP | Errno::NOMEM => {
                 Spliced::NoPipe
             }

@@ -1,4 +1,4 @@
-//! What is asked of a loop about its connections, and the answer, on the way between two threads.
+//! A query to a loop about its connections, and the answer, on their way between two threads.
 
 use crate::base::id::ConnId;
 use crate::sys::addr::Addr;
@@ -8,8 +8,8 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-/// A question to one loop, which travels by mail. Whoever asks looks from time to time whether the
-/// answer is there: nobody is woken, so a loop that never answers keeps nobody.
+/// A query to one loop, which travels by mail. The asker looks from time to time whether the answer is there.
+/// The loop wakes no thread for it, so a loop that never answers blocks no thread.
 #[derive(Debug)]
 pub(crate) struct PendingQuery {
     pub(crate) question: Query,
@@ -18,27 +18,27 @@ pub(crate) struct PendingQuery {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Query {
-    /// The `most` connections with the most of something.
+    /// The `most` connections with the largest value of `by`.
     Top { by: By, most: usize },
-    /// Reset this one.
+    /// Reset this connection.
     Kill(ConnId),
 }
 
-/// By what connections are compared.
+/// The value by which connections are compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum By {
-    /// Bytes that wait in this process: unsent and unread.
+    /// Bytes that wait in this process: unsent and unread bytes.
     Queue,
-    /// Bytes that have moved, both ways, by the kernel's own count.
+    /// Bytes that have moved, in both directions, as the kernel counts them.
     Bytes,
-    /// What they took of their loop's time.
+    /// The part of the loop's time that the connection took.
     Cpu,
 }
 
 impl By {
     pub(crate) const ALL: [By; 3] = [By::Queue, By::Bytes, By::Cpu];
 
-    /// As it is written in a query.
+    /// The name of the value in a query.
     pub(crate) fn label(self) -> &'static str {
         match self {
             By::Queue => "queue",
@@ -50,13 +50,13 @@ impl By {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum QueryResult {
-    /// Largest first.
+    /// The connections, the largest first.
     Top(Vec<Row>),
-    /// Whether it was there.
+    /// Whether the connection was there.
     Killed(bool),
 }
 
-/// One connection, as it was.
+/// One connection, as it was when the loop looked.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Row {
     pub(crate) id: ConnId,
@@ -64,9 +64,9 @@ pub(crate) struct Row {
     pub(crate) state: &'static str,
     pub(crate) unsent: usize,
     pub(crate) unread: usize,
-    /// `None`: the kernel does not count them for this kind of socket.
+    /// `None`: the kernel does not count bytes for this kind of socket.
     pub(crate) moved: Option<Moved>,
-    /// Nanoseconds that it took of its loop's time; `None`: it is not timed.
+    /// Nanoseconds of the loop's time that the connection took. `None`: callbacks are not timed.
     pub(crate) nanos: Option<u64>,
 }
 
@@ -74,12 +74,12 @@ pub(crate) struct Row {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Moved {
     pub(crate) received: u64,
-    /// Sent and acknowledged.
+    /// Bytes that were sent and acknowledged.
     pub(crate) acknowledged: u64,
 }
 
 impl Row {
-    /// What it is compared by.
+    /// The value by which the row is compared.
     pub(crate) fn size(&self, by: By) -> u64 {
         match by {
             By::Queue => (self.unsent + self.unread) as u64,
@@ -89,16 +89,16 @@ impl Row {
     }
 }
 
-/// The connections with the most of something, of those that were shown to it.
+/// The connections with the largest keys, of all the connections that were shown.
 #[derive(Debug)]
 pub(crate) struct Largest<K> {
     most: usize,
-    /// The smallest of them on top.
+    /// The kept connections, the smallest on top.
     found: BinaryHeap<Reverse<(K, ConnId)>>,
 }
 
 impl<K: Ord> Largest<K> {
-    /// Keeps `most` of them.
+    /// Makes an empty list that keeps `most` connections.
     pub(crate) fn new(most: usize) -> Self {
         Self { most, found: BinaryHeap::with_capacity(most + 1) }
     }
@@ -110,7 +110,7 @@ impl<K: Ord> Largest<K> {
         }
     }
 
-    /// The largest first.
+    /// The kept connections, the largest first.
     pub(crate) fn into_ids(self) -> impl Iterator<Item = ConnId> {
         self.found.into_sorted_vec().into_iter().map(|Reverse((_, id))| id)
     }
@@ -121,22 +121,22 @@ impl PendingQuery {
         Arc::new(Self { question, answer: Mutex::new(None) })
     }
 
-    /// The loop's answer.
+    /// Stores the loop's answer.
     pub(crate) fn answer(&self, answer: QueryResult) {
         *self.answer.lock() = Some(answer);
     }
 
-    /// The answer, if it is there.
+    /// Takes the answer, if it is there.
     pub(crate) fn take(&self) -> Option<QueryResult> {
         self.answer.lock().take()
     }
 
-    /// The other side has let go of it: nobody waits for the answer, or none will come any more than
-    /// is there.
+    /// The other side has dropped its `Arc`. To the loop: no thread waits for the answer. To the asker: no
+    /// further answer will come.
     pub(crate) fn is_forgotten(self: &Arc<Self>) -> bool {
         let is_last = Arc::strong_count(self) == 1;
-        // Pairs with the release in the drop of the other side's Arc, so that an answer which was
-        // given before that is seen by a `take` after this.
+        // Pairs with the release in the drop of the other side's Arc. So a `take` after this sees an answer
+        // that was stored before that drop.
         fence(Ordering::Acquire);
         is_last
     }

@@ -1,26 +1,28 @@
-//! `CpuAccounting`: what of a loop's time each connection and each callback took.
+//! `CpuAccounting`: how much of a loop's time each connection and each callback took.
 
 use crate::base::close_reason::Callback;
 use crate::base::id::ConnId;
 
-/// Callbacks, and at last the loop's own work before the first of a turn.
+/// One kind for each callback. The last kind is the loop's own work.
 pub(crate) const KINDS: usize = Callback::ALL.len() + 1;
 
-/// One loop's. Pure: times are nanoseconds of any clock that does not go back.
+/// The accounts of one loop. Pure: times are nanoseconds of any clock that does not go back.
 ///
-/// One reading of the clock a callback: what passes between two of them is the first one's, so that
-/// what the loop sends for a callback is charged with it. 16 bytes for each slot that was ever used.
+/// The clock is read once per callback. The time between two readings is charged to the earlier callback. So
+/// the bytes that the loop sends for a callback are charged to that callback. It takes 16 bytes for each slot
+/// that was ever used.
 #[derive(Debug)]
 pub(crate) struct CpuAccounting {
     /// By slot.
     accounts: Vec<Account>,
     by_kind: [u64; KINDS],
     running: Running,
-    /// When it began.
+    /// When the running work began.
     since: u64,
 }
 
-/// What one connection took; of an earlier one in the slot until the present one takes something.
+/// The time that one connection took. It belongs to an earlier connection of the slot until the present
+/// connection is charged.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     generation: u32,
@@ -40,7 +42,7 @@ impl CpuAccounting {
         Self { accounts: Vec::new(), by_kind: [0; KINDS], running: Running::Nothing, since: 0 }
     }
 
-    /// A turn begins, or in it some work of the loop's own.
+    /// A turn begins, or the loop's own work within a turn.
     pub(crate) fn begin(&mut self, now: u64) {
         self.switch(now, Running::LoopContext);
     }
@@ -83,7 +85,7 @@ impl CpuAccounting {
         account.nanos += nanos;
     }
 
-    /// Nanoseconds that this connection took so far.
+    /// Nanoseconds that this connection has taken so far.
     pub(crate) fn of(&self, id: ConnId) -> u64 {
         let account = self.accounts.get(id.slot() as usize).copied().unwrap_or_default();
         if account.generation == id.generation().get() { account.nanos } else { 0 }

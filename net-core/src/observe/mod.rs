@@ -1,4 +1,4 @@
-//! What is counted, timed and told of a running server.
+//! What is counted, timed and reported of a running server.
 
 pub(crate) mod connection_query;
 pub(crate) mod counters;

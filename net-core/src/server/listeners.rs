@@ -26,7 +26,7 @@ pub(super) struct ListenSpec {
     pub(super) proxies: Option<Arc<TrustedProxies>>,
 }
 
-/// What is open before any loop starts. The addresses are taken, and the ports are chosen.
+/// The sockets that are open before any loop starts. The addresses are taken, and the ports are chosen.
 pub(super) struct Listeners<D> {
     pub(super) driver: D,
     pub(super) listeners: Vec<Listener>,

@@ -196,7 +196,7 @@ impl<M: Send + 'static, D: Driver> Supervisor<M, D> {
         let keeps_caller = given_up.iter().any(|k| *k >= team.threads.len());
         let died = team.join(&given_up);
         for inbox in &team.shared.loops {
-            // Closes what was pushed after a loop had died, before the acceptor knew of it.
+            // Closes the arrivals that were pushed after a loop had died, before the acceptor knew of it.
             close_arrivals(inbox, &team.shared.acceptor);
         }
         drop(admin);

@@ -27,7 +27,7 @@ impl Addr {
         }
     }
 
-    /// The address that a text is, without asking anybody; `None` if it is `host:port`, a name.
+    /// The address in a text, without a name lookup. `None`: the text is `host:port`, where `host` is a name.
     pub(crate) fn unless_name(text: &str) -> Result<Option<Self>, AddrError> {
         let error = |what| AddrError { text: text.to_owned(), what };
         if let Some(name) = text.strip_prefix("unix:") {
@@ -42,7 +42,7 @@ impl Addr {
         if port.is_empty() {
             return Err(error(AddrProblem::NoPort));
         }
-        // A number as SocketAddr has it: `parse` alone takes a sign, too.
+        // `parse` alone would also take a sign, which SocketAddr does not take.
         let is_port = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
         if !is_port {
             return Err(error(AddrProblem::BadPort));
@@ -65,7 +65,8 @@ impl Addr {
 /// The name of a Unix socket: a path, an abstract name, or none, as most clients have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct UnixName(
-    /// As in sockaddr_un, unix(7): an abstract name begins with a zero, a path has none in it.
+    /// The bytes as in sockaddr_un, unix(7). An abstract name begins with a zero byte. A path has no zero
+    /// byte.
     Option<Arc<[u8]>>,
 );
 
@@ -74,7 +75,7 @@ impl UnixName {
     /// name.
     pub const BYTES_MAX: usize = 107;
 
-    /// The name in `sun_path`, of which so many bytes were given.
+    /// The name in `sun_path`, of which the kernel has filled these bytes.
     pub(crate) fn from_kernel(bytes: &[u8]) -> Self {
         match bytes {
             [] => Self(None),
@@ -83,7 +84,7 @@ impl UnixName {
         }
     }
 
-    /// As `sun_path` has it.
+    /// The bytes as in `sun_path`.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
@@ -161,7 +162,7 @@ impl fmt::Display for UnixName {
                 name
             }
             None => {
-                // A path that begins so would be read as an abstract name.
+                // A path that begins with `@` would be read as an abstract name.
                 if self.as_bytes().starts_with(b"@") {
                     f.write_str("./")?;
                 }
@@ -284,13 +285,13 @@ mod tests {
         assert_eq!(Addr::from(mapped).to_string(), "10.1.2.3:5");
     }
 
-    /// One lies in the queue beside each connection on its way to a loop.
+    /// An address lies in the queue for each connection on its way to a loop.
     #[test]
     fn an_address_is_no_larger_than_an_internet_one() {
         assert_eq!(size_of::<Addr>(), 32);
     }
 
-    /// Without names of hosts, which would be looked up.
+    /// Without host names, which would be looked up.
     #[test]
     fn generated_addresses_come_back_and_only_what_is_one_is_read() {
         crate::fuzzing::fuzz(|random| {
@@ -325,8 +326,8 @@ mod tests {
         });
     }
 
-    /// What a log shows of it, in one line, is that address again, unless it is a name that nobody could
-    /// have written.
+    /// The text that a log shows is one line, and is that address again when it is parsed. The exception is a
+    /// name that cannot be written as a text.
     fn is_shown(address: &Addr) {
         let shown = address.to_string();
         assert!(!shown.contains(char::is_control), "{shown:?}");
@@ -351,7 +352,7 @@ mod tests {
         }
     }
 
-    /// Once as a text that somebody has written, and once as the kernel's name of a Unix socket.
+    /// Reads each text once as a user would write it, and once as the kernel's name of a Unix socket.
     #[test]
     fn kept_texts_are_the_addresses_that_std_reads_and_are_shown_in_one_line() {
         crate::fuzzing::each_kept(include_str!("../../tests/corpus/addr.txt"), |bytes| {

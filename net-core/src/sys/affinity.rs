@@ -1,13 +1,13 @@
-//! The cores on which a thread may run, kept to be given back.
+//! The cores on which a thread may run, so that they can be set again later.
 
 use std::io;
 use std::mem::size_of;
 
-/// A set of cores. (One core is set by `core_affinity`, which cannot give a set back.)
+/// A set of cores. (`core_affinity` sets one core, and cannot set the former cores again.)
 pub(crate) struct Affinity(libc::cpu_set_t);
 
 impl Affinity {
-    /// Those of the calling thread.
+    /// The cores of the calling thread.
     pub(crate) fn of_this_thread() -> io::Result<Self> {
         // SAFETY: a cpu_set_t is plain bits, valid when all of them are zero.
         let mut cores: libc::cpu_set_t = unsafe { std::mem::zeroed() };
@@ -18,7 +18,7 @@ impl Affinity {
         }
     }
 
-    /// From now on the calling thread may run on these.
+    /// From now on the calling thread may run on these cores.
     pub(crate) fn set_here(&self) -> io::Result<()> {
         // SAFETY: the set is readable and as large as said; 0 is the calling thread.
         match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &self.0) } {

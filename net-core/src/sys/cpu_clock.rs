@@ -1,9 +1,9 @@
-//! The CPU time of one thread, for which any other thread of the process may ask.
+//! The CPU time of a thread, which any other thread of the process may read.
 
 use std::mem;
 use std::time::Duration;
 
-/// The clock of the calling thread: a number that others read it by, also after the thread has ended.
+/// The clock of the calling thread, as a number. Other threads may use it, also after this thread has ended.
 pub(crate) fn own() -> Option<i32> {
     let mut clock = 0;
     // SAFETY: it is this thread's own handle, and `clock` is writable.
@@ -11,11 +11,11 @@ pub(crate) fn own() -> Option<i32> {
     (result == 0).then_some(clock)
 }
 
-/// What that thread has had of the CPU so far; `None`: it has ended.
+/// The CPU time that the clock's thread has used so far. `None`: the thread has ended.
 pub(crate) fn read(clock: i32) -> Option<Duration> {
     // SAFETY: plain data for which zero is valid.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
-    // SAFETY: `time` is a writable timespec. A clock that is none is an error.
+    // SAFETY: `time` is a writable timespec. A number that is no clock is an error.
     let result = unsafe { libc::clock_gettime(clock, &mut time) };
     (result == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
@@ -38,7 +38,7 @@ mod tests {
         assert!(read(clock).unwrap() < Duration::from_millis(30), "it waits meanwhile");
         drop(release);
         thread.join().unwrap();
-        // A thread that was joined may still be on its way out.
+        // A joined thread may still be ending in the kernel.
         let end = std::time::Instant::now() + Duration::from_secs(20);
         while read(clock).is_some() {
             assert!(std::time::Instant::now() < end, "its clock goes on");

@@ -1,6 +1,6 @@
-//! Datagrams: recvmmsg(2) into one block, sendmmsg(2) from one, and the sockets for it. Where the kernel
-//! can, one message carries several datagrams of one peer, as long as each other (udp(7), UDP_GRO and
-//! UDP_SEGMENT): it then takes the way through the kernel once for all of them.
+//! Datagrams: recvmmsg(2) into one block, sendmmsg(2) from one block, and their sockets. Where the kernel
+//! supports it, one message carries several datagrams of one peer, all of one length (udp(7), UDP_GRO and
+//! UDP_SEGMENT). Then all of them go through the kernel's network stack as one.
 
 use super::options::{DatagramOptions, SocketOptions, named, set_number};
 use super::socket::address_of;
@@ -12,38 +12,38 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::{io, mem, ptr};
 
-/// Messages that one call receives or sends at most.
+/// The most messages that one call receives or sends.
 pub(crate) const BATCH: usize = 32;
 
-/// Above the largest datagram of IP (65,535 with its headers), so none is ever cut off.
+/// Longer than the longest datagram of IP (65,535 bytes with its headers), so no datagram is cut off.
 const SLOT: usize = 64 << 10;
 
-/// Whose a datagram is: who sends it or gets it, and at which own address, where the socket has several.
+/// The peer that sends or gets a datagram, and the own address, if the socket has several.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ends {
     pub(crate) peer: SocketAddr,
-    /// `None`: the address to which the socket is bound, or what the kernel takes.
+    /// `None`: the address to which the socket is bound, or the address that the kernel chooses.
     pub(crate) own: Option<IpAddr>,
 }
 
-/// One datagram to be sent, or several to one peer.
+/// One datagram to send, or several datagrams to one peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct UdpMessage {
     pub(crate) ends: Ends,
-    /// Where its bytes lie.
+    /// The position of its bytes.
     pub(crate) from: usize,
     pub(crate) end: usize,
-    /// The length of each datagram in it; the last may be shorter.
+    /// The length of each datagram in the message. The last datagram may be shorter.
     pub(crate) longest: usize,
 }
 
 impl UdpMessage {
-    /// How many it carries.
+    /// How many datagrams the message carries.
     pub(crate) fn datagrams(&self) -> usize {
         (self.end - self.from).div_ceil(self.longest.max(1)).max(1)
     }
 
-    /// Each of them.
+    /// Each datagram of the message.
     #[cfg(test)]
     pub(crate) fn cut<'a>(&self, bytes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let (bytes, longest) = (&bytes[self.from..self.end], self.longest);
@@ -51,14 +51,14 @@ impl UdpMessage {
     }
 }
 
-/// Room for a batch of received messages, each at the start of its slot. The kernel gives memory
-/// only to the pages that it writes: of small datagrams, one a slot.
+/// Room for a batch of received messages. Each message begins at the start of its slot. The kernel gives
+/// memory only to the pages that it writes. Small datagrams take one page per slot.
 pub(crate) struct Inbound {
     block: Box<[u8]>,
-    /// Datagrams: whose, and where they lie.
+    /// The received datagrams: their addresses, and where their bytes lie.
     came: Vec<(Ends, Range<usize>)>,
-    /// Whether what came to a group, or to a broadcast address, is taken. The kernel gives a copy of it to
-    /// each socket that shares the port.
+    /// Whether datagrams to a group or to a broadcast address are taken. The kernel gives a copy of such a
+    /// datagram to each socket that shares the port.
     pub(crate) hears_group: bool,
 }
 
@@ -68,19 +68,19 @@ impl Inbound {
         Self { block, came: Vec::with_capacity(BATCH), hears_group: true }
     }
 
-    /// How many datagrams the last batch was.
+    /// How many datagrams the last batch had.
     pub(crate) fn len(&self) -> usize {
         self.came.len()
     }
 
-    /// Number `n` of the last batch: whose, and what.
+    /// Datagram number `n` of the last batch: its addresses, and its bytes.
     pub(crate) fn datagram(&self, n: usize) -> (Ends, &[u8]) {
         let (ends, at) = &self.came[n];
         (*ends, &self.block[at.clone()])
     }
 
-    /// UdpMessage number `n` of a batch, of `len` bytes, was joined from datagrams of this length; 0: it is
-    /// one.
+    /// Takes message number `n` of a batch. It has `len` bytes, and was joined from datagrams of `joined`
+    /// bytes. 0: it is one datagram.
     fn take(&mut self, n: usize, ends: Ends, len: usize, joined: usize) {
         let (start, end) = (n * SLOT, n * SLOT + len);
         if joined == 0 || joined >= len {
@@ -90,7 +90,7 @@ impl Inbound {
         self.came.extend(starts.map(|from| (ends, from..end.min(from + joined))));
     }
 
-    /// What a model of the kernel received: messages, and the length of those that they were joined from.
+    /// Takes what a model of the kernel received: each message with the length of the datagrams in it.
     #[cfg(test)]
     pub(crate) fn fill(&mut self, messages: impl Iterator<Item = (SocketAddr, Vec<u8>, usize)>) {
         self.came.clear();
@@ -102,19 +102,20 @@ impl Inbound {
 }
 
 impl Socket {
-    /// A socket that holds `at` against everybody else, and lets those of this user that are made by
-    /// [`datagrams`](Self::datagrams) share it from now on.
+    /// A socket that holds `at` against all other sockets. From then on, sockets of this user that
+    /// [`datagrams`](Self::datagrams) makes may share the address.
     pub(crate) fn hold_datagrams(at: SocketAddr, options: &SocketOptions) -> io::Result<Self> {
         let socket = datagram_socket(at)?;
         options.set_for_datagrams(&socket, at)?;
         socket.bind(&at.into())?;
-        // Only now: asked for before, it would let this one join a stranger's.
+        // Set only after the bind. Set before, it would let this socket share a stranger's address.
         socket.set_reuse_port(true)?;
         Ok(Self::from_owned(socket.into()))
     }
 
-    /// A socket at an address that is held. The kernel spreads peers over all that share it, by a
-    /// hash of both addresses. Also whether it cuts up what is sent joined.
+    /// A socket at an address that is held. The kernel spreads the peers over all sockets of the address, by
+    /// a hash of both addresses. Also returns whether the kernel cuts up a message that carries several
+    /// datagrams.
     pub(crate) fn datagrams(at: SocketAddr, options: &DatagramOptions) -> io::Result<(Self, bool)> {
         let socket = datagram_socket(at)?;
         options.sockets.set_for_datagrams(&socket, at)?;
@@ -124,8 +125,8 @@ impl Socket {
             join(&socket, at, options)?;
         }
         if at.ip().is_unspecified() {
-            // An answer is to leave from the address that was asked: to a peer that is connected to it,
-            // any other is a stranger's.
+            // An answer must leave from the address to which the request was sent. A peer whose socket is
+            // connected to that address drops datagrams from any other address.
             set_number(&socket, libc::SOL_IP, libc::IP_PKTINFO, 1)?;
             if at.is_ipv6() {
                 set_number(&socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
@@ -141,8 +142,8 @@ impl Socket {
         Ok((Self::from_owned(socket.into()), joins.is_ok()))
     }
 
-    /// recvmmsg(2): what is there, at most a batch of messages, and how many they are. Fewer than that:
-    /// there are no more.
+    /// recvmmsg(2): receives at most a batch of messages, and returns how many they are. Fewer than a batch:
+    /// no more messages are there.
     pub(crate) fn receive_datagrams(&self, into: &mut Inbound) -> Result<usize, Errno> {
         // SAFETY: these are plain data for which zero is valid.
         let mut names: [libc::sockaddr_storage; BATCH] = unsafe { mem::zeroed() };
@@ -187,8 +188,8 @@ impl Socket {
         Ok(got)
     }
 
-    /// sendmmsg(2), of a batch at most, whose bytes lie in `bytes`: how many messages the kernel took. An
-    /// error is the first one's alone.
+    /// sendmmsg(2): sends at most a batch, whose bytes lie in `bytes`. Returns how many messages the kernel
+    /// took. An error belongs to the first message alone.
     pub(crate) fn send_datagrams(
         &self,
         bytes: &[u8],
@@ -217,7 +218,7 @@ impl Socket {
             header.msg_iov = part;
             header.msg_iovlen = 1;
             let is_joined = bytes.len() > what.longest;
-            let segment = is_joined.then_some(what.longest as u16); // an IP datagram is no longer
+            let segment = is_joined.then_some(what.longest as u16); // a datagram of IP fits in 16 bits
             control.tell(header, what.ends.own, segment);
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -230,11 +231,11 @@ impl Socket {
     }
 }
 
-/// Since Linux 4.20, and without a name in the C library's headers.
+/// Since Linux 4.20. The C library's headers do not have the name.
 const IPV6_MULTICAST_ALL: libc::c_int = 29;
 
-/// Has the socket hear the group that it is bound to, or hear it not: by default the kernel gives a socket
-/// what comes to any group that anybody on the machine has joined (ip(7), IP_MULTICAST_ALL).
+/// Makes the socket receive only the group that it is bound to, or not even that. By default the kernel gives
+/// a socket the datagrams to any group that any socket of the machine has joined (ip(7), IP_MULTICAST_ALL).
 fn join(socket: &socket2::Socket, at: SocketAddr, options: &DatagramOptions) -> io::Result<()> {
     let (level, all) = match at {
         SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_MULTICAST_ALL),
@@ -284,12 +285,12 @@ mod tests {
         socket.local().unwrap().inet().unwrap()
     }
 
-    /// So many datagrams of that length, and one that is shorter.
+    /// The bytes of `count` datagrams of this length, and of one shorter datagram.
     fn said(count: usize, len: usize) -> Vec<u8> {
         (0..count * len + len / 2).map(|n| (n * n / 7) as u8).collect()
     }
 
-    /// What this kernel joins is one message on the whole way, and arrives as what was sent.
+    /// A message that this kernel joins stays one message all the way, and arrives as it was sent.
     #[test]
     fn joined_datagrams_arrive_apart() {
         for local in ["127.0.0.1:0", "[::1]:0"] {
@@ -324,7 +325,8 @@ mod tests {
         }
     }
 
-    /// Bound to all addresses: it is known at which one each came, and from there it is answered.
+    /// On a socket bound to all addresses: the receiver knows the address of each datagram, and answers from
+    /// it.
     #[test]
     fn of_several_own_addresses_the_one_that_was_asked_answers() {
         for (bound, asked) in
@@ -352,7 +354,8 @@ mod tests {
         }
     }
 
-    /// `receive_buffer` was a word of TCP alone; a burst then had the room that the system gives by default.
+    /// `receive_buffer` held only for TCP once. A burst then had only the room that the system gives by
+    /// default.
     #[test]
     fn the_options_that_are_not_of_tcp_hold_for_datagrams() {
         let sockets = SocketOptions {
@@ -376,8 +379,8 @@ mod tests {
         assert!(said.to_string().contains("no0"), "{said}");
     }
 
-    /// The address of a group was bound and never joined: the server was ready, and heard nothing. And if
-    /// another had joined it, each loop heard a copy.
+    /// The address of a group was bound and never joined: the server was ready, and received nothing. If
+    /// another process had joined the group, each loop received a copy.
     #[test]
     fn of_the_sockets_of_a_group_one_hears_it() {
         let Ok(loopback) = device_index("lo") else { return };
@@ -392,7 +395,7 @@ mod tests {
         let sockets = match [of(true), of(false)] {
             [Ok((hears, _)), Ok((silent, _))] => [hears, silent],
             [Err(error), _] | [_, Err(error)] => {
-                // The device needs a right that not everybody has.
+                // Multicast on the device needs a right that some users do not have.
                 assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
                 return;
             }
@@ -410,7 +413,7 @@ mod tests {
         assert_eq!(heard[1].as_ref().map_err(|errno| errno.raw()), Err(libc::EAGAIN));
     }
 
-    /// The kernel gives each of them a copy, so each loop's handler answered.
+    /// The kernel gives a copy to each of the sockets, so each loop's handler answered.
     #[test]
     fn of_the_sockets_that_share_a_port_one_hears_a_broadcast() {
         let held = "0.0.0.0:0".parse().unwrap();
@@ -431,7 +434,7 @@ mod tests {
             inbound.len()
         });
         assert_eq!(heard, [1, 0]);
-        // To an own address it is one socket's, whichever the kernel takes.
+        // A datagram to an own address goes to one socket, which the kernel chooses.
         from.send_to(b"to one", ("127.0.0.1", port)).unwrap();
         let heard = two.map(|(socket, hears_group)| {
             let mut inbound = Inbound::new();

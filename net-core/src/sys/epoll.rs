@@ -1,4 +1,4 @@
-//! epoll(7), without policy: add, remove, wait.
+//! epoll(7), without policy: add and wait.
 
 use super::Errno;
 use std::io;
@@ -12,12 +12,12 @@ pub(crate) const HUP: u32 = libc::EPOLLHUP as u32;
 pub(crate) const RDHUP: u32 = libc::EPOLLRDHUP as u32;
 pub(crate) const EDGE: u32 = libc::EPOLLET as u32;
 
-/// One event: the token given at registration, and the kernel's bits.
+/// One event: the token of the registration, and the kernel's bits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Event {
-    /// What the descriptor was registered with.
+    /// The token with which the descriptor was registered.
     pub(crate) token: u64,
-    /// `EPOLLIN` and its siblings.
+    /// `EPOLLIN` and the other bits.
     pub(crate) bits: u32,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// Room for `capacity` events. More that are ready come with the next wait.
+    /// Room for `capacity` events. The next wait brings further events that are ready.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self { list: Vec::with_capacity(capacity.max(1)) }
     }
@@ -38,7 +38,7 @@ impl Events {
         self.list.get(position).map(|event| Event { token: event.u64, bits: event.events })
     }
 
-    /// Puts an event in, as a wait would: for kernels other than the real one.
+    /// Adds an event, as a wait would. For models of the kernel.
     #[cfg(any(test, feature = "bench"))]
     pub(crate) fn push(&mut self, event: Event) -> bool {
         let has_room = self.list.len() < self.list.capacity();
@@ -60,7 +60,7 @@ impl Events {
     }
 }
 
-/// An epoll instance. Used by its own thread only.
+/// An epoll instance. Only its own thread uses it.
 pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
@@ -76,8 +76,8 @@ impl Epoll {
 
     pub(crate) fn add(&self, fd: RawFd, token: u64, bits: u32) -> Result<(), Errno> {
         match self.control(libc::EPOLL_CTL_ADD, fd, token, bits) {
-            // The number is registered already, for a file which a copy elsewhere keeps alive.
-            // What counts is the new owner: its token replaces the old one.
+            // The number is registered already, for a file that a copy in another table keeps open. The new
+            // owner counts: its token replaces the old token.
             Err(errno) if errno.raw() == libc::EEXIST => {
                 self.control(libc::EPOLL_CTL_MOD, fd, token, bits)
             }
@@ -92,15 +92,15 @@ impl Epoll {
         if done == 0 { Ok(()) } else { Err(Errno::last()) }
     }
 
-    /// Waits for events: `timeout_ms` at most, −1 for ever. An interrupting signal is an empty
-    /// wait, so that its effect is looked at.
+    /// Waits for events, at most `timeout_ms`, or without a limit for −1. A signal that interrupts the wait
+    /// ends it without events, so that the caller can act on the signal.
     pub(crate) fn wait(&self, events: &mut Events, timeout_ms: i32) -> io::Result<()> {
         events.list.clear();
         let room = events.list.capacity().min(i32::MAX as usize) as i32;
         let (fd, list) = (self.0.as_raw_fd(), events.list.as_mut_ptr());
-        // SAFETY: the list owns `room` places behind its pointer, which the kernel may fill. No
-        // signal mask is given, so its size is not looked at. (By number, because the C library's
-        // epoll_wait is a point of cancellation, as its recv is.)
+        // SAFETY: the list owns `room` places behind its pointer, which the kernel may fill. There is no
+        // signal mask, so the kernel does not look at its size. (By number, because the C library's
+        // epoll_wait is a cancellation point, as its recv is.)
         let filled = unsafe {
             libc::syscall(libc::SYS_epoll_pwait, fd, list, room, timeout_ms, 0usize, 8usize)
         };

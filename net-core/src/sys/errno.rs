@@ -54,13 +54,13 @@ impl Errno {
         Self(raw as u16)
     }
 
-    /// What the last failed system call of this thread reported.
+    /// The error of this thread's last failed system call.
     #[cold]
     pub(crate) fn last() -> Self {
         Self::of(&io::Error::last_os_error())
     }
 
-    /// Makes a call anew as long as a signal interrupts it: what it returned, or how it failed.
+    /// Repeats a call as long as a signal interrupts it. Returns the call's result, or its error.
     pub(super) fn uninterrupted(mut call: impl FnMut() -> isize) -> Result<usize, Self> {
         loop {
             let n = call();

@@ -1,4 +1,4 @@
-//! `Kernel`: what the epoll driver asks of the system, so that tests can put a model in its place.
+//! `Kernel`: the system calls that the epoll driver needs, so that tests can replace them by a model.
 
 use super::{
     DatagramOptions, DialOptions, Epoll, Errno, Events, Inbound, ListenOptions, Socket, UdpMessage,
@@ -12,10 +12,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
-/// The system calls of a loop, one method each and no policy. Used by the loop's thread only.
+/// The system calls of a loop: one method each, without policy. Only the loop's thread uses them.
 ///
-/// [`Linux`] is the real one. The model kernel of the tests has sockets with finite buffers, and
-/// reports an edge only where Linux would.
+/// [`Linux`] is the real kernel. The model kernel of the tests has sockets with finite buffers, and reports
+/// an edge only where Linux would.
 pub(crate) trait Kernel: Sized {
     /// An epoll instance in which `waker` is registered under `waker_token`.
     fn open(waker: &Waker, waker_token: u64) -> io::Result<Self>;
@@ -25,15 +25,16 @@ pub(crate) trait Kernel: Sized {
     fn nanos(&self) -> u64;
     /// A number that differs from one call, thread and machine to the next.
     fn seed(&self) -> u64;
-    /// Registers a socket for edge-triggered events of every kind, for as long as it is open.
+    /// Registers a socket for edge-triggered events of every kind, as long as it is open.
     fn watch(&mut self, socket: &Socket, token: u64) -> Result<(), Errno>;
-    /// Replaces the events by those that are ready; waits `timeout_ms` at most, −1 for ever.
+    /// Replaces the events by the events that are ready. Waits at most `timeout_ms`, or without a limit for
+    /// −1.
     fn wait(&mut self, events: &mut Events, timeout_ms: i32) -> io::Result<()>;
     /// recv(2).
     fn receive(&mut self, socket: &Socket, into: &mut [u8]) -> Result<usize, Errno>;
     /// send(2).
     fn send(&mut self, socket: &Socket, bytes: &[u8]) -> Result<usize, Errno>;
-    /// sendmsg(2) with at most 1,024 slices. `more` (MSG_MORE): what follows at once may fill up the
+    /// sendmsg(2) with at most 1,024 slices. `more` (MSG_MORE): bytes that follow at once may fill up the
     /// last segment.
     fn send_slices(
         &mut self,
@@ -41,7 +42,7 @@ pub(crate) trait Kernel: Sized {
         slices: &[IoSlice<'_>],
         more: bool,
     ) -> Result<usize, Errno>;
-    /// sendfile(2) from that place on; 0 at the end of the file.
+    /// sendfile(2) from offset `from`. Returns 0 at the end of the file.
     fn send_file(
         &mut self,
         socket: &Socket,
@@ -49,56 +50,57 @@ pub(crate) trait Kernel: Sized {
         from: u64,
         len: usize,
     ) -> Result<usize, Errno>;
-    /// pipe2(2), for splices.
+    /// pipe2(2), for splice.
     fn pipe(&mut self) -> Result<Pipe, Errno>;
-    /// splice(2) from a socket: 0 is the peer's end of stream. `EAGAIN` if nothing has come, or the pipe
-    /// has no free place, or urgent data is next.
+    /// splice(2) from a socket. Returns 0 at the peer's end of stream. `EAGAIN`: nothing was received, or the
+    /// pipe has no free place, or urgent data is next.
     fn fill_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno>;
-    /// splice(2) to a socket: no more than the pipe has. Fewer prove nothing.
+    /// splice(2) to a socket, at most the bytes in the pipe. A short result does not mean that the socket is
+    /// full.
     fn send_pipe(&mut self, pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno>;
     /// shutdown(2) of the sending half.
     fn shutdown_write(&mut self, socket: &Socket) -> Result<(), Errno>;
-    /// Bytes that the peer has not acknowledged.
+    /// The number of bytes that the peer has not acknowledged.
     fn unacknowledged(&self, socket: &Socket) -> usize;
-    /// Milliseconds since the peer's last byte, if the system can tell.
+    /// Milliseconds since the peer's last byte. `None`: the system cannot tell.
     fn quiet_for(&self, _socket: &Socket) -> Option<u64> {
         None
     }
-    /// Milliseconds since a byte came or went, if the system can tell.
+    /// Milliseconds since the last byte was received or sent. `None`: the system cannot tell.
     fn idle_for(&self, _socket: &Socket) -> Option<u64> {
         None
     }
-    /// Bytes received, and sent and acknowledged, if the system counts them.
+    /// The bytes received, and the bytes sent and acknowledged. `None`: the system does not count them.
     fn moved(&self, _socket: &Socket) -> Option<(u64, u64)> {
         None
     }
     /// close(2), with RST if `reset`.
     fn close(&mut self, socket: Socket, reset: bool);
-    /// Whether it has a peer now: a connect that has neither failed nor got one goes on.
+    /// Whether the socket has a peer now. If not, and without an error, the connect is still under way.
     fn is_connected(&self, socket: &Socket) -> bool;
-    /// The error kept for the socket: how a connect ended.
+    /// Takes the error that the kernel keeps for the socket: the outcome of a connect.
     fn take_error(&self, socket: &Socket) -> Result<(), Errno>;
     /// bind(2) and listen(2).
     fn listen(&mut self, at: &Addr, options: &ListenOptions) -> io::Result<Socket>;
-    /// connect(2), begun.
+    /// Begins a connect(2).
     fn dial(&mut self, to: &Addr, options: &DialOptions) -> io::Result<Socket>;
     /// accept4(2).
     fn accept(&mut self, listener: &Socket) -> Result<(Socket, Addr), Errno>;
-    /// Accepts and closes one client by giving up the spare descriptor for a moment.
+    /// Accepts and closes one client. It gives up the spare descriptor for a moment.
     fn shed(&mut self, listener: &Socket) -> bool;
-    /// Ends listening, by shutdown and then close: a copy in another descriptor table, or in a
-    /// forked process, must not go on accepting.
+    /// Ends listening: shutdown, then close. Otherwise a copy in another descriptor table, or in a forked
+    /// process, would go on accepting.
     fn unlisten(&mut self, listener: Socket);
-    /// A socket for datagrams, at an address that is held; and whether messages that carry several are
-    /// cut up.
+    /// A socket for datagrams, at an address that is held already. Also returns whether the kernel cuts up a
+    /// message that carries several datagrams.
     fn datagrams(
         &mut self,
         at: SocketAddr,
         options: &DatagramOptions,
     ) -> io::Result<(Socket, bool)>;
-    /// recvmmsg(2), one batch at most; fewer than that: there are no more.
+    /// recvmmsg(2) of at most one batch. Fewer messages than a batch: no more are there.
     fn receive_datagrams(&mut self, socket: &Socket, into: &mut Inbound) -> Result<usize, Errno>;
-    /// sendmmsg(2) of one batch at most; an error is the first one's.
+    /// sendmmsg(2) of at most one batch. An error belongs to the first message.
     fn send_datagrams(
         &mut self,
         socket: &Socket,
@@ -109,20 +111,21 @@ pub(crate) trait Kernel: Sized {
     fn peer(socket: &Socket) -> io::Result<Addr>;
     /// getsockname(2).
     fn local(socket: &Socket) -> io::Result<Addr>;
-    /// Sets the waker's counter back.
+    /// Sets the waker's counter back to zero.
     fn quiet(&mut self, waker: &Waker);
 }
 
-/// The kernel we run on.
+/// The kernel that this process runs on.
 pub(crate) struct Linux {
     epoll: Epoll,
-    /// There while this thread listens.
+    /// Present while this thread listens.
     spare: Option<descriptors::Spare>,
-    /// There where clients are to be served also when descriptors have run out.
+    /// Present if clients are to be served even when descriptors have run out.
     reserve: Option<descriptors::Reserve>,
 }
 
-/// Registered once and never modified: no system call follows when the interest changes.
+/// A socket is registered once for these events, and never modified. So a change of interest needs no system
+/// call.
 const EVERYTHING: u32 = epoll::IN | epoll::OUT | epoll::PRI | epoll::RDHUP | epoll::EDGE;
 
 impl Kernel for Linux {
@@ -305,8 +308,7 @@ impl Kernel for Linux {
     }
 }
 
-/// Milliseconds of CLOCK_MONOTONIC, which no change of the date moves. Its origin is the boot,
-/// one and the same for every thread.
+/// Milliseconds of CLOCK_MONOTONIC. No change of the date moves it. Its origin is the boot, for every thread.
 #[inline]
 pub(crate) fn monotonic() -> Tick {
     let time = monotonic_time();
@@ -342,7 +344,7 @@ mod tests {
     }
 }
 
-/// A fault of our own in a loop of the real kernel: what the next wait of a thread meets, in tests.
+/// A fault for the real kernel, in tests: the next wait of a thread fails with it.
 #[cfg(test)]
 pub(crate) mod fault {
     use std::cell::Cell;
@@ -354,7 +356,7 @@ pub(crate) mod fault {
         static NEXT: Cell<Option<Fault>> = const { Cell::new(None) };
     }
 
-    /// The calling thread's next wait meets this.
+    /// The next wait of the calling thread meets this fault.
     pub(crate) fn at_next_wait(fault: Fault) {
         NEXT.set(Some(fault));
     }

@@ -1,7 +1,7 @@
-//! Everything that touches libc: the only place in the workspace where `unsafe` is allowed.
+//! Everything that calls libc. No other module of the libraries may contain `unsafe`.
 //!
-//! What leaves this module is safe to use in any order by any caller. It holds no policy: it
-//! says what the kernel said, as values, and leaves the deciding to the floors above.
+//! What this module offers is safe to call in any order, by any caller. It has no policy: it returns what the
+//! kernel reported, as values, and the floors above decide.
 #![allow(unsafe_code)]
 
 pub(crate) mod addr;

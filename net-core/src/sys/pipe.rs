@@ -5,15 +5,15 @@ use net_buffer::Pipe;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-/// What a pipe is made to hold: 64 fragments. The usual 16, of segments as small as Ethernet's, are
-/// less than half of what a connection may bring in a turn.
+/// The size of a pipe: 64 fragments. The default is 16 fragments. If each is as small as an Ethernet segment,
+/// 16 are less than half of the bytes that a connection may receive in a turn.
 const SIZE: libc::c_int = 256 << 10;
 
-/// A smaller one is not worth its two descriptors: a user who has too many pipes gets them with two
-/// places (pipe(7), `pipe-user-pages-soft`).
+/// A smaller pipe is not worth its two descriptors. A user who has too many pipes gets pipes with two places
+/// (pipe(7), `pipe-user-pages-soft`).
 const SIZE_LEAST: libc::c_int = 64 << 10;
 
-/// An empty pipe, non-blocking and close-on-exec; `ENOSPC` if the user has so many that this one
+/// Makes an empty pipe, non-blocking and close-on-exec. `ENOSPC`: the user has so many pipes that this pipe
 /// would be too small.
 pub(super) fn new() -> Result<Pipe, Errno> {
     let mut ends: [RawFd; 2] = [-1; 2];
@@ -25,7 +25,7 @@ pub(super) fn new() -> Result<Pipe, Errno> {
         // SAFETY: the descriptor came from pipe2 just above and nothing else owns it.
         unsafe { OwnedFd::from_raw_fd(end) }
     });
-    // SAFETY: fcntl takes no pointers here. Without the right to so much it stays as it is.
+    // SAFETY: fcntl takes no pointers here. Without the right to this size, the pipe keeps its size.
     unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, SIZE) };
     // SAFETY: as above.
     if unsafe { libc::fcntl(ends[1], libc::F_GETPIPE_SZ) } < SIZE_LEAST {
@@ -35,14 +35,14 @@ pub(super) fn new() -> Result<Pipe, Errno> {
     Ok(Pipe::new(read_end, write_end))
 }
 
-/// Moves what has come, `most` bytes at most, into the pipe. 0 is the peer's end of stream. `EAGAIN`:
-/// nothing has come, *or* the pipe has no free place, *or* urgent data is next.
+/// Moves received bytes, at most `most`, into the pipe. Returns 0 at the peer's end of stream. `EAGAIN`:
+/// nothing was received, *or* the pipe has no free place, *or* urgent data is next.
 pub(super) fn fill(pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno> {
     splice(socket.number(), pipe.write_end().as_raw_fd(), most)
 }
 
-/// Moves bytes out of the pipe, `most` at most, to be sent. Fewer prove nothing; `EAGAIN`, of a pipe
-/// that is not empty: the socket has no room.
+/// Sends bytes of the pipe, at most `most`. A short result does not mean that the socket is full. `EAGAIN`,
+/// for a pipe that is not empty: the socket has no room.
 pub(super) fn send(pipe: &Pipe, socket: &Socket, most: usize) -> Result<usize, Errno> {
     splice(pipe.read_end().as_raw_fd(), socket.number(), most)
 }
@@ -61,7 +61,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
 
-    /// The sockets of a connection: ours, which does not block, and the peer's.
+    /// The two sockets of a connection: ours, which is non-blocking, and the peer's.
     fn connection() -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -97,13 +97,13 @@ mod tests {
         assert_eq!(filled(&pipe, &a, 9), Ok(0));
     }
 
-    /// What the model kernel's pipe does too: see `driver/sim/pipes.rs`.
+    /// The model kernel's pipe does the same: see `driver/sim/pipes.rs`.
     #[test]
     fn a_full_pipe_says_eagain_although_more_has_come() {
         let ((a, mut from), (b, _to)) = (connection(), connection());
         let pipe = new().unwrap();
         from.set_nonblocking(true).unwrap();
-        while from.write(&[7; 64 << 10]).is_ok() {} // as much as the kernel takes
+        while from.write(&[7; 64 << 10]).is_ok() {} // as many bytes as the kernel takes
         let mut in_pipe = filled(&pipe, &a, 1 << 20).unwrap();
         while let Ok(n) = fill(&pipe, &a, 1 << 20) {
             in_pipe += n;

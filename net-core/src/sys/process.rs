@@ -1,5 +1,4 @@
-//! What this process uses of the machine, asked without a descriptor, so that it can be told also
-//! when there is none left.
+//! What this process uses of the machine. No read opens a descriptor, so it works when no descriptor is left.
 
 use super::descriptors;
 use std::fs::{self, File};
@@ -7,27 +6,27 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// Asks for it. Made early: it holds the files that must be open.
+/// Reads the usage. Make it early, because it opens the files that it needs.
 #[derive(Debug)]
 pub(crate) struct Process {
-    /// `None`, here and below: there is no /proc here.
+    /// `None`, also below: this system has no such file in /proc.
     statm: Option<File>,
     sockstat: Option<File>,
     page_bytes: u64,
 }
 
-/// What was said. `None` is what this system does not tell.
+/// The usage. `None`: this system does not report the value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
-    /// Memory in RAM, shared pages among it.
+    /// Memory in RAM, including shared pages.
     pub(crate) resident_bytes: Option<u64>,
-    /// Of the caller's descriptor table (Linux 6.2).
+    /// Open descriptors in the caller's descriptor table (Linux 6.2).
     pub(crate) open_descriptors: Option<u64>,
-    /// RLIMIT_NOFILE: what each table may hold.
+    /// RLIMIT_NOFILE: how many descriptors each table may have.
     pub(crate) descriptors_max: Option<u64>,
-    /// What the kernel has for the TCP sockets of all processes.
+    /// The kernel's memory for the TCP sockets of all processes.
     pub(crate) tcp_memory_bytes: Option<u64>,
-    /// Of all threads, for the program and for the kernel.
+    /// CPU time of all threads, in user mode and in the kernel.
     pub(crate) cpu: Option<Duration>,
 }
 
@@ -58,7 +57,7 @@ impl Process {
         text.split_whitespace().nth(1)?.parse().ok()
     }
 
-    /// `mem` in the line on TCP, in pages: proc(5), /proc/net/sockstat.
+    /// The `mem` of the TCP line, in pages: proc(5), /proc/net/sockstat.
     fn tcp_pages(&self) -> Option<u64> {
         let mut text = [0; 512];
         let text = read(self.sockstat.as_ref()?, &mut text)?;
@@ -68,14 +67,14 @@ impl Process {
     }
 }
 
-/// The file as it is now, without opening it again.
+/// Reads the present text of the file, without opening it again.
 fn read<'t>(file: &File, into: &'t mut [u8]) -> Option<&'t str> {
     let length = file.read_at(into, 0).ok()?;
     std::str::from_utf8(&into[..length]).ok()
 }
 
-/// Since Linux 6.2 the size of the directory is their number (proc_pid_fd(5)); before, it is 0, and
-/// to count a million entries would take longer than a scrape may.
+/// Since Linux 6.2 the size of the directory is the number of descriptors (proc_pid_fd(5)). Before, the size
+/// is 0, and counting a million entries would take longer than a scrape may.
 fn open_descriptors() -> Option<u64> {
     let length = fs::metadata("/proc/thread-self/fd").ok()?.len();
     Some(length).filter(|length| *length > 0)
@@ -110,11 +109,11 @@ mod tests {
         let block = std::hint::black_box(vec![1u8; 64 << 20]);
         let files: Vec<File> = (0..500).map(|_| File::open("/dev/null").unwrap()).collect();
         let after = process.usage();
-        // Not by how much it has grown: other tests of this process free more meanwhile.
+        // It does not check the growth, because other tests of this process free more memory meanwhile.
         let resident = after.resident_bytes.unwrap();
         assert!(resident >= block.len() as u64, "{resident} of {} bytes", block.len());
         if let (Some(before), Some(after)) = (before.open_descriptors, after.open_descriptors) {
-            // Other tests of this process open and close some hundreds meanwhile.
+            // Other tests of this process open and close some hundred descriptors meanwhile.
             assert!(after + 300 >= before + files.len() as u64, "{before} and {after}");
         }
         assert!(after.descriptors_max.unwrap() > 50);

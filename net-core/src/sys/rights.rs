@@ -1,4 +1,4 @@
-//! Descriptors through a Unix socket: `SCM_RIGHTS`, unix(7).
+//! Sends and receives descriptors through a Unix socket: `SCM_RIGHTS`, unix(7).
 
 use super::{Errno, Socket, socket};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -7,23 +7,23 @@ use std::{io, mem};
 /// The most descriptors that one message carries (`SCM_MAX_FD` of the kernel).
 pub(crate) const RIGHTS_MAX: usize = 253;
 
-/// Room for one control message with `RIGHTS_MAX` descriptors, aligned as cmsghdr asks.
+/// Room for one control message with `RIGHTS_MAX` descriptors. The alignment is that of cmsghdr.
 #[repr(align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
 // SAFETY: CMSG_SPACE is arithmetic on its argument.
 const CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE((RIGHTS_MAX * 4) as u32) } as usize;
 
-/// What one message brought.
+/// A received message.
 pub(crate) struct Message {
-    /// Bytes of payload at the front of the caller's buffer.
+    /// The number of payload bytes at the front of the caller's buffer.
     pub(crate) bytes: usize,
-    /// The kernel had descriptors that found no place in this table, and closed them.
+    /// This descriptor table had no room for some descriptors, and the kernel closed them.
     pub(crate) truncated: bool,
 }
 
-/// Two connected, non-blocking SEQPACKET ends: messages keep their bounds, and the far end's
-/// closing is seen as an empty message.
+/// Makes two connected, non-blocking SEQPACKET sockets. A message stays one message, and the close of the far
+/// end arrives as an empty message.
 pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
     let mut ends = [0 as RawFd; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -36,10 +36,10 @@ pub(crate) fn pair() -> io::Result<(Socket, Socket)> {
     Ok((Socket::from_owned(a), Socket::from_owned(b)))
 }
 
-/// Sends `payload` and copies of `sockets`, all or nothing. The caller's own stay open.
+/// Sends `payload` and copies of `sockets`: all of it, or nothing. The caller's sockets stay open.
 ///
 /// # Panics
-/// With no socket or more than [`RIGHTS_MAX`], or an empty payload: the far end takes an empty
+/// If there is no socket, or more than [`RIGHTS_MAX`], or if the payload is empty. The far end takes an empty
 /// message for the end.
 pub(crate) fn send<'a>(
     end: &Socket,
@@ -81,8 +81,8 @@ pub(crate) fn send<'a>(
     Ok(())
 }
 
-/// Receives one message; its descriptors are appended to `sockets`, owned and close-on-exec.
-/// `bytes` is 0 when the far end has closed.
+/// Receives one message. Appends its descriptors to `sockets`, owned and close-on-exec. `bytes` is 0 when the
+/// far end has closed.
 pub(crate) fn receive(
     end: &Socket,
     payload: &mut [u8],
@@ -112,7 +112,8 @@ pub(crate) fn receive(
             for i in 0..(length - before) / 4 {
                 // SAFETY: the kernel wrote so many numbers into the data part.
                 let raw = unsafe { data.cast::<RawFd>().add(i).read_unaligned() };
-                // SAFETY: the kernel made this descriptor for us just now; nobody else owns it.
+                // SAFETY: the kernel made this descriptor for this process just now, and nothing else owns
+                // it.
                 sockets.push(unsafe { socket::from_received(raw) });
             }
         }

@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGQUIT as a count and a ring.
+//! SIGTERM, SIGINT and SIGQUIT as a count and a wake-up.
 
 use super::{Errno, Waker};
 use parking_lot::Mutex;
@@ -9,15 +9,14 @@ use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
-/// What ends a server: the system's and the keyboard's, and the one by which servers such as nginx
-/// are told to end in peace.
+/// The signals that end a server: from the system, from the keyboard, and the signal by which servers such as
+/// nginx are told to end gracefully.
 const CAUGHT: [i32; 3] = [SIGTERM, SIGINT, SIGQUIT];
 
-/// Catches these signals while it lives; after that they do again what they did before.
+/// Catches these signals while it lives. Afterwards they do again what they did before.
 ///
-/// The handler runs on whichever thread the kernel picks, also on a loop with a descriptor table
-/// of its own: so it rings a [`Waker`], whose number is the same in every table. (A pipe's would
-/// not be.)
+/// The handler runs on any thread that the kernel picks, even on a loop with a descriptor table of its own.
+/// So it rings a [`Waker`], whose number is the same in every table. The number of a pipe would not be.
 pub(crate) struct Signals {
     ids: Vec<SigId>,
     caught: Arc<Caught>,
@@ -27,17 +26,18 @@ pub(crate) struct Signals {
 struct Caught {
     count: AtomicU32,
     last: AtomicI32,
-    /// Somebody looks at the count, and acts.
+    /// A thread looks at the count, and obeys.
     is_heard: AtomicBool,
 }
 
 impl Caught {
-    /// Runs in the handler of a signal: atomic operations, one write(2), and perhaps the end.
+    /// Runs in the signal handler: atomic operations, one write(2), and perhaps the exit.
     fn signal(&self, signal: i32, waker: &Waker) {
         self.last.store(signal, Ordering::Relaxed);
-        // Release: whoever sees the count also sees which signal it was.
+        // Release: a thread that sees the count also sees the signal's number.
         let before = self.count.fetch_add(1, Ordering::Release);
-        // The second, if nobody can obey it yet; and the third, since whoever obeys does not get on.
+        // The second ends the process if no thread can obey yet. The third always does, since the obeying
+        // thread is stuck.
         if before >= 2 || before == 1 && !self.is_heard.load(Ordering::Relaxed) {
             exit_at_once(signal);
         }
@@ -45,7 +45,7 @@ impl Caught {
     }
 }
 
-/// Ends the process with 128 and the signal's number, as a shell would have it; nothing else of it runs.
+/// Ends the process with 128 plus the signal's number, as a shell reports it. No other code of it runs.
 /// Async-signal-safe.
 pub(crate) fn exit_at_once(signal: i32) -> ! {
     // SAFETY: _exit takes no pointer, and does not return.
@@ -67,14 +67,14 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Lets the calling thread run the handlers, whatever mask it was born with: a server whose parent
-    /// had these signals blocked could otherwise be ended by SIGKILL only.
+    /// Lets the calling thread run the handlers, whatever mask it has inherited. Otherwise only SIGKILL could
+    /// end a server whose parent had these signals blocked.
     pub(crate) fn hear_here(&self) -> io::Result<()> {
         self.caught.is_heard.store(true, Ordering::Relaxed);
         mask_here(libc::SIG_UNBLOCK, &set_of(&CAUGHT)).map(drop)
     }
 
-    /// How many came so far, and the last one's number.
+    /// The number of signals so far, and the number of the last signal.
     pub(crate) fn seen(&self) -> (u32, i32) {
         let count = self.caught.count.load(Ordering::Acquire);
         (count, self.caught.last.load(Ordering::Relaxed))
@@ -92,9 +92,9 @@ impl Drop for Signals {
     }
 }
 
-/// Keeps the calling thread from running handlers: other threads do. A thread with a descriptor table of its
-/// own must run none, since the program's, or a library's, may know a descriptor by its number. Faults of the
-/// thread itself still end the process, or come to their handlers.
+/// Keeps the calling thread from running signal handlers. Other threads run them. A thread with a descriptor
+/// table of its own must run none, because a handler of the program or of a library may use a descriptor by
+/// its number. The thread's own faults still end the process or reach their handlers.
 pub(super) fn never_here() -> io::Result<()> {
     const FAULTS: [i32; 6] =
         [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
@@ -110,10 +110,10 @@ pub(super) fn never_here() -> io::Result<()> {
     mask_here(libc::SIG_BLOCK, &unsafe { all.assume_init() }).map(drop)
 }
 
-/// Makes a call that raises SIGPIPE when the peer is gone, and has no flag against it as send has, so that
-/// nobody is hit: neither a thread nor the process, nor a child that would inherit a blocked signal.
+/// Makes a call that raises SIGPIPE if the peer is gone. (Unlike send, it has no flag against SIGPIPE.) The
+/// signal reaches no thread and not the process, and no child inherits a blocked signal.
 pub(super) fn without_sigpipe(call: impl FnOnce() -> Result<usize, Errno>) -> Result<usize, Errno> {
-    // As in every program of Rust's that has not changed it.
+    // Every Rust program ignores SIGPIPE, unless it has changed that.
     if handling_of(libc::SIGPIPE).is_ok_and(|handling| handling == libc::SIG_IGN) {
         return call();
     }
@@ -123,8 +123,8 @@ pub(super) fn without_sigpipe(call: impl FnOnce() -> Result<usize, Errno>) -> Re
     let result = call();
     if !was_pending && result.is_err_and(|errno| errno.raw() == libc::EPIPE) {
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: set and time are readable; what the signal says is not asked for. It is this thread's own,
-        // raised by the call above, and taken here or (EAGAIN) not there.
+        // SAFETY: set and time are readable, and the signal's details are not asked for. The signal is this
+        // thread's own, raised by the call above. It is taken here, or it is not there (EAGAIN).
         unsafe { libc::sigtimedwait(&sigpipe, std::ptr::null_mut(), &at_once) };
     }
     mask_here(libc::SIG_SETMASK, &before).map_err(|error| Errno::of(&error))?;
@@ -157,7 +157,7 @@ fn set_of(signals: &[i32]) -> libc::sigset_t {
     unsafe { set.assume_init() }
 }
 
-/// Changes the calling thread's mask. As it was before.
+/// Changes the calling thread's mask. Returns the mask before.
 pub(super) fn mask_here(how: i32, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
     let mut before = set_of(&[]);
     // SAFETY: both sets are valid, the old one is writable, and `how` is one of the call's own.
@@ -167,13 +167,13 @@ pub(super) fn mask_here(how: i32, set: &libc::sigset_t) -> io::Result<libc::sigs
     }
 }
 
-/// What the process does with the signals while no server catches them. The handling of a signal
-/// belongs to the whole process, so this does too.
+/// What the process does with the signals while no server catches them. It is global, because the handling of
+/// a signal belongs to the whole process.
 static AT_REST: Mutex<Option<AtRest>> = Mutex::new(None);
 
-/// signal-hook stays installed once it was used, and then does nothing by itself. Where the
-/// signal's handling was the default one, this gives the default back whenever no server runs.
-/// (A former handler of the program's own is called by signal-hook in any case.)
+/// signal-hook stays installed after its first use, and then does nothing by itself. If the handling of a
+/// signal was the default, this restores the default while no server runs. (signal-hook calls a former
+/// handler of the program in any case.)
 struct AtRest {
     servers: usize,
     defaults: Option<Arc<AtomicBool>>,

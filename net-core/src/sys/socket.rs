@@ -1,4 +1,4 @@
-//! `Socket`: one stream socket, owned by one number of four bytes.
+//! `Socket`: one stream socket, owned by its descriptor number of four bytes.
 
 use super::options::{ListenOptions, SocketOptions, bound, set_number, stream_socket};
 use super::{Errno, unix};
@@ -10,25 +10,25 @@ use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
-/// From here on a number is no descriptor but the name of a simulated socket: no descriptor table
-/// can be that large (`fs.nr_open` ends 64 below it).
+/// A number from here on is the name of a simulated socket, and no descriptor. No descriptor table can be
+/// that large (`fs.nr_open` ends 64 below it).
 #[cfg(test)]
 pub(crate) const SIM_BASE: RawFd = 0x4000_0000;
 
-/// Owns one non-blocking stream socket and closes it when dropped.
+/// Owns one non-blocking stream socket, and closes it when dropped.
 ///
-/// Four bytes, and no more knowledge than the number: what is registered where, and what is still
-/// in flight, is the driver's business.
+/// It has four bytes and knows only the number. The driver knows where the socket is registered, and what is
+/// still in flight.
 #[derive(Debug)]
 pub(crate) struct Socket(RawFd);
 
 /// How a connection is dialled.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DialOptions {
-    /// The address to come from; its port is chosen at connect where it is 0, so that one port
-    /// serves many destinations.
+    /// The source address. If its port is 0, connect chooses the port, so that one port can serve many
+    /// destinations.
     pub(crate) source: Option<SocketAddr>,
-    /// Options other than the usual, of a TCP socket.
+    /// The options of a TCP socket, if they are not the usual options.
     pub(crate) sockets: Option<Box<SocketOptions>>,
 }
 
@@ -46,13 +46,13 @@ impl Socket {
         unsafe { OwnedFd::from_raw_fd(raw) }
     }
 
-    /// A name of a simulated socket. Dropping it makes no system call.
+    /// The name of a simulated socket. Its drop makes no system call.
     #[cfg(test)]
     pub(crate) fn simulated(number: i32) -> Self {
         Self(SIM_BASE + number)
     }
 
-    /// No socket at all: what a dial has that did not even begin.
+    /// No socket: a dial that could not begin has this.
     pub(crate) fn none() -> Self {
         Self(-1)
     }
@@ -67,12 +67,12 @@ impl Socket {
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 
-    /// Only binds: holds an address for listeners that share it.
+    /// Binds and does not listen: holds an address for listeners that share it.
     pub(crate) fn bind(at: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
         Ok(Self(bound(at, options)?.into_raw_fd()))
     }
 
-    /// Binds and listens. The address in use, the missing right and the rest come back as errors.
+    /// Binds and listens. Errors such as an address in use or a missing right are returned.
     pub(crate) fn listen(at: &Addr, options: &ListenOptions) -> io::Result<Self> {
         let socket = match at {
             Addr::Inet(at) => {
@@ -85,8 +85,8 @@ impl Socket {
         Ok(Self(socket.into_raw_fd()))
     }
 
-    /// Begins a connect. `Ok` says only that it has begun: the socket turns writable when it is
-    /// decided.
+    /// Begins a connect. `Ok` means only that it has begun. The socket becomes writable when the connect has
+    /// an outcome.
     pub(crate) fn dial(to: &Addr, options: &DialOptions) -> io::Result<Self> {
         let (socket, to) = match to {
             Addr::Inet(to) => {
@@ -101,7 +101,7 @@ impl Socket {
         };
         if let Some(source) = options.source {
             if source.port() == 0 {
-                // Leaves the choice of the port to connect, which may then share it (ip(7)).
+                // Leaves the choice of the port to connect, which may then share the port (ip(7)).
                 set_number(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
             }
             socket.bind(&source.into())?;
@@ -114,7 +114,7 @@ impl Socket {
         Ok(Self(socket.into_raw_fd()))
     }
 
-    /// Takes the next finished connection off a listener, non-blocking and close-on-exec.
+    /// Accepts the next finished connection of a listener, non-blocking and close-on-exec.
     pub(crate) fn accept(&self) -> Result<(Self, Addr), Errno> {
         let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
         let mut length = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -135,12 +135,12 @@ impl Socket {
         Ok((Self(raw), address_of(&storage, length as usize)))
     }
 
-    /// Receives into `into`; 0 is the peer's end of stream.
+    /// Receives into `into`. Returns 0 at the peer's end of stream.
     ///
-    /// Past the C library, as `send`: in a program of several threads it makes recv and send
-    /// points of cancellation (pthreads(7)), which costs about 60 instructions a call and which
-    /// nobody here uses. `MSG_DONTWAIT`, here and below, since whoever has kept a copy of an adopted
-    /// socket may make it a blocking one again.
+    /// Like `send`, it does not go through the C library. In a program with several threads, the C library
+    /// makes recv and send cancellation points (pthreads(7)). That costs about 60 instructions a call, and
+    /// this program cancels no thread. `MSG_DONTWAIT`, here and below, because a process that has kept a copy
+    /// of an adopted socket may make the socket blocking again.
     #[inline]
     pub(crate) fn receive(&self, into: &mut [u8]) -> Result<usize, Errno> {
         loop {
@@ -152,7 +152,7 @@ impl Socket {
         }
     }
 
-    /// Sends from `bytes`. A peer that is gone is an error, never a signal (`MSG_NOSIGNAL`).
+    /// Sends from `bytes`. If the peer is gone, the result is an error and never a signal (`MSG_NOSIGNAL`).
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
         const FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
@@ -165,8 +165,8 @@ impl Socket {
         }
     }
 
-    /// Sends from all of `slices` in one call: at most `IOV_MAX` (1,024) of them. `more`: what
-    /// follows at once may fill up the last segment.
+    /// Sends from all of `slices` in one call. At most `IOV_MAX` (1,024) slices. `more`: bytes that follow at
+    /// once may fill up the last segment.
     pub(crate) fn send_slices(&self, slices: &[IoSlice<'_>], more: bool) -> Result<usize, Errno> {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         let flags = flags | if more { libc::MSG_MORE } else { 0 };
@@ -179,9 +179,9 @@ impl Socket {
         Errno::uninterrupted(|| unsafe { libc::sendmsg(self.0, &message, flags) })
     }
 
-    /// Sends `len` bytes of a file at most, from `from` on, without a copy into this process. Reads
-    /// them from the disk first if they are not in the page cache, and waits for that. 0: the file
-    /// ends there.
+    /// Sends at most `len` bytes of a file from offset `from`, without a copy into this process. If the bytes
+    /// are not in the page cache, it waits until they are read from the disk. Returns 0 at the end of the
+    /// file.
     pub(crate) fn send_file(&self, file: &File, from: u64, len: usize) -> Result<usize, Errno> {
         let mut from = libc::off_t::try_from(from).map_err(|_| Errno::new(libc::EOVERFLOW))?;
         let fd = file.as_raw_fd();
@@ -190,14 +190,14 @@ impl Socket {
         Errno::uninterrupted(|| unsafe { libc::sendfile(self.0, fd, &raw mut from, len) })
     }
 
-    /// No more will be sent: FIN follows the bytes already given to the kernel.
+    /// Ends sending: FIN follows the bytes that the kernel already has.
     pub(crate) fn shutdown_write(&self) -> Result<(), Errno> {
         self.shutdown(libc::SHUT_WR)
     }
 
     /// Ends listening at once in every descriptor table that holds a copy.
     pub(crate) fn shutdown_listener(&self) {
-        // ENOTCONN would say that it listens no more, which is what is wanted.
+        // ENOTCONN would mean that the socket does not listen any more, which is the goal.
         let _ = self.shutdown(libc::SHUT_RDWR);
     }
 
@@ -206,16 +206,16 @@ impl Socket {
         if unsafe { libc::shutdown(self.0, how) } == 0 { Ok(()) } else { Err(Errno::last()) }
     }
 
-    /// Closes with RST: what is unsent is dropped, and there is no TIME_WAIT.
+    /// Closes with RST: unsent bytes are dropped, and there is no TIME_WAIT.
     pub(crate) fn reset(self) {
         if self.0 < 0 {
             return;
         }
-        // A socket that refuses the option is closed the ordinary way; there is no better one.
+        // A socket that refuses the option is closed normally. There is no better way.
         let _ = socket2::SockRef::from(&self.as_fd()).set_linger(Some(std::time::Duration::ZERO));
     }
 
-    /// The error that the kernel keeps for this socket, which is taken by asking.
+    /// Takes the error that the kernel keeps for this socket. A second call finds none.
     pub(crate) fn take_error(&self) -> Result<(), Errno> {
         self.is_a_socket()?;
         match socket2::SockRef::from(&self.as_fd()).take_error() {
@@ -224,9 +224,9 @@ impl Socket {
         }
     }
 
-    /// Bytes which the peer's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)). A Unix stream has
-    /// them in its peer's queue at once, and tells how many of them the peer has not read, with what
-    /// the kernel needs to keep them.
+    /// The bytes that the peer's kernel has not acknowledged (`SIOCOUTQ`, tcp(7)). A Unix stream puts its
+    /// bytes into the peer's queue at once. For it, the number is the bytes that the peer has not read, with
+    /// the kernel's overhead.
     pub(crate) fn unacknowledged(&self) -> usize {
         let mut bytes: libc::c_int = 0;
         // SAFETY: `bytes` is a writable int, which is what TIOCOUTQ (= SIOCOUTQ) fills.
@@ -234,8 +234,9 @@ impl Socket {
         if done == 0 { bytes as usize } else { 0 }
     }
 
-    /// Milliseconds since the last byte came, or since the connection came up (`TCP_INFO`, tcp(7)).
-    /// `None`: the kernel does not say. Of a Unix stream it never does: then 0, since it may be so.
+    /// Milliseconds since the last byte was received, or since the connection came up (`TCP_INFO`, tcp(7)).
+    /// `None`: the kernel does not say. For a Unix stream it never says, and the result is 0, because that
+    /// may be so.
     pub(crate) fn quiet_for(&self) -> Option<u64> {
         match self.tcp_info() {
             Ok(info) => Some(u64::from(info.tcpi_last_data_recv)),
@@ -243,19 +244,20 @@ impl Socket {
         }
     }
 
-    /// Milliseconds since a byte came or was sent, or since the connection came up. `None`: no TCP.
+    /// Milliseconds since a byte was received or sent, or since the connection came up. `None`: the socket is
+    /// not TCP.
     pub(crate) fn idle_for(&self) -> Option<u64> {
         let info = self.tcp_info().ok()?;
         Some(u64::from(info.tcpi_last_data_recv.min(info.tcpi_last_data_sent)))
     }
 
-    /// Bytes received, and bytes sent and acknowledged, since the connection came up (RFC 4898). The
-    /// kernel counts them anyway; it takes the FIN or SYN for one more. `None`: no TCP.
+    /// The bytes received, and the bytes sent and acknowledged, since the connection came up (RFC 4898). The
+    /// kernel counts them in any case. It counts a FIN or SYN as one byte. `None`: the socket is not TCP.
     pub(crate) fn moved(&self) -> Option<(u64, u64)> {
         self.tcp_info().ok().map(|info| (info.tcpi_bytes_received, info.tcpi_bytes_acked))
     }
 
-    /// Of a listener: connections that the kernel completes ahead of accept.
+    /// For a listener: how many connections the kernel completes before they are accepted.
     #[cfg(test)]
     pub(crate) fn backlog(&self) -> u32 {
         self.tcp_info().expect("a TCP listener").tcpi_sacked // as `tcp_get_info` has it in TCP_LISTEN
@@ -281,18 +283,18 @@ impl Socket {
         Ok(unsafe { info.assume_init() })
     }
 
-    /// Asked before a descriptor is lent out: [`none`](Self::none) has none.
+    /// Checks before a descriptor is lent. [`none`](Self::none) has no descriptor.
     fn is_a_socket(&self) -> Result<(), Errno> {
         if self.0 < 0 { Err(Errno::new(libc::ENOTCONN)) } else { Ok(()) }
     }
 
-    /// The other end's address. `ENOTCONN` after a reset.
+    /// The peer's address. `ENOTCONN` after a reset.
     pub(crate) fn peer(&self) -> io::Result<Addr> {
         self.is_a_socket()?;
         addr_of(&socket2::SockRef::from(&self.as_fd()).peer_addr()?)
     }
 
-    /// This end's address: where port 0 was asked for, the port that was given.
+    /// The own address. If port 0 was asked for, it has the port that the kernel chose.
     pub(crate) fn local(&self) -> io::Result<Addr> {
         self.is_a_socket()?;
         addr_of(&socket2::SockRef::from(&self.as_fd()).local_addr()?)
@@ -322,7 +324,7 @@ pub(super) fn addr_of(address: &socket2::SockAddr) -> io::Result<Addr> {
     }
 }
 
-/// The address in the first `length` bytes of `storage`, by its family; of an unknown family the
+/// The address in the first `length` bytes of `storage`, by its family. For an unknown family, the
 /// unspecified address.
 pub(super) fn address_of(storage: &libc::sockaddr_storage, length: usize) -> Addr {
     let address = match i32::from(storage.ss_family) {

@@ -1,10 +1,10 @@
-//! What lies beside a datagram: the control messages of udp(7), ip(7) and ipv6(7) by which the kernel
-//! says, and is told, which own address it is about, and how long the datagrams of a joined one are.
+//! The control messages of a datagram: udp(7), ip(7) and ipv6(7). By them the kernel and this program tell
+//! each other which own address a message has, and how long the datagrams in a joined message are.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Room for all of them at once.
+/// Room for all three control messages at once.
 // SAFETY: it only computes.
 const ROOM: usize = unsafe {
     libc::CMSG_SPACE(mem::size_of::<libc::c_int>() as u32)
@@ -12,7 +12,7 @@ const ROOM: usize = unsafe {
         + libc::CMSG_SPACE(mem::size_of::<libc::in6_pktinfo>() as u32)
 } as usize;
 
-/// Room for the control messages of one datagram, aligned as the kernel's headers are.
+/// Room for the control messages of one message, aligned as the kernel's headers are.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) union Control {
@@ -23,14 +23,14 @@ pub(super) union Control {
 impl Control {
     pub(super) const EMPTY: Self = Self { bytes: [0; ROOM] };
 
-    /// The message that is received with `header` leaves what is said of it here.
+    /// The control messages of the message that is received with `header` are written here.
     pub(super) fn listen(&mut self, header: &mut libc::msghdr) {
         header.msg_control = (&raw mut *self).cast();
         header.msg_controllen = ROOM as _;
     }
 
-    /// The message that is sent with `header` leaves from that address, if one is given, and is cut up
-    /// into datagrams of that length (UDP_SEGMENT), if one is given.
+    /// The message that is sent with `header` leaves from the address `from`, if there is one. It is cut up
+    /// into datagrams of `segment` bytes (UDP_SEGMENT), if there is a segment.
     pub(super) fn tell(
         &mut self,
         header: &mut libc::msghdr,
@@ -65,7 +65,7 @@ impl Control {
         header.msg_controllen = used as _;
     }
 
-    /// Writes one control message behind `at` bytes of others, and says how long it is.
+    /// Writes one control message at offset `at`, behind the others. Returns its length.
     fn put<T: Copy>(&mut self, at: usize, level: i32, kind: i32, value: T) -> usize {
         let size = mem::size_of::<T>() as u32;
         // SAFETY: these only compute.
@@ -84,21 +84,21 @@ impl Control {
     }
 }
 
-/// What the kernel says of a received message.
+/// What the kernel tells of a received message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Told {
-    /// The length of the datagrams from which it was joined (UDP_GRO); 0: it is one.
+    /// The length of the datagrams in a joined message (UDP_GRO). 0: the message is one datagram.
     pub(super) joined: usize,
-    /// The own address from which an answer is to leave: that at which it came. `None`: the socket has but
-    /// one, or the kernel knows best, as for what came to a group.
+    /// The own address from which an answer must leave: the address at which the message arrived. `None`: the
+    /// socket has only one address, or the kernel chooses better, as for an IPv6 group.
     pub(super) own: Option<IpAddr>,
-    /// It came to a group or to a broadcast address, and so to each socket that shares the port.
+    /// The message went to a group or to a broadcast address, and so to each socket that shares the port.
     pub(super) to_group: bool,
 }
 
 impl Told {
-    /// Reads what [`Control::listen`] received. A message that is shorter than its kind, as the kernel cuts
-    /// the last one where there is no room for it, says nothing.
+    /// Reads what [`Control::listen`] received. A control message that is shorter than its kind is ignored.
+    /// The kernel cuts the last one short if there is no room for it.
     pub(super) fn of(header: &libc::msghdr) -> Self {
         let mut told = Self::default();
         let end = header.msg_control as usize + header.msg_controllen;
@@ -114,7 +114,7 @@ impl Told {
                         told.joined = usize::try_from(joined).unwrap_or(0);
                     }
                 }
-                // Not the destination itself, which may be a broadcast.
+                // This is not the destination itself, which may be a broadcast address.
                 (libc::SOL_IP, libc::IP_PKTINFO) => {
                     // SAFETY: as above, and these are numbers.
                     if let Some(info) = unsafe { data::<libc::in_pktinfo>(at, end) } {
@@ -135,7 +135,7 @@ impl Told {
             }
             // SAFETY: as above.
             if unsafe { (*at).cmsg_len } > end - at as usize {
-                break; // nothing follows, and the macro computes with any length as it is
+                break; // no header follows, and the macro uses the length unchecked
             }
             // SAFETY: `at` is one of the headers of this message.
             at = unsafe { libc::CMSG_NXTHDR(header, at) };
@@ -144,7 +144,7 @@ impl Told {
     }
 }
 
-/// What the message at `at` holds, if that is all of it; `end` is where the control messages end.
+/// The data of the control message at `at`, if it is complete. `end` is where the control messages end.
 ///
 /// # Safety
 /// `at` is a whole header within the control messages, and `T` may be any bytes.
@@ -160,8 +160,8 @@ unsafe fn data<T: Copy>(at: *const libc::cmsghdr, end: usize) -> Option<T> {
     Some(unsafe { libc::CMSG_DATA(at).cast::<T>().read_unaligned() })
 }
 
-/// The address from which to answer what came to that one. A link's own is left to the kernel, which finds
-/// it by the peer's.
+/// The address from which to answer a message to `came_to`. For a link-local address the kernel chooses, by
+/// the peer's address.
 fn answering(came_to: Ipv6Addr) -> Option<IpAddr> {
     let is_ours = !came_to.is_multicast()
         && !came_to.is_unicast_link_local()
@@ -183,10 +183,10 @@ mod tests {
             let mut control = Control::EMPTY;
             control.tell(&mut header, Some(own), Some(joined));
             let used = header.msg_controllen;
-            // What the kernel says is an int, under a number of its own.
+            // The kernel's value is an int, under an option number of its own.
             control.put(used, libc::SOL_UDP, libc::UDP_GRO, libc::c_int::from(joined));
             header.msg_controllen = ROOM.min(used + 24) as _;
-            // What is said at a send names no destination beside the own address.
+            // A control message for a send has no destination beside the own address.
             let to_group = own.is_ipv4();
             assert_eq!(Told::of(&header), Told { joined: joined.into(), own: Some(own), to_group });
         }
@@ -210,7 +210,8 @@ mod tests {
         assert_eq!(answering(Ipv6Addr::LOCALHOST), Some(Ipv6Addr::LOCALHOST.into()));
     }
 
-    /// The macro that finds the next one added to any length: it overflowed, and so found the same again.
+    /// The macro that finds the next header added any length: the sum overflowed, and it found the same
+    /// header again.
     #[test]
     fn a_length_beyond_all_memory_ends_the_control_messages() {
         for length in [ROOM + 1, usize::MAX - 7, usize::MAX - 6, usize::MAX] {
@@ -224,7 +225,7 @@ mod tests {
         }
     }
 
-    /// Whatever lies there: a message that is cut short was read as if it were whole.
+    /// Any bytes. A message that is cut short was read as if it were complete.
     #[test]
     fn generated_control_messages_are_read_within_their_bounds() {
         crate::fuzzing::fuzz(|random| {
@@ -244,7 +245,7 @@ mod tests {
             let told = Told::of(&header);
             assert!(told.joined <= i32::MAX as usize);
             assert!(told.own.is_none_or(|ip| !ip.is_unspecified()));
-            // Cut short, it says less and nothing else.
+            // A message that is cut short tells less, and nothing else.
             header.msg_controllen = 0;
             control.tell(&mut header, own, None);
             let whole = Told::of(&header);
@@ -255,7 +256,7 @@ mod tests {
         });
     }
 
-    /// The obvious way: offsets in bytes, each looked at before it is used.
+    /// A simple reader to compare with: byte offsets, each checked before use.
     fn told_by_offsets(control: &[u8]) -> Told {
         const HEAD: usize = mem::size_of::<libc::cmsghdr>();
         let mut told = Told::default();
@@ -299,7 +300,7 @@ mod tests {
             let bytes = &bytes[..bytes.len().min(ROOM)];
             // SAFETY: plain data for which zero is valid.
             let mut header: libc::msghdr = unsafe { mem::zeroed() };
-            // What lies behind the messages is not read.
+            // Bytes behind the control messages are not read.
             let mut control = Control { bytes: [0xA5; ROOM] };
             control.listen(&mut header);
             // SAFETY: each byte of the union may be anything.

@@ -1,4 +1,4 @@
-//! Unix stream sockets, unix(7): their names, and the file that a listener leaves.
+//! Unix stream sockets, unix(7): their names, and the file of a listener.
 
 use super::ListenOptions;
 use super::options::set_number;
@@ -13,24 +13,24 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A non-blocking socket, and the address by which it is bound or dialled.
+/// A non-blocking socket, and the address to bind it to or to dial.
 pub(super) fn stream_socket(name: &UnixName) -> io::Result<(Socket, SockAddr)> {
     Ok((new_socket()?, SockAddr::unix(OsStr::from_bytes(name.as_bytes()))?))
 }
 
-/// Neither a listener's connections, which inherit the option, nor a dialled one bring descriptors.
+/// No descriptors come by a dialled connection, nor by a listener's connections, which inherit the option.
 fn new_socket() -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    let _ = refuse_descriptors(&socket); // an older kernel cannot: OPERATING says what follows
+    let _ = refuse_descriptors(&socket); // older kernels cannot: OPERATING says what follows
     Ok(socket)
 }
 
-/// From now on whoever sends descriptors to this Unix socket meets EPERM (`SO_PASSRIGHTS`, Linux 6.16).
+/// From now on, a peer that sends descriptors to this Unix socket gets EPERM (`SO_PASSRIGHTS`, Linux 6.16).
 ///
-/// Without it the kernel closes what was sent on the thread that receives, and close(2) may take as long as
-/// the sender likes: of a TCP socket with unsent bytes, as long as its `SO_LINGER` says.
+/// Without this, the kernel closes the sent descriptors on the thread that receives. close(2) may take as
+/// long as the sender likes: for a TCP socket with unsent bytes, as long as its `SO_LINGER` says.
 pub(crate) fn refuse_descriptors(socket: &impl AsRawFd) -> io::Result<()> {
-    // asm-generic/socket.h; libc has it for one architecture only.
+    // From asm-generic/socket.h. libc has it for one architecture only.
     const SO_PASSRIGHTS: libc::c_int = if cfg!(target_arch = "sparc64") { 0x5c } else { 83 };
     set_number(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, 0)
 }
@@ -46,11 +46,12 @@ pub(super) fn name_of(address: &SockAddr) -> UnixName {
     }
 }
 
-/// Binds and listens. A socket's file that is in the way is removed if nobody listens there any
-/// more; any other file stays, and is an error. Who may connect is up to the umask.
+/// Binds and listens. A socket's file in the way is removed if no process listens on it any more. Any other
+/// file stays, and is an error. The umask decides who may connect.
 pub(super) fn listen(name: &UnixName, options: &ListenOptions) -> io::Result<Socket> {
     let (socket, address) = stream_socket(name)?;
-    // Held until we listen: two that start at once would each take the other's new file for stale.
+    // Held until the socket listens. Two servers that start at once would each take the other's new file for
+    // stale.
     let _alone = name.path().and_then(lock_directory_of);
     match (socket.bind(&address), name.path()) {
         (Err(error), Some(path)) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -72,13 +73,13 @@ fn remove_if_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     match probe.connect(address) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-        // Somebody answers, or is too busy to, or it is a socket of another kind.
+        // A process answers, or is too busy to answer, or the socket is of another kind.
         _ => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
     }
 }
 
-/// Keeps others who do the same out of the directory, until it is dropped. Somebody who holds on
-/// to it for long is not waited for: he would keep us from starting, and is none of us.
+/// Keeps other servers that do the same out of the directory, until it is dropped. A process that holds the
+/// lock for long is not waited for. It would keep this server from starting, and is no server of ours.
 fn lock_directory_of(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = File::open(parent.unwrap_or(Path::new("."))).ok()?;
@@ -92,21 +93,21 @@ fn lock_directory_of(path: &Path) -> Option<File> {
     None
 }
 
-/// The file of a listening Unix socket. Dropped, it removes the file, if that is still the one.
+/// The file of a listening Unix socket. A drop removes the file, if it is still the same file.
 ///
-/// Drop it while the socket still listens: then nobody else has a reason to put another in its
-/// place, and who has found it already is let in.
+/// Drop it while the socket still listens. Then no other process has a reason to put another file in its
+/// place. A client that has already found the file is admitted.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
+    /// The device and inode of the file.
     is: (u64, u64),
 }
 
 impl SocketFile {
     /// The file at which a socket has just begun to listen; `None` if the address has no file.
     pub(crate) fn of(at: &Addr) -> Option<Self> {
-        // The directory in which this process works may change.
+        // The working directory of this process may change.
         let path = std::path::absolute(at.unix()?.path()?).ok()?;
         let is = identity(&path)?;
         Some(Self { path, is })
@@ -116,7 +117,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path) == Some(self.is) {
-            let _ = fs::remove_file(&self.path); // it stays, and the next start removes it
+            let _ = fs::remove_file(&self.path); // if this fails, the next start removes the file
         }
     }
 }
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
-    /// A directory of its own, removed with all that is in it.
+    /// A new directory, which is removed with its contents.
     struct Directory(PathBuf);
 
     impl Directory {
@@ -174,8 +175,8 @@ mod tests {
         let (path, at) = directory.at("socket");
         let other = UnixListener::bind(&path).unwrap();
         assert_eq!(listen_at(&at).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        other.accept().unwrap(); // it was asked, and
-        let _client = UnixStream::connect(&path).unwrap(); // is there still
+        other.accept().unwrap(); // the probe has connected here, and
+        let _client = UnixStream::connect(&path).unwrap(); // the listener still works
         let (path, at) = directory.at("datagrams");
         let _other = UnixDatagram::bind(&path).unwrap();
         assert_eq!(listen_at(&at).unwrap_err().kind(), io::ErrorKind::AddrInUse);
@@ -199,7 +200,7 @@ mod tests {
         let _socket = listen_at(&at).unwrap();
         let file = SocketFile::of(&at).unwrap();
         let aside = path.with_extension("aside");
-        fs::rename(&path, &aside).unwrap(); // keeps the inode from being used again
+        fs::rename(&path, &aside).unwrap(); // so the inode is not used again
         let _other = UnixListener::bind(&path).unwrap();
         drop(file);
         assert!(path.exists());

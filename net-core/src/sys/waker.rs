@@ -1,19 +1,19 @@
 //! An eventfd: how one thread ends another thread's wait.
 //!
-//! Its number is chosen before any loop gets a descriptor table of its own, and every table keeps
-//! it open under that same number. So one `Waker` rings from every thread of the process, and
-//! also from a signal handler, whichever thread the signal lands on.
+//! Its number is chosen before any loop gets a descriptor table of its own. Every table keeps it open under
+//! the same number. So every thread of the process can ring the `Waker`, and so can a signal handler on any
+//! thread.
 
 use super::Errno;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// Wakes the one thread that waits on it. Any thread may ring.
+/// Wakes the one thread that waits for it. Any thread may ring it.
 #[derive(Debug)]
 pub(crate) struct Waker(OwnedFd);
 
 impl Waker {
-    /// A new eventfd, counter at zero, non-blocking.
+    /// Makes an eventfd: the counter is zero, and it is non-blocking.
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: eventfd takes no pointers.
         let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -26,14 +26,14 @@ impl Waker {
 
     /// Makes the waiting thread's descriptor readable. Async-signal-safe.
     ///
-    /// The counter can only be full if the sleeper is already due to wake, so `EAGAIN` is success;
-    /// no other error is possible on an open eventfd.
+    /// The counter can be full only if the waiting thread is due to wake already. So `EAGAIN` is a success.
+    /// An open eventfd has no other error.
     pub(crate) fn wake(&self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: `one` is eight readable bytes, which is what an eventfd takes.
         let ring = || unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-        // The kernel itself is never interrupted here, but what stands between may say so (a tracer, a
-        // sandbox); and a ring that is lost is never made up for.
+        // The kernel never interrupts this write. But a tracer or a sandbox may report an interruption. A
+        // lost ring is never repeated.
         let _ = Errno::uninterrupted(ring);
     }
 

@@ -14,15 +14,15 @@ use super::super::trouble::Trouble;
 use super::summary::Measured;
 use super::{Conductor, END_PATIENCE};
 
-/// Announcements in a second. Half of what two cores can do, so that clients keep up.
+/// Announcements per second. It is half of what two cores can send, so that the clients keep up.
 const ANNOUNCEMENTS_PER_SECOND: u64 = 100_000;
 
-/// Phrases under way at once while verifying: enough to keep two cores busy, few enough that a
-/// round trip is not all queueing.
+/// Phrases under way at once while verifying: enough to keep two cores busy, and few enough that a round trip
+/// is not all queueing.
 const PHRASES_IN_FLIGHT_MAX: u64 = 256;
 
 impl Conductor<'_> {
-    /// All of them. The report is of what happened, good or bad.
+    /// Runs all phases. The report says what happened, good or bad.
     pub(super) fn phases(&mut self) -> Result<Report, Trouble> {
         let mut measured = Measured::default();
         if self.wanted.plan.role.serves() {
@@ -60,7 +60,7 @@ impl Conductor<'_> {
 
     // --- starting ------------------------------------------------------------------------------
 
-    /// Private memory of the same server when it is to serve one connection and has none.
+    /// The private memory of the same server when it expects one connection and has none.
     fn idle_server(&mut self) -> Result<u64, Trouble> {
         let mut idle = self.start_server(Some(1), 1)?;
         let stat = ProcessStat::sample("/".as_ref(), idle.pid()).map_err(|e| e.to_string())?;
@@ -70,7 +70,7 @@ impl Conductor<'_> {
         self.server = None;
         self.server_books = None;
         self.server_state = None;
-        // Its last word, the end of its output, must not be taken for that of the next one.
+        // The end of its output must not be taken for that of the next server.
         (self.sender, self.events) = mpsc::channel();
         Ok(stat.unwrap_or_default().private_bytes)
     }
@@ -117,7 +117,7 @@ impl Conductor<'_> {
         self.order(&SwarmOrder::Connect)?;
         let is_complete = self.until(|this| {
             let state = &this.swarm_state;
-            // One that was given up will not come any more, so there is nothing to wait for.
+            // A connection that was given up will not come any more, so the phase does not wait.
             if state.given_up > 0 { (1, 1) } else { (state.connected, this.open_goal()) }
         })?;
         let state = &self.swarm_state;
@@ -230,7 +230,7 @@ impl Conductor<'_> {
         self.until(|this| (u64::from(this.swarm_books.is_some()), 1))?;
         for half in [&mut self.swarm, &mut self.server] {
             if let Some(mut half) = half.take() {
-                half.wait(END_PATIENCE); // killed, where that is not enough
+                half.wait(END_PATIENCE); // killed on drop if that is not enough
             }
         }
         Ok(())

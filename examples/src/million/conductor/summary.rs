@@ -1,4 +1,4 @@
-//! From what was measured to the report.
+//! Makes the report from the measured values.
 
 use super::super::observer::View;
 use super::super::report::{Broadcast, Forecast, Hold, PrivateBytes, Report, RttUs, per};
@@ -14,7 +14,7 @@ pub(super) struct Measured {
     /// Connections that were up when the verification began.
     pub(super) swarm_up: u64,
     pub(super) verify: RttUs,
-    /// With all connections open, after each has spoken.
+    /// With all connections open, after each has sent.
     pub(super) full: View,
     pub(super) held_at_once: u64,
     pub(super) hold: Hold,
@@ -36,7 +36,7 @@ impl Conductor<'_> {
         let (slab, slab_object_bytes) = slabs(full, before);
         let tables: Option<Tables> = plan.server.or(plan.swarm);
         let loops = tables.map_or(0, |tables| tables.loops);
-        // Where the server is elsewhere, its books are too; then the swarm's have to do.
+        // If the server runs elsewhere, its books are there too. Then the swarm's books are used.
         let books = self.server_books.as_ref().or(self.swarm_books.as_ref());
         let halves = [(plan.role.serves(), &self.server_books), (true, &self.swarm_books)];
         let books_balance = halves.into_iter().all(|(is_here, books)| {
@@ -95,8 +95,9 @@ impl Conductor<'_> {
     }
 }
 
-/// Objects gained and object sizes. Names of other files are not charged to sockets: whoever lists
-/// `/proc/PID/fd` makes a dentry of each, so there are no more of ours than there are sockets.
+/// The objects gained, and the object sizes. Dentries of other files are not charged to sockets: a program
+/// that lists `/proc/PID/fd` makes a dentry for each descriptor. So our dentries are never more than our
+/// sockets.
 fn slabs(full: &View, before: &View) -> (SlabSet<Option<u64>>, SlabSet<Option<u64>>) {
     let (Some(now), Some(then)) = (full.kernel.slabs, before.kernel.slabs) else {
         return Default::default();

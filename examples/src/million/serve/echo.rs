@@ -8,8 +8,8 @@ use net_core::{Bytes, Conn, Handler, Input, LoopContext, Peer, TimerId};
 
 use super::super::pacer::Pacer;
 
-/// What the loops and the thread that leads them both see. Counts only: nothing else is published
-/// through them, so all is relaxed.
+/// The state that the loops and the thread that leads them share. It has counts only. They publish nothing
+/// else, so all accesses are relaxed.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     announced: AtomicU64,
@@ -18,27 +18,27 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// Connections that the announcement was sent to.
+    /// The connections to which the announcement was sent.
     pub(super) fn announced(&self) -> u64 {
         self.announced.load(Ordering::Relaxed)
     }
 
-    /// Lets announcements wait, or go on.
+    /// Holds announcements back, or lets them go on.
     pub(super) fn hold_announcements(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
     }
 
-    /// How fast a drain closes, over all loops.
+    /// The rate at which a drain closes connections, over all loops.
     pub(super) fn set_closes_per_second(&self, per_second: u64) {
         self.closes_per_second.store(per_second, Ordering::Relaxed);
     }
 }
 
-/// Something for every connection.
+/// A payload for every connection.
 #[derive(Clone, Debug)]
 pub(super) struct Announcement {
     pub(super) payload: Bytes,
-    /// Over all loops.
+    /// The rate over all loops.
     pub(super) per_second: u64,
 }
 
@@ -50,19 +50,19 @@ pub(super) struct Echo {
     draining: Option<Walk<()>>,
 }
 
-/// A walk over the table in slices, a timer between them.
+/// A walk over the table in slices, with a timer between them.
 struct Walk<T> {
     what: T,
     pacer: Pacer,
     timer: TimerId,
-    /// The slot to go on from.
+    /// The slot from which to go on.
     next: u32,
 }
 
 const ANNOUNCE: u64 = 1;
 const DRAIN: u64 = 2;
 
-/// Between two slices: short enough that a slice is a handful of connections.
+/// The time between two slices: short enough that a slice is a handful of connections.
 const SLICE_EVERY: Duration = Duration::from_millis(5);
 
 impl Echo {
@@ -94,7 +94,7 @@ impl Echo {
     fn drain(&mut self, here: &mut LoopContext<'_, Self>) {
         let Some(walk) = &mut self.draining else { return };
         let quota = walk.pacer.quota(here.now());
-        // At the end it begins again: connections come in behind the walk until the loop has
+        // At the end of the table it begins again. Connections come in behind the walk until the loop has
         // seen the end of arrivals.
         walk.next = visit(here, walk.next, quota, |conn| conn.close_when_idle()).unwrap_or(0);
     }
@@ -109,7 +109,7 @@ fn visit<H: Handler>(
 ) -> Option<u32> {
     let mut visited = 0;
     while visited < count {
-        // So many slots hold at most so many connections; gaps between them are jumped.
+        // This number of slots holds at most that many connections. Empty slots are skipped.
         next = here.visit_from(next, count - visited, |conn| {
             visited += 1;
             each(conn);
@@ -144,8 +144,8 @@ impl Handler for Echo {
         }
     }
 
-    /// Called for every connection within a few turns. Closing them all at once would overrun the
-    /// kernel's bound on connections that wait to be closed, so the walk does it, at a pace.
+    /// Called for every connection within a few turns. Closing all of them at once would exceed the kernel's
+    /// bound on orphans. So the walk closes them, at a pace.
     fn on_draining(&mut self, conn: &mut Conn<'_, Self>) {
         if self.draining.is_none() {
             let per_second = self.board.closes_per_second.load(Ordering::Relaxed);

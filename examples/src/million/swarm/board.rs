@@ -1,4 +1,4 @@
-//! What all loops of the swarm count, and the thread that leads them reads.
+//! The counts that all loops of the swarm change, and that the thread that leads them reads.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use net_core::CloseReason;
 use super::super::report::RttUs;
 use super::super::talk::SwarmState;
 
-/// A count that many threads add to. Nothing else is published through it, so all is relaxed.
+/// A count to which many threads add. It publishes nothing else, so all accesses are relaxed.
 #[derive(Debug, Default)]
 pub(super) struct Count(AtomicU64);
 
@@ -49,7 +49,7 @@ pub(super) struct Board {
     round_trips: Mutex<RoundTrips>,
 }
 
-/// Round trips in nanoseconds: those since the last look, and those of the phase.
+/// Round trips in nanoseconds: since the last look, and of the whole phase.
 struct RoundTrips {
     recent: Histogram<u64>,
     phase: Histogram<u64>,
@@ -104,7 +104,7 @@ impl Board {
         locked(&self.dial_failure).get_or_insert_with(|| why.to_string());
     }
 
-    /// A connection ended and nobody had been told to end it.
+    /// A connection ended, and neither side had been told to end it.
     pub(super) fn lose(&self, why: &CloseReason) {
         self.lost.one_more();
         *locked(&self.lost_by).entry(why.label().to_owned()).or_default() += 1;
@@ -119,7 +119,7 @@ impl Board {
         self.server_ends.load(Ordering::Relaxed)
     }
 
-    /// Takes over what one loop has recorded, and empties it.
+    /// Takes over what one loop has recorded, and empties the loop's histogram.
     pub(super) fn add_round_trips(&self, recorded: &mut Histogram<u64>) {
         if recorded.is_empty() {
             return;
@@ -175,7 +175,7 @@ impl Board {
     }
 }
 
-/// A panic elsewhere leaves counts as they are: they are still the best there is.
+/// A panic elsewhere leaves the counts as they are. They are still the best available.
 fn locked<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     of.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! What runs on each of the swarm's loops: it opens its share of connections, and makes each of
-//! them do what the whole swarm is told to.
+//! The handler of each loop of the swarm. It opens its share of connections, and makes each of them do what
+//! the whole swarm is told to do.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::super::talk::SwarmSetup;
 use super::board::{Board, histogram};
 use super::pinging::Pinging;
 
-/// What a loop is told.
+/// An order to a loop.
 #[derive(Clone, Debug)]
 pub(super) enum Task {
     Connect,
@@ -24,7 +24,7 @@ pub(super) enum Task {
         period: Duration,
     },
     Rest,
-    /// Hand in the round trips.
+    /// Hand over the round trips.
     Figures,
     Expect(Bytes),
     Close {
@@ -33,9 +33,9 @@ pub(super) enum Task {
     },
 }
 
-/// What is remembered of a connection.
+/// The state of a connection.
 pub(super) struct Session {
-    /// When what it waits for was sent, or should have been: nanoseconds since the loop began.
+    /// When the awaited bytes were sent, or should have been sent: nanoseconds since the loop began.
     pub(super) due_ns: u64,
     /// Its number within the loop's share.
     pub(super) nth: u32,
@@ -53,9 +53,9 @@ pub(super) enum Awaits {
     Verification,
     /// The answer to a ping.
     Pong,
-    /// Nothing, or the broadcast if one is expected.
+    /// Nothing, or the broadcast if a broadcast is expected.
     Nothing,
-    /// Nothing more: it has the broadcast.
+    /// Nothing more: the broadcast has come.
     NothingMore,
     /// Its end.
     End,
@@ -77,12 +77,12 @@ pub(super) struct Clients {
     began: Instant,
     /// Connections that are up, in the order in which they came up.
     pub(super) ids: Vec<ConnId>,
-    /// The next connection that was never dialled.
+    /// The number of the next connection that was never dialled.
     pub(super) next: u64,
-    /// Connections to dial again, with the dials so far.
+    /// Connections to dial again, with the number of the next dial.
     pub(super) again: Vec<(u32, u8)>,
     pub(super) dialling: u64,
-    /// The next of `ids` to verify, and how many are under way.
+    /// The next of `ids` to verify. `verifying` is how many are under way.
     pub(super) verify_next: usize,
     pub(super) verifying: u64,
     is_verifying: bool,
@@ -125,7 +125,7 @@ impl Clients {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// This loop's part of a number that all loops share.
+    /// This loop's part of a total that all loops share.
     pub(super) fn part_of(&self, total: u64) -> u64 {
         let in_all = self.setup.shares.iter().map(|share| share.connections).sum::<u64>().max(1);
         let upto = |n: u64| (u128::from(n) * u128::from(total) / u128::from(in_all)) as u64;
@@ -181,7 +181,7 @@ impl Handler for Clients {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) {
-        // Refused only when it is ending, and then on_close says so.
+        // Refused only when the connection is ending. Then on_close reports it.
         let _ = conn.send(GREETING);
     }
 

@@ -1,5 +1,5 @@
-//! How a loop of the swarm brings up its share: a bounded number of connects at once, each tried
-//! again a few times.
+//! How a loop of the swarm opens its share: a bounded number of connects at once, and several dials for a
+//! connection that fails.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Clients {
         let (round, awaits) = (0, Awaits::Greeting);
         let session = Session { due_ns: 0, nth, round, attempts, awaits };
         if here.dial(dial, session).is_err() {
-            self.dialling -= 1; // this loop ends: nobody waits for the rest
+            self.dialling -= 1; // the loop ends: nothing waits for the rest
         }
     }
 

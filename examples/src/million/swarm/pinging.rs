@@ -1,7 +1,7 @@
-//! The hold's traffic: a share of the connections sends at a fixed rate, by the clock.
+//! The traffic of the hold: a share of the connections sends at a fixed rate, by the clock.
 //!
-//! The load is open: it does not wait for answers, and a round trip counts from the moment at
-//! which its ping was due, whether or not the loop was in time to send it.
+//! The load is open: a ping does not wait for the answer before. A round trip counts from the moment at which
+//! its ping was due, even if the loop sent the ping late.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use super::client::{Awaits, Clients};
 
 /// One loop's pings.
 pub(super) struct Pinging {
-    /// The first so many connections are active.
+    /// The first `active` connections are active.
     active: usize,
     next: usize,
-    /// Nanoseconds between two bursts, and pings in each.
+    /// Nanoseconds between two bursts. `burst` is the pings in each.
     step_ns: u64,
     burst: usize,
     due_ns: u64,
 }
 
-/// Over all loops together, bursts come no closer: loops that are woken for each single ping would
-/// measure their own waking, and that of a hundred neighbours.
+/// The least time between two bursts, over all loops together. If a loop woke for each single ping, the run
+/// would measure these wake-ups, and those of a hundred other loops.
 const BURSTS_APART: Duration = Duration::from_millis(1);
 
 impl Clients {
@@ -48,7 +48,7 @@ impl Clients {
         self.ping(here, tag);
     }
 
-    /// Sends what is due, and arms the timer for what is due next.
+    /// Sends the pings that are due, and arms the timer for the next burst.
     pub(super) fn ping(&mut self, here: &mut LoopContext<'_, Self>, tag: u64) {
         let Some(mut pinging) = self.pinging.take() else { return };
         let now_ns = self.now_ns();
@@ -62,8 +62,8 @@ impl Clients {
                         self.board.pings.one_more();
                         self.say(&mut conn, Awaits::Pong, pinging.due_ns);
                     }
-                    // The answer before is overdue by a whole period. The ping that could not be
-                    // sent has waited as long; left out, the worst would not be counted.
+                    // The answer before is overdue by a whole period. The ping that could not be sent has
+                    // waited as long. If it were left out, the worst round trips would not be counted.
                     Awaits::Pong => {
                         let waits_ns = now_ns.saturating_sub(conn.session().due_ns);
                         self.round_trips.saturating_record(waits_ns);

@@ -1,4 +1,5 @@
-//! The proof that a connection lives: its own phrase, sent and compared, a few at a time.
+//! The proof that a connection lives: it sends its own phrase and compares the answer. A few connections at a
+//! time.
 
 use net_core::{Conn, Input, LoopContext};
 
@@ -30,7 +31,7 @@ impl Clients {
         let (nth, round) = (session.nth, session.round);
         let number = self.share.first_connection + u64::from(nth);
         let bytes = phrase(self.setup.seed, number, u32::from(round));
-        // Refused only when it is ending: on_close says so, and the answer is missing.
+        // Refused only when the connection is ending. Then on_close reports it, and the answer is missing.
         let _ = conn.send(&bytes);
     }
 

@@ -6,21 +6,21 @@ use crate::sys::{BATCH, Errno, Inbound, SIM_BASE, Socket, UdpMessage};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-/// One such socket, seen from the kernel.
+/// One datagram socket, as the kernel sees it.
 #[derive(Default)]
 pub(crate) struct Endpoint {
     pub(super) token: u64,
     pub(crate) arrived: VecDeque<(SocketAddr, Vec<u8>)>,
     pub(crate) sent: Vec<(SocketAddr, Vec<u8>)>,
-    /// Messages that have carried them.
+    /// The number of messages that have carried the sent datagrams.
     pub(crate) messages: usize,
-    /// It takes no more than so many.
+    /// How many more datagrams the socket takes. `None`: no limit.
     pub(crate) room: Option<usize>,
-    /// It refuses to cut messages into longer datagrams than that.
+    /// The socket refuses to cut a message into datagrams longer than this.
     pub(crate) cuts_up_to: Option<usize>,
-    /// Those of one peer that come in a row, as long as each other, come joined.
+    /// Datagrams of one peer and one length in a row (the last may be shorter) arrive as one message.
     pub(crate) joins: bool,
-    /// Errors that the next sends meet.
+    /// The errors of the next sends.
     pub(crate) send_errors: VecDeque<i32>,
     pub(crate) receive_errors: VecDeque<i32>,
 }
@@ -41,12 +41,12 @@ impl World {
         Socket::simulated(number)
     }
 
-    /// Somebody sends a datagram to the first endpoint. Lost if there is none.
+    /// A peer sends a datagram to the first endpoint. It is lost if there is no endpoint.
     pub(crate) fn say(&self, peer: SocketAddr, bytes: &[u8]) {
         self.on_endpoint(|endpoint| endpoint.arrived.push_back((peer, bytes.to_vec())));
     }
 
-    /// Changes the first endpoint, and wakes whoever watches it. `None`: there is none.
+    /// Changes the first endpoint, and makes it ready for its epoll. `None`: there is no endpoint.
     pub(crate) fn on_endpoint<R>(&self, change: impl FnOnce(&mut Endpoint) -> R) -> Option<R> {
         let mut world = self.get();
         let mut first = world.endpoints.first_entry()?;

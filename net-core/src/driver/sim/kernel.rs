@@ -1,5 +1,5 @@
-//! `ModelKernel`: the system calls over the simulated world. It reports an edge only when Linux
-//! would, and then everything that is true of the socket at that moment.
+//! `ModelKernel`: the system calls over the simulated world. It reports an edge only when Linux would, and
+//! then reports everything that holds for the socket at that moment.
 
 use super::world::World;
 use crate::sys::addr::Addr;
@@ -42,7 +42,7 @@ impl Kernel for ModelKernel {
         let now = self.world.get().now;
         self.world.sleep((timeout_ms >= 0).then(|| now + timeout_ms as u64));
         events.clear();
-        // A small batch now and then: the rest of the ready list comes with the next wait.
+        // Now and then a small batch: the next wait brings the rest of the ready list.
         let most = self.world.get().rng.pick(&[1, 3, 64]).min(events.room());
         for (token, bits) in self.world.harvest(most) {
             assert!(events.push(Event { token, bits }), "there is room for so few");

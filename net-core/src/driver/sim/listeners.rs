@@ -1,4 +1,4 @@
-//! How connections come into the world: dials and their outcomes, listeners and their queues.
+//! How connections come into the world: dials with their outcomes, and listeners with their queues.
 
 use super::wire::Coming;
 use super::world::{Inner, Item, Listener, TO_ITSELF, World, address};
@@ -6,11 +6,11 @@ use crate::sys::addr::Addr;
 use crate::sys::{Errno, SIM_BASE, Socket};
 use std::io;
 
-/// How the next dial comes out.
+/// The outcome of the next dial.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     Up,
-    /// Up, and the peer has spoken and perhaps ended before we look.
+    /// Up. The peer has sent these bytes, and has ended if the flag is set, before the loop looks.
     Greeted(Vec<u8>, bool),
     Refused,
     /// The peer never answers.
@@ -49,7 +49,7 @@ impl World {
         Socket::simulated(number)
     }
 
-    /// A client finds every listener's door in turn; refused if there is none.
+    /// A client connects to the first listener. It is refused if there is no listener.
     pub(crate) fn knock(&self) -> usize {
         let wire = self.connect();
         let mut world = self.get();
@@ -110,7 +110,7 @@ impl World {
 }
 
 impl Inner {
-    /// What can be decided about connects is.
+    /// Decides the dials whose outcome is due.
     pub(super) fn decide_dials(&mut self) {
         for (wire, outcome) in std::mem::take(&mut self.connecting) {
             if self.wires[wire].is_closed {

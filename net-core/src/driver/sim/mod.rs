@@ -1,9 +1,9 @@
-//! The simulated driver, and the model kernel for the epoll driver: two ways to run a loop on a
-//! [`World`] of wires, peers and virtual time instead of a machine.
+//! The simulated driver, and the model kernel for the epoll driver. With either, a loop runs on a [`World`]
+//! of wires, peers and virtual time, and not on a machine.
 //!
-//! [`ModelKernel`] is as strict as Linux: each edge comes once, and no other. [`Sim`] is as unkind
-//! as the contract of [`Driver`] allows: receives and sends are short, signals come late, merged,
-//! twice, for nothing, or for connections that are no more.
+//! [`ModelKernel`] is as strict as Linux: each edge comes once, and no other edge comes. [`Sim`] is as
+//! difficult as the contract of [`Driver`] allows: receives and sends are short. Signals are late, merged or
+//! repeated, or come without a cause, or for connections that are over.
 
 mod datagrams;
 mod kernel;
@@ -36,12 +36,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 pub(crate) use world::World;
 
-/// A driver over a world, whichever it is.
+/// A driver over a simulated world.
 pub(crate) trait Rig: Driver {
     fn world(&mut self) -> World;
-    /// Signals it has not passed on yet.
+    /// Whether the driver has signals that it has not passed on yet.
     fn holds_back(&self) -> bool;
-    /// Whether all of a small send goes out at once.
+    /// Whether a small send is always sent whole.
     const SENDS_WHOLE: bool;
 }
 
@@ -71,7 +71,7 @@ impl Rig for Sim {
 
 pub(crate) struct Sim {
     world: World,
-    /// Signals that will come, sooner or later.
+    /// Signals that a later wait will deliver.
     late: Vec<Signal>,
     batch: VecDeque<Signal>,
     block: Vec<u8>,
@@ -80,7 +80,7 @@ pub(crate) struct Sim {
 const ANY: usize = usize::MAX;
 
 impl Sim {
-    /// Takes in what the world has ready: as a signal of its own, or merged with a late one.
+    /// Takes the events that are ready. Each becomes a new signal, or is merged with a late signal.
     fn collect(&mut self) {
         for (token, bits) in self.world.harvest(ANY) {
             let what = What::from_bits(bits);
@@ -91,7 +91,7 @@ impl Sim {
         }
     }
 
-    /// A signal for nothing, or for a connection that is no more.
+    /// Invents a signal without a cause, or for a connection that is over.
     fn invent(&mut self) {
         let mut world = self.world.get();
         let nothing = What::ARRIVED | What::ROOM | What::URGENT;
@@ -160,12 +160,12 @@ impl Driver for Sim {
         for signal in late {
             let is_there = self.batch.iter().any(|other| other.token == signal.token);
             if is_there || world.rng.one_in(4) {
-                self.late.push(signal); // an event is one in a batch
+                self.late.push(signal); // one event per token in a batch
                 continue;
             }
             self.batch.push_back(signal);
             if world.rng.one_in(8) {
-                self.late.push(signal); // and once more, later
+                self.late.push(signal); // and again in a later wait
             }
         }
         let is_quiet = world.is_quiet;
@@ -268,7 +268,8 @@ impl Driver for Sim {
                 let mut is_last = self.world.get().rng.one_in(2);
                 let bits = self.world.wire(socket).poll();
                 if is_last && bits & !What::ROOM.bits() != 0 {
-                    // There is more. To say otherwise is to owe a signal.
+                    // There are more bytes. If the lease says that there are none, a signal must come for
+                    // them.
                     is_last = self.world.get().rng.one_in(3);
                     if let (true, Some(token)) = (is_last, self.world.wire(socket).token) {
                         self.late.push(Signal { token, what: What::from_bits(bits) });
@@ -286,7 +287,7 @@ impl Driver for Sim {
     }
 
     fn settle(&mut self, lease: Lease) {
-        // Whoever looks at settled bytes sees that they are not theirs.
+        // A reader of settled bytes must see that they are no longer valid.
         self.block[..lease.len as usize].fill(0xEE);
     }
 
@@ -386,7 +387,7 @@ impl Driver for Sim {
     }
 }
 
-/// What sendfile finds from that place on, at most `len` bytes: none at the end of the file.
+/// The bytes that sendfile(2) would read at offset `from`, at most `len`. None at the end of the file.
 fn read_file(file: &File, from: u64, len: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; len];
     let got = file.read_at(&mut bytes, from);

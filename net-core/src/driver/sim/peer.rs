@@ -1,4 +1,4 @@
-//! `Peer`: the other end of a wire, as a test plays it.
+//! `Peer`: the far end of a wire, which a test controls.
 
 use super::wire::{Coming, Wire};
 use super::world::{Item, World};
@@ -31,7 +31,7 @@ impl Peer {
         self.world.get().flow_one(self.wire);
     }
 
-    /// Sends bytes; what finds no room at the other end waits in the network.
+    /// Sends bytes. Bytes for which the socket has no room wait in the network.
     pub(crate) fn send(&self, bytes: &[u8]) {
         self.give(Coming::Bytes(bytes.to_vec().into()));
     }
@@ -51,7 +51,7 @@ impl Peer {
         self.give(Coming::Fin);
     }
 
-    /// Closes: FIN, and RST for whatever comes then.
+    /// Closes: sends FIN, and answers everything that arrives later with RST.
     pub(crate) fn leave(&self) {
         self.give(Coming::Fin);
         let mut wire = self.wire();
@@ -68,7 +68,7 @@ impl Peer {
         }
     }
 
-    /// Reads whatever comes, or nothing from now on.
+    /// Sets whether the peer reads everything that arrives, or nothing.
     pub(crate) fn reads(&self, is_reading: bool) {
         self.wire().is_reading = is_reading;
         self.world.get().flow_one(self.wire);
@@ -80,7 +80,7 @@ impl Peer {
         self.world.get().flow_one(self.wire);
     }
 
-    /// All that it has read.
+    /// All bytes that the peer has read.
     pub(crate) fn got(&self) -> Vec<u8> {
         self.wire().got.clone()
     }

@@ -1,7 +1,7 @@
-//! Pipes of the simulated world. One has a number of places, each for one fragment, however small; so
-//! it is full by places long before it is full by bytes, and its EAGAIN has two meanings, as Linux's.
+//! Pipes of the simulated world. A pipe has a number of places. Each place holds one fragment, however small.
+//! So a pipe has no free place long before it is full of bytes. Its EAGAIN has two meanings, as on Linux.
 //!
-//! A real pipe, in which nothing ever is, stands for each: it is what can be owned and closed.
+//! A real pipe stands for each model pipe, because it can be owned and closed. No bytes are ever in it.
 
 use super::World;
 use super::wire::Wire;
@@ -10,11 +10,11 @@ use net_buffer::Pipe;
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// Places of a pipe whose user has too many, of the usual one, and of ours.
+/// The places of a pipe: of a user with too many pipes, by default, and as we set it.
 const PLACES: [usize; 3] = [2, 16, 64];
 
-/// What one place can hold for a call to be asked for it (`do_splice_read` asks for no more than so
-/// many pages as places are free).
+/// The bytes that a splice may ask for per free place: `do_splice_read` asks for at most as many pages as
+/// places are free.
 const PAGE: usize = 4096;
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct ModelPipe {
 }
 
 impl World {
-    /// An empty pipe; `EMFILE` as often as the faults say.
+    /// Makes an empty pipe, or returns the next error in the faults.
     pub(crate) fn pipe(&self) -> Result<Pipe, Errno> {
         let mut world = self.get();
         if let Some(errno) = world.faults.pipe.pop_front() {
@@ -35,7 +35,7 @@ impl World {
         let by_chance = world.rng.pick(&PLACES);
         let places = world.places.unwrap_or(by_chance);
         world.counts.pipes += 1;
-        // Its number may have been another's, which was closed.
+        // A pipe that was closed may have had the same number.
         world.pipes.insert(number(&pipe), ModelPipe { places, fragments: VecDeque::new() });
         Ok(pipe)
     }
@@ -69,14 +69,14 @@ impl World {
         if bytes > 0 {
             world.wires[wire].moved_at = world.now;
         }
-        // The window has opened: more may come while we are still here.
+        // The window has opened. More bytes may come while this call runs.
         if world.rng.one_in(2) {
             world.flow_one(wire);
         }
         Ok(bytes)
     }
 
-    /// splice(2) to a socket: one fragment after the other, until it takes no more.
+    /// splice(2) to a socket: fragment by fragment, until the socket takes no more.
     pub(crate) fn send_pipe(
         &self,
         pipe: &Pipe,
@@ -102,7 +102,7 @@ impl World {
                 fragments[0].drain(..taken);
             }
             if taken < part.len() || world.rng.one_in(4) {
-                break; // or a signal has come, which proves nothing
+                break; // or a signal came: there may be room
             }
         }
         if sent == 0 { Err(Errno::AGAIN) } else { Ok(sent) }
@@ -114,8 +114,8 @@ fn number(pipe: &Pipe) -> RawFd {
 }
 
 impl Wire {
-    /// `tcp_splice_read`: up to `places` fragments, of which no two lie together that are longer than
-    /// `apart`. Unlike a receive, it does not pass over urgent data.
+    /// `tcp_splice_read`: moves up to `places` fragments of at most `apart` bytes each. Unlike a receive, it
+    /// does not skip urgent data.
     fn splice(
         &mut self,
         most: usize,

@@ -1,4 +1,4 @@
-//! `Rng`: seeded chance (splitmix64), so that a failure can be run again.
+//! `Rng`: seeded random numbers (splitmix64), so that a failure can be repeated.
 
 use crate::base::splitmix;
 
@@ -14,12 +14,12 @@ impl Rng {
         splitmix::next(&mut self.0)
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`. `end` must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// A number from `from` to `to`, both included.
+    /// A number from `from` to `to`, both inclusive.
     pub(crate) fn within(&mut self, from: usize, to: usize) -> usize {
         from + self.below(to - from + 1)
     }
@@ -33,7 +33,7 @@ impl Rng {
         from[self.below(from.len())]
     }
 
-    /// Brings `list` into a random order.
+    /// Shuffles `list`.
     pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
         for i in (1..list.len()).rev() {
             list.swap(i, self.below(i + 1));

@@ -1,25 +1,25 @@
-//! `Wire`: one TCP connection as Linux keeps it: the loop's socket at one end, a scripted peer at
-//! the other, and a finite buffer in each direction.
+//! `Wire`: one TCP connection as Linux keeps it. The loop's socket is at one end, and a scripted peer at the
+//! other end. Each direction has a finite buffer.
 //!
 //! ```text
 //!   peer ──coming──▶ arrived ──receive──▶ loop
 //!   peer ◀──read──── sent ◀─────send───── loop
 //! ```
 //!
-//! What a poll says is `tcp_poll` of net/ipv4/tcp.c, bit for bit; what receive and send say is
-//! `tcp_recvmsg` and `tcp_sendmsg` of the same file.
+//! A poll reports what `tcp_poll` of net/ipv4/tcp.c reports, bit for bit. Receive and send return what
+//! `tcp_recvmsg` and `tcp_sendmsg` of the same file return.
 
 use crate::driver::What;
 use crate::sys::Errno;
 use std::collections::VecDeque;
 
-/// What the peer has given to the network.
+/// What the peer has given to the network, and has not arrived yet.
 #[derive(Clone, Debug)]
 pub(crate) enum Coming {
     Bytes(VecDeque<u8>),
-    /// A byte out of band: it sets the mark, and is no part of the stream.
+    /// A byte out of band. It sets the urgent mark, and is not part of the stream.
     Urgent,
-    /// Descriptors come with the bytes that follow: only on a Unix stream. Nothing announces them.
+    /// Descriptors come with the bytes that follow, on a Unix stream only. No event announces them.
     Descriptors,
     Fin,
 }
@@ -27,46 +27,46 @@ pub(crate) enum Coming {
 /// One connection.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
-    /// What the loop's socket is watched under.
+    /// The token under which the loop's socket is watched.
     pub(crate) token: Option<u64>,
-    /// The last one that it had, also when closed.
+    /// The last token of the socket. It stays after the close.
     pub(crate) last_token: Option<u64>,
-    /// The loop's socket is closed; what was sent is still on its way.
+    /// The loop's socket is closed. Bytes that it sent are still on their way.
     pub(crate) is_closed: bool,
-    /// Dialled, and not decided.
+    /// The socket is dialled, and the dial has no outcome yet.
     pub(crate) is_connecting: bool,
 
     pub(crate) coming: VecDeque<Coming>,
     pub(crate) arrived: VecDeque<u8>,
     pub(crate) arrived_max: usize,
-    /// When a byte was received or sent last, or it came up.
+    /// When a byte was last received or sent, or when the connection came up.
     pub(crate) moved_at: u64,
-    /// Bytes in front of the urgent mark.
+    /// The number of bytes in front of the urgent mark.
     pub(crate) mark: Option<usize>,
-    /// Bytes in front of each message with descriptors: a receive stops there.
+    /// The number of bytes in front of each message with descriptors. A receive stops there.
     pub(crate) stops: VecDeque<usize>,
     pub(crate) has_fin: bool,
-    /// The error kept for the socket (`sk_err`).
+    /// The error that the kernel keeps for the socket (`sk_err`).
     pub(crate) error: Option<i32>,
     pub(crate) is_reset: bool,
 
     pub(crate) sent: VecDeque<u8>,
     pub(crate) sent_max: usize,
     pub(crate) has_sent_fin: bool,
-    /// A send ended short (`SOCK_NOSPACE`): an edge is owed once there is room.
+    /// A send ended short (`SOCK_NOSPACE`). The socket must report an edge once there is room.
     pub(crate) wants_room: bool,
-    /// What was sent last leaves only with more (`MSG_MORE`), with the FIN, or 200 ms later.
+    /// The last bytes leave only with more bytes (`MSG_MORE`), with the FIN, or after 200 ms.
     pub(crate) is_corked: bool,
     /// Bytes that the peer's kernel acknowledges before the peer reads them.
     pub(crate) window: usize,
 
-    /// What the peer has read.
+    /// The bytes that the peer has read.
     pub(crate) got: Vec<u8>,
-    /// The peer reads whatever comes.
+    /// The peer reads everything that arrives.
     pub(crate) is_reading: bool,
     pub(crate) saw_fin: bool,
     pub(crate) saw_reset: bool,
-    /// The peer's own end is closed: it neither reads nor sends.
+    /// The peer's own end is closed. It neither reads nor sends.
     pub(crate) is_gone: bool,
 }
 
@@ -80,7 +80,7 @@ impl Wire {
 
     // --- the loop's end ----------------------------------------------------------------------
 
-    /// `tcp_poll`. Like it, a look that finds no room asks for an edge.
+    /// `tcp_poll`. As in Linux, a poll that finds no room asks for an edge.
     pub(crate) fn poll(&mut self) -> u32 {
         let mut bits = 0;
         if self.is_reset || (self.has_fin && self.has_sent_fin) {
@@ -111,7 +111,7 @@ impl Wire {
     /// recv(2).
     pub(crate) fn receive(&mut self, into: &mut [u8]) -> Result<usize, i32> {
         if self.mark == Some(0) {
-            self.mark = None; // the urgent byte itself is passed over
+            self.mark = None; // the urgent byte itself is skipped
         }
         while self.stops.front() == Some(&0) {
             self.stops.pop_front();
@@ -137,7 +137,7 @@ impl Wire {
         }
     }
 
-    /// send(2); takes at most `most`, as under memory pressure.
+    /// send(2). It takes at most `most` bytes, as under memory pressure.
     pub(crate) fn send(&mut self, bytes: &[u8], most: usize) -> Result<usize, i32> {
         if let Some(errno) = self.error.take() {
             return Err(errno);
@@ -165,7 +165,7 @@ impl Wire {
         Ok(())
     }
 
-    /// close(2). With input unread, or with `reset`, the peer gets RST and loses what it has not
+    /// close(2). If input is unread, or with `reset`, the peer gets RST and loses the bytes that it has not
     /// read.
     pub(crate) fn close(&mut self, reset: bool) {
         self.is_closed = true;
@@ -177,7 +177,7 @@ impl Wire {
         }
     }
 
-    /// `sk_stream_is_writeable`: a third is free.
+    /// `sk_stream_is_writeable`: at least a third of the buffer is free.
     pub(crate) fn has_room(&self) -> bool {
         (self.sent_max - self.sent.len()) * 2 >= self.sent.len() && self.sent.len() < self.sent_max
     }
@@ -189,7 +189,7 @@ impl Wire {
 
     // --- the network -------------------------------------------------------------------------
 
-    /// Moves on what can move. True if the loop's socket would wake its epoll.
+    /// Moves all bytes that can move. Returns whether the loop's socket would wake its epoll.
     pub(crate) fn flow(&mut self) -> bool {
         let mut wakes = false;
         if self.is_connecting {
@@ -197,7 +197,7 @@ impl Wire {
         }
         if self.is_closed {
             if !self.is_reset && self.coming.iter().any(|c| !matches!(c, Coming::Fin)) {
-                self.reset_peer(); // data for a socket that is no more
+                self.reset_peer(); // data for a socket that is closed
             }
             self.coming.clear();
         }
@@ -217,7 +217,7 @@ impl Wire {
                 }
                 Some(Coming::Urgent) => {
                     if self.mark.is_some() {
-                        break; // one at a time
+                        break; // one urgent mark at a time
                     }
                     self.mark = Some(self.arrived.len());
                     self.coming.pop_front();
@@ -238,7 +238,7 @@ impl Wire {
             self.peer_reads(usize::MAX);
         }
         if self.is_gone && !self.is_reset && !self.sent.is_empty() {
-            self.peer_resets(); // our data has come to a peer that is no more
+            self.peer_resets(); // data of the loop has reached a peer that is closed
             wakes = true;
         }
         if self.wants_room && self.has_room() {
@@ -262,7 +262,7 @@ impl Wire {
         }
     }
 
-    /// The peer resets: what has arrived can still be read, what we sent is gone.
+    /// The peer resets. Bytes that have arrived can still be read. Bytes that the loop sent are lost.
     pub(crate) fn peer_resets(&mut self) {
         if self.is_reset {
             return;

@@ -1,7 +1,7 @@
-//! `World`: all that lies outside a loop: wires, listeners, a virtual clock, and faults.
+//! `World`: everything outside a loop: wires, listeners, a virtual clock, and faults.
 //!
-//! A handle: driver and test hold the same world. Sockets are numbers, and a number is given again
-//! as soon as it is free, the lowest first, as descriptors are.
+//! It is a handle: the driver and the test share one world. Sockets are numbers. A new socket gets the lowest
+//! free number, as a descriptor does.
 
 use super::datagrams::Endpoint;
 use super::listeners::Outcome;
@@ -20,7 +20,7 @@ use std::rc::Rc;
 /// A socket whose number has this bit is connected to itself.
 pub(super) const TO_ITSELF: i32 = 1 << 28;
 
-/// Calls so far.
+/// The number of calls so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) waits: u64,
@@ -31,22 +31,22 @@ pub(crate) struct Counts {
     pub(crate) closes: u64,
     pub(crate) splices: u64,
     pub(crate) pipes: u64,
-    /// Splices that had no place for all that they were to bring.
+    /// Splices for which the pipe had too few free places.
     pub(crate) full_pipes: u64,
 }
 
-/// Errors that the next calls meet, by call.
+/// The errors of the next calls, by call.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) accept: VecDeque<i32>,
     pub(crate) attach: VecDeque<i32>,
     pub(crate) send: VecDeque<i32>,
     pub(crate) pipe: VecDeque<i32>,
-    /// Sends take less than there is room for, now and then.
+    /// Sends sometimes take fewer bytes than there is room for.
     pub(crate) short_sends: bool,
-    /// Descriptors of the process; accept finds EMFILE above.
+    /// The most descriptors of the process. An accept above it fails with EMFILE.
     pub(crate) descriptors_max: Option<usize>,
-    /// A mutation: FIN, errors and the urgent mark are not announced beside bytes.
+    /// A mutation for tests: FIN, errors and the urgent mark are not announced together with bytes.
     pub(crate) hides_ends: bool,
 }
 
@@ -61,41 +61,41 @@ pub(super) struct Listener {
 pub(crate) struct Inner {
     pub(crate) rng: Rng,
     pub(crate) now: u64,
-    /// Waits do not let time pass this.
+    /// A wait does not let the time pass this point.
     pub(crate) limit: Option<u64>,
-    /// The last wait ended only because of the limit: it would have slept on.
+    /// The last wait ended only because of the limit. Without it, the wait would have gone on.
     pub(crate) is_quiet: bool,
-    /// Another thread has rung.
+    /// Another thread has rung the waker.
     is_rung: bool,
     pub(crate) wires: Vec<Wire>,
-    /// Open sockets: number to wire.
+    /// Open sockets: from number to wire.
     pub(crate) sockets: BTreeMap<i32, usize>,
     pub(super) listeners: BTreeMap<i32, Listener>,
     pub(super) endpoints: BTreeMap<i32, Endpoint>,
-    /// Wires and listeners whose epoll item is on its ready list, in order.
+    /// The wires, listeners and endpoints whose epoll item is on the ready list, in order.
     ready: VecDeque<Item>,
     pub(crate) counts: Counts,
     pub(crate) faults: Faults,
     pub(crate) dials: VecDeque<Outcome>,
-    /// When connects began.
+    /// The times at which connects began.
     pub(crate) dialled_at: Vec<u64>,
-    /// And where to.
+    /// The addresses that were dialled.
     pub(crate) dialled_to: Vec<Addr>,
-    /// Buffers of the next wire: receive and send.
+    /// The buffer sizes of the next wire: receive and send.
     pub(crate) buffers: (usize, usize),
     scripts: BTreeMap<u64, Vec<Script>>,
     pub(super) connecting: Vec<(usize, Outcome)>,
-    /// Bytes that lie together in what is spliced; `None`: by chance.
+    /// The most bytes in one fragment of a splice. `None`: chosen at random.
     pub(crate) fragments: Option<usize>,
-    /// Places of the next pipe; `None`: by chance.
+    /// The places of the next pipe. `None`: chosen at random.
     pub(crate) places: Option<usize>,
-    /// By the number of its reading end.
+    /// The model pipes, by the number of the read end.
     pub(super) pipes: BTreeMap<i32, ModelPipe>,
     /// Tokens of closed sockets.
     pub(crate) graves: BTreeSet<u64>,
 }
 
-/// What epoll watches.
+/// An item of the epoll.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Item {
     Wire(usize),
@@ -138,12 +138,12 @@ impl World {
         self.0.borrow_mut()
     }
 
-    /// Runs `script` when the clock has come to `at`.
+    /// Runs `script` when the clock reaches `at`.
     pub(crate) fn at(&self, at: u64, script: impl FnOnce(&World) + 'static) {
         self.get().scripts.entry(at).or_default().push(Box::new(script));
     }
 
-    /// Lets time pass until something is ready, or until `until`, a script or the limit.
+    /// Lets time pass until an event is ready. A script, `until` and the limit end the wait too.
     pub(crate) fn sleep(&self, until: Option<u64>) {
         self.get().counts.waits += 1;
         self.get().is_quiet = false;
@@ -178,7 +178,7 @@ impl World {
         }
     }
 
-    /// The events that are ready, at most `most`, as one epoll_wait takes them.
+    /// The ready events, at most `most`, as one epoll_wait(2) takes them.
     pub(crate) fn harvest(&self, most: usize) -> Vec<(u64, u32)> {
         let mut world = self.get();
         let mut events = Vec::new();
@@ -220,14 +220,14 @@ impl World {
         events
     }
 
-    /// What a waker's ring does to a loop that waits.
+    /// Does what a ring of the waker does to a loop that waits.
     pub(crate) fn wake(&self) {
         self.get().is_rung = true;
     }
 
     // --- sockets -----------------------------------------------------------------------------
 
-    /// A new connection that nobody has accepted: its wire.
+    /// A new connection that no listener has accepted. Returns its wire.
     pub(crate) fn connect(&self) -> usize {
         self.get().new_wire()
     }
@@ -246,7 +246,7 @@ impl World {
         })
     }
 
-    /// SIOCOUTQ. Between two attempts a dial has no socket.
+    /// SIOCOUTQ. A dial has no socket between two attempts.
     pub(crate) fn unacknowledged(&self, socket: &Socket) -> usize {
         if socket.number() < 0 { 0 } else { self.wire(socket).unacknowledged() }
     }
@@ -278,7 +278,7 @@ impl World {
         self.get().counts.receives += 1;
         let result = self.wire(socket).receive(into).map_err(Errno::new);
         self.moved(socket, &result);
-        // The window has opened: what the peer has ready may come while we are still here.
+        // The window has opened. Bytes that the peer has ready may arrive while this call runs.
         let mut world = self.get();
         if world.rng.one_in(2) {
             let wire = world.sockets[&(socket.number() - SIM_BASE)];
@@ -304,7 +304,7 @@ impl World {
         result
     }
 
-    /// Takes note of when bytes moved.
+    /// Notes the time when bytes have moved.
     fn moved(&self, socket: &Socket, bytes: &Result<usize, Errno>) {
         if bytes.as_ref().is_ok_and(|bytes| *bytes > 0) {
             let now = self.get().now;
@@ -319,7 +319,7 @@ impl World {
 
     pub(crate) fn shutdown(&self, socket: &Socket) -> Result<(), Errno> {
         self.wire(socket).shutdown().map_err(Errno::new)?;
-        // inet_shutdown wakes whoever polls.
+        // inet_shutdown wakes the epoll that watches the socket.
         let mut world = self.get();
         let wire = world.sockets[&(socket.number() - SIM_BASE)];
         world.wake(Item::Wire(wire));
@@ -388,7 +388,7 @@ impl Inner {
         }
     }
 
-    /// Everything that can move moves: bytes, connects, reads of the peers.
+    /// Moves everything that can move: bytes, connects, reads of the peers.
     pub(crate) fn flow(&mut self) {
         self.decide_dials();
         for wire in 0..self.wires.len() {

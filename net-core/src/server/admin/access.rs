@@ -1,22 +1,23 @@
-//! Who may read which page of the endpoint.
+//! Decides which client may read which page of the endpoint.
 //!
-//! A page of another place, in the browser of somebody who reaches the endpoint, can make requests to it.
-//! It cannot read the answers, unless its owner has pointed its own name here meanwhile (DNS rebinding):
-//! then the browser takes both for one place. What it cannot do is to call this server by an address.
+//! A browser may show a page of another site, on a machine that can reach the endpoint. That page can send
+//! requests to the endpoint. It cannot read the answers, unless its owner has pointed the site's own name to
+//! this server in the meantime (DNS rebinding). Then the browser takes both for one site. But the page cannot
+//! call this server by an address.
 
 use super::http::{Reply, Request, Status, is_address};
 
-/// What a client must show. By default nothing but the right name, for the pages that name clients.
+/// What a client must show. By default only a permitted host name, for the pages that name clients.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Access {
-    /// Every page but `/healthz`, and the empty frame that is `/`, asks for it.
+    /// The token that every page asks for, except `/healthz` and `/`, which is an empty frame.
     pub(crate) token: Option<String>,
-    /// By what it may be called besides its addresses and `localhost`.
+    /// The host names by which a client may call the server, besides its addresses and `localhost`.
     pub(crate) names: Vec<String>,
 }
 
 impl Access {
-    /// What is wrong with it.
+    /// Checks the settings. The error says what is wrong.
     pub(crate) fn check(&self) -> Result<(), String> {
         let is_fit = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
         if self.token.as_deref().is_some_and(|token| !is_fit(token)) {
@@ -28,14 +29,14 @@ impl Access {
         }
     }
 
-    /// What to answer instead; `None`: it may have what it asks for.
+    /// The reply to a request that is refused. `None`: the client may have the page.
     pub(super) fn refusal(&self, request: &Request<'_>) -> Option<Reply> {
         let path = request.path;
         if let Some(token) = &self.token {
             let may = matches!(path, "/" | "/healthz") || are_equal(token, request.token);
             return (!may).then(|| Reply::status(Status::Unauthorized));
         }
-        // Scrapers and probes call a server by any name, and are told nothing of its clients.
+        // Scrapers and probes call a server by any name. These pages say nothing of the server's clients.
         if matches!(path, "/metrics" | "/healthz") {
             return None;
         }
@@ -51,7 +52,7 @@ impl Access {
     }
 }
 
-/// In a time that does not say where they differ.
+/// Compares in a time that does not depend on where the tokens differ.
 fn are_equal(token: &str, shown: Option<&[u8]>) -> bool {
     let shown = shown.unwrap_or_default();
     let differs = token.bytes().zip(shown).fold(0, |so_far, (a, b)| so_far | (a ^ b));

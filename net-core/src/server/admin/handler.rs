@@ -1,4 +1,4 @@
-//! The handler of the endpoint: who is served, how long, and what they get.
+//! The handler of the endpoint: how many clients are served, for how long, and with which answers.
 
 use super::access::Access;
 use super::http::{Heard, Reply, Request, Status, hear};
@@ -21,45 +21,45 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Clients that are served at once. One more takes the place of one that has its last answer, or else of
-/// the one that has been silent longest, but for those who wait for the loops' answer: clients that only
-/// hold places keep nobody out.
+/// Clients that are served at once. A 17th client replaces a client that has its last answer, or else the
+/// client that has been silent longest. A client that waits for a loop's answer is never replaced. So clients
+/// that only hold places keep no new client out.
 pub(super) const CLIENTS_MAX: usize = 16;
 
-/// From a connect, or a request's first byte, to its last.
+/// The time from a connect, or from a request's first byte, to the request's last byte.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
-/// From a request to the next one's first byte: more than the minute between two scrapes. The
-/// answer must have been read by then too.
+/// The time from a request to the first byte of the next request: more than the minute between two scrapes.
+/// The client must have read the answer within this time too.
 const NEXT_TIME: Duration = Duration::from_secs(90);
 
-/// What `GET /` shows: one page that looks at the others each second.
+/// The page of `GET /`. It reads the other pages once a second.
 const PAGE: &str = include_str!("page.html");
 
-/// How often it is looked whether the loops have answered, while somebody waits for that.
+/// How often the endpoint checks whether the loops have answered, while a client waits for the answer.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 pub(super) struct AdminHandler {
     server: Arc<dyn Watched>,
     process: Process,
     access: Access,
-    /// Who is connected and not sent away; who has been silent longest comes first.
+    /// Clients that are connected and not sent away. The client that has been silent longest comes first.
     clients: VecDeque<ConnId>,
     queries: Queries,
-    /// A timer is armed to look for answers.
+    /// A timer is armed to check for answers.
     is_looking: bool,
 }
 
-/// What a request leads to.
+/// The outcome of a request.
 enum Outcome {
     Reply(Reply),
-    /// The loops must be asked.
+    /// The loops must be asked first.
     Ask(Query),
 }
 
-/// What is remembered of a client.
+/// The state that is kept for a client.
 #[derive(Default)]
 pub(super) struct Client {
-    /// A part of a request has come, and the deadline is that of the rest.
+    /// A part of a request has come. The deadline is for the rest of the request.
     has_begun: bool,
 }
 
@@ -126,7 +126,7 @@ impl AdminHandler {
         all.any(|counts| counts.get(Counter::ListenersBroken) > 0)
     }
 
-    /// The loops were asked: until they answer, this client's next request waits.
+    /// The loops were asked. This client's next request waits until they answer.
     fn wait(&mut self, conn: &mut Conn<'_, Self>) {
         conn.set_busy(true);
         conn.pause();
@@ -135,7 +135,7 @@ impl AdminHandler {
         }
     }
 
-    /// Sends one away for `newcomer`, who is the last of them.
+    /// Sends one client away to make room for `newcomer`, which is last in the list.
     fn make_room_for(&mut self, newcomer: &mut Conn<'_, Self>) {
         let others = || self.clients.iter().take(CLIENTS_MAX);
         let is_done = |id: &ConnId| newcomer.other(*id).is_none_or(|mut conn| conn.has_arrived());
@@ -148,7 +148,7 @@ impl AdminHandler {
         }
     }
 
-    /// It has just asked something: it is the last to be sent away.
+    /// The client has just asked something, so it moves to the end of the list.
     fn has_spoken(&mut self, id: ConnId) {
         self.clients.retain(|client| *client != id);
         self.clients.push_back(id);
@@ -201,7 +201,8 @@ impl Handler for AdminHandler {
                     }
                 }
             };
-            // Above its mark, what it asked besides waits in `input` until the answer is read.
+            // Above its high watermark, the client's further requests wait in `input` until it has read the
+            // answer.
             if !send(conn, asker, &reply) {
                 return;
             }
@@ -225,7 +226,7 @@ impl Handler for AdminHandler {
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>) {
         if conn.session().has_begun {
             let late = Reply::status(Status::TooLate);
-            // Refused, it is ending already.
+            // Refused only when the connection is ending already.
             let _ = conn.send(&late.bytes(false, false));
         }
         conn.close();
@@ -242,7 +243,7 @@ impl Handler for AdminHandler {
     }
 }
 
-/// Sends an answer. True: the client may be answered on.
+/// Sends an answer. Returns whether the client's next request may be answered now.
 fn send(conn: &mut Conn<'_, AdminHandler>, asker: Asker, reply: &Reply) -> bool {
     let bytes = reply.bytes(asker.keeps_alive, asker.is_head);
     let queued = conn.send_shared(Bytes::from(bytes));

@@ -1,49 +1,49 @@
-//! One HTTP request out of bytes, and one reply into bytes. Pure; `httparse` reads the syntax.
+//! Reads one HTTP request from bytes, and writes one reply into bytes. Pure. `httparse` reads the syntax.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The longest request line and headers together. A scraper's are a few hundred bytes.
+/// The longest request line and headers together. Those of a scraper are a few hundred bytes.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
-/// The most headers of a request. A browser sends some twenty.
+/// The most headers of a request. A browser sends about twenty.
 const HEADERS_MAX: usize = 64;
 
-/// To a browser, with a page: all that it needs is in it or comes from here, and no page of another
-/// place may show it in a frame, where somebody could be led to press its buttons.
+/// Headers for a browser, sent with a page. The page needs nothing from another site. No page of another site
+/// may show it in a frame, where a user could be tricked into pressing its buttons.
 const POLICY: &str = "Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n";
 
-/// What the unread bytes of a client are.
+/// The result of reading a client's unread bytes.
 #[derive(Debug)]
 pub(super) enum Heard<'a> {
-    /// The beginning of a request, or nothing.
+    /// The beginning of a request, or no bytes at all.
     Part,
-    /// A whole request, and how many bytes it was.
+    /// A whole request, and its length in bytes.
     Request(Request<'a>, usize),
-    /// Nothing that can be answered but by this; what follows cannot be told from it.
+    /// Not a valid request. This status is the only possible answer. The bytes after it cannot be understood.
     Noise(Status),
 }
 
-/// The parts of a request that matter here.
+/// The parts of a request that the endpoint uses.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request<'a> {
     pub(super) method: &'a str,
     /// The target without its query.
     pub(super) path: &'a str,
-    /// What follows the `?`; empty if there is none.
+    /// The text after the `?`. Empty if there is none.
     pub(super) query: &'a str,
-    /// The client may send another on this connection.
+    /// The client may send another request on this connection.
     pub(super) keeps_alive: bool,
-    /// A browser may send it for a page of another place.
+    /// A browser may have sent the request for a page of another site.
     pub(super) is_foreign: bool,
-    /// What it calls this server, without the port; `None`: nothing, as a client of HTTP/1.0 may.
+    /// The host name in the request, without the port. `None`: there is none, as HTTP/1.0 allows.
     pub(super) host: Option<&'a [u8]>,
-    /// The token that it shows.
+    /// The token in the request.
     pub(super) token: Option<&'a [u8]>,
 }
 
-/// The answers that are given here.
+/// The statuses that the endpoint answers with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Status {
     Ok,
@@ -60,7 +60,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// As it stands in the status line.
+    /// The text in the status line.
     pub(super) fn line(self) -> &'static str {
         match self {
             Status::Ok => "200 OK",
@@ -103,7 +103,7 @@ pub(super) fn hear(bytes: &[u8]) -> Heard<'_> {
     }
 }
 
-/// What the headers say.
+/// The values of the headers.
 struct Fields<'a> {
     keeps_alive: bool,
     is_foreign: bool,
@@ -111,7 +111,7 @@ struct Fields<'a> {
     token: Option<&'a [u8]>,
 }
 
-/// Reads the headers; or says why this is no request for us.
+/// Reads the headers. The error is the status with which the request is refused.
 fn fields<'a>(headers: &[httparse::Header<'a>], version: u8) -> Result<Fields<'a>, Status> {
     let mut keeps_alive = version == 1;
     let (mut hosts, mut host, mut origin, mut token) = (0, &b""[..], None, None);
@@ -132,11 +132,11 @@ fn fields<'a>(headers: &[httparse::Header<'a>], version: u8) -> Result<Fields<'a
         } else if is("content-length") && !is_number(value) {
             return Err(Status::BadRequest);
         } else if is("transfer-encoding") || is("content-length") && value != b"0" {
-            // No request here has a body, and what is not read must not be taken for the next.
+            // No request here has a body. Bytes of a body must not be read as the next request.
             return Err(Status::HasBody);
         }
     }
-    // RFC 9112, 3.2: a server must answer so to a 1.1 request without a Host, or with two.
+    // RFC 9112, 3.2: a server must answer a 1.1 request without a Host header, or with two, in this way.
     if hosts > 1 || version == 1 && hosts == 0 {
         return Err(Status::BadRequest);
     }
@@ -158,8 +158,8 @@ fn is_number(value: &[u8]) -> bool {
     !value.is_empty() && value.iter().all(u8::is_ascii_digit)
 }
 
-/// The host is written as an address, or is `localhost`. Any other name may be one that its owner
-/// points here only after a browser has loaded a page from it (DNS rebinding).
+/// Whether the host is written as an address, or is `localhost`. The owner of any other name may have pointed
+/// the name to this server after a browser has loaded a page from it (DNS rebinding).
 pub(super) fn is_address(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(without_port(host)) else { return false };
     let inner = host.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
@@ -168,7 +168,7 @@ pub(super) fn is_address(host: &[u8]) -> bool {
         || inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
 }
 
-/// A host without its port. An IPv6 address ends with its bracket.
+/// A host without its port. An IPv6 address ends with a bracket.
 fn without_port(host: &[u8]) -> &[u8] {
     match host.iter().rposition(|byte| matches!(byte, b':' | b']')) {
         Some(at) if host[at] == b':' => &host[..at],
@@ -180,7 +180,7 @@ fn is_word(bytes: &[u8], word: &str) -> bool {
     bytes.eq_ignore_ascii_case(word.as_bytes())
 }
 
-/// Path and query of a target, which may have its host in front (RFC 9112, 3.2.2).
+/// The path and the query of a target. The target may begin with a host (RFC 9112, 3.2.2).
 fn split(target: &str) -> (&str, &str) {
     let target = match target.split_once("://") {
         Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
@@ -197,7 +197,7 @@ pub(super) struct Reply {
     pub(super) status: Status,
     /// The media type of the body.
     pub(super) kind: &'static str,
-    /// The methods that the path takes, where the request's was none of them.
+    /// The methods that the path takes, if the request had another method.
     pub(super) allow: Option<&'static str>,
     pub(super) body: String,
 }
@@ -206,22 +206,22 @@ impl Reply {
     pub(super) const TEXT: &'static str = "text/plain; charset=utf-8";
     pub(super) const PAGE: &'static str = "text/html; charset=utf-8";
 
-    /// A short text.
+    /// A short text as the body.
     pub(super) fn text(status: Status, body: impl Into<String>) -> Self {
         Self { status, kind: Self::TEXT, allow: None, body: body.into() }
     }
 
-    /// The path takes other methods.
+    /// The path does not take the request's method.
     pub(super) fn wrong_method(allow: &'static str) -> Self {
         Self { allow: Some(allow), ..Self::status(Status::WrongMethod) }
     }
 
-    /// Just the status, in words.
+    /// The status in words as the body.
     pub(super) fn status(status: Status) -> Self {
         Self::text(status, format!("{}\n", status.line()))
     }
 
-    /// As it goes over the wire. To HEAD the body is only described.
+    /// The bytes on the wire. The reply to HEAD has the headers of the body, and no body.
     pub(super) fn bytes(&self, keeps_alive: bool, is_head: bool) -> Vec<u8> {
         let mut text = format!(
             "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n",
@@ -238,7 +238,8 @@ impl Reply {
         if self.kind == Self::PAGE {
             text.push_str(POLICY);
         }
-        // Said either way: a client of 1.0 that asked to keep it must be told that it may.
+        // The header is always sent, because a 1.0 client that asked to keep the connection must be told the
+        // answer.
         text.push_str(if keeps_alive {
             "Connection: keep-alive\r\n"
         } else {
@@ -424,7 +425,7 @@ mod tests {
         assert!(said.contains("'none'\r\nX-Content-Type-Options: nosniff\r\nConn"), "{said}");
     }
 
-    /// A request by the grammar, and a little of it something else.
+    /// Generates a request by the grammar, with a few mutations.
     fn generated(random: &mut crate::fuzzing::Random) -> Vec<u8> {
         const WORDS: &[&[u8]] = &[
             b"\r\n",
@@ -498,7 +499,7 @@ mod tests {
         });
     }
 
-    /// The first request, read line by line, in the obvious way, beside what is heard of it.
+    /// Reads the first request line by line, in a simple way, and compares it with the result of `hear`.
     fn is_what_its_lines_say(bytes: &[u8], request: &Request<'_>) {
         assert!(bytes.ends_with(b"\n"));
         let lines = bytes.split(|byte| *byte == b'\n');
@@ -542,8 +543,8 @@ mod tests {
         assert_eq!(lines.next(), None, "that was its last line");
     }
 
-    /// All that is heard, one behind the other, if so many bytes come first: and whatever has been answered
-    /// does not change.
+    /// Reads all requests, one behind the other, each cut at every place. A cut gives a part, or the same
+    /// result as the whole input.
     fn is_heard_the_same_at_every_cut(mut bytes: &[u8]) {
         loop {
             let whole = hear(bytes);

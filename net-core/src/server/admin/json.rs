@@ -1,8 +1,8 @@
-//! The few shapes of JSON that the pages are made of. Pure.
+//! The few shapes of JSON that the pages need. Pure.
 
 use std::fmt::{Display, Write};
 
-/// An object that grows by its members.
+/// An object to which members are added.
 pub(super) struct Object(String);
 
 impl Object {
@@ -10,19 +10,19 @@ impl Object {
         Self("{".to_owned())
     }
 
-    /// A member that is a number, `true`, `false`, or JSON already.
+    /// Adds a member that is a number, `true`, `false`, or already JSON.
     pub(super) fn plain(mut self, name: &str, value: impl Display) -> Self {
         let comma = if self.0.len() > 1 { "," } else { "" };
         let _ = write!(self.0, "{comma}{}:{value}", string(name)); // a String takes everything
         self
     }
 
-    /// A member that is a text.
+    /// Adds a member that is a text.
     pub(super) fn text(self, name: &str, value: &str) -> Self {
         self.plain(name, string(value))
     }
 
-    /// A member that may be missing: then it is `null`.
+    /// Adds a member that may be missing. If it is, its value is `null`.
     pub(super) fn maybe(self, name: &str, value: Option<impl Display>) -> Self {
         match value {
             Some(value) => self.plain(name, value),
@@ -36,7 +36,7 @@ impl Object {
     }
 }
 
-/// An array of what is JSON already.
+/// An array of values that are already JSON.
 pub(super) fn array(items: impl Iterator<Item = impl Display>) -> String {
     let mut text = "[".to_owned();
     for (n, item) in items.enumerate() {
@@ -46,7 +46,7 @@ pub(super) fn array(items: impl Iterator<Item = impl Display>) -> String {
     text
 }
 
-/// In quotes, with what JSON forbids inside them escaped (RFC 8259, 7).
+/// The text in quotes. Characters that JSON forbids in a string are escaped (RFC 8259, 7).
 pub(super) fn string(text: &str) -> String {
     let mut quoted = "\"".to_owned();
     for c in text.chars() {

@@ -9,7 +9,7 @@ use std::fmt::{Display, Write};
 /// The media type of the page.
 pub(super) const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What only the thread that accepts counts, in a server with an acceptor.
+/// The counters that only the accepting thread changes, in a server with an acceptor.
 const OF_THE_ACCEPTOR: [Counter; 7] = [
     Counter::Accepted,
     Counter::AcceptSkipped,
@@ -20,7 +20,7 @@ const OF_THE_ACCEPTOR: [Counter; 7] = [
     Counter::LoopSkipped,
 ];
 
-/// The page, as things are now.
+/// Makes the page from the present counts.
 pub(super) fn page(server: &dyn Watched, process: &Usage) -> String {
     let mut page = Page(String::new());
     let loops: Vec<_> = (0..server.loops()).map(|n| server.of_loop(n)).collect();
@@ -34,7 +34,7 @@ pub(super) fn page(server: &dyn Watched, process: &Usage) -> String {
         let family = page.family(name(counter), kind, &counter.help());
         for (at, counts) in threads() {
             let n = match (counter, at.parse::<usize>()) {
-                // What waits now, not what waited when the loop last looked.
+                // The number that waits now. The counter has the number at the end of the loop's last turn.
                 (Counter::Mailbox, Ok(n)) => loops[n].1.mail as u64,
                 _ => counts.get(counter),
             };
@@ -58,7 +58,7 @@ pub(super) fn page(server: &dyn Watched, process: &Usage) -> String {
     page.0
 }
 
-/// The counter's name in a family's; a few say less by themselves than beside the others.
+/// The counter's part of its family's name. Some labels are not clear enough without the other labels.
 fn name(counter: Counter) -> &'static str {
     match counter {
         Counter::Open => "connections_open",
@@ -131,7 +131,7 @@ fn of_the_server(page: &mut Page, server: &dyn Watched) {
     }
 }
 
-/// By the names that every client library of Prometheus uses.
+/// These names are the same in every client library of Prometheus.
 fn of_the_process(page: &mut Page, process: &Usage) {
     let whole = |n: Option<u64>| n.map(|n| n.to_string());
     let cpu = process.cpu.map(|cpu| format!("{:.6}", cpu.as_secs_f64()));
@@ -175,11 +175,11 @@ enum Kind {
     Gauge,
 }
 
-/// The text so far. Samples of a family stand together, below its head.
+/// The text so far. All samples of a family stand together, below the family's head.
 struct Page(String);
 
 impl Page {
-    /// Begins a family of our own, and returns the name of its samples.
+    /// Begins a family of this server, and returns the name of its samples.
     fn family(&mut self, name: &str, kind: Kind, what: &str) -> String {
         let total = if matches!(kind, Kind::Counter) { "_total" } else { "" };
         let name = format!("net_core_{name}{total}");
@@ -197,7 +197,7 @@ impl Page {
         let _ = writeln!(self.0, "# HELP {name} {what}\n# TYPE {name} {kind}");
     }
 
-    /// `labels`: values of our own, in which nothing is to be escaped.
+    /// `labels`: names and values that need no escaping.
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         for (n, (label, value)) in labels.iter().enumerate() {

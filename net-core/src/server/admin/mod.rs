@@ -1,9 +1,9 @@
-//! The admin endpoint: what a server does, over HTTP, on a listener and a thread of its own.
+//! The admin endpoint: it shows over HTTP what a server does, on a listener and a thread of its own.
 //!
-//! It is one more [`EventLoop`] with a [`Handler`](crate::api::handler::Handler), without an acceptor:
-//! limits, deadlines and the careful end are those of any server. It reads what the server's
-//! threads publish and asks nothing of them, so looking costs them nothing. It has places and
-//! descriptors of its own, so it answers when the server is full; and it ends with the server, last.
+//! It is another [`EventLoop`] with a [`Handler`](crate::api::handler::Handler), without an acceptor. It has
+//! the limits, the deadlines and the orderly end of any server. It reads what the server's threads publish.
+//! So a read costs these threads nothing. Only `/connections` and a kill ask the loops. The endpoint has its
+//! own places and descriptors, so it answers when the server is full. It ends after the rest of the server.
 
 mod access;
 mod handler;
@@ -36,25 +36,25 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 pub(crate) use watched::Watched;
 
-/// Clients accepted in one turn, before those whose places they take are gone.
+/// Clients accepted in one turn, before the clients that they replace are gone.
 const ACCEPTS: usize = 8;
-/// Descriptors kept for clients who come when the process has none left.
+/// Descriptors kept for clients that come when the process has no descriptor left.
 const SPARES: usize = 4;
-/// What the endpoint takes of the process's descriptor table: its clients, the spares, and the
-/// listener, epoll, two eventfds, and two files of /proc.
+/// The descriptors that the endpoint takes in the process's table: its clients, the spares, the listener, the
+/// epoll, two eventfds, and two files of /proc.
 pub(crate) const DESCRIPTORS: usize = CLIENTS_MAX + ACCEPTS + SPARES + 6;
-/// How long clients may take to read their last answers once the server has ended.
+/// How long clients may take to read their last answers after the server has ended.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
-/// Bounds of a desk at which a few scrapers and people ask.
+/// The limits of an endpoint with a few scrapers and human users.
 fn limits() -> Limits {
     Limits {
         connections_max: Some(CLIENTS_MAX + ACCEPTS),
         accepts_per_turn: ACCEPTS,
         write_timeout: Duration::from_secs(10),
         linger_bytes_max: 64 << 10,
-        // Above the mark, further requests wait until the answers are read. The hard cap is above
-        // that and the largest answer: 3 KiB for each of 256 loops, and room to grow.
+        // Above the high watermark, further requests wait until the answers are read. The hard cap is above
+        // the watermark plus the largest answer: 3 KiB for each of 256 loops, and room to grow.
         high_watermark: 16 << 10,
         low_watermark: 4 << 10,
         output_limit: 4 << 20,
@@ -64,13 +64,13 @@ fn limits() -> Limits {
         events_per_wait: 64,
         arrivals_queue: 1,
         mail_queue: 64,
-        // Who finds no descriptor, not even a spare one, waits in the backlog.
+        // A client for which there is no descriptor, not even a spare, waits in the backlog.
         shed_per_pause: 0,
         ..Limits::default()
     }
 }
 
-/// An endpoint that listens already, and answers once it is [served](Admin::serve).
+/// An endpoint that listens already. It answers once [`serve`](Admin::serve) is called.
 pub(crate) struct Admin {
     at: Addr,
     shared: Arc<Shared<Infallible>>,
@@ -82,7 +82,7 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Listens, and takes all descriptors that it needs.
+    /// Listens, and takes all descriptors that the endpoint needs.
     pub(crate) fn bind(at: &Addr, access: Access) -> Result<Self, StartError> {
         access.check().map_err(|what| StartError::plain(format!("admin: {what}")))?;
         let limits = limits();
@@ -101,21 +101,21 @@ impl Admin {
         Ok(Self { at, shared, driver, listener, process: Process::new(), access, limits })
     }
 
-    /// Where it listens, with the port that was chosen.
+    /// The address on which it listens, with the port that was chosen.
     pub(crate) fn at(&self) -> Addr {
         self.at.clone()
     }
 
-    /// Begins to answer for `server`, on a thread of its own.
+    /// Starts to answer for `server`, on a thread of its own.
     pub(crate) fn serve(self, server: Arc<dyn Watched>) -> Result<Serving, StartError> {
         let Self { at, shared, driver, listener, process, access, limits } = self;
         let inbox = &shared.loops[0];
-        // Nothing arrives but at its own listener.
+        // Connections arrive only at its own listener.
         inbox.arrivals_ended.store(true, Ordering::Release);
         let (over, is_over) = mpsc::channel();
         let in_thread = Arc::clone(&shared);
         let run = move || {
-            let _over = over; // dropped at the end, however that comes
+            let _over = over; // dropped when the thread ends, in whatever way
             let _quiet = Quiet::here();
             let listeners = vec![Listener::new(at, listener, &limits, &in_thread.listener_health)];
             let desk = AdminHandler::new(server, process, access);
@@ -133,11 +133,11 @@ impl Admin {
     }
 }
 
-/// An endpoint that answers. Dropped, it ends: nobody new is let in, the last answers are read,
-/// and after a short while what is left is reset.
+/// An endpoint that answers. A drop ends it: it admits no new client, and lets clients read their last
+/// answers. After a short time the connections that are left are reset.
 pub(crate) struct Serving {
     shared: Arc<Shared<Infallible>>,
-    /// Disconnected when the thread is past its last turn.
+    /// Disconnected after the thread's last turn.
     is_over: Receiver<Infallible>,
     thread: Option<JoinHandle<()>>,
 }

@@ -10,7 +10,7 @@ use net_timer::Tick;
 /// The media type of these pages.
 pub(super) const KIND: &str = "application/json";
 
-/// Every loop: its levels, and what it does now, if stalls are looked for.
+/// Every loop: its levels, and what it does now. The latter only if stalls are looked for.
 pub(super) fn loops(server: &dyn Watched, now: Tick) -> String {
     let page = array((0..server.loops()).map(|number| {
         let (counts, waiting) = server.of_loop(number);
@@ -38,7 +38,7 @@ fn doing(beat: Beat, now: Tick) -> String {
         .end()
 }
 
-/// Connections, and the loops that did not say in time which they have.
+/// The connections, and the loops that did not report theirs in time.
 pub(super) fn connections(rows: &[Row], by: By, silent: &[usize]) -> String {
     let rows = array(rows.iter().map(|row| {
         Object::new()

@@ -1,4 +1,4 @@
-//! Queries that only the loops can answer: asked by mail, awaited for a bounded time.
+//! Queries that only the loops can answer. They are sent by mail, and the wait for the answers is bounded.
 
 use super::http::{Reply, Status};
 use super::pages;
@@ -10,33 +10,34 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Queries after the largest under way at once. Each keeps every loop walking over its table.
+/// Queries for the largest connections that may be under way at once. Each makes every loop walk over its
+/// table.
 const QUESTIONS_MAX: usize = 4;
-/// Kills under way at once: a step each, which must not wait for any such walk.
+/// Kills under way at once. Each is one step of a loop, and must not wait for such a walk.
 const KILLS_MAX: usize = 64;
-/// How long loops may take: a million connections by bytes are some seconds of walking. Who says
-/// nothing by then is named in the answer.
+/// How long loops may take to answer. To rank a million connections by bytes takes some seconds of walking.
+/// The answer names the loops that have said nothing by then.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-/// The most connections that may be asked for.
+/// The most connections that a query may ask for.
 pub(super) const TOP_MAX: usize = 1000;
 
 #[derive(Default)]
 pub(super) struct Queries(Vec<Open>);
 
-/// A question that has not been answered by all.
+/// A query that not all loops have answered yet.
 struct Open {
     asker: Asker,
     question: Query,
     until: Tick,
     /// The loops that have not answered.
     awaited: Vec<(usize, Arc<PendingQuery>)>,
-    /// Those that never will.
+    /// The loops that will never answer.
     silent: Vec<usize>,
     rows: Vec<Row>,
     killed: bool,
 }
 
-/// Who waits, and how the answer is to be sent.
+/// The client that waits, and how the answer is to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Asker {
     pub(super) client: ConnId,
@@ -45,7 +46,7 @@ pub(super) struct Asker {
 }
 
 impl Queries {
-    /// Asks the loops concerned. `Err`: what to answer at once instead.
+    /// Asks the loops that the query concerns. `Err`: the reply to send at once instead.
     pub(super) fn ask(
         &mut self,
         server: &dyn Watched,
@@ -93,17 +94,17 @@ impl Queries {
         self.0.is_empty()
     }
 
-    /// Somebody waits there.
+    /// Whether this client waits for an answer.
     pub(super) fn has_from(&self, client: ConnId) -> bool {
         self.0.iter().any(|open| open.asker.client == client)
     }
 
-    /// Nobody waits there any more.
+    /// This client waits for no answer any more.
     pub(super) fn forget(&mut self, client: ConnId) {
         self.0.retain(|open| open.asker.client != client);
     }
 
-    /// What has been answered by now, or is overdue.
+    /// Takes out the queries that are answered or overdue, with their replies.
     pub(super) fn answered(&mut self, now: Tick) -> Vec<(Asker, Reply)> {
         self.0.iter_mut().for_each(|open| open.collect(now));
         let done = self.0.extract_if(.., |open| open.awaited.is_empty());
@@ -115,7 +116,7 @@ impl Open {
     fn collect(&mut self, now: Tick) {
         let is_over = now >= self.until;
         self.awaited.retain(|(number, asked)| {
-            // In this order: a loop that answers lets go of the question after that.
+            // The order matters: a loop stores its answer before it drops the query.
             let is_gone = asked.is_forgotten();
             match asked.take() {
                 Some(QueryResult::Top(rows)) => self.rows.extend(rows),
@@ -149,7 +150,7 @@ fn not_there() -> Reply {
     Reply::text(Status::NotFound, "no such connection\n")
 }
 
-/// The question that a query of `/connections` asks; or what is wrong with it.
+/// The query that a request for `/connections` asks for. The error says what is wrong with it.
 pub(super) fn top(query: &str) -> Result<Query, String> {
     let (mut by, mut most) = (By::Queue, 10);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {

@@ -1,4 +1,4 @@
-//! What the endpoint sees of a server, whatever that server's messages are.
+//! What the endpoint sees of a server, without the type of the server's messages.
 
 use crate::observe::connection_query::PendingQuery;
 use crate::observe::counters::Snapshot;
@@ -8,20 +8,20 @@ use crate::threads::mail::Mail;
 use crate::threads::shared::Shared;
 use std::sync::Arc;
 
-/// A server that is looked at from another thread. Every answer is a few loads from what its
-/// threads publish; only by `ask` does a loop do anything for it.
+/// A server that another thread looks at. Every answer is a few loads of what the server's threads publish.
+/// Only `ask` makes a loop do any work.
 pub(crate) trait Watched: Send + Sync + 'static {
     /// How many loops there are.
     fn loops(&self) -> usize;
     /// The counts of one loop, and what waits for it now.
     fn of_loop(&self, number: usize) -> (Snapshot, Waiting);
-    /// The stalls of one loop that were found so far.
+    /// The stalls of one loop that have been found so far.
     fn stalls_of(&self, number: usize) -> StallCounts;
-    /// What one loop does now, if stalls are looked for; `None` too while it waits.
+    /// What one loop does now, if stalls are looked for. `None` also while the loop waits.
     fn doing(&self, number: usize) -> Option<Beat>;
-    /// Callbacks are timed.
+    /// Whether callbacks are timed.
     fn times_callbacks(&self) -> bool;
-    /// Seconds that callbacks of one loop took, by their label.
+    /// The seconds that callbacks of one loop took, by the callbacks' labels.
     fn times_of(&self, number: usize) -> Vec<(&'static str, f64)>;
     /// Asks one loop, by mail. False: its mailbox is full, or it has ended.
     fn ask(&self, number: usize, asked: Arc<PendingQuery>) -> bool;
@@ -29,9 +29,9 @@ pub(crate) trait Watched: Send + Sync + 'static {
     fn of_acceptor(&self) -> Snapshot;
     /// Connections of the whole server, from accept to close, and their limit.
     fn connections(&self) -> (usize, usize);
-    /// Bytes that its loops may buffer; 0: as many as they like.
+    /// The bytes that its loops may buffer. 0: no limit.
     fn memory_budget(&self) -> usize;
-    /// It ends: it drains, or stops.
+    /// Whether the server ends: it drains or stops.
     fn is_ending(&self) -> bool;
 }
 
@@ -90,7 +90,7 @@ impl<M: Send + 'static> Watched for Shared<M> {
 
     fn is_ending(&self) -> bool {
         let asked = self.asked.phase() > Phase::Run;
-        // A signal reaches the loops without having been asked for here.
+        // A signal raises the phase of the loops, and not `asked`.
         asked || self.loops.iter().any(|inbox| inbox.control.phase() > Phase::Run)
     }
 }
