@@ -250,14 +250,16 @@ fn can_attach() -> bool {
 
 /// The next such call of each of these threads fails with EINVAL. Ends with the server.
 fn break_next(call: &str, server: &Server, of: impl Fn(&str) -> bool) -> Bounded {
-    let threads = || proc::threads(server.pid).into_iter().filter(|(name, _)| of(name));
+    // Listed once: a thread that starts later, or that has not set its name yet, is not traced.
+    let threads = proc::threads(server.pid).into_iter().filter(|(name, _)| of(name));
+    let threads: Vec<_> = threads.map(|(_, tid)| tid).collect();
     let mut strace = Command::new("strace");
     strace.args(["-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
     strace.args(["-e", &format!("inject={call}:error=EINVAL:when=1")]);
-    threads().for_each(|(_, tid)| _ = strace.args(["-p", &tid.to_string()]));
+    threads.iter().for_each(|tid| _ = strace.args(["-p", &tid.to_string()]));
     let strace = child::spawn(&mut strace, child::LIFE);
     eventually("they are traced", PATIENCE, || {
-        threads().all(|(_, tid)| proc::thread_status(server.pid, tid, "TracerPid") != "0")
+        threads.iter().all(|tid| proc::thread_status(server.pid, *tid, "TracerPid") != "0")
     });
     strace
 }

@@ -129,7 +129,7 @@ fn log() -> Arc<Mutex<Vec<u8>>> {
 fn a_callback_that_sleeps_is_named_with_its_connection_while_it_sleeps() {
     let log = log();
     let time = Duration::from_secs(2);
-    let server = start(Callback::Room, time, Duration::from_millis(200));
+    let server = start(Callback::Writable, time, Duration::from_millis(200));
     let (at, admin) = addrs(&server);
     // In rotation: one on each loop.
     let (mut sleeper, mut other) = (connect(at), connect(at));
@@ -167,7 +167,7 @@ fn a_callback_that_sleeps_is_named_with_its_connection_while_it_sleeps() {
 #[test]
 fn a_loop_that_hangs_does_not_keep_who_asks_about_connections() {
     let _log = log();
-    let server = start(Callback::Room, Duration::from_secs(12), Duration::from_millis(100));
+    let server = start(Callback::Writable, Duration::from_secs(12), Duration::from_millis(100));
     let (at, admin) = addrs(&server);
     let (mut sleeper, mut other) = (connect(at), connect(at));
     ping(&mut sleeper, b"awake\n");
@@ -227,7 +227,7 @@ fn each_callback_is_blamed_for_itself() {
 #[test]
 fn what_is_shorter_than_the_threshold_is_no_stall() {
     let _log = log();
-    let server = start(Callback::Room, Duration::from_millis(20), Duration::from_secs(5));
+    let server = start(Callback::Writable, Duration::from_millis(20), Duration::from_secs(5));
     let (at, admin) = addrs(&server);
     let mut client = connect(at);
     (0..20).for_each(|_| ping(&mut client, b"sleep\n"));

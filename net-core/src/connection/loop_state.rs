@@ -282,7 +282,7 @@ impl<S, M> LoopState<S, M> {
             if let Some(head) = self.head(id) {
                 head.status.clear(Status::PAIRED);
                 head.cold().partner = None;
-                head.thaw();
+                head.drop_idle_cold();
             }
         }
         Some(partner)
@@ -390,7 +390,7 @@ impl<S, M> LoopState<S, M> {
                 if let Some(cold) = head.cold.as_deref_mut() {
                     cold.idle_deadline = None;
                 }
-                head.thaw();
+                head.drop_idle_cold();
                 self.file(id, idle);
             }
         }
@@ -468,7 +468,7 @@ impl<S, M> LoopState<S, M> {
             return self.set_deadlines(id, |deadlines| deadlines.stuck = until);
         }
         head.cold().deadlines.stuck = until;
-        head.thaw();
+        head.drop_idle_cold();
         let bound = head.deadlines().of_closing();
         let write_by = self.now.after(self.limits.write_timeout).min(bound);
         self.file_closing(id, write_by);

@@ -271,7 +271,7 @@ impl Head {
     }
 
     /// Drops the cold box if nothing in it is unfinished.
-    pub(crate) fn thaw(&mut self) {
+    pub(crate) fn drop_idle_cold(&mut self) {
         if self.cold.as_deref().is_some_and(Cold::is_idle) {
             self.cold = None;
         }

@@ -146,10 +146,10 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 let at_limit = to_the_slow.unwrap_or_default();
                 let (queued, displaced) = outbox.send_with(head, id, bytes.clone(), at_limit);
                 fan_out.part.displaced(displaced);
-                Some(if queued.is_taken() { Fate::SendOutcome } else { Fate::Dropped })
+                Some(if queued.is_taken() { Fate::Queued } else { Fate::Dropped })
             });
             match taken.flatten() {
-                Some(Fate::SendOutcome) => fan_out.given.push(id),
+                Some(Fate::Queued) => fan_out.given.push(id),
                 Some(fate) => self.count(&fan_out.part, fate),
                 None => {}
             }
@@ -160,7 +160,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         part.count(fate);
         let counter = match fate {
             Fate::Dropped => Counter::BroadcastDropped,
-            Fate::Delivered | Fate::SendOutcome => Counter::BroadcastSent,
+            Fate::Delivered | Fate::Queued => Counter::BroadcastSent,
             Fate::Gone => return, // the connection is counted as closed
         };
         self.state.inbox.counters.add(counter, 1);
@@ -186,7 +186,7 @@ fn fate_of<S, M>(state: &mut LoopState<S, M>, id: ConnId) -> Fate {
     });
     match pending.flatten() {
         Some(0) => Fate::Delivered,
-        Some(_) => Fate::SendOutcome,
+        Some(_) => Fate::Queued,
         None => Fate::Dropped,
     }
 }

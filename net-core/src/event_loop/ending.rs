@@ -134,7 +134,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                 unread.release(&mut self.state.outbox.pool);
             }
         }
-        head.thaw();
+        head.drop_idle_cold();
         let is_rated = head.status.has(Status::RATED);
         self.state.file(id, deadline);
         if is_rated {
@@ -154,7 +154,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         head.status.clear(Status::UNREAD | Status::AGAIN);
         if let Some(unread) = head.cold.as_deref_mut().and_then(|cold| cold.unread.take()) {
             unread.release(&mut self.state.outbox.pool);
-            head.thaw();
+            head.drop_idle_cold();
         }
         self.message_goes_on(id, false, false);
     }

@@ -416,7 +416,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
                     unread.release(&mut self.state.outbox.pool);
                 }
                 head.status.clear(Status::UNREAD);
-                head.thaw();
+                head.drop_idle_cold();
             }
         }
     }

@@ -196,7 +196,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
             }
             if pending == 0 {
                 head.status.clear(Status::UNSENT);
-                head.thaw();
+                head.drop_idle_cold();
             }
             (pending, was_held)
         }) else {
@@ -228,7 +228,7 @@ impl<H: Handler, D: Driver> EventLoop<H, D> {
         let Some(head) = self.state.head(id) else { return };
         let state = head.status.state();
         if state.takes_output() {
-            self.call(id, Callback::Room, |handler, conn| handler.on_writable(conn));
+            self.call(id, Callback::Writable, |handler, conn| handler.on_writable(conn));
             // The handler's bytes go out at the end of the turn. If they were offered here, a handler that
             // fills the kernel's buffer each time would keep the turn for itself.
             if let Some(true) = self.state.with(id, |_, head| head.status.has(Status::UNSENT)) {

@@ -215,7 +215,7 @@ pub(crate) struct Part {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Fate {
     Delivered,
-    SendOutcome,
+    Queued,
     Dropped,
     Gone,
 }
@@ -249,7 +249,7 @@ impl Part {
         let account = &self.account;
         let counter = match fate {
             Fate::Delivered => &account.delivered,
-            Fate::SendOutcome => &account.queued,
+            Fate::Queued => &account.queued,
             Fate::Dropped => &account.dropped,
             Fate::Gone => &account.gone,
         };
@@ -313,8 +313,7 @@ mod tests {
         let broadcast = Broadcast::new("all").then(move |report| told.lock().push(report));
         let (delivery, mut parts) = broadcast.divide(3);
         let last = parts.pop().unwrap();
-        let fates =
-            [Fate::Delivered, Fate::Delivered, Fate::SendOutcome, Fate::Dropped, Fate::Gone];
+        let fates = [Fate::Delivered, Fate::Delivered, Fate::Queued, Fate::Dropped, Fate::Gone];
         for fate in fates {
             last.count(fate);
         }

@@ -33,7 +33,7 @@ struct Account {
 enum Running {
     /// The loop waits.
     Nothing,
-    LoopContext,
+    LoopItself,
     Callback(Callback, Option<ConnId>),
 }
 
@@ -44,7 +44,7 @@ impl CpuAccounting {
 
     /// A turn begins, or the loop's own work within a turn.
     pub(crate) fn begin(&mut self, now: u64) {
-        self.switch(now, Running::LoopContext);
+        self.switch(now, Running::LoopItself);
     }
 
     /// A callback begins, for a connection or for the loop.
@@ -62,7 +62,7 @@ impl CpuAccounting {
         self.since = now;
         match std::mem::replace(&mut self.running, next) {
             Running::Nothing => {}
-            Running::LoopContext => self.by_kind[KINDS - 1] += nanos,
+            Running::LoopItself => self.by_kind[KINDS - 1] += nanos,
             Running::Callback(callback, of) => {
                 self.by_kind[callback as usize] += nanos;
                 if let Some(id) = of {

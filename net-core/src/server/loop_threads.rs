@@ -122,7 +122,7 @@ where
     let cores = cores_for(server, shared.loops.len());
     let spec = |number: usize, fd_channel| {
         let core = cores.get(number % cores.len().max(1)).copied();
-        let steered_to = core.filter(|_| server.steer).map(|core| core.id);
+        let steered_to = core.filter(|_| server.incoming_cpu).map(|core| core.id);
         LoopSpec {
             number,
             core,

@@ -170,7 +170,7 @@ pub struct Server {
     drain_timeout: Duration,
     backlog: i32,
     sockets: SocketOptions,
-    steer: bool,
+    incoming_cpu: bool,
     admin: Option<Result<Addr, AddrError>>,
     admin_access: Access,
     refusal: Bytes,
@@ -192,7 +192,7 @@ impl Default for Server {
             drain_timeout: Duration::from_secs(10),
             backlog: 4096,
             sockets: SocketOptions::default(),
-            steer: false,
+            incoming_cpu: false,
             admin: None,
             admin_access: Access::default(),
             refusal: Bytes::new(),
@@ -329,8 +329,8 @@ impl Server {
     /// card spreads the traffic over the same cores. If the card does not, the loops are as uneven as the
     /// card. Steering pins the loops. It is an error at start with `pin(false)`, or without
     /// [`Accept::ReusePort`].
-    pub fn incoming_cpu(mut self, steer: bool) -> Self {
-        self.steer = steer;
+    pub fn incoming_cpu(mut self, incoming_cpu: bool) -> Self {
+        self.incoming_cpu = incoming_cpu;
         self
     }
 
@@ -476,10 +476,10 @@ impl Server {
                 self.refusal.len()
             )));
         }
-        if self.steer && !(self.accept == Accept::ReusePort && self.pin != Some(false)) {
+        if self.incoming_cpu && !(self.accept == Accept::ReusePort && self.pin != Some(false)) {
             return Err(StartError::plain(
-                "steer: only pinned loops that accept for themselves (reuseport) have a core to \
-                 steer to",
+                "incoming_cpu: only pinned loops that accept for themselves (reuseport) have a core \
+                 to ask for",
             ));
         }
         let name = match self.balance {
@@ -517,7 +517,7 @@ impl Server {
     /// `processors` processors.
     fn pins(&self, loops: usize, allowed: usize, processors: usize) -> bool {
         let fill = loops >= allowed && processors >= allowed;
-        self.pin.unwrap_or(self.steer || fill)
+        self.pin.unwrap_or(self.incoming_cpu || fill)
     }
 }
 

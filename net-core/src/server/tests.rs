@@ -419,8 +419,8 @@ fn settings_that_contradict_each_other_are_named() {
     let _bound = bound();
     let linger = Some(Duration::from_secs(1));
     for (server, what) in [
-        (Server::new().incoming_cpu(true), "steer"),
-        (Server::new().accept(Accept::ReusePort).pin(false).incoming_cpu(true), "steer"),
+        (Server::new().incoming_cpu(true), "incoming_cpu"),
+        (Server::new().accept(Accept::ReusePort).pin(false).incoming_cpu(true), "incoming_cpu"),
         (Server::new().sockets(SocketOptions { linger, ..Default::default() }), "linger of 1s"),
         (Server::new().accept(Accept::ReusePort).balance(Balance::SourceHash), "source-hash"),
     ] {

@@ -44,7 +44,7 @@ impl Outbox {
             self.list_to_flush(head, id);
             let _ = self.hold_if_above(head);
         } else {
-            head.thaw();
+            head.drop_idle_cold();
         }
     }
 }

@@ -100,7 +100,7 @@ impl Outbox {
             }
         }
         if !self.has_memory(self.pool.cost_of(&bytes)) {
-            head.thaw(); // in the cold box its length may be noted
+            head.drop_idle_cold(); // in the cold box its length may be noted
             self.drops.dropped(id, 0);
             return (SendOutcome::Dropped, cost);
         }

@@ -212,7 +212,7 @@ impl Handler for Actor {
     }
 
     fn on_writable(&mut self, conn: &mut Conn<'_, Self>) {
-        let _running = self.log.enter_for(conn, Callback::Room);
+        let _running = self.log.enter_for(conn, Callback::Writable);
         (self.play)(At::Room(conn));
     }
 

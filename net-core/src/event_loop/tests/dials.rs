@@ -119,7 +119,8 @@ fn a_greeting_and_the_end_at_once_are_all_heard<D: Rig>(seed: u64) {
         assert_eq!(record.data_bytes, len);
         assert_eq!(record.closed, Some(CloseReason::PeerEnded));
         // `on_writable` may come behind the end: the peer still reads what it is owed.
-        let calls: Vec<_> = record.calls.into_iter().filter(|it| *it != Callback::Room).collect();
+        let calls: Vec<_> =
+            record.calls.into_iter().filter(|it| *it != Callback::Writable).collect();
         assert_eq!(calls.first(), Some(&Callback::Open));
         assert_eq!(calls[calls.len() - 2..], [Callback::End, Callback::Close]);
         assert!(stage.world.peer(0).got() == pattern(0, 20_000));
@@ -172,8 +173,8 @@ fn many_dials_give_one_answer_each<D: Rig>(seed: u64) {
     }
     stage.settle();
     for record in &stage.log.get().records {
-        let is_open =
-            record.calls == [Callback::Open] || record.calls == [Callback::Open, Callback::Room];
+        let is_open = record.calls == [Callback::Open]
+            || record.calls == [Callback::Open, Callback::Writable];
         assert!(is_open != record.closed.is_some(), "{record:?}");
     }
     stage.stop();

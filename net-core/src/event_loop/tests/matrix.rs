@@ -21,7 +21,7 @@ on_both_rigs! {
 const CALLBACKS: [Callback; 11] = [
     Callback::Open,
     Callback::Data,
-    Callback::Room,
+    Callback::Writable,
     Callback::End,
     Callback::Deadline,
     Callback::Draining,
@@ -145,7 +145,7 @@ fn run<D: Rig>(seed: u64, callback: Callback, actions: &[Action]) {
         let of = match &at {
             At::Open(_) => Callback::Open,
             At::Data(..) => Callback::Data,
-            At::Room(_) => Callback::Room,
+            At::Room(_) => Callback::Writable,
             At::End(_) => Callback::End,
             At::Deadline(_) => Callback::Deadline,
             At::Draining(_) => Callback::Draining,
@@ -229,7 +229,7 @@ fn act_but_here(conn: &mut Conn<'_, Actor>, action: Action) {
 /// What the callbacks do that are not looked at.
 fn provoke(at: At<'_, '_, '_>, callback: Callback) {
     match at {
-        At::Data(conn, input) if callback == Callback::Room => {
+        At::Data(conn, input) if callback == Callback::Writable => {
             input.take_all();
             let _ = conn.send(&[1; 20_000]);
         }
@@ -248,7 +248,7 @@ fn provoke(at: At<'_, '_, '_>, callback: Callback) {
 fn bring_about<D: Rig>(stage: &mut Stage<D>, peer: &super::Peer, callback: Callback) {
     match callback {
         Callback::Data | Callback::Sent => peer.send(b"data"),
-        Callback::Room => {
+        Callback::Writable => {
             peer.reads(false);
             peer.send(b"much");
             stage.settle();

@@ -95,7 +95,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
     let all = [
         Callback::Open,
         Callback::Data,
-        Callback::Room,
+        Callback::Writable,
         Callback::End,
         Callback::Deadline,
         Callback::Draining,
@@ -130,7 +130,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
                     }
                     return;
                 }
-                At::Room(conn) => (conn, Callback::Room),
+                At::Room(conn) => (conn, Callback::Writable),
                 At::End(conn) => (conn, Callback::End),
                 At::Deadline(conn) => (conn, Callback::Deadline),
                 At::Sent(conn, 1) => (conn, Callback::Sent),
@@ -147,7 +147,7 @@ fn each_callback_may_panic_and_costs_its_connection<D: Rig>(seed: u64) {
         let peer = stage.open();
         match callback {
             Callback::Data => peer.send(b"x"),
-            Callback::Room => peer.send(b"r"),
+            Callback::Writable => peer.send(b"r"),
             Callback::Sent => peer.send(b"s"),
             Callback::End => peer.finish(),
             Callback::Deadline => peer.send(b"d"),

@@ -236,7 +236,7 @@ fn room_that_a_drop_has_made_is_told<D: Rig>(seed: u64) {
     stage.handle().post(0, fits).unwrap();
     stage.settle();
     let rooms = |stage: &Stage<D>| {
-        stage.record(&peer).calls.iter().filter(|call| **call == Callback::Room).count()
+        stage.record(&peer).calls.iter().filter(|call| **call == Callback::Writable).count()
     };
     let before = rooms(&stage);
     stage.handle().post(0, 10).unwrap();
