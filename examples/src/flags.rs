@@ -47,8 +47,7 @@ pub struct ServerFlags {
     /// The most connections; one more is accepted and closed. Default: what the tables hold
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
-    /// When full, close the longest idle of some of its loop, if idle for so long, for who comes. Default:
-    /// refuse
+    /// When full, close the longest idle of some of its loop, if idle for so long, for who comes. Default: refuse
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub reuse_idle: Option<Duration>,
     /// The most connections of one source (an IPv4 address, 64 bits of an IPv6 one, unless
@@ -58,8 +57,7 @@ pub struct ServerFlags {
     /// First bits of an IPv4 and of an IPv6 address that are one source
     #[arg(long, value_name = "V4,V6", default_value = "32,64", value_parser = parse_prefixes)]
     pub source_prefix: (u8, u8),
-    /// Accept so many connections a second, and BURST (1000) at once; others wait in the backlog. Default:
-    /// all
+    /// Accept so many connections a second, and BURST (1000) at once; others wait in the backlog. Default: all
     #[arg(long, value_name = "N[,BURST]", value_parser = parse_rate)]
     pub accept_rate: Option<(u32, u32)>,
     /// Tell a client that is not let in so, before it is closed; \r, \n, \t and \\ are understood
